@@ -1,0 +1,136 @@
+//! What the actors ask of a message broker; [`amqp`] speaks it to RabbitMQ.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::codec::Format;
+use crate::payload::Payload;
+
+/// One message on its way to the broker.
+#[derive(Debug)]
+pub struct Publication {
+    /// The connection that it is meant for: the number that [`PublisherEvent::Connected`] told. A publication for
+    /// an earlier connection is dropped silently, since its sender has been told of that connection's end.
+    pub epoch: u64,
+    /// The sender's number of the message; comes back in the outcome.
+    pub seq: u64,
+    /// AMQP `message-id`.
+    pub message_id: Uuid,
+    /// [`Format::Pickle`] is marked by the header `DATA_FORMAT: BYTES`.
+    pub format: Format,
+    /// The body; read on the publisher's own thread, right before it is sent.
+    pub body: Payload,
+}
+
+/// What happens on the publishing connection, in order.
+#[derive(Debug)]
+pub enum PublisherEvent {
+    /// Connected, topology declared, confirms on: publications with this `epoch` are taken from now on.
+    Connected {
+        /// The connection's number; every reconnect has a greater one.
+        epoch: u64,
+    },
+    /// The connection, or the attempt to make one, has ended. Everything published in it without an outcome is unknown and must be sent
+    /// again. A next attempt follows by itself, after a back-off.
+    Disconnected {
+        /// Why; without any password.
+        reason: String,
+    },
+    /// The broker has blocked the connection (`connection.blocked`) or opened it again.
+    Blocked(bool),
+    /// What became of one publication of the current epoch; exactly one for each, unless `Disconnected` comes first.
+    Outcome {
+        /// The publication's number.
+        seq: u64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The broker has taken it and has routed it to a queue.
+    Confirmed,
+    /// The broker has refused it (`basic.nack`).
+    Nacked,
+    /// The broker had no queue for it (`basic.return`); holds the reply code and text.
+    Returned(String),
+}
+
+/// Sends publications to the broker. Dropping it ends the connection, without blocking.
+pub trait PublisherLink: Send {
+    /// Queues one publication; never blocks.
+    fn publish(&self, publication: Publication);
+}
+
+/// One delivery of the consumed queue.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The body as it came.
+    pub body: Bytes,
+    /// [`Format::Pickle`] where the header `DATA_FORMAT` is `BYTES`.
+    pub format: Format,
+    /// Whether the broker says that it has delivered this one before.
+    pub redelivered: bool,
+    /// Settles it.
+    pub settler: Settler,
+}
+
+/// How a delivery is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// Stored: the broker may forget it (`basic.ack`).
+    Ack,
+    /// Can never be stored (`basic.reject` without requeue).
+    Reject,
+    /// Not now: back to the queue (`basic.nack` with requeue).
+    Requeue,
+}
+
+/// Settles one delivery, by value, from any thread, without blocking. Dropped without a word it requeues.
+pub struct Settler {
+    settle: Option<Box<dyn FnOnce(Settlement) + Send>>,
+}
+
+impl Settler {
+    /// A settler that calls `settle`, once.
+    pub fn new(settle: impl FnOnce(Settlement) + Send + 'static) -> Self {
+        Self { settle: Some(Box::new(settle)) }
+    }
+
+    /// Settles the delivery.
+    pub fn settle(mut self, settlement: Settlement) {
+        if let Some(settle) = self.settle.take() {
+            settle(settlement);
+        }
+    }
+}
+
+impl Drop for Settler {
+    fn drop(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle(Settlement::Requeue);
+        }
+    }
+}
+
+impl std::fmt::Debug for Settler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Settler")
+    }
+}
+
+/// What happens on the consuming connection, in order.
+#[derive(Debug)]
+pub enum ConsumerEvent {
+    /// Connected, topology declared, consuming.
+    Connected,
+    /// The connection, or the attempt to make one, has ended; a next attempt follows by itself, after a back-off.
+    Disconnected {
+        /// Why; without any password.
+        reason: String,
+    },
+    /// A message has come.
+    Delivered(Delivery),
+}

@@ -1,0 +1,97 @@
+//! The wire forms: what workers and the communication interface send, and what is made of it.
+//!
+//! Everything here works on untrusted bytes: in one pass, without recursion, within declared bounds, without
+//! panicking, and without copying a large byte string.
+
+use bytes::Bytes;
+
+/// How a body is written on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// JSON, as Python's `json` reads and writes it.
+    Json,
+    /// A Python pickle of protocol 0 to 5.
+    Pickle,
+}
+
+/// Which of the forwarded types a message has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ForwardedType {
+    /// `FRAME_RENDERED`.
+    FrameRendered,
+    /// `RENDER_COMPLETED`.
+    RenderCompleted,
+}
+
+/// A message for the user manager: the whole body as it goes over the wire.
+#[derive(Clone, Debug)]
+pub struct OutgoingMessage {
+    /// Which of the forwarded types it has.
+    pub kind: ForwardedType,
+    /// Who sent it, for logs and lists.
+    pub user_id: String,
+    /// How `body` is written; [`Format::Pickle`] goes with the header `DATA_FORMAT: BYTES`.
+    pub format: Format,
+    /// The body, in parts that follow one another; large parts are slices of what was received.
+    pub body: Vec<Bytes>,
+}
+
+/// What a worker has posted.
+#[derive(Clone, Debug)]
+pub enum UserMessage {
+    /// To be forwarded to the user manager.
+    Forward(OutgoingMessage),
+    /// `TEST`: to be logged.
+    Test {
+        /// Who sent it.
+        user_id: String,
+        /// `DATA`, written for a log line: at most 1 KiB, without control characters.
+        data: String,
+    },
+    /// Any other type: to be logged and counted.
+    Other {
+        /// Who sent it.
+        user_id: String,
+        /// What it says its type is.
+        kind: String,
+    },
+}
+
+/// A message for a worker, ready to be delivered.
+#[derive(Clone, Debug)]
+pub struct BufferMsg {
+    /// The message as one pickle, in parts that follow one another. Where `blend` is given, a byte string is
+    /// missing in it.
+    pub pickle: Vec<Bytes>,
+    /// Where the content of a .blend file goes, when the message asks for one.
+    pub blend: Option<BlendHole>,
+}
+
+/// The place of a .blend file in a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlendHole {
+    /// Where in the pickle the file's byte string (its opcode, its length and its bytes) belongs.
+    pub offset: u64,
+    /// The value of `BINARY_BLEND_FILE`; `None` where there is none or it is no string that can name a file.
+    pub path: Option<String>,
+}
+
+/// What the communication interface has sent.
+#[derive(Clone, Debug)]
+pub struct CommunicationInterfaceMessage {
+    /// The UUID (any string of 1 to 4,096 bytes) under which the worker will ask.
+    pub buffer_uuid: String,
+    /// The message to keep for it.
+    pub message: BufferMsg,
+}
+
+/// Why a body was refused. Its text names what is wrong, where, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A well-formed message of the communication interface of another type than `ADD_BUFFER_MSG`.
+    #[error("Unknown message type")]
+    UnknownMessageType,
+    /// Anything else.
+    #[error("{0}")]
+    Malformed(String),
+}

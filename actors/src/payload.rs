@@ -1,0 +1,100 @@
+//! The bytes of a message body, wherever they lie.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+/// The body of a stored message: in memory, or a range of a store's file.
+///
+/// Cloning is cheap: a body is never copied, only referred to. A body in a file stays readable for as long as
+/// the value lives, even after the store has deleted that file.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Parts in memory that follow one another.
+    Memory(Arc<[Bytes]>),
+    /// A range of a file.
+    File {
+        /// The file that holds the body.
+        file: Arc<File>,
+        /// Where the body starts in it, in bytes.
+        offset: u64,
+        /// How long the body is, in bytes.
+        len: u64,
+    },
+}
+
+impl Payload {
+    /// A body that consists of `parts`, one after the other.
+    pub fn from_parts(parts: Vec<Bytes>) -> Self {
+        Self::Memory(parts.into())
+    }
+
+    /// The length of the body in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Memory(parts) => parts.iter().map(|part| part.len() as u64).sum(),
+            Self::File { len, .. } => *len,
+        }
+    }
+
+    /// Whether the body has no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads up to `len` bytes that start at `offset`, fewer only where the body ends before.
+    ///
+    /// A body in memory is not copied where the range lies in one part. A body in a file blocks on the disk, so
+    /// this is never called on an event loop unless [`Payload::is_in_memory`].
+    ///
+    /// # Errors
+    /// What the file system reports, and `UnexpectedEof` where the file has become shorter.
+    pub fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let len = (self.len().saturating_sub(offset)).min(len as u64) as usize;
+        match self {
+            Self::Memory(parts) => Ok(read_parts(parts, offset, len)),
+            Self::File { file, offset: start, .. } => {
+                let mut buffer = BytesMut::zeroed(len);
+                file.read_exact_at(&mut buffer, start + offset)?;
+                Ok(buffer.freeze())
+            }
+        }
+    }
+
+    /// Reads the whole body into one piece; see [`Payload::read`].
+    ///
+    /// # Errors
+    /// As [`Payload::read`].
+    pub fn read_all(&self) -> io::Result<Bytes> {
+        self.read(0, self.len() as usize)
+    }
+
+    /// Whether reading cannot block.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self, Self::Memory(_))
+    }
+}
+
+fn read_parts(parts: &[Bytes], mut offset: u64, len: usize) -> Bytes {
+    let mut gathered = BytesMut::new();
+    for part in parts {
+        if offset >= part.len() as u64 {
+            offset -= part.len() as u64;
+            continue;
+        }
+        let from = offset as usize;
+        let wanted = len - gathered.len();
+        if gathered.is_empty() && part.len() - from >= wanted {
+            return part.slice(from..from + wanted);
+        }
+        gathered.extend_from_slice(&part[from..part.len().min(from + wanted)]);
+        offset = 0;
+        if gathered.len() == len {
+            break;
+        }
+    }
+    gathered.freeze()
+}
