@@ -1,0 +1,115 @@
+//! The user HTTP server of a Blender render farm: two HTTP servers in front of the actors of `user-http-actors`.
+//!
+//! [`UserHttpServer::start_service`] is the whole service as a function of its configuration, its listeners and a
+//! shutdown signal; [`configure_http_routes`] and [`configure_api_routes`] mount its routes in somebody else's `App`.
+#![deny(missing_docs)]
+
+use std::io;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use actix_web::{App, HttpServer, web};
+use user_http_actors::messages::StopLending;
+use user_http_actors::{StartError, UserHttpActors};
+
+pub mod config;
+mod http;
+
+pub use config::Config;
+pub use http::{Gateway, H1_WRITE_BUFFER_SIZE, configure_api_routes, configure_http_routes};
+
+/// How long a stop waits for requests in flight, in seconds. With what the actors need afterwards (3 s at the most)
+/// the process ends within 10 s.
+const SHUTDOWN_TIMEOUT: u64 = 6;
+
+/// How long an idle connection is kept. Shorter than [`SHUTDOWN_TIMEOUT`], so that it does not decide how long a stop
+/// takes.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// The sockets that the service listens on, bound by whoever starts it.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For workers.
+    pub http: TcpListener,
+    /// For the farm's services.
+    pub api: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the addresses of the configuration.
+    ///
+    /// # Errors
+    /// A text that names the address and why it cannot be had.
+    pub fn bind(config: &Config) -> Result<Self, String> {
+        let bind = |flag: &str, address| {
+            TcpListener::bind(address).map_err(|error| format!("cannot listen on {address} (--{flag}): {error}"))
+        };
+        Ok(Self { http: bind("http-bind", config.http_bind)?, api: bind("api-bind", config.api_bind)? })
+    }
+}
+
+/// Why the service has ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The actors could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// One of the servers has failed.
+    #[error("the HTTP server has failed: {0}")]
+    Http(#[from] io::Error),
+}
+
+/// The service (`userHttpServerService` of the specification).
+#[derive(Debug)]
+pub struct UserHttpServer;
+
+impl UserHttpServer {
+    /// Runs the service (`startService`) until `shutdown` resolves, then finishes the requests in flight, settles
+    /// what is in hand and returns.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn start_service(
+        config: Config,
+        listeners: Listeners,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServiceError> {
+        let gateway = Gateway { actors: UserHttpActors::start(config.actors)?, max_body: config.max_body };
+        let actors = gateway.actors.clone();
+        let for_workers = gateway.clone();
+        let http = HttpServer::new(move || {
+            App::new().configure(configure_http_routes(for_workers.clone())).default_service(web::to(http::not_found))
+        })
+        .listen(listeners.http)?
+        .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
+        .keep_alive(KEEP_ALIVE)
+        .tcp_nodelay(true)
+        .shutdown_timeout(SHUTDOWN_TIMEOUT)
+        .disable_signals()
+        .run();
+        let api = HttpServer::new(move || {
+            App::new().configure(configure_api_routes(gateway.clone())).default_service(web::to(http::not_found))
+        })
+        .listen(listeners.api)?
+        .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
+        // who hangs up no longer waits for a message
+        .h1_allow_half_closed(false)
+        .keep_alive(KEEP_ALIVE)
+        .tcp_nodelay(true)
+        .shutdown_timeout(SHUTDOWN_TIMEOUT)
+        .disable_signals()
+        .run();
+        let (http_handle, api_handle) = (http.handle(), api.handle());
+        let servers = async { futures::try_join!(http, api).map(|_| ()) };
+        let stop = async {
+            shutdown.await;
+            log::info!("stopping: no new requests, {SHUTDOWN_TIMEOUT} s for those in flight");
+            // a server that is gone has nothing to stop
+            let _ = actors.publisher.send(StopLending).await;
+            futures::join!(http_handle.stop(true), api_handle.stop(true));
+        };
+        let (served, ()) = futures::join!(servers, stop);
+        actors.drain().await;
+        Ok(served?)
+    }
+}

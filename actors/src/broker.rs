@@ -1,5 +1,7 @@
 //! What the actors ask of a message broker; [`amqp`] speaks it to RabbitMQ.
 
+pub mod amqp;
+
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -30,13 +32,14 @@ pub enum PublisherEvent {
         /// The connection's number; every reconnect has a greater one.
         epoch: u64,
     },
-    /// The connection, or the attempt to make one, has ended. Everything published in it without an outcome is unknown and must be sent
-    /// again. A next attempt follows by itself, after a back-off.
+    /// The connection, or the attempt to make one, has ended. Everything published in it without an outcome is
+    /// unknown and must be sent again. A next attempt follows by itself, after a back-off.
     Disconnected {
         /// Why; without any password.
         reason: String,
     },
-    /// The broker has blocked the connection (`connection.blocked`) or opened it again.
+    /// The broker has blocked the connection (`connection.blocked`) or opened it again. Every connection starts open,
+    /// even at a broker that is short of memory or disk: it blocks only who publishes.
     Blocked(bool),
     /// What became of one publication of the current epoch; exactly one for each, unless `Disconnected` comes first.
     Outcome {
@@ -56,6 +59,9 @@ pub enum Outcome {
     Nacked,
     /// The broker had no queue for it (`basic.return`); holds the reply code and text.
     Returned(String),
+    /// The broker will never take it, since it is larger than the broker's `max_message_size`; holds the reply code
+    /// and text. The connection ends over it.
+    Refused(String),
 }
 
 /// Sends publications to the broker. Dropping it ends the connection, without blocking.
@@ -133,4 +139,11 @@ pub enum ConsumerEvent {
     },
     /// A message has come.
     Delivered(Delivery),
+}
+
+/// A connection that consumes. Dropping it ends the connection, without blocking.
+pub trait ConsumerLink: Send {
+    /// Ends the connection after what was settled has been told to the broker. Blocks for `deadline` at the most;
+    /// returns whether the end was clean.
+    fn stop(self: Box<Self>, deadline: std::time::Duration) -> bool;
 }

@@ -3,7 +3,22 @@
 //! Everything here works on untrusted bytes: in one pass, without recursion, within declared bounds, without
 //! panicking, and without copying a large byte string.
 
+mod bounds;
+mod doc;
+mod envelope;
+mod error;
+mod json;
+mod pickle;
+mod pieces;
+mod preview;
+mod text;
+mod walk;
+
 use bytes::Bytes;
+
+pub use bounds::*;
+pub use envelope::{decode_communication_interface_message, decode_user_message};
+pub use pickle::bytes_header;
 
 /// How a body is written on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

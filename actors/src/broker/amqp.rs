@@ -1,0 +1,73 @@
+//! The broker over AMQP 0-9-1, through amiquip; nothing outside this module names amiquip.
+//!
+//! amiquip is synchronous and does not reconnect. So the publisher and the consumer each have a thread of their own
+//! that connects, declares the topology, runs until the connection ends, reports why, and begins again:
+//!
+//! ```text
+//! AmqpPublisher ──commands──▶ thread "amqp-publisher" ◀──confirms, returns── amiquip's I/O thread ◀──▶ socket
+//! Settler ─────settlements──▶ thread "amqp-consumer"  ◀──deliveries───────── amiquip's I/O thread ◀──▶ socket
+//! ```
+//!
+//! Two connections, since RabbitMQ stops *reading* from one that publishes while it is short of memory or disk, and
+//! acknowledgements must get through then.
+
+mod connection;
+mod consumer;
+mod publisher;
+mod topology;
+mod url;
+mod worker;
+
+pub use consumer::{AmqpConsumer, start_consumer};
+pub use publisher::{AmqpPublisher, start_publisher};
+pub use url::{AmqpUrl, AmqpUrlError};
+
+/// AMQP 0-9-1 sends names as short strings: one byte of length. amiquip would cut the length and send a broken frame.
+const MAX_NAME_BYTES: usize = 255;
+
+/// Where the broker is, and the names of what is used there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AmqpConfig {
+    /// The broker.
+    pub url: AmqpUrl,
+    /// The own exchange, through which others reach the own queue.
+    pub own_exchange: String,
+    /// The own queue, consumed from; bound to the own exchange under its own name.
+    pub own_queue: String,
+    /// The exchange published to.
+    pub exchange: String,
+    /// The routing key published with.
+    pub routing_key: String,
+}
+
+impl AmqpConfig {
+    /// The names that the farm's services use.
+    pub fn new(url: AmqpUrl) -> Self {
+        Self {
+            url,
+            own_exchange: "USER_HTTP_SERVER_EXCHANGE".to_owned(),
+            own_queue: "UHTTPSE_CI".to_owned(),
+            exchange: "COMMUNICATION_INTERFACE_EXCHANGE".to_owned(),
+            routing_key: "CIE_USER_HTTP_SERVER".to_owned(),
+        }
+    }
+
+    /// Checks that AMQP can carry the names: 1 to 255 bytes each.
+    ///
+    /// # Errors
+    /// Names the first one that it cannot.
+    pub fn validate(&self) -> Result<(), String> {
+        let names = [
+            ("own exchange", &self.own_exchange),
+            ("own queue", &self.own_queue),
+            ("exchange published to", &self.exchange),
+            ("routing key", &self.routing_key),
+        ];
+        match names.iter().find(|(_, name)| name.is_empty() || name.len() > MAX_NAME_BYTES) {
+            None => Ok(()),
+            Some((what, name)) => {
+                Err(format!("the name of the {what} has {} bytes; AMQP takes 1 to {MAX_NAME_BYTES}", name.len()))
+            }
+        }
+    }
+}

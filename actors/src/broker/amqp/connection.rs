@@ -1,0 +1,163 @@
+//! One connection to the broker: opened within bounds, and closed within bounds.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::thread;
+use std::time::Duration;
+
+use amiquip::{Auth, Channel, Connection, ConnectionOptions, ConnectionTuning, Error};
+use crossbeam_channel::{Receiver, bounded, select};
+
+use super::{AmqpConfig, AmqpUrl, topology};
+
+/// For each address that the host's name resolves to.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest silence of the broker during the handshake. RabbitMQ makes a client with a wrong password wait for
+/// 3 s before it hangs up, so less would hide the reason.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// amiquip gives a connection up after two intervals without a byte, so a dead peer is noticed within 20 s.
+const HEARTBEAT_SECONDS: u16 = 10;
+/// How long the broker has to confirm a close. It never does while it has blocked the connection, since it does not
+/// read from it then; and amiquip would wait for ever, since the broker's heartbeats still come.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Frames on their way to amiquip's I/O thread, of up to 128 KiB each (RabbitMQ's `frame_max`): with 16, at most
+/// 2 MiB. Enough to keep that thread busy; when it is full, the thread that publishes waits.
+const FRAMES_TO_IO_THREAD: usize = 16;
+/// Above this many bytes, amiquip's I/O thread takes no more frames until it has written all but `LOW_WATER` of them.
+/// A body of 50 MiB so costs 50 MiB and not 100; and since amiquip moves the whole buffer forward after each partial
+/// write, a large one would cost more in copying than in sending.
+const HIGH_WATER_BYTES: usize = 4 << 20;
+/// Above zero, so that the socket does not run dry while the next frames are fetched.
+const LOW_WATER_BYTES: usize = 1 << 20;
+
+/// Why a session has ended, other than having been told to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    #[error("{0}")]
+    Amqp(#[from] Error),
+    #[error("the broker has cancelled the consumer; its queue has been deleted")]
+    ConsumerCancelled,
+    #[error("no thread: {0}")]
+    Thread(io::Error),
+}
+
+impl SessionError {
+    /// Whether this is only amiquip's I/O thread being gone, and someone else knows why.
+    fn is_symptom(&self) -> bool {
+        matches!(
+            self,
+            Self::Amqp(
+                Error::EventLoopDropped
+                    | Error::EventLoopClientDropped
+                    | Error::ClientClosedChannel
+                    | Error::ClientClosedConnection
+            )
+        )
+    }
+}
+
+/// The more telling of two results of the same end: `second` where `first` is none or only a symptom.
+pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionError>) -> Result<(), SessionError> {
+    match (first, second) {
+        (Err(first), Err(second)) if first.is_symptom() && !second.is_symptom() => Err(second),
+        (Err(first), _) => Err(first),
+        (Ok(()), second) => second,
+    }
+}
+
+/// Connects, declares the topology, runs `session` and closes the connection. The session closes its channel.
+///
+/// Once `stop` has disconnected or the session has ended, all is over within [`CLOSE_TIMEOUT`], whatever the broker
+/// does; only the search for the broker's address and the attempts to connect to it are not cut short.
+///
+/// # Errors
+/// Why it has ended, unless the session has ended without an error. Never holds the password.
+pub(super) fn run_session(
+    config: &AmqpConfig,
+    stop: &Receiver<Infallible>,
+    session: impl FnOnce(&mut Connection, Channel) -> Result<(), SessionError>,
+) -> Result<(), String> {
+    config.validate()?;
+    let stream = connect(&config.url).map_err(|error| format!("cannot connect to {}: {error}", config.url))?;
+    let socket = stream.try_clone().map_err(|error| error.to_string())?;
+    let (phase, phases) = bounded(1);
+    let ended = thread::scope(|scope| {
+        // Dropped with this closure, whichever way it is left, so that the guard ends before the scope does.
+        let phase = phase;
+        thread::Builder::new()
+            .name("amqp-guard".to_owned())
+            .spawn_scoped(scope, || guard(&socket, stop, &phases))
+            .map_err(SessionError::Thread)?;
+        let mut connection = open(&config.url, stream)?;
+        let ended = topology::declare(&mut connection, config)
+            .map_err(SessionError::from)
+            .and_then(|channel| session(&mut connection, channel));
+        let _ = phase.send(Closing);
+        cause(ended, connection.close().map_err(SessionError::from))
+    });
+    ended.map_err(|error| match error {
+        SessionError::Amqp(Error::InvalidCredentials) => {
+            format!("{} has hung up during the login: wrong user or password, most likely", config.url)
+        }
+        SessionError::Amqp(Error::ConnectionTimeout) => {
+            format!("{} does not answer to the AMQP handshake for {HANDSHAKE_TIMEOUT:?}", config.url)
+        }
+        error => format!("{}: {error}", config.url),
+    })
+}
+
+/// Tells the guard that the connection is being closed.
+struct Closing;
+
+/// Cuts `socket` where the connection's orderly end takes too long. Every wait inside amiquip, even that for room in
+/// its buffer, ends with the socket.
+fn guard(socket: &TcpStream, stop: &Receiver<Infallible>, phases: &Receiver<Closing>) {
+    select! {
+        recv(stop) -> _ => {}
+        recv(phases) -> phase => if phase.is_err() { return },
+    }
+    // A second message at most: where `stop` came first, `Closing` does not prolong the time.
+    let deadline = crossbeam_channel::after(CLOSE_TIMEOUT);
+    loop {
+        select! {
+            recv(phases) -> phase => if phase.is_err() { return },
+            recv(deadline) -> _ => break,
+        }
+    }
+    log::warn!("the broker has not confirmed the close within {CLOSE_TIMEOUT:?}; the connection is cut");
+    // An error says that it is cut already.
+    let _ = socket.shutdown(Shutdown::Both);
+}
+
+fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host's name has no address");
+    for address in (url.host.as_str(), url.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => {
+                // amiquip does not set it. Without, each message waits for the acknowledgement of the one before:
+                // 35 messages a second, confirmed one at a time, against 1,590 (RabbitMQ 3.10, loopback).
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => failed = io::Error::new(error.kind(), format!("{address}: {error}")),
+        }
+    }
+    Err(failed)
+}
+
+fn open(url: &AmqpUrl, stream: TcpStream) -> Result<Connection, SessionError> {
+    let options = ConnectionOptions::default()
+        .auth(Auth::Plain { username: url.user.clone(), password: url.password.clone() })
+        .virtual_host(url.vhost.as_str())
+        .heartbeat(HEARTBEAT_SECONDS)
+        .connection_timeout(Some(HANDSHAKE_TIMEOUT))
+        // What RabbitMQ's list of connections shows beside amiquip's own name.
+        .information(Some(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned()));
+    let tuning = ConnectionTuning::default()
+        .mem_channel_bound(FRAMES_TO_IO_THREAD)
+        .buffered_writes_high_water(HIGH_WATER_BYTES)
+        .buffered_writes_low_water(LOW_WATER_BYTES);
+    let stream = mio::net::TcpStream::from_stream(stream).map_err(|source| Error::IoErrorWritingSocket { source })?;
+    Ok(Connection::insecure_open_stream(stream, options, tuning)?)
+}

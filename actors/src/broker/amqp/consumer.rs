@@ -1,0 +1,164 @@
+//! Consuming, and settling what was delivered.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::mem;
+use std::time::Duration;
+
+use amiquip::{AmqpProperties, AmqpValue, Channel, Consumer, ConsumerMessage, ConsumerOptions, Error};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, select, unbounded};
+
+use super::AmqpConfig;
+use super::connection::{SessionError, cause};
+use super::worker::{Worker, reconnect};
+use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement, Settler};
+use crate::codec::Format;
+
+/// A running consumer. Dropping it ends the connection, without blocking, and the broker delivers what was not
+/// settled to another one.
+#[derive(Debug)]
+pub struct AmqpConsumer {
+    worker: Worker,
+}
+
+impl AmqpConsumer {
+    /// Ends it and waits for that, at most for `deadline`; 3 s are enough where it is connected. Says whether it
+    /// has ended, and with it every settlement made before this call been sent.
+    pub fn stop(self, deadline: Duration) -> bool {
+        self.worker.stop(deadline)
+    }
+}
+
+impl ConsumerLink for AmqpConsumer {
+    fn stop(self: Box<Self>, deadline: Duration) -> bool {
+        AmqpConsumer::stop(*self, deadline)
+    }
+}
+
+/// Starts to consume from `config.own_queue`, and goes on through every loss of the connection.
+///
+/// At most `prefetch` deliveries are unsettled at any time, which bounds the memory of all that waits: `prefetch`
+/// times the largest message. AMQP's 0, "without a bound", is taken as 1.
+///
+/// `on_event` is called on the consumer's own thread, so it must not block for long: heartbeats go on, but
+/// settlements wait. Nothing is reported once the handle is gone.
+///
+/// # Panics
+/// Where the operating system has no thread to give, as [`std::thread::spawn`].
+pub fn start_consumer(
+    config: AmqpConfig,
+    prefetch: u16,
+    on_event: impl Fn(ConsumerEvent) + Send + 'static,
+) -> AmqpConsumer {
+    let worker = Worker::spawn("amqp-consumer", move |stop| {
+        // Without a bound of its own: `prefetch` is the bound, once for each connection since the last session's start.
+        let (settle, settlements) = unbounded();
+        reconnect(
+            "AMQP consumer",
+            &config,
+            stop,
+            |reason| on_event(ConsumerEvent::Disconnected { reason }),
+            |epoch, _connection, channel| {
+                let ended = Session {
+                    epoch,
+                    channel: &channel,
+                    settle: &settle,
+                    settlements: &settlements,
+                    unsettled: HashMap::new(),
+                    on_event: &on_event,
+                }
+                .run(&config.own_queue, prefetch.max(1), stop);
+                // Behind the acknowledgements, in order: once this is answered, they have arrived. The close of the
+                // connection takes another way through amiquip and might overtake them.
+                cause(ended, channel.close().map_err(SessionError::from))
+            },
+        );
+    });
+    AmqpConsumer { worker }
+}
+
+/// What a [`Settler`] sends.
+#[derive(Debug)]
+struct Settle {
+    epoch: u64,
+    delivery_tag: u64,
+    settlement: Settlement,
+}
+
+struct Session<'a, F> {
+    epoch: u64,
+    channel: &'a Channel,
+    settle: &'a Sender<Settle>,
+    settlements: &'a Receiver<Settle>,
+    /// By delivery tag, emptied of their bodies: what amiquip wants to see again in order to settle.
+    unsettled: HashMap<u64, amiquip::Delivery>,
+    on_event: &'a F,
+}
+
+impl<F: Fn(ConsumerEvent)> Session<'_, F> {
+    fn run(mut self, queue: &str, prefetch: u16, stop: &Receiver<Infallible>) -> Result<(), SessionError> {
+        self.channel.qos(0, prefetch, false)?;
+        let consumer: Consumer<'_> = self.channel.basic_consume(queue, ConsumerOptions::default())?;
+        (self.on_event)(ConsumerEvent::Connected);
+        loop {
+            select! {
+                recv(stop) -> _ => break,
+                recv(self.settlements) -> settle => if let Ok(settle) = settle { self.settle(settle)? },
+                recv(consumer.receiver()) -> message => match message {
+                    Ok(ConsumerMessage::Delivery(delivery)) => self.deliver(delivery),
+                    Ok(ConsumerMessage::ServerCancelled) => return Err(SessionError::ConsumerCancelled),
+                    Ok(ConsumerMessage::ServerClosedChannel(error) | ConsumerMessage::ServerClosedConnection(error)) => {
+                        return Err(error.into());
+                    }
+                    Ok(
+                        ConsumerMessage::ClientCancelled
+                        | ConsumerMessage::ClientClosedChannel
+                        | ConsumerMessage::ClientClosedConnection,
+                    )
+                    | Err(_) => return Err(Error::EventLoopDropped.into()),
+                },
+            }
+        }
+        for settle in self.settlements.try_iter() {
+            self.settle(settle)?;
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, mut delivery: amiquip::Delivery) {
+        let (epoch, delivery_tag, settle) = (self.epoch, delivery.delivery_tag(), self.settle.clone());
+        let event = ConsumerEvent::Delivered(Delivery {
+            body: Bytes::from(mem::take(&mut delivery.body)),
+            format: format_of(&delivery.properties),
+            redelivered: delivery.redelivered,
+            settler: Settler::new(move |settlement| {
+                // An error says that the consumer has ended; the broker then requeues by itself.
+                let _ = settle.send(Settle { epoch, delivery_tag, settlement });
+            }),
+        });
+        self.unsettled.insert(delivery_tag, delivery);
+        (self.on_event)(event);
+    }
+
+    fn settle(&mut self, settle: Settle) -> Result<(), Error> {
+        // A delivery tag means something on its own connection only; what an earlier one delivered has been requeued.
+        if settle.epoch != self.epoch {
+            return Ok(());
+        }
+        let Some(delivery) = self.unsettled.remove(&settle.delivery_tag) else { return Ok(()) };
+        match settle.settlement {
+            Settlement::Ack => delivery.ack(self.channel),
+            Settlement::Reject => delivery.reject(self.channel, false),
+            Settlement::Requeue => delivery.nack(self.channel, true),
+        }
+    }
+}
+
+fn format_of(properties: &AmqpProperties) -> Format {
+    match properties.headers().as_ref().and_then(|headers| headers.get("DATA_FORMAT")) {
+        // amiquip reads a short string as this one too.
+        Some(AmqpValue::LongString(value)) if value == "BYTES" => Format::Pickle,
+        _ => Format::Json,
+    }
+}

@@ -1,0 +1,293 @@
+//! Publishing, and what became of each publication.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use amiquip::{
+    AmqpProperties, AmqpValue, Channel, Confirm, Connection, ConnectionBlockedNotification, Error, FieldTable, Publish,
+    Return,
+};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
+use uuid::Uuid;
+
+use super::AmqpConfig;
+use super::connection::{SessionError, cause};
+use super::topology::PRECONDITION_FAILED;
+use super::worker::{Worker, reconnect};
+use crate::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
+use crate::codec::Format;
+
+/// `delivery-mode` of AMQP 0-9-1: a durable queue keeps the message through a restart of the broker.
+const PERSISTENT: u8 = 2;
+
+/// A running publisher. Dropping it ends the connection, without blocking; what has no outcome then never gets one.
+#[derive(Debug)]
+pub struct AmqpPublisher {
+    /// Without a bound: publishing never blocks, and the sender, who keeps what has no outcome yet, is the one to
+    /// bound it. One costs about 100 bytes where its body lies in a file.
+    publications: Sender<Publication>,
+    worker: Worker,
+}
+
+impl AmqpPublisher {
+    /// Ends it and waits for that, at most for `deadline`; 3 s are enough where it is connected. Says whether it
+    /// has ended.
+    pub fn stop(self, deadline: Duration) -> bool {
+        self.worker.stop(deadline)
+    }
+}
+
+impl PublisherLink for AmqpPublisher {
+    fn publish(&self, publication: Publication) {
+        // An error says that the thread is gone, which only a panic of `on_event` brings about.
+        let _ = self.publications.send(publication);
+    }
+}
+
+/// Starts a publisher to `config.exchange`, and goes on through every loss of the connection.
+///
+/// `on_event` is called on threads of the publisher's own, by one at a time; it must not block for long. Nothing is
+/// reported once the handle is gone.
+///
+/// # Panics
+/// Where the operating system has no thread to give, as [`std::thread::spawn`].
+pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + Send + 'static) -> AmqpPublisher {
+    let (publications, queued) = unbounded();
+    let worker = Worker::spawn("amqp-publisher", move |stop| {
+        let reporter = Reporter(Mutex::new(on_event));
+        reconnect(
+            "AMQP publisher",
+            &config,
+            stop,
+            |reason| reporter.report(PublisherEvent::Disconnected { reason }),
+            |epoch, connection, channel| {
+                let mut session = Session {
+                    epoch,
+                    config: &config,
+                    channel: &channel,
+                    reporter: &reporter,
+                    last_tag: 0,
+                    unconfirmed: BTreeMap::new(),
+                    returned: HashMap::new(),
+                };
+                let ended = session.run(connection, &queued, stop);
+                let unconfirmed = session.unconfirmed;
+                let ended = cause(ended, channel.close().map_err(SessionError::from));
+                if let Err(SessionError::Amqp(error)) = &ended {
+                    report_refused(error, &unconfirmed, &reporter);
+                }
+                ended
+            },
+        );
+    });
+    AmqpPublisher { publications, worker }
+}
+
+/// Hands events on, one at a time.
+struct Reporter<F>(Mutex<F>);
+
+impl<F: Fn(PublisherEvent)> Reporter<F> {
+    fn report(&self, event: PublisherEvent) {
+        let on_event = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        on_event(event);
+    }
+
+    fn outcome(&self, seq: u64, outcome: Outcome) {
+        self.report(PublisherEvent::Outcome { seq, outcome });
+    }
+}
+
+/// A message on its way.
+struct Unconfirmed {
+    seq: u64,
+    message_id: Uuid,
+    bytes: u64,
+}
+
+struct Session<'a, F> {
+    epoch: u64,
+    config: &'a AmqpConfig,
+    channel: &'a Channel,
+    reporter: &'a Reporter<F>,
+    /// The broker counts the messages of a channel from 1; so do we.
+    last_tag: u64,
+    /// By delivery tag. amiquip's `ConfirmSmoother` is not used: a `multiple` that skips over a nack which came
+    /// earlier turns it into an ack, and it holds each confirm back until all before it have come.
+    unconfirmed: BTreeMap<u64, Unconfirmed>,
+    /// Reply code and text of what came back and is not confirmed yet.
+    returned: HashMap<Uuid, String>,
+}
+
+impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
+    fn run(
+        &mut self,
+        connection: &mut Connection,
+        queued: &Receiver<Publication>,
+        stop: &Receiver<Infallible>,
+    ) -> Result<(), SessionError> {
+        self.channel.enable_publisher_confirms()?;
+        let confirms = self.channel.listen_for_publisher_confirms()?;
+        let returns = self.channel.listen_for_returns()?;
+        let notifications = connection.listen_for_connection_blocked()?;
+        let reporter = self.reporter;
+        reporter.report(PublisherEvent::Connected { epoch: self.epoch });
+        let (blocked, blockings) = unbounded();
+        let (end, ended) = bounded(0);
+        thread::scope(|scope| {
+            // Dropped with this closure, whichever way it is left, so that the other thread ends before the scope does.
+            let _end: Sender<Infallible> = end;
+            thread::Builder::new()
+                .name("amqp-blocked".to_owned())
+                .spawn_scoped(scope, || forward_blocked(&notifications, &ended, reporter, &blocked))
+                .map_err(SessionError::Thread)?;
+            self.publish_all(queued, stop, &confirms, &returns, &blockings)
+        })
+    }
+
+    fn publish_all(
+        &mut self,
+        queued: &Receiver<Publication>,
+        stop: &Receiver<Infallible>,
+        confirms: &Receiver<Confirm>,
+        returns: &Receiver<Return>,
+        blockings: &Receiver<bool>,
+    ) -> Result<(), SessionError> {
+        let nothing = never();
+        let mut is_blocked = false;
+        loop {
+            is_blocked = blockings.try_iter().last().unwrap_or(is_blocked);
+            let publishable = if is_blocked { &nothing } else { queued };
+            select! {
+                recv(stop) -> _ => return Ok(()),
+                recv(blockings) -> blocked => is_blocked = blocked.unwrap_or(is_blocked),
+                recv(confirms) -> confirm => match confirm {
+                    Ok(confirm) => self.take_confirm(confirm, returns),
+                    Err(_) => return Err(Error::EventLoopDropped.into()),
+                },
+                recv(returns) -> returned => match returned {
+                    Ok(returned) => self.take_return(returned),
+                    Err(_) => return Err(Error::EventLoopDropped.into()),
+                },
+                recv(publishable) -> publication => match publication {
+                    Ok(publication) => self.publish(publication)?,
+                    Err(_) => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn publish(&mut self, publication: Publication) -> Result<(), Error> {
+        if publication.epoch != self.epoch {
+            return Ok(());
+        }
+        let body = match publication.body.read_all() {
+            Ok(body) => body,
+            Err(error) => {
+                log::error!("message {} cannot be read and is not published: {error}", publication.message_id);
+                self.reporter.outcome(publication.seq, Outcome::Nacked);
+                return Ok(());
+            }
+        };
+        let mut properties = AmqpProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(publication.message_id.to_string());
+        if publication.format == Format::Pickle {
+            let mut headers = FieldTable::new();
+            headers.insert("DATA_FORMAT".to_owned(), AmqpValue::LongString("BYTES".to_owned()));
+            properties = properties.with_headers(headers);
+        }
+        let mut publish = Publish::with_properties(&body, self.config.routing_key.as_str(), properties);
+        publish.mandatory = true;
+        self.last_tag += 1;
+        let unconfirmed =
+            Unconfirmed { seq: publication.seq, message_id: publication.message_id, bytes: body.len() as u64 };
+        self.unconfirmed.insert(self.last_tag, unconfirmed);
+        self.channel.basic_publish(self.config.exchange.as_str(), publish)
+    }
+
+    fn take_return(&mut self, returned: Return) {
+        let message_id = returned.properties.message_id().as_deref().and_then(|id| Uuid::parse_str(id).ok());
+        match message_id {
+            Some(id) => drop(self.returned.insert(id, format!("{} {}", returned.reply_code, returned.reply_text))),
+            None => log::error!("the broker has returned a message without the message-id that it was published with"),
+        }
+    }
+
+    fn take_confirm(&mut self, confirm: Confirm, returns: &Receiver<Return>) {
+        // The broker sends a message's return before its confirm, and amiquip's I/O thread hands both on in that
+        // order, but through two channels: only now is it certain that the return is in the other one.
+        for returned in returns.try_iter() {
+            self.take_return(returned);
+        }
+        let (payload, outcome) = match confirm {
+            Confirm::Ack(payload) => (payload, Outcome::Confirmed),
+            Confirm::Nack(payload) => (payload, Outcome::Nacked),
+        };
+        let first = if payload.multiple { 0 } else { payload.delivery_tag };
+        while let Some((&tag, _)) = self.unconfirmed.range(first..=payload.delivery_tag).next() {
+            let Some(settled) = self.unconfirmed.remove(&tag) else { return };
+            let returned = self.returned.remove(&settled.message_id).map(Outcome::Returned);
+            self.reporter.outcome(settled.seq, returned.unwrap_or_else(|| outcome.clone()));
+        }
+    }
+}
+
+/// Reports that the broker has blocked the connection, and tells the thread that publishes. On a thread of its own,
+/// since that one may be waiting inside amiquip, in the middle of a body, for just this connection.
+fn forward_blocked<F: Fn(PublisherEvent)>(
+    notifications: &Receiver<ConnectionBlockedNotification>,
+    ended: &Receiver<Infallible>,
+    reporter: &Reporter<F>,
+    blocked: &Sender<bool>,
+) {
+    loop {
+        let is_blocked = select! {
+            recv(notifications) -> notification => match notification {
+                // amiquip logs the broker's reason.
+                Ok(notification) => matches!(notification, ConnectionBlockedNotification::Blocked(_)),
+                Err(_) => return,
+            },
+            recv(ended) -> _ => return,
+        };
+        reporter.report(PublisherEvent::Blocked(is_blocked));
+        let _ = blocked.send(is_blocked);
+    }
+}
+
+/// Reports what the broker will never take. It closes the channel over a message larger than its `max_message_size`
+/// without saying which; published again, that one would close the next channel, and so on for ever.
+fn report_refused<F: Fn(PublisherEvent)>(
+    error: &Error,
+    unconfirmed: &BTreeMap<u64, Unconfirmed>,
+    reporter: &Reporter<F>,
+) {
+    let Error::ServerClosedChannel { code: PRECONDITION_FAILED, message, .. } = error else { return };
+    let Some(limit) = message_size_limit(message) else { return };
+    for refused in unconfirmed.values().filter(|unconfirmed| unconfirmed.bytes > limit) {
+        reporter.outcome(refused.seq, Outcome::Refused(format!("{PRECONDITION_FAILED} {message}")));
+    }
+}
+
+/// The limit, in bytes, in RabbitMQ's "… message size S is larger than [configured] max size L"; 3.10 to 4.0 say it so.
+fn message_size_limit(text: &str) -> Option<u64> {
+    let (_, after) = text.split_once("message size ")?;
+    let (_, limit) = after.split_once("max size ")?;
+    limit.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_read_from_rabbitmqs_own_words() {
+        let text = "PRECONDITION_FAILED - message size 16777217 is larger than configured max size 16777216";
+        assert_eq!(message_size_limit(text), Some(16_777_216));
+        let text = "PRECONDITION_FAILED - message size 536870913 is larger than max size 536870912";
+        assert_eq!(message_size_limit(text), Some(536_870_912));
+        assert_eq!(message_size_limit("PRECONDITION_FAILED - unknown delivery tag 7"), None);
+    }
+}

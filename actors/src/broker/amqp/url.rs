@@ -1,0 +1,215 @@
+//! Where the broker is, and who we are to it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::{Host, Url};
+
+/// The port registered for AMQP without TLS.
+const DEFAULT_PORT: u16 = 5672;
+/// RabbitMQ's preset user and, likewise, its password.
+const DEFAULT_CREDENTIAL: &str = "guest";
+const DEFAULT_VHOST: &str = "/";
+/// AMQP 0-9-1 sends a vhost as a short string: one byte of length.
+const MAX_VHOST_BYTES: usize = 255;
+/// What a URL's parts may hold unescaped (RFC 3986, "unreserved").
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// `amqp://USER:PASSWORD@HOST:PORT/VHOST`, as [RabbitMQ reads it](https://www.rabbitmq.com/docs/uri-spec).
+///
+/// Left out, the user and the password are `guest`, the host `localhost`, the port 5672 and the vhost `/`.
+/// Neither `Debug` nor `Display` shows the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AmqpUrl {
+    pub(super) user: String,
+    pub(super) password: String,
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) vhost: String,
+}
+
+/// Why a text is no [`AmqpUrl`]. Quotes nothing that could be part of a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0}; an AMQP URL is amqp://USER:PASSWORD@HOST:PORT/VHOST, where a / ? # @ : or % in a part is percent-encoded"
+)]
+pub struct AmqpUrlError(String);
+
+impl AmqpUrlError {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+impl FromStr for AmqpUrl {
+    type Err = AmqpUrlError;
+
+    fn from_str(text: &str) -> Result<Self, AmqpUrlError> {
+        let url = Url::parse(text).map_err(|error| AmqpUrlError::new(format!("this is no URL: {error}")))?;
+        match url.scheme() {
+            "amqp" => {}
+            "amqps" => {
+                return Err(AmqpUrlError::new("TLS to the broker is not built in; use amqp:// over a private network"));
+            }
+            // Not quoted: in "secret@host:5672/" everything before the colon is the scheme.
+            _ => return Err(AmqpUrlError::new("the scheme is not amqp")),
+        }
+        if url.cannot_be_a_base() {
+            return Err(AmqpUrlError::new("the // after amqp: is missing"));
+        }
+        refuse_rest(&url)?;
+        let user = match url.username() {
+            "" => DEFAULT_CREDENTIAL.to_owned(),
+            user => decode("user", user)?,
+        };
+        let password = match url.password() {
+            None => DEFAULT_CREDENTIAL.to_owned(),
+            Some(password) => decode("password", password)?,
+        };
+        let host = match url.host() {
+            None | Some(Host::Domain("")) => "localhost".to_owned(),
+            Some(Host::Domain(name)) => decode("host", name)?,
+            // Without the brackets that the URL needs.
+            Some(Host::Ipv6(address)) => address.to_string(),
+            Some(Host::Ipv4(address)) => address.to_string(),
+        };
+        Ok(Self { user, password, host, port: url.port().unwrap_or(DEFAULT_PORT), vhost: vhost(url.path())? })
+    }
+}
+
+/// Refuses what no AMQP URL has. An `@` there is a password cut short by a character that it should have escaped, so
+/// nothing of it is quoted.
+fn refuse_rest(url: &Url) -> Result<(), AmqpUrlError> {
+    let rest = [Some(url.path()), url.query(), url.fragment()];
+    if rest.iter().flatten().any(|part| part.contains('@')) {
+        return Err(AmqpUrlError::new("there is an @ after the host"));
+    }
+    if url.fragment().is_some() {
+        return Err(AmqpUrlError::new("there is a # in it"));
+    }
+    match url.query_pairs().next() {
+        Some((name, _)) => {
+            Err(AmqpUrlError::new(format!("the query parameter {name:?} is not supported, nor any other")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn vhost(path: &str) -> Result<String, AmqpUrlError> {
+    let vhost = match path.strip_prefix('/').unwrap_or(path) {
+        "" => DEFAULT_VHOST.to_owned(),
+        vhost if vhost.contains('/') => {
+            return Err(AmqpUrlError::new("there is more than one / after the host; one in a vhost is written %2F"));
+        }
+        vhost => decode("vhost", vhost)?,
+    };
+    if vhost.len() > MAX_VHOST_BYTES {
+        return Err(AmqpUrlError::new(format!("the vhost is longer than {MAX_VHOST_BYTES} bytes")));
+    }
+    Ok(vhost)
+}
+
+fn decode(part: &str, encoded: &str) -> Result<String, AmqpUrlError> {
+    match percent_decode_str(encoded).decode_utf8() {
+        Ok(decoded) => Ok(decoded.into_owned()),
+        Err(_) => Err(AmqpUrlError::new(format!("the {part} is not UTF-8 once percent-decoded"))),
+    }
+}
+
+impl fmt::Display for AmqpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let escaped = |part| utf8_percent_encode(part, ESCAPED);
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        write!(f, "amqp://{}:***@{host}:{}/{}", escaped(&self.user), self.port, escaped(&self.vhost))
+    }
+}
+
+impl fmt::Debug for AmqpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AmqpUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> AmqpUrl {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn refusal(text: &str) -> String {
+        text.parse::<AmqpUrl>().expect_err(text).to_string()
+    }
+
+    #[test]
+    fn the_vhost_is_read_as_rabbitmq_reads_it() {
+        for (text, vhost) in [
+            ("amqp://h", "/"),
+            ("amqp://h/", "/"),
+            ("amqp://h/%2f", "/"),
+            ("amqp://h/%2F", "/"),
+            ("amqp://h/x", "x"),
+            ("amqp://h/a%2Fb", "a/b"),
+            ("amqp://h/%C3%BC", "ü"),
+        ] {
+            assert_eq!(parsed(text).vhost, vhost, "{text}");
+        }
+        assert!(refusal("amqp://h/a/b").contains("%2F"));
+        assert!(refusal(&format!("amqp://h/{}", "v".repeat(256))).contains("255 bytes"));
+    }
+
+    #[test]
+    fn what_is_left_out_has_rabbitmqs_presets() {
+        let url = parsed("amqp://");
+        assert_eq!((url.user.as_str(), url.password.as_str()), ("guest", "guest"));
+        assert_eq!((url.host.as_str(), url.port), ("localhost", 5672));
+        assert_eq!(parsed("amqp://[::1]:5673").host, "::1");
+        assert_eq!(parsed("amqp://[::1]:5673").to_string(), "amqp://guest:***@[::1]:5673/%2F");
+    }
+
+    #[test]
+    fn credentials_are_percent_decoded() {
+        let url = parsed("amqp://us%40er:p%2Fa%3As%25%C3%9F+@h");
+        assert_eq!((url.user.as_str(), url.password.as_str()), ("us@er", "p/a:s%ß+"));
+        assert!(refusal("amqp://u:%ff@h").contains("the password is not UTF-8"));
+    }
+
+    #[test]
+    fn the_password_is_never_shown() {
+        let url = parsed("amqp://user:secret@h:1/v");
+        assert_eq!(url.to_string(), "amqp://user:***@h:1/v");
+        assert_eq!(format!("{url:?}"), "AmqpUrl(amqp://user:***@h:1/v)");
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_accepted_and_nothing_of_the_password() {
+        for text in [
+            "user:secret@h",
+            "secret@h",
+            "secret",
+            "amqps://user:secret@h",
+            "http://user:secret@h",
+            "amqp:user:secret@h",
+            "amqp://user:secret/x@h",
+            "amqp://user:1/secret@h",
+            "amqp://user:1?secret@h",
+            "amqp://user:1#secret@h",
+            "amqp://user:secret#x@h",
+            "amqp://user:secret@h#x",
+            "amqp://user:secret@h/a/b",
+            "amqp://user:secret@h:99999",
+            "amqp://user:secret@h:port",
+            "amqp://user:secret@h x",
+            "amqp://user:secret%ff@h",
+            "amqp://user:secret@h?heartbeat=10",
+        ] {
+            let refusal = refusal(text);
+            assert!(!refusal.contains("secret"), "{text}: {refusal}");
+            assert!(refusal.contains("amqp://USER:PASSWORD@HOST:PORT/VHOST"), "{text}: {refusal}");
+        }
+        assert!(refusal("amqp://h?heartbeat=10").contains("\"heartbeat\""));
+        assert!(refusal("amqps://h").contains("TLS to the broker is not built in; use amqp://"));
+    }
+}

@@ -1,0 +1,321 @@
+//! A message as a graph of values that point into the bytes received: what both readers make and all writers take.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use num_bigint::BigInt;
+
+use super::DecodeError;
+use super::bounds::{MAX_BODY_BYTES, MAX_VALUES};
+use super::error::{grouped, malformed};
+use super::text::{CodePoints, Spelling};
+
+/// A value's number in its [`Doc`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NodeId(u32);
+
+impl NodeId {
+    // The three that have no content are one value each in every document.
+    pub(super) const NONE: NodeId = NodeId(0);
+    pub(super) const TRUE: NodeId = NodeId(1);
+    pub(super) const FALSE: NodeId = NodeId(2);
+
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The number of a place in a container; [`EdgeId::END`] is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EdgeId(u32);
+
+impl EdgeId {
+    pub(super) const END: EdgeId = EdgeId(0);
+}
+
+/// What a value is and how its content is kept: as a range of the source unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tag {
+    None,
+    True,
+    False,
+    /// The value itself, an `i32`.
+    SmallInt,
+    /// Decimal digits after an optional minus.
+    TextInt,
+    /// Two's complement, the lowest byte first.
+    BinaryInt,
+    /// As Rust parses it: decimal, `inf`, `Infinity`, `nan`, in any case.
+    TextFloat,
+    /// IEEE 754, the highest byte first.
+    BinaryFloat,
+    /// UTF-8.
+    Str,
+    /// UTF-8 in which at least one surrogate stands alone, encoded as three bytes.
+    SurrogateStr,
+    /// The inside of a JSON string that has escapes.
+    JsonStr,
+    /// The codec `raw-unicode-escape`.
+    RawUnicodeStr,
+    /// ASCII with the escapes of a bytes literal.
+    EscapedStr,
+    Bytes,
+    ByteArray,
+    List,
+    Tuple,
+    Dict,
+    Set,
+    FrozenSet,
+    /// A callable that a pickle named; never part of a value.
+    Callable,
+}
+
+impl Tag {
+    /// What Python calls its type.
+    pub(super) fn type_name(self) -> &'static str {
+        match self {
+            Tag::None => "None",
+            Tag::True | Tag::False => "a bool",
+            Tag::SmallInt | Tag::TextInt | Tag::BinaryInt => "an int",
+            Tag::TextFloat | Tag::BinaryFloat => "a float",
+            Tag::Str | Tag::SurrogateStr | Tag::JsonStr | Tag::RawUnicodeStr | Tag::EscapedStr => "a str",
+            Tag::Bytes => "a bytes",
+            Tag::ByteArray => "a bytearray",
+            Tag::List => "a list",
+            Tag::Tuple => "a tuple",
+            Tag::Dict => "a dict",
+            Tag::Set => "a set",
+            Tag::FrozenSet => "a frozenset",
+            Tag::Callable => "a callable",
+        }
+    }
+}
+
+/// A value: 16 bytes, whatever its size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node {
+    pub(super) tag: Tag,
+    /// How deep tuples and frozensets are nested in it, for what is hashed.
+    pub(super) hash_depth: u8,
+    /// How many values are hashed when it is; 0 if it cannot be, [`u16::MAX`] if these are too many.
+    pub(super) hash_size: u16,
+    /// Where in the source it was made.
+    at: u32,
+    /// A container's first and last edge, or the content's start and end.
+    span: [u32; 2],
+}
+
+impl Node {
+    pub(super) fn at(&self) -> usize {
+        self.at as usize
+    }
+
+    /// Where in the source a scalar's content lies.
+    pub(super) fn range(&self) -> Range<usize> {
+        self.span[0] as usize..self.span[1] as usize
+    }
+
+    pub(super) fn is_container(&self) -> bool {
+        matches!(self.tag, Tag::List | Tag::Tuple | Tag::Dict | Tag::Set | Tag::FrozenSet)
+    }
+
+    pub(super) fn is_str(&self) -> bool {
+        self.spelling().is_some()
+    }
+
+    fn spelling(&self) -> Option<Spelling> {
+        match self.tag {
+            Tag::Str | Tag::SurrogateStr => Some(Spelling::Utf8),
+            Tag::JsonStr => Some(Spelling::Json),
+            Tag::RawUnicodeStr => Some(Spelling::RawUnicode),
+            Tag::EscapedStr => Some(Spelling::Escaped),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Edge {
+    child: NodeId,
+    next: EdgeId,
+}
+
+/// A message. A dict's places alternate between key and value; a key that stands twice has its last value.
+#[derive(Debug)]
+pub(super) struct Doc {
+    pub(super) source: Bytes,
+    pub(super) root: NodeId,
+    nodes: Vec<Node>,
+    edges: Vec<Edge>,
+}
+
+impl Doc {
+    pub(super) fn new(source: Bytes) -> Result<Doc, DecodeError> {
+        if source.len() > MAX_BODY_BYTES {
+            return Err(DecodeError::Malformed(format!(
+                "the body has {} bytes; at most {} are understood",
+                grouped(source.len()),
+                grouped(MAX_BODY_BYTES)
+            )));
+        }
+        let constant = |tag| Node { tag, hash_depth: 0, hash_size: 1, at: 0, span: [0, 0] };
+        Ok(Doc {
+            source,
+            root: NodeId::NONE,
+            nodes: vec![constant(Tag::None), constant(Tag::True), constant(Tag::False)],
+            edges: vec![Edge { child: NodeId::NONE, next: EdgeId::END }],
+        })
+    }
+
+    /// A value made at `at`, its content in `range` of the source; a container is empty, its range 0..0.
+    pub(super) fn add(&mut self, tag: Tag, at: usize, range: Range<usize>) -> Result<NodeId, DecodeError> {
+        if self.nodes.len() >= MAX_VALUES {
+            return Err(malformed(format!("more than {} values", grouped(MAX_VALUES)), at));
+        }
+        let hash_size = match tag {
+            Tag::List | Tag::Dict | Tag::Set | Tag::ByteArray => 0,
+            // Unlike a str's or a bytes', an int's hash is worked out anew each time.
+            Tag::TextInt | Tag::BinaryInt => u16::try_from(1 + range.len() / 64).unwrap_or(u16::MAX),
+            _ => 1,
+        };
+        // Both lie within the source, the length of which fits.
+        let span = [range.start as u32, range.end as u32];
+        self.nodes.push(Node { tag, hash_depth: 0, hash_size, at: at as u32, span });
+        Ok(NodeId(self.nodes.len() as u32 - 1))
+    }
+
+    /// A small int made at `at`.
+    pub(super) fn add_int(&mut self, at: usize, value: i32) -> Result<NodeId, DecodeError> {
+        let id = self.add(Tag::SmallInt, at, 0..0)?;
+        self.nodes[id.index()].span[0] = value.cast_unsigned();
+        Ok(id)
+    }
+
+    /// Puts `child` at the end of `container`; `at` is where the message says so.
+    pub(super) fn append(&mut self, container: NodeId, child: NodeId, at: usize) -> Result<(), DecodeError> {
+        if self.edges.len() > MAX_VALUES {
+            return Err(malformed(format!("more than {} values in containers", grouped(MAX_VALUES)), at));
+        }
+        let edge = self.edges.len() as u32;
+        self.edges.push(Edge { child, next: EdgeId::END });
+        let [first, last] = &mut self.nodes[container.index()].span;
+        if *first == 0 {
+            *first = edge;
+        } else {
+            self.edges[*last as usize].next = EdgeId(edge);
+        }
+        *last = edge;
+        Ok(())
+    }
+
+    /// Declares what hashing an immutable container takes.
+    pub(super) fn set_hash(&mut self, id: NodeId, depth: u8, size: u16) {
+        let node = &mut self.nodes[id.index()];
+        (node.hash_depth, node.hash_size) = (depth, size);
+    }
+
+    pub(super) fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    pub(super) fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The place of a value in tables that have one entry for each.
+    pub(super) fn slot(id: NodeId) -> usize {
+        id.index()
+    }
+
+    /// The bytes of a scalar's content.
+    pub(super) fn content(&self, id: NodeId) -> &[u8] {
+        &self.source[self.node(id).range()]
+    }
+
+    /// The first place in a container.
+    pub(super) fn first(&self, container: NodeId) -> EdgeId {
+        EdgeId(self.node(container).span[0])
+    }
+
+    pub(super) fn next(&self, edge: EdgeId) -> EdgeId {
+        self.edges[edge.0 as usize].next
+    }
+
+    pub(super) fn child(&self, edge: EdgeId) -> NodeId {
+        self.edges[edge.0 as usize].child
+    }
+
+    /// The place of the value that stands under a str in a dict; none in anything but a dict.
+    pub(super) fn find(&self, dict: NodeId, key: &str) -> Option<EdgeId> {
+        if self.node(dict).tag != Tag::Dict {
+            return None;
+        }
+        let mut found = None;
+        let mut edge = self.first(dict);
+        while edge != EdgeId::END {
+            let value = self.next(edge);
+            if self.str_is(self.child(edge), key) {
+                found = Some(value);
+            }
+            edge = self.next(value);
+        }
+        found
+    }
+
+    /// The value that stands under a str in a dict.
+    pub(super) fn get(&self, dict: NodeId, key: &str) -> Option<NodeId> {
+        self.find(dict, key).map(|edge| self.child(edge))
+    }
+
+    /// Whether a value is a str of that text, however it is spelled.
+    pub(super) fn str_is(&self, id: NodeId, text: &str) -> bool {
+        match self.node(id).tag {
+            Tag::Str => self.content(id) == text.as_bytes(),
+            _ => self.code_points(id).is_some_and(|points| points.eq(text.chars().map(u32::from))),
+        }
+    }
+
+    /// The code points of a str, surrogates among them.
+    pub(super) fn code_points(&self, id: NodeId) -> Option<CodePoints<'_>> {
+        let spelling = self.node(id).spelling()?;
+        Some(CodePoints::new(spelling, self.content(id)))
+    }
+
+    /// The characters of a str, with U+FFFD for each surrogate that stands alone.
+    pub(super) fn chars_lossy(&self, id: NodeId) -> Option<impl Iterator<Item = char>> {
+        Some(self.code_points(id)?.map(|point| char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER)))
+    }
+
+    /// A str's text; `None` for anything else and where a surrogate stands alone.
+    pub(super) fn text(&self, id: NodeId) -> Option<String> {
+        match self.node(id).tag {
+            Tag::Str => str::from_utf8(self.content(id)).ok().map(str::to_owned),
+            _ => self.code_points(id)?.map(char::from_u32).collect(),
+        }
+    }
+
+    /// A float's value.
+    pub(super) fn float(&self, id: NodeId) -> Option<f64> {
+        match self.node(id).tag {
+            Tag::TextFloat => str::from_utf8(self.content(id)).ok()?.parse().ok(),
+            Tag::BinaryFloat => Some(f64::from_be_bytes(self.content(id).try_into().ok()?)),
+            _ => None,
+        }
+    }
+
+    /// A small int's value.
+    pub(super) fn small_int(&self, id: NodeId) -> Option<i32> {
+        let node = self.node(id);
+        (node.tag == Tag::SmallInt).then(|| node.span[0].cast_signed())
+    }
+
+    /// An int's value; the caller has seen to its size.
+    pub(super) fn int(&self, id: NodeId) -> Option<BigInt> {
+        match self.node(id).tag {
+            Tag::SmallInt => self.small_int(id).map(BigInt::from),
+            Tag::TextInt => BigInt::parse_bytes(self.content(id), 10),
+            Tag::BinaryInt => Some(BigInt::from_signed_bytes_le(self.content(id))),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The messages: what is in them, and what is made of it.
+
+use bytes::Bytes;
+
+use super::bounds::MAX_BUFFER_UUID_BYTES;
+use super::doc::{Doc, NodeId, Tag};
+use super::error::grouped;
+use super::json::{self, NoJsonForm};
+use super::pickle::{self, Output, Pickle, Splice, Writer};
+use super::pieces::Pieces;
+use super::preview::{label, preview};
+use super::{
+    BlendHole, BufferMsg, CommunicationInterfaceMessage, DecodeError, Format, ForwardedType, OutgoingMessage,
+    UserMessage,
+};
+
+const BLEND_FILE_KEY: &str = "BINARY_BLEND_FILE";
+
+/// Reads what a worker has posted: `{"USER_ID": str, "MAIN_DATA": {"TYPE": str, "DATA": any}}`.
+pub fn decode_user_message(format: Format, body: Bytes) -> Result<UserMessage, DecodeError> {
+    let message = Message::read(format, body)?;
+    let doc = message.doc();
+    let user_id = str_at(doc, doc.root, "USER_ID", "USER_ID")?;
+    let main_data = dict_at(doc, doc.root, "MAIN_DATA", "MAIN_DATA")?;
+    let kind = str_at(doc, main_data, "TYPE", "MAIN_DATA.TYPE")?;
+    let data = doc.get(main_data, "DATA");
+    let named = |name: &str| doc.str_is(kind, name);
+    let kind = match () {
+        _ if named(ForwardedType::FrameRendered.name()) => ForwardedType::FrameRendered,
+        _ if named(ForwardedType::RenderCompleted.name()) => ForwardedType::RenderCompleted,
+        _ if named("TEST") => {
+            let data = data.map(|data| preview(doc, data)).unwrap_or_default();
+            return Ok(UserMessage::Test { user_id: label(doc, user_id), data });
+        }
+        _ => return Ok(UserMessage::Other { user_id: label(doc, user_id), kind: label(doc, kind) }),
+    };
+    let data = data.ok_or_else(|| missing("MAIN_DATA.DATA", "a value"))?;
+    let part = UserMessageParts { kind, data, user_id };
+    let (format, body) = match kind {
+        ForwardedType::FrameRendered => (Format::Pickle, message.to_pickle(|out| part.put_pickle(out))),
+        ForwardedType::RenderCompleted => match part.to_json(doc) {
+            Ok(body) => (Format::Json, body),
+            Err(NoJsonForm) => (Format::Pickle, message.to_pickle(|out| part.put_pickle(out))),
+        },
+    };
+    Ok(UserMessage::Forward(OutgoingMessage { kind, user_id: label(doc, user_id), format, body }))
+}
+
+/// Reads what the communication interface has sent:
+/// `{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": str, "BUFFER_MSG": any}}`.
+pub fn decode_communication_interface_message(
+    format: Format,
+    body: Bytes,
+) -> Result<CommunicationInterfaceMessage, DecodeError> {
+    let message = Message::read(format, body)?;
+    let doc = message.doc();
+    let kind = str_at(doc, doc.root, "TYPE", "TYPE")?;
+    if !doc.str_is(kind, "ADD_BUFFER_MSG") {
+        return Err(DecodeError::UnknownMessageType);
+    }
+    let data = dict_at(doc, doc.root, "DATA", "DATA")?;
+    let uuid = str_at(doc, data, "BUFFER_UUID", "DATA.BUFFER_UUID")?;
+    let buffer_msg = doc.get(data, "BUFFER_MSG").ok_or_else(|| missing("DATA.BUFFER_MSG", "a value"))?;
+    Ok(CommunicationInterfaceMessage { buffer_uuid: buffer_uuid(doc, uuid)?, message: message.keep(buffer_msg) })
+}
+
+/// The messages of workers that are forwarded.
+impl ForwardedType {
+    fn name(self) -> &'static str {
+        match self {
+            ForwardedType::FrameRendered => "FRAME_RENDERED",
+            ForwardedType::RenderCompleted => "RENDER_COMPLETED",
+        }
+    }
+}
+
+/// A message that was read.
+enum Message {
+    Json(Doc),
+    Pickle(Pickle),
+}
+
+impl Message {
+    fn read(format: Format, body: Bytes) -> Result<Message, DecodeError> {
+        match format {
+            Format::Json => json::read(body).map(Message::Json),
+            Format::Pickle => pickle::read(body).map(Message::Pickle),
+        }
+    }
+
+    fn doc(&self) -> &Doc {
+        match self {
+            Message::Json(doc) => doc,
+            Message::Pickle(pickle) => &pickle.doc,
+        }
+    }
+
+    /// A pickle of what `put` pushes.
+    fn to_pickle(&self, put: impl FnOnce(&mut dyn Output)) -> Vec<Bytes> {
+        match self {
+            Message::Json(doc) => {
+                let mut out = Writer::of(doc);
+                put(&mut out);
+                out.finish()
+            }
+            Message::Pickle(pickle) => {
+                let mut out = Splice::of(pickle);
+                put(&mut out);
+                out.finish().finish()
+            }
+        }
+    }
+
+    /// A part of the message as one to be delivered.
+    fn keep(&self, part: NodeId) -> BufferMsg {
+        let doc = self.doc();
+        let Some(data) = asks_for_blend(doc, part) else {
+            return BufferMsg { pickle: self.to_pickle(|out| out.value(part)), blend: None };
+        };
+        let Some(place) = doc.find(data, BLEND_FILE_KEY) else {
+            return self.keep_without_blend(part);
+        };
+        let Some(path) = doc.text(doc.child(place)).filter(|path| can_name_a_file(path)) else {
+            return self.keep_without_blend(part);
+        };
+        let (pickle, offset) = match self {
+            Message::Json(doc) => {
+                let mut out = Writer::of(doc);
+                out.leave_out(place);
+                out.value(part);
+                let offset = out.hole_offset();
+                (out.finish(), offset)
+            }
+            Message::Pickle(pickle) => {
+                let mut out = Splice::of(pickle);
+                out.value(data);
+                out.str(BLEND_FILE_KEY);
+                let before = out.end_len();
+                out.set_item();
+                out.pop();
+                out.value(part);
+                let after = out.end_len() - before;
+                let pieces = out.finish();
+                // STOP is the one byte that comes after what was put.
+                let offset = pieces.len() - 1 - after;
+                (pieces.finish(), offset)
+            }
+        };
+        BufferMsg { pickle, blend: Some(BlendHole { offset, path: Some(path) }) }
+    }
+
+    fn keep_without_blend(&self, part: NodeId) -> BufferMsg {
+        let blend = BlendHole { offset: 0, path: None };
+        BufferMsg { pickle: self.to_pickle(|out| out.value(part)), blend: Some(blend) }
+    }
+}
+
+/// The `DATA` of a message that asks for a .blend file in place of its path.
+fn asks_for_blend(doc: &Doc, message: NodeId) -> Option<NodeId> {
+    let data = doc.get(message, "DATA")?;
+    let meta_data = doc.get(data, "META_DATA")?;
+    doc.str_is(meta_data, "EXTRACT_BLEND_FILE_FROM_PATH").then_some(data)
+}
+
+fn can_name_a_file(path: &str) -> bool {
+    !path.is_empty() && !path.contains('\0')
+}
+
+/// What of a worker's message is forwarded.
+struct UserMessageParts {
+    kind: ForwardedType,
+    data: NodeId,
+    user_id: NodeId,
+}
+
+impl UserMessageParts {
+    fn put_pickle(&self, out: &mut dyn Output) {
+        out.empty_dict();
+        put_item(out, "TYPE", |out| out.str("MESSAGE_FOR_USER_MANAGER"));
+        put_item(out, "DATA", |out| {
+            out.empty_dict();
+            put_item(out, "TYPE", |out| out.str("USER_MESSAGE"));
+            put_item(out, "DATA", |out| {
+                out.empty_dict();
+                put_item(out, "TYPE", |out| out.str(self.kind.name()));
+                match self.kind {
+                    ForwardedType::FrameRendered => put_item(out, "DATA", |out| out.value(self.data)),
+                    ForwardedType::RenderCompleted => {
+                        let memo = out.fresh_memo();
+                        put_item(out, "DATA", |out| {
+                            out.value(self.data);
+                            out.memo_put(memo);
+                        });
+                        put_item(out, "MESSAGE", |out| out.memo_get(memo));
+                    }
+                }
+                put_item(out, "USER_ID", |out| out.value(self.user_id));
+            });
+        });
+    }
+
+    fn to_json(&self, doc: &Doc) -> Result<Vec<Bytes>, NoJsonForm> {
+        let mut data = Pieces::of(&doc.source);
+        json::write(doc, self.data, &mut data)?;
+        let data = data.finish();
+        let mut user_id = Pieces::of(&doc.source);
+        json::write(doc, self.user_id, &mut user_id)?;
+
+        let mut out = Pieces::of(&doc.source);
+        out.put(br#"{"TYPE": "MESSAGE_FOR_USER_MANAGER", "DATA": {"TYPE": "USER_MESSAGE", "DATA": {"TYPE": ""#);
+        out.put(self.kind.name().as_bytes());
+        out.put(br#"", "DATA": "#);
+        out.repeat(&data);
+        if self.kind == ForwardedType::RenderCompleted {
+            out.put(br#", "MESSAGE": "#);
+            out.repeat(&data);
+        }
+        out.put(br#", "USER_ID": "#);
+        out.repeat(&user_id.finish());
+        out.put(b"}}}");
+        Ok(out.finish())
+    }
+}
+
+fn put_item(out: &mut dyn Output, key: &str, value: impl FnOnce(&mut dyn Output)) {
+    out.str(key);
+    value(out);
+    out.set_item();
+}
+
+fn buffer_uuid(doc: &Doc, id: NodeId) -> Result<String, DecodeError> {
+    let bound = grouped(MAX_BUFFER_UUID_BYTES);
+    let wrong = || DecodeError::Malformed(format!("DATA.BUFFER_UUID has to be a str of 1 to {bound} bytes of UTF-8"));
+    let text: Option<String> =
+        doc.code_points(id).into_iter().flatten().take(MAX_BUFFER_UUID_BYTES + 1).map(char::from_u32).collect();
+    text.filter(|text| (1..=MAX_BUFFER_UUID_BYTES).contains(&text.len())).ok_or_else(wrong)
+}
+
+fn str_at(doc: &Doc, dict: NodeId, key: &str, path: &str) -> Result<NodeId, DecodeError> {
+    at(doc, dict, key, path, "a str").and_then(|id| match doc.node(id).is_str() {
+        true => Ok(id),
+        false => Err(wrong_type(doc, id, path, "a str")),
+    })
+}
+
+fn dict_at(doc: &Doc, dict: NodeId, key: &str, path: &str) -> Result<NodeId, DecodeError> {
+    at(doc, dict, key, path, "a dict").and_then(|id| match doc.node(id).tag {
+        Tag::Dict => Ok(id),
+        _ => Err(wrong_type(doc, id, path, "a dict")),
+    })
+}
+
+fn at(doc: &Doc, dict: NodeId, key: &str, path: &str, expected: &str) -> Result<NodeId, DecodeError> {
+    if doc.node(dict).tag != Tag::Dict {
+        return Err(wrong_type(doc, dict, "the body", "a dict"));
+    }
+    doc.get(dict, key).ok_or_else(|| missing(path, expected))
+}
+
+fn missing(path: &str, expected: &str) -> DecodeError {
+    DecodeError::Malformed(format!("{path} is missing; {expected} is expected"))
+}
+
+fn wrong_type(doc: &Doc, id: NodeId, path: &str, expected: &str) -> DecodeError {
+    DecodeError::Malformed(format!("{path} is {}; {expected} is expected", doc.node(id).tag.type_name()))
+}

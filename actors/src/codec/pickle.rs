@@ -1,0 +1,109 @@
+//! Pickles: read by a bounded scan, forwarded by splicing, written at protocol 4 without frames.
+
+mod call;
+mod container;
+mod depth;
+mod machine;
+mod opcode;
+mod operand;
+mod scan;
+mod splice;
+mod write;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::doc::NodeId;
+
+pub(super) use scan::{Pickle, read};
+pub(super) use splice::Splice;
+pub(super) use write::Writer;
+
+/// The opcode and the length that come before the content of a byte string of `len` bytes in a pickle.
+pub fn bytes_header(len: u64) -> Bytes {
+    let mut header = BytesMut::with_capacity(9);
+    if let Ok(len) = u8::try_from(len) {
+        header.put_slice(&[opcode::SHORT_BINBYTES, len]);
+    } else if let Ok(len) = u32::try_from(len) {
+        header.put_u8(opcode::BINBYTES);
+        header.put_u32_le(len);
+    } else {
+        header.put_u8(opcode::BINBYTES8);
+        header.put_u64_le(len);
+    }
+    header.freeze()
+}
+
+/// A pickle in the making: opcodes, and values of a message that has been read.
+pub(super) trait Output {
+    fn put(&mut self, opcodes: &[u8]);
+
+    /// Pushes a value of the message.
+    fn value(&mut self, id: NodeId);
+
+    /// A memo number that is not in use.
+    fn fresh_memo(&mut self) -> u32;
+
+    /// Pushes a str.
+    fn str(&mut self, text: &str) {
+        // Written only for names that the wire contract fixes.
+        self.put(&[opcode::BINUNICODE]);
+        self.put(&(text.len() as u32).to_le_bytes());
+        self.put(text.as_bytes());
+    }
+
+    fn empty_dict(&mut self) {
+        self.put(&[opcode::EMPTY_DICT]);
+    }
+
+    /// Takes a value and its key from the stack, into the dict below.
+    fn set_item(&mut self) {
+        self.put(&[opcode::SETITEM]);
+    }
+
+    /// Drops what was pushed last.
+    fn pop(&mut self) {
+        self.put(&[opcode::POP]);
+    }
+
+    /// Keeps what was pushed last under a memo number.
+    fn memo_put(&mut self, number: u32) {
+        self.put(&memo_opcode(opcode::LONG_BINPUT, number));
+    }
+
+    /// Pushes what is kept under a memo number.
+    fn memo_get(&mut self, number: u32) {
+        self.put(&memo_opcode(opcode::LONG_BINGET, number));
+    }
+}
+
+fn memo_opcode(opcode: u8, number: u32) -> [u8; 5] {
+    let [a, b, c, d] = number.to_le_bytes();
+    [opcode, a, b, c, d]
+}
+
+/// Writes an int in two's complement, the lowest byte first.
+fn put_long(out: &mut Vec<u8>, twos_complement: &[u8]) {
+    match u8::try_from(twos_complement.len()) {
+        Ok(len) => out.extend_from_slice(&[opcode::LONG1, len]),
+        Err(_) => {
+            out.push(opcode::LONG4);
+            // Of at most MAX_INT_DIGITS digits, so far below 2 GiB.
+            out.extend_from_slice(&(twos_complement.len() as u32).to_le_bytes());
+        }
+    }
+    out.extend_from_slice(twos_complement);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_of_a_byte_string_has_the_shortest_length_that_fits() {
+        assert_eq!(bytes_header(0)[..], *b"C\x00");
+        assert_eq!(bytes_header(255)[..], *b"C\xff");
+        assert_eq!(bytes_header(256)[..], *b"B\x00\x01\x00\x00");
+        assert_eq!(bytes_header(0xFFFF_FFFF)[..], *b"B\xff\xff\xff\xff");
+        assert_eq!(bytes_header(0x1_0000_0000)[..], *b"\x8e\x00\x00\x00\x00\x01\x00\x00\x00");
+    }
+}

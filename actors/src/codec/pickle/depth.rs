@@ -1,0 +1,57 @@
+//! How deep a pickle's containers are nested, which cannot be known before its end: they may be filled after they
+//! have been put somewhere.
+
+use crate::codec::DecodeError;
+use crate::codec::bounds::MAX_DEPTH;
+use crate::codec::doc::{Doc, EdgeId, NodeId};
+use crate::codec::error::malformed;
+
+/// The mark of a container that is being measured, and so contains whatever is found under it.
+const OPEN: u16 = u16::MAX;
+
+struct Level {
+    container: NodeId,
+    next: EdgeId,
+    /// The height of what has been measured in it.
+    height: u16,
+}
+
+/// Refuses what is nested deeper than [`MAX_DEPTH`]. A container inside itself counts once.
+pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
+    if !doc.node(doc.root).is_container() {
+        return Ok(());
+    }
+    // Each container is measured once, however often it is shared: 0 until then.
+    let mut heights = vec![0_u16; doc.node_count()];
+    heights[Doc::slot(doc.root)] = OPEN;
+    let mut path = vec![Level { container: doc.root, next: doc.first(doc.root), height: 0 }];
+    while let Some(level) = path.last_mut() {
+        if level.next == EdgeId::END {
+            let height = level.height + 1;
+            heights[Doc::slot(level.container)] = height;
+            path.pop();
+            if let Some(outer) = path.last_mut() {
+                outer.height = outer.height.max(height);
+            }
+            continue;
+        }
+        let child = doc.child(level.next);
+        level.next = doc.next(level.next);
+        if !doc.node(child).is_container() {
+            continue;
+        }
+        let height = match heights[Doc::slot(child)] {
+            OPEN => continue,
+            known => known,
+        };
+        level.height = level.height.max(height);
+        if path.len() + usize::from(height.max(1)) > MAX_DEPTH {
+            return Err(malformed(format!("nesting deeper than {MAX_DEPTH}"), doc.node(child).at()));
+        }
+        if height == 0 {
+            heights[Doc::slot(child)] = OPEN;
+            path.push(Level { container: child, next: doc.first(child), height: 0 });
+        }
+    }
+    Ok(())
+}

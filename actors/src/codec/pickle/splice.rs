@@ -1,0 +1,139 @@
+//! Forwarding parts of a pickle without decoding them.
+//!
+//! The pickle is passed on as it came, up to STOP. Instead of that, its value is dropped, and a few more opcodes
+//! build the new one around the parts, which the memo still holds.
+
+use super::machine::Edit;
+use super::opcode as op;
+use super::scan::Pickle;
+use super::{Output, memo_opcode, put_long};
+use crate::codec::doc::{NodeId, Tag};
+use crate::codec::pieces::Pieces;
+
+/// Up to this length a scalar that the memo does not hold is written a second time.
+const WRITTEN_AGAIN: usize = 256;
+
+/// A part that the memo did not hold.
+struct Kept {
+    /// The end of the opcode that made it.
+    after: usize,
+    number: u32,
+    part: NodeId,
+}
+
+pub(in crate::codec) struct Splice<'a> {
+    pickle: &'a Pickle,
+    kept: Vec<Kept>,
+    next_memo: u32,
+    /// What comes after the pickle's own opcodes.
+    end: Vec<u8>,
+}
+
+impl<'a> Splice<'a> {
+    pub(in crate::codec) fn of(pickle: &'a Pickle) -> Splice<'a> {
+        // The memo is bounded far below 2^32 entries.
+        Splice { pickle, kept: Vec::new(), next_memo: pickle.memo.len() as u32, end: vec![op::POP] }
+    }
+
+    /// How many bytes have been put, after the pickle's own opcodes.
+    pub(in crate::codec) fn end_len(&self) -> u64 {
+        self.end.len() as u64
+    }
+
+    pub(in crate::codec) fn finish(mut self) -> Pieces {
+        let mut out = Pieces::of(&self.pickle.doc.source);
+        self.kept.sort_by_key(|kept| kept.after);
+        let mut kept = self.kept.iter().peekable();
+        let mut from = 0;
+        for edit in &self.pickle.edits {
+            let (start, end) = match edit {
+                Edit::Frame(at) => (*at, *at + 9),
+                Edit::Memoize(at, _) => (*at, *at + 1),
+                Edit::TextInt(_, range) => (range.start, range.end),
+            };
+            while let Some(Kept { after, number, .. }) = kept.next_if(|kept| kept.after <= start) {
+                out.keep(from..*after);
+                out.put(&memo_opcode(op::LONG_BINPUT, *number));
+                from = *after;
+            }
+            let mut replacement = Vec::new();
+            match edit {
+                Edit::Frame(_) => {}
+                // Counts the entries of the memo, to which one has been added.
+                Edit::Memoize(_, number) if self.kept.first().is_some_and(|first| first.after <= start) => {
+                    replacement.extend(memo_opcode(op::LONG_BINPUT, *number));
+                }
+                Edit::Memoize(..) => continue,
+                Edit::TextInt(id, _) => {
+                    let value = self.pickle.doc.int(*id).unwrap_or_default();
+                    put_long(&mut replacement, &value.to_signed_bytes_le());
+                }
+            }
+            out.keep(from..start);
+            out.put(&replacement);
+            from = end;
+        }
+        for Kept { after, number, .. } in kept {
+            out.keep(from..*after);
+            out.put(&memo_opcode(op::LONG_BINPUT, *number));
+            from = *after;
+        }
+        out.keep(from..self.pickle.stop);
+        out.put(&self.end);
+        out.put(&[op::STOP]);
+        out
+    }
+
+    /// The end of the opcode that made a value.
+    fn opcode_end(&self, id: NodeId) -> usize {
+        let (doc, node) = (&self.pickle.doc, self.pickle.doc.node(id));
+        match doc.source[node.at()] {
+            op::BININT1 => node.at() + 2,
+            op::BININT2 => node.at() + 3,
+            op::BININT => node.at() + 5,
+            op::INT | op::LONG | op::FLOAT | op::STRING | op::UNICODE => {
+                let rest = &doc.source[node.range().end..];
+                node.range().end + rest.iter().take_while(|byte| **byte != b'\n').count() + 1
+            }
+            op::REDUCE => node.at() + 1,
+            _ if node.is_container() => node.at() + 1,
+            _ => node.range().end,
+        }
+    }
+}
+
+impl Output for Splice<'_> {
+    fn put(&mut self, opcodes: &[u8]) {
+        self.end.extend_from_slice(opcodes);
+    }
+
+    fn value(&mut self, id: NodeId) {
+        let (doc, node) = (&self.pickle.doc, self.pickle.doc.node(id));
+        match node.tag {
+            Tag::None => return self.end.push(op::NONE),
+            Tag::True => return self.end.push(op::NEWTRUE),
+            Tag::False => return self.end.push(op::NEWFALSE),
+            _ => {}
+        }
+        // What counts is what the memo holds at the end: numbers may be given twice.
+        if let Some(number) = self.pickle.memo.iter().position(|kept| *kept == Some(id)) {
+            return self.memo_get(number as u32);
+        }
+        if let Some(kept) = self.kept.iter().find(|kept| kept.part == id) {
+            return self.memo_get(kept.number);
+        }
+        let opcode = node.at()..self.opcode_end(id);
+        let one_opcode = !node.is_container() && doc.source[opcode.start] != op::REDUCE;
+        if one_opcode && opcode.len() <= WRITTEN_AGAIN {
+            return self.end.extend_from_slice(&doc.source[opcode]);
+        }
+        let number = self.fresh_memo();
+        self.kept.push(Kept { after: opcode.end, number, part: id });
+        self.memo_get(number);
+    }
+
+    fn fresh_memo(&mut self) -> u32 {
+        self.next_memo += 1;
+        self.next_memo - 1
+    }
+}

@@ -1,0 +1,128 @@
+//! Values read from JSON, written as a pickle of protocol 4 without frames.
+
+use bytes::Bytes;
+
+use super::{Output, opcode as op, put_long};
+use crate::codec::doc::{Doc, EdgeId, NodeId, Tag};
+use crate::codec::pieces::Pieces;
+use crate::codec::walk::{Step, Walk};
+
+pub(in crate::codec) struct Writer<'a> {
+    doc: &'a Doc,
+    out: Pieces,
+    next_memo: u32,
+    /// The place that is left empty, and where in the pickle it is.
+    hole: Option<EdgeId>,
+    hole_offset: u64,
+}
+
+impl<'a> Writer<'a> {
+    pub(in crate::codec) fn of(doc: &'a Doc) -> Writer<'a> {
+        let mut out = Pieces::of(&doc.source);
+        out.put(&[op::PROTO, 4]);
+        Writer { doc, out, next_memo: 0, hole: None, hole_offset: 0 }
+    }
+
+    /// Leaves out the str at a place. There has to be something else before the pickle can be read.
+    pub(in crate::codec) fn leave_out(&mut self, place: EdgeId) {
+        self.hole = Some(place);
+    }
+
+    /// Where in the pickle what was left out belongs.
+    pub(in crate::codec) fn hole_offset(&self) -> u64 {
+        self.hole_offset
+    }
+
+    pub(in crate::codec) fn finish(mut self) -> Vec<Bytes> {
+        self.out.put(&[op::STOP]);
+        self.out.finish()
+    }
+
+    fn is_empty(&self, container: NodeId) -> bool {
+        self.doc.first(container) == EdgeId::END
+    }
+
+    fn open(&mut self, opcode: u8, container: NodeId) {
+        self.out.put(&[opcode]);
+        if !self.is_empty(container) {
+            self.out.put(&[op::MARK]);
+        }
+    }
+
+    fn scalar(&mut self, id: NodeId) {
+        let node = self.doc.node(id);
+        match node.tag {
+            Tag::True => self.out.put(&[op::NEWTRUE]),
+            Tag::False => self.out.put(&[op::NEWFALSE]),
+            Tag::TextInt => self.int(id),
+            Tag::TextFloat => {
+                self.out.put(&[op::BINFLOAT]);
+                self.out.put(&self.doc.float(id).unwrap_or(f64::NAN).to_be_bytes());
+            }
+            Tag::Str => {
+                self.str_header(node.range().len());
+                self.out.keep(node.range());
+            }
+            Tag::JsonStr => {
+                let text = self.doc.text(id).unwrap_or_default();
+                self.str_header(text.len());
+                self.out.put(text.as_bytes());
+            }
+            // The reader of JSON makes no other.
+            _ => self.out.put(&[op::NONE]),
+        }
+    }
+
+    fn int(&mut self, id: NodeId) {
+        let small = str::from_utf8(self.doc.content(id)).ok().and_then(|text| text.parse::<i32>().ok());
+        match small {
+            Some(value) if let Ok(value) = u8::try_from(value) => self.out.put(&[op::BININT1, value]),
+            Some(value) => {
+                self.out.put(&[op::BININT]);
+                self.out.put(&value.to_le_bytes());
+            }
+            None => {
+                let mut opcode = Vec::new();
+                put_long(&mut opcode, &self.doc.int(id).unwrap_or_default().to_signed_bytes_le());
+                self.out.put(&opcode);
+            }
+        }
+    }
+
+    fn str_header(&mut self, length: usize) {
+        if let Ok(length) = u8::try_from(length) {
+            self.out.put(&[op::SHORT_BINUNICODE, length]);
+        } else {
+            // A str is part of a body, the length of which fits.
+            self.out.put(&[op::BINUNICODE]);
+            self.out.put(&(length as u32).to_le_bytes());
+        }
+    }
+}
+
+impl Output for Writer<'_> {
+    fn put(&mut self, opcodes: &[u8]) {
+        self.out.put(opcodes);
+    }
+
+    fn value(&mut self, id: NodeId) {
+        for step in Walk::from(self.doc, id) {
+            match step {
+                Step::Enter { edge, .. } if self.hole == Some(edge) => self.hole_offset = self.out.len(),
+                Step::Enter { node, .. } => match self.doc.node(node).tag {
+                    Tag::List => self.open(op::EMPTY_LIST, node),
+                    Tag::Dict => self.open(op::EMPTY_DICT, node),
+                    _ => self.scalar(node),
+                },
+                Step::Leave(node) if self.is_empty(node) => {}
+                Step::Leave(node) if self.doc.node(node).tag == Tag::Dict => self.out.put(&[op::SETITEMS]),
+                Step::Leave(_) => self.out.put(&[op::APPENDS]),
+            }
+        }
+    }
+
+    fn fresh_memo(&mut self) -> u32 {
+        self.next_memo += 1;
+        self.next_memo - 1
+    }
+}

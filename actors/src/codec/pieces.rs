@@ -1,0 +1,82 @@
+//! Output that is made of slices of the input wherever these are large.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+/// Below this many bytes a slice is copied: a slice of its own costs an allocation's worth of bookkeeping, and a
+/// part of its own to whoever sends it.
+const COPIED_BELOW: usize = 4_096;
+
+/// Bytes in parts that follow one another.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    source: Bytes,
+    parts: Vec<Bytes>,
+    /// What comes after `parts`, copied.
+    tail: Vec<u8>,
+    len: u64,
+}
+
+impl Pieces {
+    pub(super) fn of(source: &Bytes) -> Pieces {
+        Pieces { source: source.clone(), parts: Vec::new(), tail: Vec::new(), len: 0 }
+    }
+
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        self.len += bytes.len() as u64;
+    }
+
+    /// Passes on part of the source.
+    pub(super) fn keep(&mut self, range: Range<usize>) {
+        if range.len() < COPIED_BELOW {
+            self.tail.extend_from_slice(&self.source[range.clone()]);
+        } else {
+            self.flush();
+            self.parts.push(self.source.slice(range.clone()));
+        }
+        self.len += range.len() as u64;
+    }
+
+    /// Adds finished parts once more.
+    pub(super) fn repeat(&mut self, parts: &[Bytes]) {
+        self.flush();
+        self.parts.extend_from_slice(parts);
+        self.len += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn finish(mut self) -> Vec<Bytes> {
+        self.flush();
+        self.parts
+    }
+
+    fn flush(&mut self) {
+        if !self.tail.is_empty() {
+            self.parts.push(Bytes::from(std::mem::take(&mut self.tail)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_large_slices_are_passed_on_without_copying() {
+        let source = Bytes::from(vec![7; 100_000]);
+        let mut pieces = Pieces::of(&source);
+        pieces.put(b"ab");
+        pieces.keep(0..10);
+        pieces.keep(10..90_000);
+        pieces.put(b"c");
+        assert_eq!(pieces.len(), 90_003);
+        let parts = pieces.finish();
+        assert_eq!(parts.iter().map(Bytes::len).collect::<Vec<_>>(), [12, 89_990, 1]);
+        assert_eq!(parts[1].as_ptr(), source[10..].as_ptr());
+    }
+}

@@ -1,0 +1,194 @@
+//! The spellings in which strings arrive.
+
+/// How the bytes of a string spell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// UTF-8 in which surrogates may be encoded like other code points (Python's `surrogatepass`).
+    Utf8,
+    /// The inside of a JSON string.
+    Json,
+    /// Python's codec `raw-unicode-escape`: Latin-1 with `\uXXXX` and `\UXXXXXXXX`.
+    RawUnicode,
+    /// The inside of what Python 2's `repr` made of an ASCII `str`.
+    Escaped,
+}
+
+/// The code points of a string. Ends early where a spelling is wrong, which the readers rule out.
+#[derive(Clone, Debug)]
+pub(super) struct CodePoints<'a> {
+    spelling: Spelling,
+    rest: &'a [u8],
+    /// In raw-unicode-escape, the second of two backslashes starts no escape.
+    second_backslash: bool,
+}
+
+impl<'a> CodePoints<'a> {
+    pub(super) fn new(spelling: Spelling, bytes: &'a [u8]) -> Self {
+        CodePoints { spelling, rest: bytes, second_backslash: false }
+    }
+
+    /// How many bytes at the end cannot be read; 0 when the spelling is right.
+    pub(super) fn unreadable(mut self) -> usize {
+        while self.next().is_some() {}
+        self.rest.len()
+    }
+}
+
+impl Iterator for CodePoints<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let first = *self.rest.first()?;
+        let (point, length) = match self.spelling {
+            Spelling::Utf8 => utf8(self.rest)?,
+            Spelling::Json if first == b'\\' => json_escape(self.rest)?,
+            Spelling::Json => utf8(self.rest)?,
+            Spelling::RawUnicode => {
+                let escapes = first == b'\\' && !self.second_backslash;
+                self.second_backslash = escapes && self.rest.get(1) == Some(&b'\\');
+                match self.rest.get(1) {
+                    Some(b'u') if escapes => (hex(self.rest.get(2..6)?)?, 6),
+                    Some(b'U') if escapes => (hex(self.rest.get(2..10)?).filter(|point| *point <= 0x10_FFFF)?, 10),
+                    _ => (u32::from(first), 1),
+                }
+            }
+            Spelling::Escaped if first == b'\\' => string_escape(self.rest)?,
+            Spelling::Escaped if first.is_ascii() => (u32::from(first), 1),
+            Spelling::Escaped => return None,
+        };
+        self.rest = &self.rest[length..];
+        Some(point)
+    }
+}
+
+/// The code point at the start of UTF-8 and its length; surrogates are let through.
+fn utf8(bytes: &[u8]) -> Option<(u32, usize)> {
+    let first = *bytes.first()?;
+    let (length, bits) = match first {
+        0..0x80 => return Some((u32::from(first), 1)),
+        0x80..0xE0 => (2, first & 0x1F),
+        0xE0..0xF0 => (3, first & 0x0F),
+        _ => (4, first & 0x07),
+    };
+    let rest = bytes.get(1..length)?;
+    Some((rest.iter().fold(u32::from(bits), |point, byte| point << 6 | u32::from(byte & 0x3F)), length))
+}
+
+/// Whether these bytes are UTF-8, surrogates let through: `Ok(true)` without any. The position of the first byte
+/// that is wrong otherwise.
+pub(super) fn check_utf8(bytes: &[u8]) -> Result<bool, usize> {
+    let (mut start, mut plain) = (0, true);
+    while let Err(error) = str::from_utf8(&bytes[start..]) {
+        start += error.valid_up_to();
+        match bytes[start..] {
+            [0xED, 0xA0..=0xBF, 0x80..=0xBF, ..] => (start, plain) = (start + 3, false),
+            _ => return Err(start),
+        }
+    }
+    Ok(plain)
+}
+
+/// The code point of the JSON escape at the start and the escape's length: of both halves for a surrogate pair,
+/// `None` for half a pair.
+pub(super) fn json_escape(bytes: &[u8]) -> Option<(u32, usize)> {
+    let point = match bytes.get(1)? {
+        b'"' => '"',
+        b'\\' => '\\',
+        b'/' => '/',
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => return json_unicode_escape(bytes),
+        _ => return None,
+    };
+    Some((point.into(), 2))
+}
+
+fn json_unicode_escape(bytes: &[u8]) -> Option<(u32, usize)> {
+    let high = hex(bytes.get(2..6)?)?;
+    match high {
+        0xD800..0xDC00 => {
+            let low = hex(bytes.get(6..12)?.strip_prefix(b"\\u")?)?;
+            let low = low.checked_sub(0xDC00).filter(|low| *low < 0x400)?;
+            Some((0x1_0000 + ((high - 0xD800) << 10) + low, 12))
+        }
+        0xDC00..0xE000 => None,
+        _ => Some((high, 6)),
+    }
+}
+
+/// The escapes that Python 2's `repr` writes, where they stand for ASCII.
+fn string_escape(bytes: &[u8]) -> Option<(u32, usize)> {
+    let point = match bytes.get(1)? {
+        b'\\' => '\\',
+        b'\'' => '\'',
+        b'"' => '"',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'x' => return Some((hex(bytes.get(2..4)?).filter(|point| *point < 0x80)?, 4)),
+        _ => return None,
+    };
+    Some((point.into(), 2))
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0, |value, digit| Some(value << 4 | char::from(*digit).to_digit(16)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn points(spelling: Spelling, bytes: &[u8]) -> Option<Vec<u32>> {
+        let points = CodePoints::new(spelling, bytes);
+        (points.clone().unreadable() == 0).then(|| points.collect())
+    }
+
+    fn of(text: &str) -> Option<Vec<u32>> {
+        Some(text.chars().map(u32::from).collect())
+    }
+
+    #[test]
+    fn raw_unicode_escapes_are_read_as_python_reads_them() {
+        let read = |bytes| points(Spelling::RawUnicode, bytes);
+        assert_eq!(read(br"a\b"), of(r"a\b"));
+        assert_eq!(read(br"\\u0041"), of(r"\\u0041"), "the second backslash starts no escape");
+        assert_eq!(read(br"\\\u0041"), of(r"\\A"));
+        assert_eq!(read(br"\x\"), of(r"\x\"));
+        assert_eq!(read(b"\xe9"), of("é"), "other bytes are Latin-1");
+        assert_eq!(read(br"\ud83d\ude00"), Some(vec![0xD83D, 0xDE00]), "surrogates are not joined");
+        for wrong in [&br"\u12"[..], br"\u12g4", br"\U00110000", br"\U+0000041"] {
+            assert_eq!(read(wrong), None);
+        }
+    }
+
+    #[test]
+    fn json_escapes_join_surrogate_pairs_and_refuse_halves() {
+        assert_eq!(points(Spelling::Json, br"\ud83d\ude00\n\/"), of("😀\n/"));
+        for wrong in [&br"\ud83d"[..], br"\ude00\ud83d", br"\ud83dx", br"\ud83d\u0041", br"\x", br"\u+123"] {
+            assert_eq!(points(Spelling::Json, wrong), None);
+        }
+    }
+
+    #[test]
+    fn utf8_lets_surrogates_through_and_nothing_else() {
+        assert_eq!(check_utf8("aé😀".as_bytes()), Ok(true));
+        assert_eq!(check_utf8(b"a\xed\xa0\xbd\xed\xb8\x80b"), Ok(false));
+        assert_eq!(check_utf8(b"ab\xff"), Err(2));
+        assert_eq!(check_utf8(b"\xed\xa0"), Err(0));
+        assert_eq!(check_utf8(b"\xc0\x80"), Err(0));
+        assert_eq!(points(Spelling::Utf8, b"\xed\xa0\xbda"), Some(vec![0xD83D, 0x61]));
+    }
+
+    #[test]
+    fn strings_of_python_2_are_ascii() {
+        let read = |bytes| points(Spelling::Escaped, bytes);
+        assert_eq!(read(br"it\'s\x41\t\\"), of("it'sA\t\\"));
+        for wrong in [&br"\x80"[..], br"\q", br"\x4", b"\xe9", b"\\"] {
+            assert_eq!(read(wrong), None);
+        }
+    }
+}

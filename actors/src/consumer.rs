@@ -1,0 +1,204 @@
+//! `CommunicationInterfaceConsumer`: turns deliveries of the consumed queue into the message that the API route
+//! sends, and settles each when its outcome is known.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement};
+use crate::buffer::BufferActor;
+use crate::error::{Error, ErrorKind};
+use crate::handle::decode_communication_interface_message;
+use crate::messages::{AddBufferMsg, ConsumerState, Drain, GetConsumerState};
+
+/// How many deliveries the broker hands over before the first is settled: enough that a group of them shares one
+/// sync of the store, few enough that the largest bodies do not fill the memory. The broker keeps the rest.
+pub const PREFETCH: u16 = 32;
+
+/// How long the consumer rests when there is no room, before it tries again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// How long a stop waits for deliveries on their way to the store, and then for the broker to hear of them.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Starts to consume; called once, when the actor starts. What comes is told to the function that it is given. The
+/// connection lasts as long as what is returned.
+pub type StartConsuming = Box<dyn FnOnce(Box<dyn Fn(ConsumerEvent) + Send>) -> Box<dyn ConsumerLink>>;
+
+/// Consumes the communication interface's queue.
+pub struct CommunicationInterfaceConsumer {
+    buffer: Addr<BufferActor>,
+    start: Option<StartConsuming>,
+    link: Option<Box<dyn ConsumerLink>>,
+    connected: bool,
+    /// Deliveries that wait, in their order.
+    deliveries: VecDeque<Delivery>,
+    /// One is being decoded: a later message of the same UUID must not overtake it.
+    decoding: bool,
+    /// There was no room; the timer runs.
+    resting: bool,
+    /// How many are on their way to the store.
+    storing: usize,
+    drained: Option<Vec<oneshot::Sender<()>>>,
+    stored_total: u64,
+    rejected_total: u64,
+}
+
+impl CommunicationInterfaceConsumer {
+    /// An actor that passes on to `buffer` what `start` brings.
+    pub fn new(buffer: Addr<BufferActor>, start: StartConsuming) -> Self {
+        Self {
+            buffer,
+            start: Some(start),
+            link: None,
+            connected: false,
+            deliveries: VecDeque::new(),
+            decoding: false,
+            resting: false,
+            storing: 0,
+            drained: None,
+            stored_total: 0,
+            rejected_total: 0,
+        }
+    }
+
+    /// Decodes the next delivery and hands it to the buffer; the one behind it follows as soon as this one is in the
+    /// buffer's mailbox, so that many can share one sync.
+    fn work(&mut self, ctx: &mut Context<Self>) {
+        if self.decoding || self.resting || self.drained.is_some() {
+            return;
+        }
+        let Some(delivery) = self.deliveries.pop_front() else { return };
+        self.decoding = true;
+        let decoded = decode_communication_interface_message(delivery.format, delivery.body.clone());
+        ctx.spawn(decoded.into_actor(self).map(move |message, actor, ctx| {
+            actor.decoding = false;
+            match message {
+                Ok(message) => actor.store(delivery, message, ctx),
+                Err(error) => actor.settle(delivery, Err(error), ctx),
+            }
+            actor.work(ctx);
+        }));
+    }
+
+    fn store(&mut self, delivery: Delivery, message: AddBufferMsg, ctx: &mut Context<Self>) {
+        self.storing += 1;
+        let stored = self.buffer.send(message);
+        ctx.spawn(stored.into_actor(self).map(move |outcome, actor, ctx| {
+            actor.storing -= 1;
+            actor.settle(delivery, outcome.unwrap_or_else(|gone| Err(gone.into())), ctx);
+            actor.tell_if_drained();
+        }));
+    }
+
+    fn settle(&mut self, delivery: Delivery, outcome: Result<(), Error>, ctx: &mut Context<Self>) {
+        match outcome {
+            Ok(()) => {
+                self.stored_total += 1;
+                delivery.settler.settle(Settlement::Ack);
+            }
+            Err(error) if error.kind() == ErrorKind::Request || error.never_fits() => {
+                self.rejected_total += 1;
+                log::warn!("a message of the communication interface is rejected: {error}");
+                delivery.settler.settle(Settlement::Reject);
+            }
+            Err(_) if self.drained.is_some() => delivery.settler.settle(Settlement::Requeue),
+            Err(error) => {
+                self.deliveries.push_front(delivery);
+                if !self.resting {
+                    log::warn!("messages of the communication interface have to wait: {error}");
+                    self.resting = true;
+                    ctx.run_later(RETRY_DELAY, |actor, ctx| {
+                        actor.resting = false;
+                        actor.work(ctx);
+                    });
+                }
+            }
+        }
+    }
+
+    fn tell_if_drained(&mut self) {
+        if self.storing == 0 {
+            for reply in self.drained.iter_mut().flat_map(|waiting| waiting.drain(..)) {
+                let _ = reply.send(());
+            }
+        }
+    }
+}
+
+impl Actor for CommunicationInterfaceConsumer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if let Some(start) = self.start.take() {
+            let this = ctx.address();
+            self.link = Some(start(Box::new(move |event| this.do_send(FromBroker(event)))));
+        }
+    }
+}
+
+/// What happens on the consuming connection.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct FromBroker(ConsumerEvent);
+
+impl Handler<FromBroker> for CommunicationInterfaceConsumer {
+    type Result = ();
+
+    fn handle(&mut self, FromBroker(event): FromBroker, ctx: &mut Self::Context) {
+        match event {
+            ConsumerEvent::Connected => {
+                log::info!("consuming messages of the communication interface");
+                self.connected = true;
+            }
+            ConsumerEvent::Disconnected { reason } => {
+                log::warn!("not consuming messages of the communication interface: {reason}");
+                self.connected = false;
+                // the broker delivers them again
+                self.deliveries.clear();
+            }
+            ConsumerEvent::Delivered(delivery) => {
+                self.deliveries.push_back(delivery);
+                self.work(ctx);
+            }
+        }
+    }
+}
+
+impl Handler<GetConsumerState> for CommunicationInterfaceConsumer {
+    type Result = ConsumerState;
+
+    fn handle(&mut self, _: GetConsumerState, _: &mut Self::Context) -> Self::Result {
+        ConsumerState {
+            connected: self.connected,
+            stored_total: self.stored_total,
+            rejected_total: self.rejected_total,
+        }
+    }
+}
+
+impl Handler<Drain> for CommunicationInterfaceConsumer {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
+        let (reply, drained) = oneshot::channel();
+        self.drained.get_or_insert_default().push(reply);
+        // dropped unsettled, they go back to the broker
+        self.deliveries.clear();
+        self.tell_if_drained();
+        let settled = async move {
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+        };
+        Box::pin(settled.into_actor(self).then(|(), actor, _| {
+            let link = actor.link.take();
+            let stopped = tokio::task::spawn_blocking(move || link.is_none_or(|link| link.stop(DRAIN_TIMEOUT)));
+            stopped.into_actor(actor).map(|clean, _, _| {
+                if !clean.unwrap_or(false) {
+                    log::warn!("the broker has not heard of the last settled deliveries; it will deliver them again");
+                }
+            })
+        }))
+    }
+}

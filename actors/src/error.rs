@@ -1,0 +1,88 @@
+//! What can go wrong for those who ask the actors, and who can do something about it.
+
+use crate::blend::BlendError;
+use crate::codec::DecodeError;
+use crate::store::StoreError;
+
+/// Who can act on an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The asker: the same request fails again until it is changed.
+    Request,
+    /// Nobody: there is no such thing, or not any more.
+    Absent,
+    /// Time: somebody else has it right now.
+    Busy,
+    /// Time: there is no room at the moment.
+    NoRoom,
+    /// Whoever runs the service: its set-up does not offer this.
+    Setup,
+    /// Whoever runs the service: a part of it has failed.
+    Service,
+}
+
+/// Why the actors do not do what they are asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The body is not what the contract asks for.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Nothing is buffered under this UUID, or it has been delivered.
+    #[error("No Buffer Message")]
+    NoBufferMsg,
+    /// The message is being delivered to somebody else.
+    #[error("Buffer Message In Delivery")]
+    InDelivery,
+    /// The message names a .blend file that cannot be sent.
+    #[error(transparent)]
+    Blend(#[from] BlendError),
+    /// A bound of memory or disk is reached.
+    #[error("no room for {size} bytes more: {held} of {limit} bytes of {what} are taken")]
+    NoRoom {
+        /// What the bound is for.
+        what: &'static str,
+        /// How large the message is, in bytes.
+        size: u64,
+        /// How many bytes are held.
+        held: u64,
+        /// How many may be held.
+        limit: u64,
+    },
+    /// The message could not be put on stable storage.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Messages for the user manager are published to a broker, and cannot be taken here too.
+    #[error("messages for the user manager are published to the AMQP broker; without an AMQP URL they are taken here")]
+    BrokerIsConfigured,
+    /// No message for the user manager has this id.
+    #[error("no message has this id")]
+    NoSuchMessage,
+    /// The service is shutting down.
+    #[error("the service is shutting down")]
+    Stopping,
+}
+
+impl Error {
+    /// Who can act on it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Decode(_) | Self::Blend(_) => ErrorKind::Request,
+            Self::NoBufferMsg | Self::NoSuchMessage => ErrorKind::Absent,
+            Self::InDelivery => ErrorKind::Busy,
+            Self::NoRoom { .. } | Self::Store(StoreError::NoSpace(_)) => ErrorKind::NoRoom,
+            Self::BrokerIsConfigured => ErrorKind::Setup,
+            Self::Store(StoreError::Failed(_)) | Self::Stopping => ErrorKind::Service,
+        }
+    }
+
+    /// Whether it can never succeed, however long one waits: the message alone is larger than the bound.
+    pub fn never_fits(&self) -> bool {
+        matches!(self, Self::NoRoom { size, limit, .. } if size > limit)
+    }
+}
+
+impl From<actix::MailboxError> for Error {
+    fn from(_: actix::MailboxError) -> Self {
+        Self::Stopping
+    }
+}

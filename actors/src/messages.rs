@@ -1,0 +1,230 @@
+//! Every message that the actors take, and its reply.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Message, MessageResponse};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::buffer::LeasedBufferMsg;
+use crate::codec::{BlendHole, BufferMsg, Format, OutgoingMessage};
+use crate::error::Error;
+use crate::payload::Payload;
+use crate::publisher::NextMessage;
+use crate::store::StoreError;
+
+/// The name under which a message is buffered: whatever string the communication interface has chosen.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct BufferUuid(Arc<str>);
+
+impl BufferUuid {
+    /// The name as a string.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for BufferUuid {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<&str> for BufferUuid {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<BufferUuid> for String {
+    fn from(name: BufferUuid) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Debug for BufferUuid {
+    /// Escaped: the name comes from outside and may end up in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// To [`BufferActor`](crate::BufferActor): keep this message. The reply comes when it is on stable storage.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct AddBufferMsg {
+    /// The name to keep it under; an earlier message of that name is replaced.
+    pub buffer_uuid: BufferUuid,
+    /// The message.
+    pub message: BufferMsg,
+}
+
+/// To [`BufferActor`](crate::BufferActor): let me deliver this message; nobody else may until the lease ends.
+///
+/// Where another delivery is about to end (its last part is on the way), the reply waits for that end, so the
+/// asker sets a time limit.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<LeasedBufferMsg, Error>")]
+pub struct LeaseBufferMsg {
+    /// The name of the message.
+    pub buffer_uuid: BufferUuid,
+}
+
+/// To [`BufferActor`](crate::BufferActor): what does this message look like? Delivers nothing.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BufferMsgView, Error>")]
+pub struct PeekBufferMsg {
+    /// The name of the message.
+    pub buffer_uuid: BufferUuid,
+}
+
+/// A buffered message as it is sent.
+#[derive(Clone, Debug)]
+pub struct BufferMsgView {
+    /// Differs from that of every other message that this service has held or will hold.
+    pub version: String,
+    /// The message as a pickle, without the .blend file.
+    pub payload: Payload,
+    /// Where the .blend file goes, if there is one.
+    pub blend: Option<BlendHole>,
+}
+
+/// To [`BufferActor`](crate::BufferActor): what do you hold?
+#[derive(Debug, Message)]
+#[rtype(result = "BufferState")]
+pub struct GetBufferState;
+
+/// What the buffer holds, and what has become of the rest since the service started.
+#[derive(Clone, Debug, MessageResponse)]
+pub struct BufferState {
+    /// Messages that are held.
+    pub messages: usize,
+    /// Their bytes, without .blend files.
+    pub bytes: u64,
+    /// Messages that are being delivered.
+    pub in_delivery: usize,
+    /// Messages that were delivered.
+    pub delivered_total: u64,
+    /// Messages that were never fetched and have expired.
+    pub expired_total: u64,
+    /// Why the store takes nothing, if so.
+    pub store_failure: Option<StoreError>,
+}
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): see that this reaches the user manager. The reply
+/// comes when it is on stable storage.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct SendMessageToUserManager(pub OutgoingMessage);
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): count a message that is not forwarded.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub enum CountUserMessage {
+    /// It was a `TEST`.
+    Test,
+    /// It was of a type that nobody knows.
+    Other,
+}
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): lend me the oldest message that nobody else has, as
+/// soon as there is one. For a service without a broker.
+///
+/// The message comes over `reply`; who waits no longer drops the other end.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct TakeNextMessage {
+    /// How long nobody else gets it.
+    pub lease: Duration,
+    /// Where the message goes.
+    pub reply: oneshot::Sender<NextMessage>,
+}
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): lend nothing more, and tell all who wait so.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopLending;
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): this message is done with; forget it.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct DeleteMessage {
+    /// The `Message-Id` that it was delivered with.
+    pub message_id: Uuid,
+}
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): what do you hold?
+#[derive(Debug, Message)]
+#[rtype(result = "OutboxState")]
+pub struct GetOutboxState;
+
+/// What waits for the user manager, and what has been counted since the service started.
+#[derive(Clone, Debug, MessageResponse)]
+pub struct OutboxState {
+    /// Messages that wait, those on their way to the broker among them.
+    pub messages: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those among them that the broker has refused for good; they are tried again after a restart.
+    pub parked: usize,
+    /// How many bytes may wait.
+    pub max_bytes: u64,
+    /// How the broker is.
+    pub broker: BrokerState,
+    /// Messages that have reached the broker, or were taken by the user manager.
+    pub forwarded_total: u64,
+    /// `TEST` messages.
+    pub test_total: u64,
+    /// Messages of a type that nobody knows.
+    pub unknown_total: u64,
+    /// Why the store takes nothing, if so.
+    pub store_failure: Option<StoreError>,
+}
+
+/// How the connection to the broker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BrokerState {
+    /// The service runs without a broker.
+    None,
+    /// Messages flow, or would if there were any.
+    Connected,
+    /// There is no connection; the next attempt follows by itself.
+    Disconnected,
+    /// The broker takes no messages at the moment (`connection.blocked`).
+    Blocked,
+}
+
+/// To [`CommunicationInterfaceConsumer`](crate::CommunicationInterfaceConsumer): how are you?
+#[derive(Debug, Message)]
+#[rtype(result = "ConsumerState")]
+pub struct GetConsumerState;
+
+/// How the consumer is, and what it has counted since the service started.
+#[derive(Clone, Debug, MessageResponse)]
+pub struct ConsumerState {
+    /// Whether it is consuming.
+    pub connected: bool,
+    /// Deliveries that were stored.
+    pub stored_total: u64,
+    /// Deliveries that could never be stored, and were rejected.
+    pub rejected_total: u64,
+}
+
+/// To an actor: take no more work, settle what is in hand, and reply when that is done.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Json => "JSON",
+            Self::Pickle => "pickle",
+        })
+    }
+}

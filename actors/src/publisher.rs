@@ -1,0 +1,332 @@
+//! `UserManagerPublisher`: owns the outbox and the channel to the broker. What it has accepted reaches the user
+//! manager.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use crate::broker::{PublisherEvent, PublisherLink};
+use crate::buffer::FromStore;
+use crate::error::Error;
+use crate::messages::{
+    BrokerState, CountUserMessage, DeleteMessage, Drain, GetOutboxState, OutboxState, SendMessageToUserManager,
+    StopLending, TakeNextMessage,
+};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle};
+
+mod forward;
+mod lend;
+mod outbox;
+
+use forward::{Forwarder, Next};
+use lend::{EndLoan, Lender};
+pub use lend::{MessageLease, NextMessage};
+use outbox::{Outbox, OutboxMeta};
+
+/// How long a stop waits for the broker's answer to what is on its way. What has none by then is sent again
+/// after the next start, under the same `message-id`.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Connects to the broker; called once, when the actor starts. What happens on the connection is told to the
+/// function that it is given.
+pub type StartLink = Box<dyn FnOnce(Box<dyn Fn(PublisherEvent) + Send>) -> Box<dyn PublisherLink>>;
+
+/// Owns the outbox, the store below it, and the channel to the broker, if there is one.
+#[derive(Debug)]
+pub struct UserManagerPublisher {
+    outbox: Outbox,
+    /// Bytes of messages on their way to the store.
+    reserved: u64,
+    max_bytes: u64,
+    route: Route,
+    store: StoreHandle,
+    store_failure: Option<StoreError>,
+    draining: Option<Vec<oneshot::Sender<()>>>,
+    forwarded_total: u64,
+    test_total: u64,
+    unknown_total: u64,
+}
+
+#[derive(Debug)]
+enum Route {
+    Broker(Forwarder),
+    UserManager(Lender),
+    /// Only until the actor has started.
+    ToBe(ToBe),
+}
+
+struct ToBe(Option<StartLink>);
+
+impl std::fmt::Debug for ToBe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ToBe")
+    }
+}
+
+impl UserManagerPublisher {
+    /// An actor that holds the `recovered` messages of `store` and keeps at most `max_bytes` bytes of messages.
+    /// They go to the broker that `start_link` connects to; without it, to whoever asks for them.
+    ///
+    /// # Errors
+    /// The number of a record that is no message of an outbox.
+    pub fn new(
+        store: StoreHandle,
+        recovered: Vec<Recovered>,
+        max_bytes: u64,
+        start_link: Option<StartLink>,
+    ) -> Result<Self, Seq> {
+        Ok(Self {
+            outbox: Outbox::recover(recovered)?,
+            reserved: 0,
+            max_bytes,
+            route: Route::ToBe(ToBe(start_link)),
+            store,
+            store_failure: None,
+            draining: None,
+            forwarded_total: 0,
+            test_total: 0,
+            unknown_total: 0,
+        })
+    }
+
+    fn reserve(&mut self, size: u64) -> Result<(), Error> {
+        if self.draining.is_some() {
+            return Err(Error::Stopping);
+        }
+        let held = self.outbox.bytes() + self.reserved;
+        if held + size > self.max_bytes {
+            return Err(Error::NoRoom { what: "messages for the user manager", size, held, limit: self.max_bytes });
+        }
+        self.reserved += size;
+        Ok(())
+    }
+
+    /// Moves messages on, as far as they can go.
+    fn advance(&mut self, ctx: &mut Context<Self>) {
+        if self.draining.is_some() {
+            return;
+        }
+        match &mut self.route {
+            Route::Broker(forwarder) => forwarder.send(&mut self.outbox),
+            Route::UserManager(lender) => {
+                for lent in lender.lend(&mut self.outbox, &ctx.address()) {
+                    let end = EndLoan { seq: lent.seq, loan: lent.loan };
+                    ctx.notify_later(end, lent.lease);
+                }
+            }
+            Route::ToBe(_) => {}
+        }
+    }
+
+    fn forwarded(&mut self, seq: Seq) {
+        self.outbox.remove(seq);
+        self.store.remove(seq);
+        self.forwarded_total += 1;
+    }
+
+    fn tell_if_drained(&mut self) {
+        if let (Route::Broker(forwarder), Some(waiting)) = (&self.route, &mut self.draining)
+            && forwarder.is_idle()
+        {
+            for reply in waiting.drain(..) {
+                let _ = reply.send(());
+            }
+        }
+    }
+}
+
+impl Actor for UserManagerPublisher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let Route::ToBe(ToBe(start_link)) = &mut self.route else { return };
+        self.route = match start_link.take() {
+            Some(start_link) => {
+                let this = ctx.address();
+                let link = start_link(Box::new(move |event| this.do_send(FromBroker(event))));
+                Route::Broker(Forwarder::new(link))
+            }
+            None => Route::UserManager(Lender::new(&self.outbox)),
+        };
+    }
+}
+
+impl Handler<SendMessageToUserManager> for UserManagerPublisher {
+    type Result = ResponseActFuture<Self, Result<(), Error>>;
+
+    fn handle(
+        &mut self,
+        SendMessageToUserManager(message): SendMessageToUserManager,
+        _: &mut Self::Context,
+    ) -> Self::Result {
+        let size = message.body.iter().map(|part| part.len() as u64).sum();
+        if let Err(error) = self.reserve(size) {
+            return Box::pin(fut::ready(Err(error)));
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let meta = OutboxMeta::new(&message, now);
+        // strings and numbers always have a JSON form
+        let encoded = serde_json::to_vec(&meta).unwrap_or_default();
+        let put = self.store.put(encoded.into(), message.body);
+        Box::pin(put.into_actor(self).map(move |outcome, actor, ctx| {
+            actor.reserved -= size;
+            let (seq, payload) = outcome?;
+            if let Route::UserManager(lender) = &mut actor.route {
+                lender.added(meta.message_id, seq);
+            }
+            actor.outbox.add(seq, meta, payload);
+            actor.advance(ctx);
+            Ok(())
+        }))
+    }
+}
+
+impl Handler<CountUserMessage> for UserManagerPublisher {
+    type Result = ();
+
+    fn handle(&mut self, message: CountUserMessage, _: &mut Self::Context) {
+        match message {
+            CountUserMessage::Test => self.test_total += 1,
+            CountUserMessage::Other => self.unknown_total += 1,
+        }
+    }
+}
+
+/// What happens on the connection to the broker.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct FromBroker(PublisherEvent);
+
+impl Handler<FromBroker> for UserManagerPublisher {
+    type Result = ();
+
+    fn handle(&mut self, FromBroker(event): FromBroker, ctx: &mut Self::Context) {
+        let Route::Broker(forwarder) = &mut self.route else { return };
+        match forwarder.handle(event, &mut self.outbox) {
+            Next::Send => self.advance(ctx),
+            Next::Remove(seq) => {
+                self.forwarded(seq);
+                self.advance(ctx);
+            }
+            Next::Park(seq, reason) => {
+                self.outbox.park(seq, &reason);
+                self.advance(ctx);
+            }
+            Next::Rest(delay) => {
+                ctx.run_later(delay, |actor, ctx| {
+                    if let Route::Broker(forwarder) = &mut actor.route {
+                        forwarder.rested();
+                    }
+                    actor.advance(ctx);
+                });
+            }
+            Next::Nothing => {}
+        }
+        self.tell_if_drained();
+    }
+}
+
+impl Handler<TakeNextMessage> for UserManagerPublisher {
+    type Result = Result<(), Error>;
+
+    fn handle(&mut self, TakeNextMessage { lease, reply }: TakeNextMessage, ctx: &mut Self::Context) -> Self::Result {
+        let Route::UserManager(lender) = &mut self.route else { return Err(Error::BrokerIsConfigured) };
+        lender.queue(lease, reply);
+        self.advance(ctx);
+        Ok(())
+    }
+}
+
+impl Handler<StopLending> for UserManagerPublisher {
+    type Result = ();
+
+    fn handle(&mut self, _: StopLending, _: &mut Self::Context) {
+        if let Route::UserManager(lender) = &mut self.route {
+            lender.stop();
+        }
+    }
+}
+
+impl Handler<EndLoan> for UserManagerPublisher {
+    type Result = ();
+
+    fn handle(&mut self, EndLoan { seq, loan }: EndLoan, ctx: &mut Self::Context) {
+        if let Route::UserManager(lender) = &mut self.route {
+            lender.end_loan(seq, loan, &mut self.outbox);
+            self.advance(ctx);
+        }
+    }
+}
+
+impl Handler<DeleteMessage> for UserManagerPublisher {
+    type Result = Result<(), Error>;
+
+    fn handle(&mut self, DeleteMessage { message_id }: DeleteMessage, _: &mut Self::Context) -> Self::Result {
+        let Route::UserManager(lender) = &mut self.route else { return Err(Error::BrokerIsConfigured) };
+        let seq = lender.delete(message_id).ok_or(Error::NoSuchMessage)?;
+        self.forwarded(seq);
+        Ok(())
+    }
+}
+
+impl Handler<FromStore> for UserManagerPublisher {
+    type Result = ();
+
+    fn handle(&mut self, FromStore(event): FromStore, _: &mut Self::Context) {
+        match event {
+            StoreEvent::Moved(moved) => {
+                for (seq, payload) in moved {
+                    if let Some(message) = self.outbox.get_mut(seq) {
+                        message.payload = payload;
+                    }
+                }
+            }
+            StoreEvent::Status(failure) => self.store_failure = failure,
+        }
+    }
+}
+
+impl Handler<GetOutboxState> for UserManagerPublisher {
+    type Result = OutboxState;
+
+    fn handle(&mut self, _: GetOutboxState, _: &mut Self::Context) -> Self::Result {
+        OutboxState {
+            messages: self.outbox.len(),
+            bytes: self.outbox.bytes(),
+            parked: self.outbox.parked(),
+            max_bytes: self.max_bytes,
+            broker: match &self.route {
+                Route::Broker(forwarder) => forwarder.state(),
+                Route::ToBe(ToBe(Some(_))) => BrokerState::Disconnected,
+                Route::UserManager(_) | Route::ToBe(ToBe(None)) => BrokerState::None,
+            },
+            forwarded_total: self.forwarded_total,
+            test_total: self.test_total,
+            unknown_total: self.unknown_total,
+            store_failure: self.store_failure.clone(),
+        }
+    }
+}
+
+impl Handler<Drain> for UserManagerPublisher {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
+        let (reply, drained) = oneshot::channel();
+        self.draining.get_or_insert_default().push(reply);
+        match &mut self.route {
+            Route::UserManager(lender) => {
+                lender.stop();
+                self.draining = Some(Vec::new());
+            }
+            Route::Broker(_) => self.tell_if_drained(),
+            Route::ToBe(_) => {}
+        }
+        let settled = async move {
+            // whatever has no outcome by then stays in the outbox
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+        };
+        Box::pin(settled.into_actor(self).then(|(), actor, _| actor.store.flush().into_actor(actor)))
+    }
+}

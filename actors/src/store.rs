@@ -1,0 +1,154 @@
+//! Where messages are kept: the trait that every backend has, and the thread that commits in groups.
+//!
+//! A store maps sequence numbers to records. It knows nothing of buffers or outboxes: each of those has a store
+//! of its own, and keeps what it needs to find a record again in the record's `meta`.
+
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use crate::payload::Payload;
+
+pub mod log;
+pub mod memory;
+mod segment;
+mod writer;
+
+pub use writer::{StoreEvent, StoreHandle};
+
+/// The number of a record: greater than that of every record that was put before it, never used again.
+pub type Seq = u64;
+
+/// The number that no record has. Removing it changes nothing, and still writes and syncs where the backend does.
+pub const NO_RECORD: Seq = 0;
+
+/// One change of a store.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Adds a record.
+    Put {
+        /// Its number.
+        seq: Seq,
+        /// What its owner needs in order to find it again, at most [`MAX_META`] bytes.
+        meta: Bytes,
+        /// Its body, in parts that follow one another.
+        body: Vec<Bytes>,
+    },
+    /// Removes the record with this number, if there is one.
+    Remove(Seq),
+}
+
+/// The largest `meta` of a record in bytes; room for a UUID and a path of the longest kind that Linux takes
+/// (4,096 bytes each), escaped.
+pub const MAX_META: usize = 64 * 1024;
+
+/// A record found when a store was opened.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Its number.
+    pub seq: Seq,
+    /// As it was put.
+    pub meta: Bytes,
+    /// Where its body is.
+    pub body: Payload,
+}
+
+/// What a commit has brought about.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// Where the body of each `Put` of the commit is, in their order.
+    pub bodies: Vec<Payload>,
+    /// Records that the store has moved while it gave space back: their bodies are here from now on. The old
+    /// places can still be read, but keep their disk space taken for as long as somebody holds them.
+    pub moved: Vec<(Seq, Payload)>,
+}
+
+/// A backend.
+///
+/// Once [`Store::commit`] has returned `Ok`, its changes survive a crash of the process, and of the machine
+/// where the backend keeps anything at all.
+pub trait Store: Send {
+    /// Makes `changes` durable, all or (after an error that [`StoreError::is_final`] denies) none of them.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] when there is no room: a later commit may succeed. [`StoreError::Failed`] when the
+    /// backend can no longer promise anything: every later commit fails too.
+    fn commit(&mut self, changes: &[Change]) -> Result<Committed, StoreError>;
+}
+
+/// Why a commit has failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk or the quota is full.
+    #[error("no space left for messages: {0}")]
+    NoSpace(String),
+    /// The disk has failed, or the store's thread has ended.
+    #[error("the message store has failed: {0}")]
+    Failed(String),
+}
+
+impl StoreError {
+    /// Whether every later commit will fail too.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+
+    fn from_write(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::NoSpace(error.to_string())
+            }
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file system refused.
+    #[error("cannot use {path}: {source}", path = path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// Another process has the directory.
+    #[error("{path} is in use by another server; stop it, or choose another data directory", path = .0.display())]
+    InUse(PathBuf),
+    /// A file is of a version that this program does not know.
+    #[error(
+        "{path} has format version {found}, and this program knows version {known}; use the program that wrote it",
+        path = path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version that it says it has.
+        found: u16,
+        /// The version that this program writes.
+        known: u16,
+    },
+    /// A file is damaged in a place that no crash can explain.
+    #[error(
+        "{path} is damaged at byte {offset}: {what}; restore it from a copy, or move it away to go on without the \
+         messages in it",
+        path = path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the damage starts.
+        offset: u64,
+        /// What was found there.
+        what: &'static str,
+    },
+}
+
+impl OpenError {
+    fn io(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,226 @@
+//! The files of the log: how a segment and its records are laid out, and how they are read back.
+//!
+//! All numbers are little-endian. A segment starts with
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 6 | `UHSLOG` |
+//! | 2 | format version |
+//! | 8 | number of the segment |
+//! | 8 | number that the next record had when the segment was begun |
+//!
+//! and goes on with records:
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 4 | CRC-32C of the rest of this header and of the meta |
+//! | 4 | kind: 1 put, 2 removed |
+//! | 8 | number of the record |
+//! | 4 | length of the meta |
+//! | 4 | CRC-32C of the body |
+//! | 8 | length of the body |
+//! | … | meta, then body |
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::store::{MAX_META, Seq};
+
+/// The version that this program writes, and the only one that it reads.
+pub const VERSION: u16 = 1;
+
+/// The length of a segment's header in bytes.
+pub const SEGMENT_HEADER: u64 = 24;
+
+/// The length of a record's header in bytes.
+pub const RECORD_HEADER: u64 = 32;
+
+const MAGIC: &[u8; 6] = b"UHSLOG";
+
+/// What a record does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Put,
+    Removed,
+}
+
+/// A record's header.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    pub kind: Kind,
+    pub seq: Seq,
+    pub meta_len: u32,
+    pub body_crc: u32,
+    pub body_len: u64,
+}
+
+impl Record {
+    /// The length of the whole record in the file.
+    pub fn len(&self) -> u64 {
+        RECORD_HEADER + u64::from(self.meta_len) + self.body_len
+    }
+
+    /// Where the body lies, for a record that starts at `offset`.
+    pub fn body_offset(&self, offset: u64) -> u64 {
+        offset + RECORD_HEADER + u64::from(self.meta_len)
+    }
+
+    /// Appends header and meta to `out`; the body follows them.
+    pub fn write(&self, meta: &[u8], out: &mut Vec<u8>) {
+        let mut head = [0; RECORD_HEADER as usize];
+        let kind: u32 = match self.kind {
+            Kind::Put => 1,
+            Kind::Removed => 2,
+        };
+        head[4..8].copy_from_slice(&kind.to_le_bytes());
+        head[8..16].copy_from_slice(&self.seq.to_le_bytes());
+        head[16..20].copy_from_slice(&self.meta_len.to_le_bytes());
+        head[20..24].copy_from_slice(&self.body_crc.to_le_bytes());
+        head[24..32].copy_from_slice(&self.body_len.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&head[4..]), meta);
+        head[..4].copy_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&head);
+        out.extend_from_slice(meta);
+    }
+}
+
+/// The header of a segment.
+pub fn segment_header(number: u64, next_seq: Seq) -> [u8; SEGMENT_HEADER as usize] {
+    let mut head = [0; SEGMENT_HEADER as usize];
+    head[..6].copy_from_slice(MAGIC);
+    head[6..8].copy_from_slice(&VERSION.to_le_bytes());
+    head[8..16].copy_from_slice(&number.to_le_bytes());
+    head[16..24].copy_from_slice(&next_seq.to_le_bytes());
+    head
+}
+
+/// What stands where a record should.
+#[derive(Debug)]
+pub enum Found {
+    /// A sound record, with its meta and, where it is at most as long as asked for, its body.
+    Record { offset: u64, record: Record, meta: Bytes, body: Option<Bytes> },
+    /// The end of the file, right after the last record.
+    End,
+    /// Something else: torn by a crash, or damaged.
+    Bad { offset: u64, what: &'static str },
+}
+
+/// What stands where a segment's header should.
+#[derive(Debug)]
+pub enum FoundHeader {
+    Sound { next_seq: Seq },
+    OtherVersion(u16),
+    Bad(&'static str),
+}
+
+/// Reads a segment from its start to its end.
+pub struct Reader<'a> {
+    file: BufReader<&'a File>,
+    offset: u64,
+    len: u64,
+    keep_body: u64,
+}
+
+impl<'a> Reader<'a> {
+    /// Bodies of up to `keep_body` bytes are returned, longer ones only checked.
+    pub fn new(file: &'a File, keep_body: u64) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        let mut file = BufReader::with_capacity(256 * 1024, file);
+        file.seek(SeekFrom::Start(0))?;
+        Ok(Self { file, offset: 0, len, keep_body })
+    }
+
+    /// Reads the segment's header; called first, once.
+    pub fn header(&mut self, number: u64) -> io::Result<FoundHeader> {
+        let mut head = [0; SEGMENT_HEADER as usize];
+        if self.len < SEGMENT_HEADER {
+            return Ok(FoundHeader::Bad("the segment's header is cut off"));
+        }
+        self.file.read_exact(&mut head)?;
+        self.offset = SEGMENT_HEADER;
+        if &head[..6] != MAGIC {
+            return Ok(FoundHeader::Bad("this is no segment of a message store"));
+        }
+        let version = u16::from_le_bytes([head[6], head[7]]);
+        if version != VERSION {
+            return Ok(FoundHeader::OtherVersion(version));
+        }
+        if u64_at(&head, 8) != number {
+            return Ok(FoundHeader::Bad("the segment has another number than its file name"));
+        }
+        Ok(FoundHeader::Sound { next_seq: u64_at(&head, 16) })
+    }
+
+    /// Reads the next record, checksums verified.
+    pub fn next(&mut self) -> io::Result<Found> {
+        let offset = self.offset;
+        let left = self.len - offset;
+        if left == 0 {
+            return Ok(Found::End);
+        }
+        let bad = |what| Ok(Found::Bad { offset, what });
+        if left < RECORD_HEADER {
+            return bad("a record's header is cut off");
+        }
+        let mut head = [0; RECORD_HEADER as usize];
+        self.file.read_exact(&mut head)?;
+        let meta_len = u32_at(&head, 16);
+        if meta_len as usize > MAX_META || left - RECORD_HEADER < u64::from(meta_len) {
+            return bad("a record's header is garbled");
+        }
+        let mut meta = BytesMut::zeroed(meta_len as usize);
+        self.file.read_exact(&mut meta)?;
+        if crc32c::crc32c_append(crc32c::crc32c(&head[4..]), &meta) != u32_at(&head, 0) {
+            return bad("a record's header does not match its checksum");
+        }
+        let kind = match u32_at(&head, 4) {
+            1 => Kind::Put,
+            2 => Kind::Removed,
+            _ => return bad("a record is of an unknown kind"),
+        };
+        let record =
+            Record { kind, seq: u64_at(&head, 8), meta_len, body_crc: u32_at(&head, 20), body_len: u64_at(&head, 24) };
+        if left < record.len() {
+            return bad("a record's body is cut off");
+        }
+        let (body, crc) = self.body(record.body_len)?;
+        if crc != record.body_crc {
+            return bad("a record's body does not match its checksum");
+        }
+        self.offset = offset + record.len();
+        Ok(Found::Record { offset, record, meta: meta.freeze(), body })
+    }
+
+    fn body(&mut self, len: u64) -> io::Result<(Option<Bytes>, u32)> {
+        if len <= self.keep_body {
+            let mut body = BytesMut::zeroed(len as usize);
+            self.file.read_exact(&mut body)?;
+            let crc = crc32c::crc32c(&body);
+            return Ok((Some(body.freeze()), crc));
+        }
+        let mut left = len;
+        let mut crc = 0;
+        let mut chunk = vec![0; 256 * 1024];
+        while left > 0 {
+            let n = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.file.read_exact(&mut chunk[..n])?;
+            crc = crc32c::crc32c_append(crc, &chunk[..n]);
+            left -= n as u64;
+        }
+        Ok((None, crc))
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut number = [0; 4];
+    number.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(number)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut number = [0; 8];
+    number.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(number)
+}

@@ -1,0 +1,167 @@
+//! Starts the actors in order, hands out one cheap handle to them, and drains them.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use crate::blend::BlendRoots;
+use crate::broker::amqp::{self, AmqpConfig};
+use crate::buffer::{BufferActor, FromStore};
+use crate::consumer::{CommunicationInterfaceConsumer, PREFETCH};
+use crate::messages::Drain;
+use crate::publisher::UserManagerPublisher;
+use crate::store::log::LogStore;
+use crate::store::memory::MemoryStore;
+use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreEvent, StoreHandle};
+
+/// What the actors have to know.
+#[derive(Clone, Debug)]
+pub struct ActorsConfig {
+    /// Where messages are kept; `None` keeps nothing on disk, and then a stop loses all.
+    pub data_dir: Option<PathBuf>,
+    /// The folders in which .blend files may lie. Relative paths are relative to the first.
+    pub blend_roots: Vec<PathBuf>,
+    /// How many bytes of messages are buffered at the most.
+    pub max_buffered: u64,
+    /// How long a message is buffered at the most.
+    pub buffer_ttl: Duration,
+    /// How many bytes of messages wait for the user manager at the most.
+    pub max_outbox: u64,
+    /// The broker; without it the user manager takes its messages from the service itself.
+    pub amqp: Option<AmqpConfig>,
+}
+
+/// Why the actors cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A store holds something that this program has not put there.
+    #[error(
+        "record {seq} in {path} cannot be understood; use the program that wrote it, or move the directory away to \
+         go on without its messages",
+        path = path.display()
+    )]
+    Record {
+        /// The store's directory.
+        path: PathBuf,
+        /// The record's number.
+        seq: Seq,
+    },
+    /// A permitted folder cannot be opened.
+    #[error("cannot open the blend root {path}: {source}", path = path.display())]
+    BlendRoot {
+        /// The folder.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The system has no thread left.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The running actors. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct UserHttpActors {
+    /// Owns the buffered messages.
+    pub buffer: Addr<BufferActor>,
+    /// Owns the messages for the user manager.
+    pub publisher: Addr<UserManagerPublisher>,
+    /// Consumes the communication interface's queue, where there is a broker.
+    pub consumer: Option<Addr<CommunicationInterfaceConsumer>>,
+    /// The permitted folders.
+    pub blend_roots: BlendRoots,
+}
+
+impl UserHttpActors {
+    /// Opens the stores and starts the actors on the current arbiter. Blocks until everything stored is known
+    /// again.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub fn start(config: ActorsConfig) -> Result<Self, StartError> {
+        let blend_roots =
+            BlendRoots::open(&config.blend_roots).map_err(|(path, source)| StartError::BlendRoot { path, source })?;
+        let buffer = {
+            let opened = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
+            let path = opened.path.clone();
+            let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
+            opened.start(move |store, recovered| {
+                BufferActor::new(store, recovered, max_bytes, ttl).map_err(|seq| StartError::Record { path, seq })
+            })?
+        };
+        let publisher = {
+            let opened = OpenStore::open(config.data_dir.as_deref(), "outbox")?;
+            let path = opened.path.clone();
+            let max_bytes = config.max_outbox;
+            let amqp = config.amqp.clone();
+            opened.start(move |store, recovered| {
+                let start_link = amqp.map(|amqp| -> crate::publisher::StartLink {
+                    Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event)))
+                });
+                UserManagerPublisher::new(store, recovered, max_bytes, start_link)
+                    .map_err(|seq| StartError::Record { path, seq })
+            })?
+        };
+        let consumer = config.amqp.map(|amqp| {
+            let start: crate::consumer::StartConsuming =
+                Box::new(|on_event| Box::new(amqp::start_consumer(amqp, PREFETCH, on_event)));
+            CommunicationInterfaceConsumer::new(buffer.clone(), start).start()
+        });
+        Ok(Self { buffer, publisher, consumer, blend_roots })
+    }
+
+    /// Takes no more work, settles what is in hand and commits it. What the broker has not confirmed within a
+    /// second stays in the outbox; so does what nobody has fetched.
+    pub async fn drain(&self) {
+        // an actor that is gone has nothing in hand
+        if let Some(consumer) = &self.consumer {
+            let _ = consumer.send(Drain).await;
+        }
+        let _ = futures::join!(self.publisher.send(Drain), self.buffer.send(Drain));
+    }
+}
+
+/// A store that is open, and what it held.
+struct OpenStore {
+    name: &'static str,
+    path: PathBuf,
+    store: Box<dyn Store>,
+    next_seq: Seq,
+    recovered: Vec<Recovered>,
+}
+
+impl OpenStore {
+    fn open(data_dir: Option<&std::path::Path>, name: &'static str) -> Result<Self, StartError> {
+        let Some(data_dir) = data_dir else {
+            let store = Box::new(MemoryStore);
+            let next_seq = NO_RECORD + 1;
+            return Ok(Self { name, path: PathBuf::new(), store, next_seq, recovered: Vec::new() });
+        };
+        let path = data_dir.join(name);
+        let (store, recovered) = LogStore::open(&path)?;
+        if !recovered.is_empty() {
+            log::info!("{} messages found in {}", recovered.len(), path.display());
+        }
+        Ok(Self { name, path, next_seq: store.next_seq(), store: Box::new(store), recovered })
+    }
+
+    /// Starts the store's thread and the actor that owns it.
+    fn start<A>(
+        self,
+        actor: impl FnOnce(StoreHandle, Vec<Recovered>) -> Result<A, StartError>,
+    ) -> Result<Addr<A>, StartError>
+    where
+        A: Actor<Context = Context<A>> + Handler<FromStore>,
+    {
+        let ctx = Context::new();
+        let owner = actix::AsyncContext::address(&ctx);
+        let on_event = move |event: StoreEvent| owner.do_send(FromStore(event));
+        let handle = StoreHandle::start(self.name, self.store, self.next_seq, on_event).map_err(StartError::Thread)?;
+        Ok(ctx.run(actor(handle, self.recovered)?))
+    }
+}

@@ -1,0 +1,10 @@
+//! The publisher and the consumer against RabbitMQ. Debian's package `rabbitmq-server` must be installed.
+
+#[path = "broker/away.rs"]
+mod away;
+#[path = "broker/core.rs"]
+mod core;
+#[path = "broker/harness.rs"]
+mod harness;
+#[path = "../../tests/support/rabbitmq.rs"]
+mod rabbitmq;

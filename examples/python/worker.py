@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""A render worker: fetches one message of the farm, renders its frames with Blender, posts each frame and, at the
+end, that it has completed. Needs Python 3.8 or later and `requests`.
+
+The server delivers a message once. Where something fails later, give the same --work-dir again: the message fetched
+before is used.
+"""
+
+import argparse
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import requests
+
+CHUNK = 256 * 1024
+LOG_TAIL_LINES = 20
+TEMPORARY = {408, 429, 500, 502, 503, 504}
+
+
+class Failure(Exception):
+    """What the person at the terminal is to read."""
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class Patience:
+    """Pauses between attempts, and gives up once nothing has moved for `limit` seconds."""
+
+    def __init__(self, limit):
+        self.limit = limit
+        self.renew()
+
+    def renew(self):
+        self.since, self.pause = time.monotonic(), 0.5
+
+    def wait(self, why, answer=None):
+        asked = answer.headers.get("Retry-After", "") if answer is not None else ""
+        pause = int(asked) if asked.isdigit() else self.pause
+        self.pause = min(self.pause * 2, 30)
+        if time.monotonic() - self.since + pause > self.limit:
+            raise Failure(f"gave up: {why}")
+        say(f"{why}; trying again in {pause} s")
+        time.sleep(pause)
+
+
+def is_temporary(answer):
+    return "Retry-After" in answer.headers or answer.status_code in TEMPORARY
+
+
+def fetch(args, target):
+    """Fetches the message into a file, and resumes where the transfer broke off."""
+    if target.exists():
+        return say(f"using the message fetched before: {target}")
+    part, etag, patience = target.with_suffix(".part"), None, Patience(args.patience)
+    part.unlink(missing_ok=True)
+    while True:
+        have = part.stat().st_size if part.exists() else 0
+        resume = {"Range": f"bytes={have}-", "If-Range": etag} if have and etag else {}
+        try:
+            with requests.get(args.server, params={"bufferUUID": args.uuid}, stream=True, timeout=args.timeout,
+                              headers={"Accept-Encoding": "identity", **resume}) as answer:
+                if answer.status_code not in (200, 206):
+                    why = refusal(answer)
+                    if not is_temporary(answer):
+                        raise Failure(f"the server refused: {why}")
+                    patience.wait(why, answer)
+                    continue
+                if answer.status_code == 200:
+                    have = 0
+                elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                    raise Failure("the server sent another range than it was asked for")
+                etag = answer.headers.get("ETag")
+                total = have + int(answer.headers["Content-Length"])
+                with open(part, "ab" if have else "wb") as file:
+                    for chunk in answer.iter_content(CHUNK):
+                        file.write(chunk)
+                        have += len(chunk)
+                        patience.renew()
+            if have == total:
+                break
+            patience.wait(f"the connection closed after {have} of {total} bytes")
+        except requests.RequestException as error:
+            patience.wait(f"fetching: {error}")
+    part.rename(target)
+    say(f"fetched {total} bytes")
+
+
+def refusal(answer):
+    """An answer that is an error is a pickle of {"message": text}, or whatever a proxy answered instead."""
+    try:
+        text = pickle.loads(answer.content)["message"]
+    except Exception:
+        text = answer.text[:200]
+    return f"{answer.status_code} {text}"
+
+
+def read_job(message):
+    """The frames to render, and the .blend file's bytes. A worker trusts its own farm's pickles; nobody else's."""
+    with open(message, "rb") as file:
+        job = pickle.load(file)
+    try:
+        if job["TYPE"] != "RENDER":
+            raise Failure(f"the message is no render job: its TYPE is {job['TYPE']!r}")
+        data = job["DATA"]
+        frames = data["FRAMES"] if "FRAMES" in data else range(data["START_FRAME"], data["END_FRAME"] + 1)
+        frames = [int(frame) for frame in frames]
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(f"the message is no render job: {error!r}") from error
+    if not frames:
+        raise Failure("the render job has no frame to render")
+    return frames, data.get("BINARY_BLEND_FILE")
+
+
+def check_blender(blender):
+    """A message is delivered once, so a worker that cannot render should find out first."""
+    try:
+        subprocess.run([blender, "--version"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Failure(f"no Blender: {error}; install it (on Debian, apt-get install blender), "
+                      "or give --blender PATH or --images DIR") from error
+
+
+def render(blender, scene, folder, frame):
+    image, log = folder / f"frame_{frame:04}.png", folder / f"frame_{frame:04}.log"
+    image.unlink(missing_ok=True)
+    with open(log, "wb") as output:
+        done = subprocess.run(
+            [blender, "--background", "--disable-autoexec", scene, "--render-output", folder / "frame_####",
+             "--render-format", "PNG", "--use-extension", "1", "--render-frame", str(frame)],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    if done.returncode or not image.exists():
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+        raise Failure(f"frame {frame}: Blender ended with {done.returncode}; the end of {log}:\n{tail}")
+    return image
+
+
+def post(args, kind, data, as_pickle):
+    message = {"USER_ID": args.user_id, "MAIN_DATA": {"TYPE": kind, "DATA": data}}
+    if as_pickle:
+        body = {"data": pickle.dumps(message), "headers": {"Content-Type": "application/octet-stream"}}
+    else:
+        body = {"json": message}
+    patience = Patience(args.patience)
+    while True:
+        try:
+            answer = requests.post(args.server, timeout=args.timeout, **body)
+        except requests.RequestException as error:
+            patience.wait(f"sending {kind}: {error}")
+            continue
+        if answer.status_code == 200:
+            return
+        why = f"sending {kind}: {answer.status_code} {answer.text[:200].strip()}"
+        if not is_temporary(answer):
+            raise Failure(f"{why}: refused")
+        patience.wait(why, answer)
+
+
+def work(args, folder):
+    if not args.images:
+        check_blender(args.blender)
+    message = folder / "message.pickle"
+    fetch(args, message)
+    frames, blend = read_job(message)
+    scene = folder / "scene.blend"
+    if not args.images:
+        if not isinstance(blend, bytes):
+            raise Failure("the message carries no .blend file: its DATA.BINARY_BLEND_FILE is no bytes")
+        scene.write_bytes(blend)
+    del blend
+    for number, frame in enumerate(frames, 1):
+        image = args.images / f"frame_{frame:04}.png" if args.images else render(args.blender, scene, folder, frame)
+        data = {"FRAME_NUMBER": frame, "IMAGE": image.read_bytes(), "FILE_NAME": image.name, "JOB": args.uuid}
+        post(args, "FRAME_RENDERED", data, as_pickle=True)
+        say(f"frame {frame} posted, {len(data['IMAGE'])} bytes ({number} of {len(frames)})")
+    post(args, "RENDER_COMPLETED", {"JOB": args.uuid, "FRAMES": frames}, as_pickle=False)
+    say("completed")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("uuid", help="UUID of the message")
+    parser.add_argument("--server", default="http://127.0.0.1:10000", metavar="URL", help="the server")
+    parser.add_argument("--user-id", default="example-worker", metavar="ID", help="this worker's user ID")
+    parser.add_argument("--work-dir", type=Path, metavar="DIR",
+                        help="folder for this message's files; without it a new one, gone at the end")
+    parser.add_argument("--blender", default="blender", metavar="PATH", help="Blender's program")
+    parser.add_argument("--images", type=Path, metavar="DIR",
+                        help="take frame_0001.png and so on from this folder instead of rendering")
+    parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS",
+                        help="take a connection for broken after so long without a byte")
+    parser.add_argument("--patience", type=float, default=300, metavar="SECONDS",
+                        help="give up on a request that got no further for so long")
+    args = parser.parse_args()
+    try:
+        if args.work_dir:
+            args.work_dir.mkdir(parents=True, exist_ok=True)
+            work(args, args.work_dir.resolve())
+        else:
+            with tempfile.TemporaryDirectory(prefix="render-worker-") as folder:
+                work(args, Path(folder))
+    except (Failure, OSError, pickle.UnpicklingError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

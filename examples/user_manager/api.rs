@@ -1,0 +1,89 @@
+//! Messages from the server's API, where the farm has no broker.
+
+use std::thread;
+use std::time::Duration;
+
+use ureq::Agent;
+use ureq::http::{HeaderMap, StatusCode};
+
+use crate::amqp::Result;
+use crate::inbox::{Inbox, Message, Next};
+use crate::{Args, Deadline};
+
+/// The longest wait that the server grants.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// What an answer may take beyond the wait.
+const ANSWER: Duration = Duration::from_secs(30);
+
+const RETRY: Duration = Duration::from_secs(1);
+
+pub fn receive(args: &Args, deadline: Deadline, inbox: &mut Inbox) -> Result<()> {
+    let agent: Agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(ANSWER))
+        .timeout_per_read(Some(WAIT + ANSWER))
+        .build()
+        .into();
+    let mut reached = false;
+    loop {
+        match next(&agent, args, deadline, inbox) {
+            Ok(Next::Done) => return Ok(()),
+            Ok(Next::More) => reached = true,
+            Err(Failure::Fatal(error)) => return Err(error),
+            // A server that was there may be starting again; one that never was is a mistake in the address.
+            Err(Failure::Connection(error)) if !reached => return Err(format!("{}: {error}", args.api).into()),
+            Err(Failure::Connection(error)) => {
+                eprintln!("{}: {error}; trying again", args.api);
+                thread::sleep(RETRY.min(deadline.left()?));
+            }
+        }
+    }
+}
+
+enum Failure {
+    Connection(ureq::Error),
+    Fatal(Box<dyn std::error::Error>),
+}
+
+impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+fn next(agent: &Agent, args: &Args, deadline: Deadline, inbox: &mut Inbox) -> std::result::Result<Next, Failure> {
+    let wait = deadline.left()?.min(WAIT).as_secs_f64().ceil();
+    let mut url = args.api.join("/UserManager/NextMessage")?;
+    url.query_pairs_mut().append_pair("wait", &wait.to_string()).append_pair("lease", &args.lease.to_string());
+    let mut answer = agent.get(url.as_str()).call().map_err(Failure::Connection)?;
+    match answer.status() {
+        StatusCode::OK => {}
+        StatusCode::NO_CONTENT => return Ok(Next::More),
+        status => {
+            let text = answer.body_mut().read_to_string().unwrap_or_default();
+            return Err(format!("{url} answered {status}: {}", text.trim()).into());
+        }
+    }
+    let text = |headers: &HeaderMap, name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
+    let id = text(answer.headers(), "Message-Id").ok_or("a message came without Message-Id")?;
+    let deliveries = text(answer.headers(), "Delivery-Count").and_then(|count| count.parse().ok());
+    let pickled = text(answer.headers(), "DATA_FORMAT").as_deref() == Some("BYTES");
+    let body = answer.body_mut().with_config().limit(u64::MAX).read_to_vec().map_err(Failure::Connection)?;
+
+    let next = inbox.take(&Message { id: Some(&id), deliveries, pickled, body: &body })?;
+    done_with(agent, args, &id)?;
+    Ok(next)
+}
+
+fn done_with(agent: &Agent, args: &Args, id: &str) -> std::result::Result<(), Failure> {
+    let mut url = args.api.join("/UserManager/Messages/")?;
+    url.path_segments_mut().map_err(|()| "--api is no address of a server")?.pop_if_empty().push(id);
+    let answer = agent.delete(url.as_str()).call().map_err(Failure::Connection)?;
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        // Its lease ran out, and whoever took it then was done with it first.
+        StatusCode::NOT_FOUND => Ok(()),
+        status => Err(format!("{url} answered {status}").into()),
+    }
+}

@@ -1,0 +1,63 @@
+//! What the message asks for.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use crate::Result;
+use crate::pickle::{Document, Span, Value};
+
+/// Blender's own bounds of a frame's number; negative ones, which it has too, are not for a farm.
+const LAST_FRAME: i64 = 1_048_574;
+
+/// The .blend file is read through a buffer of this size.
+const BUFFER_BYTES: usize = 256 << 10;
+
+pub struct Job {
+    pub frames: Vec<u32>,
+    blend: Option<Span>,
+}
+
+impl Job {
+    /// Reads `{"TYPE": "RENDER", "DATA": {"BINARY_BLEND_FILE": bytes, "FRAMES": [1, 2], …}}`; `START_FRAME` and
+    /// `END_FRAME`, both included, may stand for `FRAMES`.
+    pub fn of_message(message: &Path) -> Result<Self> {
+        let file = BufReader::with_capacity(BUFFER_BYTES, File::open(message)?);
+        let document = Document::read(file)?;
+        let root = document.root();
+        match root.get("TYPE") {
+            Some(kind) if kind.as_str() == Some("RENDER") => {}
+            Some(kind) => return Err(format!("the message is no render job: its TYPE is {}", kind.describe()).into()),
+            None => return Err(format!("the message is no render job: it is {}", root.describe()).into()),
+        }
+        let data = root.get("DATA").ok_or("the render job has no DATA")?;
+        let blend = data.get("BINARY_BLEND_FILE").and_then(Value::as_bytes);
+        Ok(Self { frames: frames(data)?, blend })
+    }
+
+    /// Copies the .blend file out of the message, never holding more than a buffer of it.
+    pub fn save_blend(&self, message: &Path, target: &Path) -> Result<u64> {
+        let span = self.blend.ok_or("the message carries no .blend file: its DATA.BINARY_BLEND_FILE is no bytes")?;
+        let mut source = File::open(message)?;
+        source.seek(SeekFrom::Start(span.offset))?;
+        let copied = io::copy(&mut source.take(span.len), &mut File::create(target)?)
+            .map_err(|error| format!("cannot write {}: {error}", target.display()))?;
+        Ok(copied)
+    }
+}
+
+fn frames(data: Value<'_>) -> Result<Vec<u32>> {
+    let frame = |value: Value<'_>| match value.as_int() {
+        Some(number @ 0..=LAST_FRAME) => Ok(number as u32),
+        _ => Err(format!("the render job has frame {}; a frame is an int from 0 to {LAST_FRAME}", value.describe())),
+    };
+    let frames: Vec<u32> = match (data.get("FRAMES"), data.get("START_FRAME"), data.get("END_FRAME")) {
+        (Some(list), ..) => {
+            let items = list.items().ok_or_else(|| format!("FRAMES is {}, not a list", list.describe()))?;
+            items.map(frame).collect::<std::result::Result<_, _>>()?
+        }
+        (None, Some(first), Some(last)) => (frame(first)?..=frame(last)?).collect(),
+        _ => return Err("the render job has neither FRAMES nor START_FRAME and END_FRAME".into()),
+    };
+    if frames.is_empty() { Err("the render job has no frame to render".into()) } else { Ok(frames) }
+}

@@ -1,0 +1,114 @@
+//! Defaults, file, environment and flags, made into one validated [`Config`].
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use user_http_actors::ActorsConfig;
+use user_http_actors::broker::amqp::{AmqpConfig, AmqpUrl};
+
+mod layers;
+
+pub use layers::ConfigError;
+use layers::{Layers, Setting};
+
+/// Every setting: a flag, an environment variable and a key of the file, all of one name.
+const SETTINGS: &[Setting] = &[
+    Setting::new("http-bind", "ADDR", "127.0.0.1:10000", "address of the server for workers"),
+    Setting::new("api-bind", "ADDR", "127.0.0.1:10001", "address of the server for the farm's services"),
+    Setting::new("amqp-url", "URL", "", "RabbitMQ, as amqp://user:password@host:port/vhost; without it the user manager takes its messages from the API server").secret(),
+    Setting::new("data-dir", "DIR", "./data", "folder in which messages are kept"),
+    Setting::new("blend-root", "DIR", ".", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many(),
+    Setting::new("max-body", "SIZE", "256MiB", "largest body that is taken, below 4GiB"),
+    Setting::new("max-buffered", "SIZE", "1GiB", "how much is buffered for workers"),
+    Setting::new("max-outbox", "SIZE", "4GiB", "how much waits for the user manager"),
+    Setting::new("buffer-ttl", "DURATION", "24h", "how long a message is buffered"),
+    Setting::new("memory", "", "false", "keep nothing on disk: a stop loses every message").switch(),
+    Setting::new("amqp-exchange", "NAME", "USER_HTTP_SERVER_EXCHANGE", "exchange that the communication interface publishes to"),
+    Setting::new("amqp-queue", "NAME", "UHTTPSE_CI", "queue consumed, bound to that exchange under its own name"),
+    Setting::new("amqp-publish-exchange", "NAME", "COMMUNICATION_INTERFACE_EXCHANGE", "exchange that messages for the user manager are published to"),
+    Setting::new("amqp-routing-key", "NAME", "CIE_USER_HTTP_SERVER", "routing key that they are published with"),
+];
+
+/// The largest body that the codec takes, in bytes: its offsets have 32 bits.
+const MAX_MAX_BODY: u64 = u32::MAX as u64;
+
+/// Everything that the service has to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address of the server for workers.
+    pub http_bind: SocketAddr,
+    /// Address of the server for the farm's services.
+    pub api_bind: SocketAddr,
+    /// Largest body that is read, in bytes.
+    pub max_body: u64,
+    /// What the actors have to know.
+    pub actors: ActorsConfig,
+}
+
+impl Config {
+    /// Reads the command line `args` (the program's name first), the environment and the file that one of them names.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; its text names the setting, where its value comes from and what is accepted.
+    pub fn load(
+        args: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let layers = Layers::read(SETTINGS, args, environment)?;
+        let max_body = |text: &str| size(text).filter(|size| *size <= MAX_MAX_BODY);
+        let memory: bool = layers.parse("memory", "true or false", |text| text.parse().ok())?;
+        let data_dir = layers.parse("data-dir", "a folder", path)?;
+        let amqp_url = layers.parse_or_why("amqp-url", |text| match text {
+            "" => Ok(None),
+            url => AmqpUrl::from_str(url).map(Some).map_err(|error| error.to_string()),
+        })?;
+        let name = |key| layers.parse(key, "a name of 1 to 255 bytes", amqp_name);
+        let amqp = match amqp_url {
+            None => None,
+            Some(url) => Some(AmqpConfig {
+                own_exchange: name("amqp-exchange")?,
+                own_queue: name("amqp-queue")?,
+                exchange: name("amqp-publish-exchange")?,
+                routing_key: name("amqp-routing-key")?,
+                ..AmqpConfig::new(url)
+            }),
+        };
+        Ok(Self {
+            http_bind: layers.parse("http-bind", ADDRESS, |text| text.parse().ok())?,
+            api_bind: layers.parse("api-bind", ADDRESS, |text| text.parse().ok())?,
+            max_body: layers.parse("max-body", "a size below 4GiB, such as 64MiB", max_body)?,
+            actors: ActorsConfig {
+                data_dir: (!memory).then_some(data_dir),
+                blend_roots: layers.parse_many("blend-root", "a folder", path)?,
+                max_buffered: layers.parse("max-buffered", SIZE, size)?,
+                buffer_ttl: layers.parse("buffer-ttl", "a duration such as 10s, 15m or 24h", duration)?,
+                max_outbox: layers.parse("max-outbox", SIZE, size)?,
+                amqp,
+            },
+        })
+    }
+}
+
+const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:10000";
+const SIZE: &str = "a size such as 64MiB";
+
+fn size(text: &str) -> Option<u64> {
+    ByteSize::from_str(text).ok().map(|size| size.as_u64())
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero())
+}
+
+fn path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| text.into())
+}
+
+/// A short string of AMQP 0-9-1.
+fn amqp_name(text: &str) -> Option<String> {
+    (1..=255).contains(&text.len()).then(|| text.to_owned())
+}

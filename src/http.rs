@@ -1,0 +1,87 @@
+//! The HTTP edge: the routes, for this server and for any scope of somebody else's `App`.
+
+use actix_web::http::Method;
+use actix_web::{HttpRequest, HttpResponse, web};
+use user_http_actors::UserHttpActors;
+
+use crate::http::error::Failure;
+
+mod api;
+mod delivery;
+mod error;
+mod range;
+mod request;
+mod user_manager;
+mod worker;
+
+pub use delivery::H1_WRITE_BUFFER_SIZE;
+
+/// What the routes have to know.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// The actors that do the work.
+    pub actors: UserHttpActors,
+    /// The largest body that is read, in bytes; a larger one is answered 413.
+    pub max_body: u64,
+}
+
+/// Mounts the routes for workers (`ConfigureHTTPRoutes` of the specification): `GET`, `HEAD` and `POST` on the root
+/// of the app or scope.
+///
+/// A delivery counts as done when the server asks the answer's body for more than there is. Set
+/// [`HttpServer::h1_write_buffer_size`](actix_web::HttpServer::h1_write_buffer_size) to [`H1_WRITE_BUFFER_SIZE`], and
+/// that is when the last byte is with the connection; with actix-web's default it can be 32 KiB too early.
+pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |routes| {
+        let root = web::resource(["", "/"])
+            .app_data(web::Data::new(gateway))
+            .route(web::get().to(worker::get_data_from_server))
+            .route(web::head().to(worker::head_data_from_server))
+            .route(web::post().to(worker::send_data_to_server))
+            .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST")));
+        routes.service(root);
+    }
+}
+
+/// Mounts the routes for the farm's services (`ConfigureAPIRoutes` of the specification) below the app or scope.
+pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |routes| {
+        let gateway = web::Data::new(gateway);
+        let resource = |path: &str, method: Method, route: actix_web::Route| {
+            let allowed: &'static str = if method == Method::POST {
+                "POST"
+            } else if method == Method::DELETE {
+                "DELETE"
+            } else {
+                "GET"
+            };
+            web::resource(path)
+                .app_data(gateway.clone())
+                .route(route.method(method))
+                .default_service(web::to(move |request| method_not_allowed(request, allowed)))
+        };
+        routes
+            .service(resource(
+                "/CommunicationInterface/AddBufferMsg",
+                Method::POST,
+                web::route().to(api::add_buffer_msg),
+            ))
+            .service(resource("/UserManager/NextMessage", Method::GET, web::route().to(user_manager::next_message)))
+            .service(resource(
+                "/UserManager/Messages/{id}",
+                Method::DELETE,
+                web::route().to(user_manager::delete_message),
+            ))
+            .service(resource("/healthz", Method::GET, web::route().to(api::healthz)))
+            .service(resource("/readyz", Method::GET, web::route().to(api::readyz)));
+    }
+}
+
+/// Answers whatever has no route.
+pub(crate) async fn not_found(request: HttpRequest) -> HttpResponse {
+    Failure::not_found(format!("there is no {:?} here", request.path())).json()
+}
+
+async fn method_not_allowed(request: HttpRequest, allowed: &'static str) -> HttpResponse {
+    Failure::method_not_allowed(request.method(), allowed).json()
+}

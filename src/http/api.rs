@@ -1,0 +1,154 @@
+//! The routes for the communication interface and for whoever watches the service.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use futures::future::OptionFuture;
+use serde::Serialize;
+use user_http_actors::handle::handle_communication_interface_message;
+use user_http_actors::messages::{
+    BrokerState, BufferState, GetBufferState, GetConsumerState, GetOutboxState, OutboxState,
+};
+use user_http_actors::store::StoreError;
+
+use crate::http::error::Failure;
+use crate::http::{Gateway, request};
+
+#[derive(Serialize)]
+struct Success {
+    #[serde(rename = "STATUS")]
+    status: &'static str,
+}
+
+/// `POST /CommunicationInterface/AddBufferMsg`: keeps a message for a worker.
+pub async fn add_buffer_msg(request: HttpRequest, payload: web::Payload, gateway: web::Data<Gateway>) -> HttpResponse {
+    add(&request, payload, &gateway).await.unwrap_or_else(Failure::json)
+}
+
+async fn add(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
+    let body = request::body(request, payload, gateway.max_body).await?;
+    let format = request::format(request.headers());
+    handle_communication_interface_message(&gateway.actors.buffer, format, body).await?;
+    Ok(HttpResponse::Ok().json(Success { status: "SUCCESS" }))
+}
+
+#[derive(Serialize)]
+struct Alive {
+    alive: bool,
+}
+
+/// `GET /healthz`: the process is alive.
+pub async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(Alive { alive: true })
+}
+
+/// The answer to `GET /readyz`.
+#[derive(Serialize)]
+struct Readiness {
+    /// Whether every part takes work.
+    ready: bool,
+    /// What does not, in words; empty when ready.
+    not_ready: Vec<String>,
+    broker: BrokerState,
+    store: StoreHealth,
+    buffer: BufferReport,
+    outbox: OutboxReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumer: Option<ConsumerReport>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum StoreHealth {
+    Ok,
+    Full,
+    Failed,
+}
+
+#[derive(Serialize)]
+struct BufferReport {
+    messages: usize,
+    bytes: u64,
+    in_delivery: usize,
+    delivered_total: u64,
+    expired_total: u64,
+}
+
+#[derive(Serialize)]
+struct OutboxReport {
+    messages: usize,
+    bytes: u64,
+    parked: usize,
+    max_bytes: u64,
+    forwarded_total: u64,
+    test_total: u64,
+    unknown_total: u64,
+}
+
+#[derive(Serialize)]
+struct ConsumerReport {
+    connected: bool,
+    stored_total: u64,
+    rejected_total: u64,
+}
+
+/// `GET /readyz`: whether the service takes work, and how its parts are.
+pub async fn readyz(gateway: web::Data<Gateway>) -> HttpResponse {
+    match readiness(&gateway).await {
+        Ok(readiness) if readiness.ready => HttpResponse::Ok().json(readiness),
+        Ok(readiness) => HttpResponse::ServiceUnavailable().json(readiness),
+        Err(failure) => failure.json(),
+    }
+}
+
+async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
+    let actors = &gateway.actors;
+    let consumer = OptionFuture::from(actors.consumer.as_ref().map(|consumer| consumer.send(GetConsumerState)));
+    let (buffer, outbox, consumer) =
+        futures::join!(actors.buffer.send(GetBufferState), actors.publisher.send(GetOutboxState), consumer);
+    let (buffer, outbox, consumer) = (buffer?, outbox?, consumer.transpose()?);
+    let store = store_health(&buffer, &outbox);
+    let mut not_ready = Vec::new();
+    match store {
+        StoreHealth::Ok => {}
+        StoreHealth::Full => not_ready.push("store: there is no space left on the disk".to_owned()),
+        StoreHealth::Failed => not_ready.push("store: the disk has failed; see the log".to_owned()),
+    }
+    if outbox.bytes >= outbox.max_bytes {
+        not_ready.push(format!("outbox: all {} bytes are taken", outbox.max_bytes));
+    }
+    Ok(Readiness {
+        ready: not_ready.is_empty(),
+        not_ready,
+        broker: outbox.broker,
+        store,
+        buffer: BufferReport {
+            messages: buffer.messages,
+            bytes: buffer.bytes,
+            in_delivery: buffer.in_delivery,
+            delivered_total: buffer.delivered_total,
+            expired_total: buffer.expired_total,
+        },
+        outbox: OutboxReport {
+            messages: outbox.messages,
+            bytes: outbox.bytes,
+            parked: outbox.parked,
+            max_bytes: outbox.max_bytes,
+            forwarded_total: outbox.forwarded_total,
+            test_total: outbox.test_total,
+            unknown_total: outbox.unknown_total,
+        },
+        consumer: consumer.map(|consumer| ConsumerReport {
+            connected: consumer.connected,
+            stored_total: consumer.stored_total,
+            rejected_total: consumer.rejected_total,
+        }),
+    })
+}
+
+fn store_health(buffer: &BufferState, outbox: &OutboxState) -> StoreHealth {
+    let failures = [&buffer.store_failure, &outbox.store_failure];
+    let health = failures.into_iter().flatten().map(|failure| match failure {
+        StoreError::NoSpace(_) => StoreHealth::Full,
+        StoreError::Failed(_) => StoreHealth::Failed,
+    });
+    health.max_by_key(|health| *health == StoreHealth::Failed).unwrap_or(StoreHealth::Ok)
+}

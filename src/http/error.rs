@@ -1,0 +1,133 @@
+//! Every answer that is no success: one table from what went wrong to status and headers, and the two forms in which
+//! it is told.
+
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use serde::Serialize;
+use user_http_actors::store::StoreError;
+use user_http_actors::{Error, ErrorKind};
+
+/// How long a worker is asked to stay away from a message that another connection is fetching, in seconds.
+const BUSY_RETRY_AFTER: u32 = 1;
+
+/// How long a sender is asked to stay away when there is no room, in seconds: room comes back as fast as messages are
+/// fetched, and a sender who comes early costs no more than one refused request.
+const NO_ROOM_RETRY_AFTER: u32 = 5;
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub struct Failure {
+    status: StatusCode,
+    text: String,
+    retry_after: Option<u32>,
+    allow: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct JsonForm<'a> {
+    #[serde(rename = "STATUS")]
+    status: &'static str,
+    #[serde(rename = "ERROR")]
+    error: &'a str,
+}
+
+#[derive(Serialize)]
+struct PickleForm<'a> {
+    message: &'a str,
+}
+
+impl Failure {
+    fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), retry_after: None, allow: None }
+    }
+
+    pub fn bad_request(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    pub fn not_found(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, text)
+    }
+
+    pub fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
+        let text = format!("{method} is not offered here, only {allowed}");
+        Self { allow: Some(allowed), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, text) }
+    }
+
+    pub fn too_large(limit: u64) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than the limit of {limit} bytes"))
+    }
+
+    pub fn encoded(encoding: &str) -> Self {
+        let text = format!("content encoding {encoding:?} is not taken; send the body as it is");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
+    }
+
+    pub fn range_not_satisfiable(len: u64) -> Self {
+        Self::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            format!("the message has {len} bytes; the range starts behind them"),
+        )
+    }
+
+    /// As JSON, `{"STATUS": "FAILED", "ERROR": …}`.
+    pub fn json(self) -> HttpResponse {
+        self.builder().json(JsonForm { status: "FAILED", error: &self.text })
+    }
+
+    /// As a pickle, `{"message": …}`.
+    pub fn pickle(self) -> HttpResponse {
+        let form = PickleForm { message: &self.text };
+        match serde_pickle::to_vec(&form, serde_pickle::SerOptions::new()) {
+            Ok(body) => self.builder().content_type("application/octet-stream").body(body),
+            Err(error) => {
+                log::error!("an answer cannot be pickled: {error}");
+                HttpResponse::InternalServerError().finish()
+            }
+        }
+    }
+
+    fn builder(&self) -> HttpResponseBuilder {
+        let mut response = HttpResponse::build(self.status);
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        }
+        if let Some(allowed) = self.allow {
+            response.insert_header((header::ALLOW, allowed));
+        }
+        response
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (status, retry_after) = match error.kind() {
+            ErrorKind::Request => (StatusCode::BAD_REQUEST, None),
+            ErrorKind::Absent => match error {
+                Error::NoSuchMessage => (StatusCode::NOT_FOUND, None),
+                _ => (StatusCode::BAD_REQUEST, None),
+            },
+            ErrorKind::Busy => (StatusCode::BAD_REQUEST, Some(BUSY_RETRY_AFTER)),
+            ErrorKind::NoRoom | ErrorKind::Service => (StatusCode::SERVICE_UNAVAILABLE, Some(NO_ROOM_RETRY_AFTER)),
+            ErrorKind::Setup => (StatusCode::CONFLICT, None),
+        };
+        let text = match &error {
+            // the cause names files of this machine: it is for the log alone
+            Error::Store(cause) => {
+                log::error!("{cause}");
+                match cause {
+                    StoreError::NoSpace(_) => "no space left for messages".to_owned(),
+                    StoreError::Failed(_) => "the message store has failed".to_owned(),
+                }
+            }
+            _ => error.to_string(),
+        };
+        Self { status, text, retry_after, allow: None }
+    }
+}
+
+impl From<actix::MailboxError> for Failure {
+    fn from(error: actix::MailboxError) -> Self {
+        Error::from(error).into()
+    }
+}

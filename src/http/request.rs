@@ -1,0 +1,64 @@
+//! What a request says: its body, how that is written, and its query.
+
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::{HttpRequest, web};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use user_http_actors::codec::Format;
+
+use crate::http::error::Failure;
+
+/// How much is reserved for a body at once, whatever its sender says that its length will be.
+const RESERVED: u64 = 1 << 20;
+
+/// How the body is written: a pickle under `application/octet-stream`, else JSON.
+pub fn format(headers: &HeaderMap) -> Format {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/octet-stream") { Format::Pickle } else { Format::Json }
+}
+
+/// Reads the whole body.
+///
+/// # Errors
+/// 413 as soon as it is known to be longer than `limit`, 415 where it is encoded, 400 where it breaks off.
+pub async fn body(request: &HttpRequest, mut payload: web::Payload, limit: u64) -> Result<Bytes, Failure> {
+    let headers = request.headers();
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return Err(Failure::encoded(&String::from_utf8_lossy(encoding.as_bytes())));
+    }
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|declared| declared > limit) {
+        return Err(Failure::too_large(limit));
+    }
+    let mut first = None;
+    let mut body = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|error| Failure::bad_request(format!("the body broke off: {error}")))?;
+        let read = first.as_ref().map_or(0, Bytes::len) + body.len();
+        if (read + chunk.len()) as u64 > limit {
+            return Err(Failure::too_large(limit));
+        }
+        // a body that comes in one piece is not copied
+        if read == 0 {
+            first = Some(chunk);
+            continue;
+        }
+        if let Some(first) = first.take() {
+            let needed = read + chunk.len();
+            body.reserve(declared.map_or(needed, |declared| declared.min(RESERVED) as usize).max(needed));
+            body.extend_from_slice(&first);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(first.unwrap_or_else(|| body.freeze()))
+}
+
+/// The values of a parameter of the query, decoded, in their order.
+pub fn query_values(request: &HttpRequest, name: &str) -> Vec<String> {
+    let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+    let pairs = query.map(web::Query::into_inner).unwrap_or_default();
+    pairs.into_iter().filter(|(key, _)| key == name).map(|(_, value)| value).collect()
+}

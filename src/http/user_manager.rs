@@ -1,0 +1,80 @@
+//! The routes for a user manager who comes for its messages, where there is no broker.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use tokio::sync::oneshot;
+use user_http_actors::Error;
+use user_http_actors::codec::Format;
+use user_http_actors::messages::{DeleteMessage, TakeNextMessage};
+use user_http_actors::publisher::NextMessage;
+use uuid::Uuid;
+
+use crate::http::delivery::{DeliveryBody, Source};
+use crate::http::error::Failure;
+use crate::http::{Gateway, request};
+
+/// How long a request may wait for a message, in seconds: the contract's bound.
+const MAX_WAIT: f64 = 60.0;
+
+/// How long a message is lent when nothing is said, in seconds: the contract's default.
+const DEFAULT_LEASE: f64 = 60.0;
+
+/// How long a message may be lent, in seconds: a day, after which whoever took it is not coming back.
+const MAX_LEASE: f64 = 86_400.0;
+
+/// `GET /UserManager/NextMessage?wait=S&lease=S`: lends the oldest message that nobody else has.
+pub async fn next_message(request: HttpRequest, gateway: web::Data<Gateway>) -> HttpResponse {
+    lend(&request, &gateway).await.unwrap_or_else(Failure::json)
+}
+
+async fn lend(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
+    let wait = seconds(request, "wait", 0.0, 0.0, MAX_WAIT)?;
+    let lease = seconds(request, "lease", DEFAULT_LEASE, 0.001, MAX_LEASE)?;
+    let (reply, mut message) = oneshot::channel();
+    gateway.actors.publisher.send(TakeNextMessage { lease, reply }).await??;
+    let waited = tokio::time::timeout(wait, &mut message).await;
+    // at the last moment a message may still have come: closed, the channel takes no other
+    message.close();
+    let taken = match waited {
+        Ok(taken) => taken.ok(),
+        Err(_) => message.try_recv().ok(),
+    };
+    let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
+        return Ok(HttpResponse::NoContent().finish());
+    };
+    let mut response = HttpResponse::Ok();
+    response.insert_header(("Message-Id", message_id.to_string()));
+    response.insert_header(("Delivery-Count", delivery_count.to_string()));
+    match format {
+        Format::Json => response.content_type("application/json"),
+        Format::Pickle => response.content_type("application/octet-stream").insert_header(("DATA_FORMAT", "BYTES")),
+    };
+    let len = payload.len();
+    Ok(response.body(DeliveryBody::new(vec![Source::Payload(payload, 0, len)], 0, len, lease)))
+}
+
+fn seconds(request: &HttpRequest, name: &str, default: f64, min: f64, max: f64) -> Result<Duration, Failure> {
+    let seconds = match request::query_values(request, name).as_slice() {
+        [] => Some(default),
+        [value] => value.parse().ok().filter(|seconds| (min..=max).contains(seconds)),
+        _ => None,
+    };
+    let wrong = || Failure::bad_request(format!("{name} is a number of seconds from {min} to {max}, given once"));
+    seconds.map(Duration::from_secs_f64).ok_or_else(wrong)
+}
+
+/// `DELETE /UserManager/Messages/{Message-Id}`: the message is done with.
+pub async fn delete_message(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
+    delete(&id, &gateway).await.unwrap_or_else(Failure::json)
+}
+
+async fn delete(id: &str, gateway: &Gateway) -> Result<HttpResponse, Failure> {
+    // an id that is none is asked for all the same: where there is a broker, the answer is another
+    let message_id = Uuid::try_parse(id).unwrap_or(Uuid::nil());
+    gateway.actors.publisher.send(DeleteMessage { message_id }).await?.map_err(|error| match error {
+        Error::NoSuchMessage => Failure::not_found(format!("there is no message {id:?}")),
+        error => error.into(),
+    })?;
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,136 @@
+//! The routes for workers: a message is fetched, a frame is posted.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use user_http_actors::blend::{BlendFile, refine_data_from_metadata};
+use user_http_actors::buffer::LeasedBufferMsg;
+use user_http_actors::codec;
+use user_http_actors::handle::handle_user_message;
+use user_http_actors::messages::{BufferMsgView, LeaseBufferMsg, PeekBufferMsg};
+use user_http_actors::{BufferUuid, Error};
+
+use crate::http::Gateway;
+use crate::http::delivery::{DeliveryBody, LengthOnly, Source, total_len};
+use crate::http::error::Failure;
+use crate::http::range::{self, Selected};
+use crate::http::request;
+
+/// How long a request waits for a delivery of the same message that has begun its last chunk. On a connection that
+/// takes it this is over in microseconds; one that stalls is a delivery like any other.
+const FINISHING_WAIT: Duration = Duration::from_secs(1);
+
+const PICKLE: &str = "application/octet-stream";
+
+/// `GET /?bufferUUID=…`: delivers the message that is buffered under this UUID.
+pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gateway>) -> HttpResponse {
+    deliver(&request, &gateway).await.unwrap_or_else(Failure::pickle)
+}
+
+async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
+    let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid(request)? };
+    let leased = tokio::time::timeout(FINISHING_WAIT, gateway.actors.buffer.send(lease)).await;
+    let LeasedBufferMsg { view, lease } = leased.map_err(|_| Error::InDelivery)???;
+    let Answer { sources, etag } = Answer::new(gateway, view).await?;
+    let len = total_len(&sources);
+    let mut response = HttpResponse::Ok();
+    let (start, end) = match range::select(request.headers(), len, &etag) {
+        Selected::Whole => (0, len),
+        Selected::Part { start, end } => {
+            response.status(StatusCode::PARTIAL_CONTENT);
+            response.insert_header((header::CONTENT_RANGE, format!("bytes {start}-{}/{len}", end - 1)));
+            (start, end)
+        }
+        Selected::Nothing => {
+            let mut response = Failure::range_not_satisfiable(len).pickle();
+            if let Ok(range) = header::HeaderValue::try_from(format!("bytes */{len}")) {
+                response.headers_mut().insert(header::CONTENT_RANGE, range);
+            }
+            return Ok(response);
+        }
+    };
+    response.insert_header((header::ETAG, etag)).insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
+    Ok(response.body(DeliveryBody::new(sources, start, end, lease)))
+}
+
+/// `HEAD /?bufferUUID=…`: the size of that message; delivers nothing.
+pub async fn head_data_from_server(request: HttpRequest, gateway: web::Data<Gateway>) -> HttpResponse {
+    describe(&request, &gateway).await.unwrap_or_else(Failure::pickle)
+}
+
+async fn describe(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
+    let view = gateway.actors.buffer.send(PeekBufferMsg { buffer_uuid: buffer_uuid(request)? }).await??;
+    let Answer { sources, etag } = Answer::new(gateway, view).await?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::ETAG, etag)).insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
+    Ok(response.body(LengthOnly(total_len(&sources))))
+}
+
+fn buffer_uuid(request: &HttpRequest) -> Result<BufferUuid, Failure> {
+    let mut values = request::query_values(request, "bufferUUID").into_iter();
+    match (values.next(), values.next()) {
+        (Some(uuid), None) => Ok(uuid.into()),
+        (None, _) => Err(Failure::bad_request("bufferUUID is missing; ask for /?bufferUUID=ID")),
+        (Some(_), Some(_)) => {
+            Err(Failure::bad_request("bufferUUID is given more than once; one message is fetched at a time"))
+        }
+    }
+}
+
+/// A message as it goes out.
+struct Answer {
+    sources: Vec<Source>,
+    etag: String,
+}
+
+impl Answer {
+    async fn new(gateway: &Gateway, view: BufferMsgView) -> Result<Self, Failure> {
+        let BufferMsgView { version, payload, blend } = view;
+        let len = payload.len();
+        let Some(hole) = blend else {
+            return Ok(Self { sources: vec![Source::Payload(payload, 0, len)], etag: format!("\"{version}\"") });
+        };
+        let roots = gateway.actors.blend_roots.clone();
+        let opened = web::block(move || refine_data_from_metadata(&roots, hole.path.as_deref())).await;
+        let file: Arc<BlendFile> = match opened {
+            Ok(opened) => Arc::new(opened.map_err(Error::from)?),
+            Err(_) => return Err(Error::Stopping.into()),
+        };
+        let etag = format!("\"{version}-{}\"", file.version());
+        let sources = vec![
+            Source::Payload(payload.clone(), 0, hole.offset),
+            Source::Bytes(codec::bytes_header(file.len())),
+            Source::Blend(file),
+            Source::Payload(payload, hole.offset, len),
+        ];
+        Ok(Self { sources, etag })
+    }
+}
+
+/// The answer to a message of a worker.
+#[derive(Serialize)]
+struct Received {
+    #[serde(rename = "DATA")]
+    data: &'static str,
+    #[serde(rename = "TIME")]
+    time: f64,
+}
+
+/// `POST /`: takes a message of a worker.
+pub async fn send_data_to_server(
+    request: HttpRequest,
+    payload: web::Payload,
+    gateway: web::Data<Gateway>,
+) -> HttpResponse {
+    receive(&request, payload, &gateway).await.unwrap_or_else(Failure::json)
+}
+
+async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
+    let body = request::body(request, payload, gateway.max_body).await?;
+    handle_user_message(&gateway.actors.publisher, request::format(request.headers()), body).await?;
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    Ok(HttpResponse::Ok().json(Received { data: "RECEIVED", time }))
+}

@@ -1,0 +1,38 @@
+//! What the tests drive: the server as a child process, the farm's Python programs, brokers, and bare HTTP.
+
+mod broker;
+mod farm;
+mod http;
+mod python;
+mod server;
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+pub(crate) use broker::for_each_broker;
+pub use broker::{Broker, FaultyBroker, Version};
+pub use farm::{Farm, frame, order};
+pub use http::{Connection, Response, request};
+pub use python::{Answer, Peer};
+pub use server::{Server, Setup, files_below};
+
+/// How long anything may take that takes no time on an idle machine.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// Probes until `probe` gives a value, and gives it back; after `deadline` it panics with the state that it is stuck in.
+#[track_caller]
+pub fn eventually<T, S: Debug>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Result<T, S>) -> T {
+    let start = Instant::now();
+    loop {
+        match probe() {
+            Ok(value) => return value,
+            Err(state) if start.elapsed() > deadline => panic!("not within {deadline:?}: {what}; stuck in: {state:?}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// `Ok` when a fact holds, else the state, for [`eventually`].
+pub fn holds<S>(fact: bool, state: S) -> Result<(), S> {
+    if fact { Ok(()) } else { Err(state) }
+}

@@ -1,0 +1,153 @@
+//! RabbitMQ for the tests: one of the machine's own package and one of version 4.0, each started once and shared, with
+//! a vhost for each test, since the farm's names of exchanges and queues are fixed.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::rabbitmq::RabbitMq;
+
+/// Made in one go when a broker starts: each call of rabbitmqctl takes a second or two of processor time.
+const VHOSTS: usize = 60;
+
+/// Which RabbitMQ.
+#[derive(Clone, Copy, Debug)]
+pub enum Version {
+    /// That of Debian's package on this machine, 3.10 on bookworm.
+    Debian,
+    /// That in the folder which `tests/run` makes.
+    V4_0,
+}
+
+/// A vhost of a broker that tests share.
+pub struct Broker {
+    /// Where the farm's programs connect to.
+    pub url: String,
+    /// The broker itself, to be looked at.
+    pub rabbitmq: &'static RabbitMq,
+}
+
+impl Broker {
+    /// A fresh vhost.
+    pub fn of(version: Version) -> Self {
+        static DEBIAN: OnceLock<RabbitMq> = OnceLock::new();
+        static V4_0: OnceLock<RabbitMq> = OnceLock::new();
+        let shared = match version {
+            Version::Debian => &DEBIAN,
+            Version::V4_0 => &V4_0,
+        };
+        let rabbitmq = shared.get_or_init(|| start(version));
+        Self { url: fresh_vhost(rabbitmq), rabbitmq }
+    }
+}
+
+/// A broker that no other test uses meanwhile, to be killed and restarted.
+pub struct FaultyBroker {
+    /// Where the farm's programs connect to: a fresh vhost.
+    pub url: String,
+    slot: MutexGuard<'static, Slot>,
+}
+
+struct Slot {
+    rabbitmq: Option<RabbitMq>,
+    killed: bool,
+}
+
+impl FaultyBroker {
+    /// Waits until no other test uses it.
+    pub fn of(version: Version) -> Self {
+        static DEBIAN: Mutex<Slot> = Mutex::new(Slot { rabbitmq: None, killed: false });
+        static V4_0: Mutex<Slot> = Mutex::new(Slot { rabbitmq: None, killed: false });
+        let shared = match version {
+            Version::Debian => &DEBIAN,
+            Version::V4_0 => &V4_0,
+        };
+        // A test that failed meanwhile leaves a broker that is either running or known to be killed.
+        let mut slot = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let url = fresh_vhost(slot.rabbitmq.get_or_insert_with(|| start(version)));
+        let mut broker = Self { url, slot };
+        if broker.slot.killed {
+            broker.launch();
+        }
+        broker
+    }
+
+    /// Ends the broker as a power cut does.
+    pub fn kill9(&mut self) {
+        self.slot.killed = true;
+        self.rabbitmq().kill9();
+    }
+
+    /// Starts it again, with what it had on disk.
+    pub fn launch(&mut self) {
+        self.rabbitmq().launch();
+        self.slot.killed = false;
+    }
+
+    fn rabbitmq(&mut self) -> &mut RabbitMq {
+        self.slot.rabbitmq.as_mut().expect("a broker")
+    }
+}
+
+fn start(version: Version) -> RabbitMq {
+    let rabbitmq = match version {
+        Version::Debian => RabbitMq::start(),
+        Version::V4_0 => {
+            let root = root_of_4_0();
+            assert!(
+                root.join("complete").exists(),
+                "no RabbitMQ 4.0 in {}; run ./tests/run once, it makes it",
+                root.display()
+            );
+            RabbitMq::start_in_chroot(&root)
+        }
+    };
+    rabbitmq.ctl(&[
+        "eval",
+        &format!(
+            r#"[begin
+                V = list_to_binary("test-" ++ integer_to_list(N)),
+                ok = rabbit_vhost:add(V, <<"tests">>),
+                ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
+            end || N <- lists:seq(1, {VHOSTS})]."#
+        ),
+    ]);
+    rabbitmq
+}
+
+fn fresh_vhost(rabbitmq: &RabbitMq) -> String {
+    static USED: AtomicUsize = AtomicUsize::new(0);
+    let number = USED.fetch_add(1, Ordering::Relaxed) + 1;
+    assert!(number <= VHOSTS, "raise VHOSTS: more tests use a broker than there are vhosts");
+    let url = rabbitmq.url();
+    let (server, _) = url.rsplit_once('/').expect("a vhost in the URL");
+    format!("{server}/test-{number}")
+}
+
+fn root_of_4_0() -> PathBuf {
+    if let Some(root) = std::env::var_os("TEST_RABBITMQ4_ROOT") {
+        return root.into();
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    cache.expect("HOME in the environment").join("user-http-server/rabbitmq-4")
+}
+
+/// Makes a test of each function that takes a [`Version`], for both versions.
+macro_rules! for_each_broker {
+    ($($test:ident),* $(,)?) => {
+        mod with_debians_rabbitmq {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::harness::Version::Debian);
+            })*
+        }
+        mod with_rabbitmq_4_0 {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::harness::Version::V4_0);
+            })*
+        }
+    };
+}
+pub(crate) use for_each_broker;

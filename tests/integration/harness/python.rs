@@ -1,0 +1,142 @@
+//! The farm's Python programs: `tests/peers/peer.py`, one JSON object a line each way.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+
+/// Peers at rest. Starting Python and importing its packages costs half a second of processor time, so they are used
+/// by one test after another. They end with this process, at the end of their stdin.
+static AT_REST: Mutex<Vec<Process>> = Mutex::new(Vec::new());
+
+/// A Python program of the farm, lent to one test.
+pub struct Peer {
+    process: Option<Process>,
+}
+
+struct Process {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+/// An HTTP answer as `requests` got it.
+#[derive(Debug, serde::Deserialize)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The decoded body as Python source, dicts in their order, sets sorted.
+    pub value: String,
+    /// The body's length in bytes.
+    pub length: u64,
+}
+
+impl Peer {
+    /// A peer that no other test uses.
+    pub fn get() -> Self {
+        let rested = AT_REST.lock().expect("the peers").pop();
+        Self { process: Some(rested.unwrap_or_else(Process::start)) }
+    }
+
+    /// Has the peer do something; see `tests/peers/peer.py` for what.
+    #[track_caller]
+    pub fn call(&mut self, what: &str, mut arguments: Value) -> Value {
+        arguments["do"] = what.into();
+        let answer = self.process.as_mut().expect("a peer").exchange(&arguments);
+        match &answer["error"] {
+            Value::String(error) => panic!("the Python peer failed to {what} {arguments}:\n{error}"),
+            _ => answer["ok"].clone(),
+        }
+    }
+
+    /// Python source of a value that a test writes as Python source, in the form that answers come in.
+    #[track_caller]
+    pub fn show(&mut self, value: &str) -> String {
+        text(&self.call("show", json!({ "value": value })))
+    }
+
+    /// A value, pickled.
+    #[track_caller]
+    pub fn dumps(&mut self, value: &str, protocol: u8) -> Vec<u8> {
+        unhex(&text(&self.call("dumps", json!({ "value": value, "protocol": protocol }))))
+    }
+
+    /// The value of a pickle, as Python source.
+    #[track_caller]
+    pub fn loads(&mut self, pickle: &[u8]) -> String {
+        text(&self.call("loads", json!({ "data": hex(pickle) })))
+    }
+
+    /// The value of a JSON text, as Python source.
+    #[track_caller]
+    pub fn json_loads(&mut self, json: &[u8]) -> String {
+        text(&self.call("json_loads", json!({ "data": hex(json) })))
+    }
+
+    /// Has the peer make an HTTP request.
+    #[track_caller]
+    pub fn answer(&mut self, what: &str, arguments: Value) -> Answer {
+        serde_json::from_value(self.call(what, arguments)).expect("an answer")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let process = self.process.take();
+        if !std::thread::panicking() {
+            AT_REST.lock().expect("the peers").extend(process);
+        }
+    }
+}
+
+impl Process {
+    fn start() -> Self {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+        let python = std::env::var_os("TEST_PYTHON").map_or_else(|| tests.join(".venv/bin/python"), PathBuf::from);
+        let mut command = Command::new(&python);
+        command.arg("-B").arg(tests.join("peers/peer.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("{}: {error}; run ./tests/run once, it installs what the tests need", python.display())
+        });
+        let stdin = child.stdin.take().expect("a pipe");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        Self { child, stdin, stdout }
+    }
+
+    #[track_caller]
+    fn exchange(&mut self, request: &Value) -> Value {
+        let mut line = String::new();
+        let asked = writeln!(self.stdin, "{request}").and_then(|()| self.stdin.flush());
+        asked.and_then(|()| self.stdout.read_line(&mut line)).expect("the Python peer to live");
+        serde_json::from_str(&line).unwrap_or_else(|error| {
+            panic!(
+                "the Python peer has ended ({error}); if packages are missing, run ./tests/run once, it installs them"
+            )
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only where the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(super) fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}")).to_owned()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn unhex(text: &str) -> Vec<u8> {
+    let digits = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hexadecimal");
+    text.as_bytes().chunks(2).map(digits).collect()
+}

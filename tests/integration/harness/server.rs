@@ -1,0 +1,350 @@
+//! The server as a child process, on ports and in folders of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{SOON, eventually, request};
+
+/// How a server is started: its folders, arguments and environment.
+pub struct Setup {
+    dir: TempDir,
+    args: Vec<String>,
+    env: BTreeMap<String, String>,
+    config: String,
+    wrapper: Vec<String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let dir = tempfile::Builder::new().prefix("uhs-").tempdir().expect("a folder for the test");
+        let setup = Self { dir, args: Vec::new(), env: BTreeMap::new(), config: String::new(), wrapper: Vec::new() };
+        fs::create_dir(setup.blend_root()).expect("a blend root");
+        setup
+    }
+}
+
+impl Setup {
+    /// Adds arguments.
+    pub fn args<A: AsRef<str>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Writes a configuration file and names it on the command line.
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = text.to_owned();
+        let path = self.path("config.toml");
+        fs::write(&path, text).expect("a configuration file");
+        self.args(["--config", path.to_str().expect("UTF-8")])
+    }
+
+    /// Runs the server by way of another command, which must end by executing its own arguments.
+    pub fn wrapper(mut self, command: &[&str]) -> Self {
+        self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// A path in the test's own folder, which is the server's working directory too.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The first blend root.
+    pub fn blend_root(&self) -> PathBuf {
+        self.path("blend")
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// Starts the server and waits until it is ready.
+    pub fn start(self) -> Server {
+        let mut server = self.launch();
+        server.wait_until_ready();
+        server
+    }
+
+    /// Starts a server that must refuse to run; its exit status and its log.
+    pub fn start_refused(self) -> (ExitStatus, String) {
+        let mut server = self.launch();
+        let status = server.wait_for_exit(SOON);
+        (status, server.log())
+    }
+
+    fn launch(self) -> Server {
+        let process = Process::spawn(&self);
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        Server { setup: self, process, http: unknown, api: unknown }
+    }
+
+    fn command(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_user-http-server");
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(binary),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(binary);
+                command
+            }
+        };
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("USER_HTTP_SERVER_") || text.starts_with("RUST_LOG") {
+                command.env_remove(&name);
+            }
+        }
+        // Each of these may be given by the test instead, in whichever of the ways it is about.
+        for (flag, value) in [
+            ("--http-bind", "127.0.0.1:0"),
+            ("--api-bind", "127.0.0.1:0"),
+            ("--data-dir", self.data_dir().to_str().expect("UTF-8")),
+            ("--blend-root", self.blend_root().to_str().expect("UTF-8")),
+        ] {
+            let variable = format!("USER_HTTP_SERVER_{}", flag[2..].replace('-', "_").to_uppercase());
+            let given = self.args.iter().any(|arg| arg.split('=').next() == Some(flag))
+                || self.env.contains_key(&variable)
+                || self.config.lines().any(|line| line.starts_with(&flag[2..]));
+            if !given {
+                command.args([flag, value]);
+            }
+        }
+        command.args(&self.args).envs(&self.env).current_dir(self.dir.path());
+        command
+    }
+}
+
+/// A running server, or one that has ended and can be restarted in the same folders.
+pub struct Server {
+    setup: Setup,
+    process: Process,
+    /// Where workers reach it.
+    pub http: SocketAddr,
+    /// Where the farm's services reach it.
+    pub api: SocketAddr,
+}
+
+impl Server {
+    /// Starts a server without a broker.
+    pub fn start() -> Self {
+        Setup::default().start()
+    }
+
+    /// Starts a server with more arguments.
+    pub fn with(args: &[&str]) -> Self {
+        Setup::default().args(args).start()
+    }
+
+    /// How it was started.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The URL of the workers' server.
+    pub fn worker_url(&self) -> String {
+        format!("http://{}/", self.http)
+    }
+
+    /// A URL of the API server.
+    pub fn api_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.api)
+    }
+
+    /// Writes a file into the first blend root.
+    pub fn blend_file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.setup.blend_root().join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("the file's folder");
+        fs::write(&path, content).expect("a .blend file");
+        path
+    }
+
+    /// Makes a file of zeros in the first blend root that takes no space on the disk.
+    pub fn sparse_blend_file(&self, name: &str, len: u64) -> PathBuf {
+        let path = self.blend_file(name, b"");
+        let file = fs::OpenOptions::new().write(true).open(&path).expect("a .blend file");
+        file.set_len(len).expect("a sparse file");
+        path
+    }
+
+    /// What the server has logged since it was started.
+    pub fn log(&self) -> String {
+        self.process.log.lock().expect("the log").concat()
+    }
+
+    /// Waits until the server has logged a line that contains `text`.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        eventually(&format!("a log line with {text:?}"), SOON, || super::holds(self.log().contains(text), self.log()));
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.child.try_wait().expect("a child's status").is_none()
+    }
+
+    /// The process's resident memory.
+    pub fn rss_kib(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that the process ever had.
+    pub fn peak_rss_kib(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a live process");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a size of the process");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(sent.expect("kill").success(), "SIG{name} could not be sent");
+    }
+
+    /// Waits for the process to end by itself.
+    #[track_caller]
+    pub fn wait_for_exit(&mut self, deadline: Duration) -> ExitStatus {
+        let process = &mut self.process;
+        let status = eventually("the server's end", deadline, || {
+            process
+                .child
+                .try_wait()
+                .expect("a child's status")
+                .ok_or_else(|| process.log.lock().expect("the log").concat())
+        });
+        process.finish_log();
+        status
+    }
+
+    /// Asks the server to end, as an operator does, and waits for it.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.terminate();
+        self.wait_for_exit(Duration::from_secs(10))
+    }
+
+    /// Ends the server without any warning.
+    pub fn kill9(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again in the same folders, on new ports, after [`Server::stop`] or [`Server::kill9`].
+    pub fn restart(&mut self) {
+        assert!(!self.is_running(), "stop the server before it is restarted");
+        self.process = Process::spawn(&self.setup);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        let address = |server: &mut Self, name: &str| {
+            let said = format!("{name} listening on http://");
+            eventually(&format!("{name:?} in the log"), SOON, || {
+                assert!(server.is_running(), "the server ended at once; its log:\n{}", server.log());
+                let log = server.log();
+                let rest = log.split_once(&said).map(|(_, rest)| rest.to_owned()).ok_or(log)?;
+                rest.split_whitespace().next().unwrap_or_default().trim_end_matches('/').parse().map_err(|_| rest)
+            })
+        };
+        self.http = address(self, "worker server");
+        self.api = address(self, "API server");
+        eventually("GET /readyz answers 200", SOON, || {
+            let answer = request(self.api, "GET", "/readyz", &[], b"");
+            super::holds(answer.status == 200, answer)
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the server, {} ---\n{}", self.pid(), self.log());
+        }
+    }
+}
+
+struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Process {
+    fn spawn(setup: &Setup) -> Self {
+        let mut command = setup.command();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
+        let reader = std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while matches!(stderr.read_until(b'\n', &mut line), Ok(read) if read > 0) {
+                lines.lock().expect("the log").push(String::from_utf8_lossy(&line).into_owned());
+                line.clear();
+            }
+        });
+        Self { child, log, reader: Some(reader) }
+    }
+
+    fn kill(&mut self) {
+        // Fails only where the process has ended already.
+        let _ = self.child.kill();
+        self.child.wait().expect("a child's status");
+        self.finish_log();
+    }
+
+    /// Reads the log to its end; only for a process that has ended.
+    fn finish_log(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the log's reader");
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The files in a folder and below, with their sizes; none where there is no such folder.
+pub fn files_below(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.expect("a folder's entry").path());
+    paths
+        .flat_map(|path| match fs::symlink_metadata(&path) {
+            Ok(of) if of.is_dir() => files_below(&path),
+            Ok(of) => vec![(path, of.len())],
+            Err(_) => Vec::new(),
+        })
+        .collect()
+}

@@ -1,0 +1,29 @@
+//! The server as its users meet it: over HTTP and AMQP, with Python programs like the farm's own.
+//!
+//! Every row of the wire contract's tables has a test that is named for it. `tests/run` installs what they need.
+
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq;
+
+mod harness;
+
+mod amqp;
+mod amqp_faults;
+mod api;
+mod bad_input;
+mod concurrency;
+mod configuration;
+mod delivery;
+mod files;
+mod health;
+mod json;
+mod pickle;
+mod range;
+mod render_farm;
+mod restart;
+mod round_trips;
+mod routes;
+mod stopping;
+mod user_manager;
+mod worker_get;
+mod worker_post;

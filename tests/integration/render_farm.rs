@@ -1,0 +1,33 @@
+//! A real render: `examples/render_farm.sh` makes a scene, leaves it, renders it with Blender, and checks the frames.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Broker, Version};
+
+#[track_caller]
+fn render(args: &[&str]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let venv = root.join("tests/.venv/bin");
+    let path = format!("{}:{}", venv.display(), std::env::var("PATH").expect("PATH"));
+    let output =
+        Command::new(root.join("examples/render_farm.sh")).args(args).env("PATH", path).output().expect("the script");
+    let printed = [output.stdout, output.stderr].map(|part| String::from_utf8_lossy(&part).into_owned()).concat();
+    assert!(output.status.success() && printed.contains("PASS"), "{args:?}: {}\n{printed}", output.status);
+}
+
+#[test]
+fn two_frames_are_rendered_and_arrive_without_a_broker() {
+    render(&["--embedded", "--worker", "rust"]);
+}
+
+#[test]
+fn two_frames_are_rendered_by_the_python_worker_and_arrive_without_a_broker() {
+    render(&["--embedded", "--worker", "python"]);
+}
+
+#[test]
+fn two_frames_are_rendered_and_arrive_over_rabbitmq() {
+    let broker = Broker::of(Version::Debian);
+    render(&["--amqp-url", &broker.url, "--worker", "rust"]);
+}

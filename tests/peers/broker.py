@@ -1,0 +1,117 @@
+"""The farm's AMQP side, as its programs write it with aio_pika."""
+
+import asyncio
+import json
+import pickle
+import threading
+
+import aio_pika
+
+from values import show
+
+OWN_EXCHANGE = "USER_HTTP_SERVER_EXCHANGE"
+OWN_QUEUE = "UHTTPSE_CI"
+PEER_EXCHANGE = "COMMUNICATION_INTERFACE_EXCHANGE"
+PEER_KEY = "CIE_USER_HTTP_SERVER"
+PEER_QUEUE = "CI_FROM_USER_HTTP_SERVER"
+
+
+class Broker:
+    """Connections to brokers, by URL, on an event loop of their own so that heartbeats go on between calls."""
+
+    def __init__(self):
+        self.loop = asyncio.new_event_loop()
+        self.managers = {}
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+    def run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout=60)
+
+    async def publish(self, url, data, pickled):
+        """The communication interface leaves a message."""
+        async with await aio_pika.connect(url) as connection:
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange(OWN_EXCHANGE, aio_pika.ExchangeType.DIRECT)
+            headers = {"DATA_FORMAT": "BYTES"} if pickled else {}
+            message = aio_pika.Message(bytes.fromhex(data), headers=headers)
+            await exchange.publish(message, routing_key=OWN_QUEUE)
+
+    async def user_manager_start(self, url, exchange_as_it_is=False):
+        """The communication interface, on behalf of the user manager, starts to take messages."""
+        connection = await aio_pika.connect(url)
+        channel = await connection.channel()
+        if exchange_as_it_is:
+            exchange = await channel.get_exchange(PEER_EXCHANGE)
+        else:
+            exchange = await channel.declare_exchange(PEER_EXCHANGE, aio_pika.ExchangeType.DIRECT)
+        queue = await channel.declare_queue(PEER_QUEUE, auto_delete=True)
+        await queue.bind(exchange, PEER_KEY)
+        received = asyncio.Queue()
+
+        async def take(message):
+            async with message.process():
+                await received.put(message)
+
+        await queue.consume(take)
+        self.managers[url] = (connection, received)
+
+    async def user_manager_next(self, url, seconds):
+        """The next message that has come, None where none comes in time."""
+        _, received = self.managers[url]
+        try:
+            message = await asyncio.wait_for(received.get(), seconds)
+        except asyncio.TimeoutError:
+            return None
+        pickled = message.headers.get("DATA_FORMAT") == "BYTES"
+        value = pickle.loads(message.body) if pickled else json.loads(message.body)
+        return {
+            "body": message.body.hex(),
+            "pickled": pickled,
+            "headers": sorted(message.headers),
+            "value": show(value),
+            "message_id": message.message_id,
+            "persistent": message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT,
+        }
+
+    async def user_manager_stop(self, url):
+        connection, _ = self.managers.pop(url)
+        await connection.close()
+
+    async def declare_exchange(self, url, name, **properties):
+        async with await aio_pika.connect(url) as connection:
+            await (await connection.channel()).declare_exchange(name, **properties)
+
+    async def declare_queue(self, url, name, **properties):
+        async with await aio_pika.connect(url) as connection:
+            await (await connection.channel()).declare_queue(name, **properties)
+
+    async def exchange_is(self, url, name, **properties):
+        """Whether an exchange exists with just these properties."""
+        return await self._matches(url, lambda channel: channel.declare_exchange(name, **properties), name, "exchange")
+
+    async def queue_is(self, url, name, **properties):
+        """Whether a queue exists with just these properties."""
+        return await self._matches(url, lambda channel: channel.declare_queue(name, **properties), name, "queue")
+
+    async def queue_state(self, url, name):
+        """How many messages wait in a queue and how many consumers it has; None where there is no such queue."""
+        async with await aio_pika.connect(url) as connection:
+            try:
+                queue = await (await connection.channel()).declare_queue(name, passive=True)
+            except aio_pika.exceptions.ChannelNotFoundEntity:
+                return None
+            result = queue.declaration_result
+            return {"messages": result.message_count, "consumers": result.consumer_count}
+
+    async def _matches(self, url, declare, name, kind):
+        async with await aio_pika.connect(url) as connection:
+            try:
+                passive = await connection.channel()
+                if kind == "exchange":
+                    await passive.get_exchange(name)
+                else:
+                    await passive.get_queue(name)
+                await declare(await connection.channel())
+            except (aio_pika.exceptions.ChannelNotFoundEntity, aio_pika.exceptions.ChannelPreconditionFailed):
+                return False
+            return True

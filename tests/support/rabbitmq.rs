@@ -1,0 +1,276 @@
+//! A private RabbitMQ for tests: own ports, own folder, own epmd; gone with the process that started it.
+//!
+//! Included by path from the test binaries of both packages, so it needs nothing but the standard library, and
+//! not every binary uses all of it.
+#![allow(dead_code)]
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A start takes 4 to 8 s on two idle cores; the rest is for a machine that compiles at the same time.
+const START_DEADLINE: Duration = Duration::from_secs(90);
+/// Debian's own `rabbitmq-server` and `rabbitmqctl` in `/usr/sbin` insist on the user `rabbitmq`; these do not.
+const BIN: &str = "/usr/lib/rabbitmq/bin";
+/// A nearly full disk of the test machine must not raise the disk alarm; and a chroot may have no `/proc` to read the
+/// memory's use and size from.
+const CONFIGURATION: &str = "disk_free_limit.absolute = 1MB
+vm_memory_calculation_strategy = allocated
+total_memory_available_override_value = 4GB
+";
+
+/// A RabbitMQ node of the machine's own package, or of a chroot's, on `127.0.0.1`.
+///
+/// Dropping it kills the node and removes its folder. So does the end of the test process, however it ends, so one
+/// may live in a `static`.
+#[derive(Debug)]
+pub struct RabbitMq {
+    /// The port of AMQP; stays the same through restarts.
+    pub port: u16,
+    chroot: Option<PathBuf>,
+    /// The node's folder, as the node sees it.
+    home: PathBuf,
+    node: String,
+    epmd_port: u16,
+    dist_port: u16,
+    running: Option<Running>,
+}
+
+/// The processes of a node. Each leads a process group of its own.
+#[derive(Debug)]
+struct Running {
+    epmd: Child,
+    server: Child,
+    /// Waits for the end of its standard input, which comes when this process ends, and kills the other two.
+    janitor: Child,
+}
+
+impl RabbitMq {
+    /// Starts the machine's RabbitMQ and waits until it accepts connections.
+    ///
+    /// # Panics
+    /// Where there is none, or it does not start within 90 s: tests against a broker are never skipped silently.
+    pub fn start() -> Self {
+        let mut broker = Self::prepare();
+        broker.launch();
+        broker
+    }
+
+    /// As [`RabbitMq::start`], with the RabbitMQ of a Debian that lies in the folder `root`. Needs root's rights.
+    pub fn start_in_chroot(root: &Path) -> Self {
+        let mut broker = Self::prepare_in(Some(root));
+        broker.launch();
+        broker
+    }
+
+    /// A broker with its port chosen that does not run yet.
+    pub fn prepare() -> Self {
+        Self::prepare_in(None)
+    }
+
+    fn prepare_in(chroot: Option<&Path>) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("rabbit-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // A chroot sees only what lies in it.
+        let home = if chroot.is_some() { Path::new("/tmp").join(&name) } else { std::env::temp_dir().join(&name) };
+        let [port, epmd_port, dist_port] = free_ports();
+        let broker = Self {
+            port,
+            chroot: chroot.map(Path::to_owned),
+            home,
+            node: format!("{name}@localhost"),
+            epmd_port,
+            dist_port,
+            running: None,
+        };
+        let folder = broker.folder();
+        fs::create_dir_all(&folder).expect("a folder for the broker");
+        fs::write(folder.join("rabbitmq.conf"), CONFIGURATION).expect("the broker's configuration");
+        fs::write(folder.join("enabled_plugins"), "[].\n").expect("the broker's list of plugins");
+        fs::write(folder.join("env.conf"), "").expect("the broker's environment");
+        if let Some(hosts) = chroot.map(|root| root.join("etc/hosts")).filter(|hosts| !hosts.exists()) {
+            fs::write(hosts, "127.0.0.1 localhost\n").expect("the chroot's hosts");
+        }
+        broker
+    }
+
+    /// Starts a broker that does not run, with the data that an earlier run has left.
+    pub fn launch(&mut self) {
+        assert!(self.running.is_none(), "the broker is running already");
+        let epmd = self.command("epmd").process_group(0).spawn().expect("epmd of the package erlang-base");
+        let log = fs::File::create(self.folder().join("output")).expect("the broker's output");
+        let server = self
+            .command(&format!("{BIN}/rabbitmq-server"))
+            .stdout(log.try_clone().expect("the broker's output"))
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("rabbitmq-server of the package rabbitmq-server");
+        let janitor = Command::new("sh")
+            .arg("-c")
+            // `env`, since the shell's own `kill` takes no `--` everywhere.
+            .arg("read _; env kill -s KILL -- \"-$0\" \"-$1\" 2>/dev/null; rm -rf \"$2\"")
+            .args([server.id().to_string(), epmd.id().to_string()])
+            .arg(self.folder())
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("sh");
+        self.running = Some(Running { epmd, server, janitor });
+        self.wait_until_it_accepts();
+    }
+
+    fn wait_until_it_accepts(&mut self) {
+        let deadline = Instant::now() + START_DEADLINE;
+        while !self.accepts() {
+            let exited = self.running.as_mut().and_then(|running| running.server.try_wait().ok().flatten());
+            if exited.is_some() || Instant::now() > deadline {
+                let output = fs::read_to_string(self.folder().join("output")).unwrap_or_default();
+                panic!("RabbitMQ does not start (exit status {exited:?}); it says:\n{output}");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Whether it has been launched and not been killed since.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    fn accepts(&self) -> bool {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+    }
+
+    /// The URL to connect to, with the vhost `/` and the user `guest`.
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// Runs `rabbitmqctl` on it and returns what that printed. Takes about a second.
+    ///
+    /// # Panics
+    /// Where it fails.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = self
+            .command(&format!("{BIN}/rabbitmqctl"))
+            .arg("--quiet")
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
+            .expect("rabbitmqctl of the package rabbitmq-server");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let failed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "rabbitmqctl {arguments:?} failed:\n{printed}{failed}");
+        printed
+    }
+
+    /// Freezes the node: its sockets stay open and nothing answers.
+    pub fn sigstop(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets a frozen node go on.
+    pub fn sigcont(&self) {
+        self.signal("CONT");
+    }
+
+    /// Kills the node as a power cut would. What was on disk stays for [`RabbitMq::launch`].
+    pub fn kill9(&mut self) {
+        self.signal("KILL");
+        if let Some(mut running) = self.running.take() {
+            running.janitor.kill().ok();
+            signal_group("KILL", &running.epmd);
+            for mut process in [running.janitor, running.server, running.epmd] {
+                process.wait().ok();
+            }
+            // The leader that was waited for is a shell; the node below it may take a moment longer to go.
+            let deadline = Instant::now() + START_DEADLINE;
+            while self.accepts() {
+                assert!(Instant::now() < deadline, "the broker has survived SIGKILL");
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// [`RabbitMq::kill9`] and [`RabbitMq::launch`].
+    pub fn restart(&mut self) {
+        self.kill9();
+        self.launch();
+    }
+
+    fn signal(&self, signal: &str) {
+        if let Some(running) = &self.running {
+            signal_group(signal, &running.server);
+        }
+    }
+
+    /// The node's folder, as this process sees it.
+    fn folder(&self) -> PathBuf {
+        match &self.chroot {
+            Some(root) => root.join(self.home.strip_prefix("/").unwrap_or(&self.home)),
+            None => self.home.clone(),
+        }
+    }
+
+    /// `program` in the node's environment; everything that RabbitMQ would look for elsewhere is set here.
+    fn command(&self, program: &str) -> Command {
+        let mut command = match &self.chroot {
+            Some(root) => {
+                let mut chroot = Command::new("chroot");
+                chroot.arg(root).arg(program);
+                chroot
+            }
+            None => Command::new(program),
+        };
+        let home = |name: &str| -> OsString { self.home.join(name).into() };
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LANG", "C.UTF-8")
+            .env("HOME", &self.home)
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODENAME", &self.node)
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_CONF_ENV_FILE", home("env.conf"))
+            .env("RABBITMQ_CONFIG_FILE", home("rabbitmq.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", home("advanced.config"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", home("enabled_plugins"))
+            .env("RABBITMQ_MNESIA_BASE", home("mnesia"))
+            .env("RABBITMQ_LOG_BASE", home("log"))
+            .env("RABBITMQ_PID_FILE", home("pid"));
+        command
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.kill9();
+        fs::remove_dir_all(self.folder()).ok();
+    }
+}
+
+fn signal_group(signal: &str, leader: &Child) {
+    let group = format!("-{}", leader.id());
+    Command::new("kill").args(["-s", signal, "--", &group]).stderr(Stdio::null()).status().ok();
+}
+
+/// Three ports that nobody listens on right now; all are held until all are chosen.
+fn free_ports() -> [u16; 3] {
+    [(); 3]
+        .map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+        .map(|listener| listener.local_addr().expect("the address of a bound socket").port())
+}
