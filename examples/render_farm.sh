@@ -119,12 +119,14 @@ blender --background --factory-startup --python-exit-code 1 --python "$work/scen
 echo "scene.blend, $(wc -c <"$blend") bytes"
 
 step 'starting the server'
-read -r http_port api_port < <(python3 - <<'PYTHON'
+# Not read from a process substitution: that would not wait for Python to end and let go of the ports.
+ports=$(python3 - <<'PYTHON'
 import socket
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
 print(*(s.getsockname()[1] for s in sockets))
 PYTHON
 )
+read -r http_port api_port <<<"$ports"
 http=http://127.0.0.1:$http_port api=http://127.0.0.1:$api_port
 broker=none with_broker=()
 if [[ -n $amqp_url ]]; then

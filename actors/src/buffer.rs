@@ -326,11 +326,11 @@ impl Handler<GetBufferState> for BufferActor {
 }
 
 impl Handler<Drain> for BufferActor {
-    type Result = ResponseFuture<()>;
+    type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
         self.draining = true;
-        Box::pin(self.store.flush())
+        Box::pin(self.store.flush().into_actor(self).map(|(), _, ctx| ctx.stop()))
     }
 }
 

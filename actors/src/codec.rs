@@ -2,6 +2,10 @@
 //!
 //! Everything here works on untrusted bytes: in one pass, without recursion, within declared bounds, without
 //! panicking, and without copying a large byte string.
+//!
+//! Two readers (`json`, `pickle`) make the same graph of values that point into the bytes received (`doc`); the
+//! `envelope` finds the parts of a message in it; two writers make JSON or a pickle of any part. Where both ends are
+//! pickles, nothing is written anew but a few opcodes around what was received (`pickle::splice`).
 
 mod bounds;
 mod doc;
@@ -43,7 +47,7 @@ pub enum ForwardedType {
 pub struct OutgoingMessage {
     /// Which of the forwarded types it has.
     pub kind: ForwardedType,
-    /// Who sent it, for logs and lists.
+    /// Who sent it, for logs and lists: the first [`MAX_LABEL_CHARS`] characters.
     pub user_id: String,
     /// How `body` is written; [`Format::Pickle`] goes with the header `DATA_FORMAT: BYTES`.
     pub format: Format,

@@ -194,10 +194,11 @@ impl Handler<Drain> for CommunicationInterfaceConsumer {
         Box::pin(settled.into_actor(self).then(|(), actor, _| {
             let link = actor.link.take();
             let stopped = tokio::task::spawn_blocking(move || link.is_none_or(|link| link.stop(DRAIN_TIMEOUT)));
-            stopped.into_actor(actor).map(|clean, _, _| {
+            stopped.into_actor(actor).map(|clean, _, ctx: &mut Context<Self>| {
                 if !clean.unwrap_or(false) {
                     log::warn!("the broker has not heard of the last settled deliveries; it will deliver them again");
                 }
+                ctx.stop();
             })
         }))
     }

@@ -215,7 +215,7 @@ pub struct ConsumerState {
     pub rejected_total: u64,
 }
 
-/// To an actor: take no more work, settle what is in hand, and reply when that is done.
+/// To an actor: take no more work, settle what is in hand, reply when that is done, and end.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Drain;

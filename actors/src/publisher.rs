@@ -327,6 +327,7 @@ impl Handler<Drain> for UserManagerPublisher {
             // whatever has no outcome by then stays in the outbox
             let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
         };
-        Box::pin(settled.into_actor(self).then(|(), actor, _| actor.store.flush().into_actor(actor)))
+        let flushed = settled.into_actor(self).then(|(), actor, _| actor.store.flush().into_actor(actor));
+        Box::pin(flushed.map(|(), _, ctx| ctx.stop()))
     }
 }

@@ -2,8 +2,8 @@
 
 #[path = "broker/away.rs"]
 mod away;
-#[path = "broker/core.rs"]
-mod core;
+#[path = "broker/basics.rs"]
+mod basics;
 #[path = "broker/harness.rs"]
 mod harness;
 #[path = "../../tests/support/rabbitmq.rs"]

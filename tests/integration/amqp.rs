@@ -2,16 +2,21 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Broker, Farm, SOON, Setup, Version, eventually, for_each_broker, frame, holds, order, request};
+use crate::harness::{
+    Broker, Farm, SOON, Setup, Version, eventually, for_each_broker, frame, hex, holds, order, request,
+};
 
-pub const PEER_EXCHANGE: &str = "COMMUNICATION_INTERFACE_EXCHANGE";
+const PEER_EXCHANGE: &str = "COMMUNICATION_INTERFACE_EXCHANGE";
 const OWN_EXCHANGE: &str = "USER_HTTP_SERVER_EXCHANGE";
 const OWN_QUEUE: &str = "UHTTPSE_CI";
+/// As the Python peer names it: the server must not know.
+const PEER_QUEUE: &str = "CI_FROM_USER_HTTP_SERVER";
 
 for_each_broker!(
     readyz_tells_that_the_broker_is_connected,
     own_exchange_and_queue_are_declared_as_peers_declare_them,
     only_the_own_queue_is_declared,
+    every_name_can_be_configured,
     a_consumed_json_message_is_buffered,
     a_consumed_pickle_is_buffered,
     consumed_messages_are_acknowledged_or_rejected_for_good,
@@ -82,8 +87,7 @@ impl AmqpFarm {
     /// The communication interface publishes a message.
     #[track_caller]
     pub fn publish(&mut self, body: &[u8], pickled: bool) {
-        let data: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.call("publish", json!({ "data": data, "pickled": pickled }));
+        self.call("publish", json!({ "data": hex(body), "pickled": pickled }));
     }
 
     #[track_caller]
@@ -135,6 +139,21 @@ fn only_the_own_queue_is_declared(version: Version) {
     assert_eq!(broker.rabbitmq.ctl(&["list_queues", "-p", &vhost, "--no-table-headers", "name"]).trim(), OWN_QUEUE);
 }
 
+fn every_name_can_be_configured(version: Version) {
+    let url = Broker::of(version).url;
+    let names =
+        ["--amqp-exchange", "E", "--amqp-queue", "Q", "--amqp-publish-exchange", "P", "--amqp-routing-key", "K"];
+    let farm = Farm::of(Setup::default().args(["--amqp-url", &url]).args(names));
+    let mut amqp = AmqpFarm { farm, url };
+    amqp.wait_until("connected");
+    for name in ["E", "P"] {
+        let properties = json!({ "name": name, "type": "direct", "durable": false, "auto_delete": false });
+        assert_eq!(amqp.call("exchange_is", properties), true, "{name}");
+    }
+    assert_eq!(amqp.call("queue_state", json!({ "name": "Q" }))["consumers"], 1);
+    assert!(amqp.call("queue_state", json!({ "name": OWN_QUEUE })).is_null());
+}
+
 fn a_consumed_json_message_is_buffered(version: Version) {
     let mut amqp = AmqpFarm::start(version);
     amqp.publish(
@@ -149,7 +168,7 @@ fn a_consumed_pickle_is_buffered(version: Version) {
     for protocol in 0..=5 {
         let body = amqp.farm.peer.dumps(&order("id-1", "{'z': b'\\xff', 'a': (1, {2})}"), protocol);
         amqp.publish(&body, true);
-        assert_eq!(amqp.fetch_when_there("id-1"), "{'z': b'\\xff', 'a': (1, set([2]))}");
+        assert_eq!(amqp.fetch_when_there("id-1"), "{'z': b'\\xff', 'a': (1, {2})}");
     }
     amqp.farm.blend_file("scene.blend", b"the file");
     amqp.publish_value(&order(
@@ -218,7 +237,7 @@ fn render_completed_is_published_as_json_without_a_header(version: Version) {
 fn render_completed_without_a_json_form_is_published_as_a_pickle_with_the_header(version: Version) {
     let mut amqp = AmqpFarm::start(version);
     amqp.user_manager();
-    for data in ["b'bytes'", "nan", "{1: 2}", "[(set([1]),)]"] {
+    for data in ["b'bytes'", "nan", "{1: 2}", "[({1},)]"] {
         amqp.farm.post(&frame("RENDER_COMPLETED", data));
         let message = amqp.receive();
         assert_eq!(
@@ -290,8 +309,11 @@ fn messages_wait_for_a_peer_that_is_down_and_arrive_when_it_is_back(version: Ver
                 "{round}: {message}"
             );
         }
-        // Its queue goes with it.
         amqp.call("user_manager_stop", json!({}));
+        eventually("its queue has gone with it", SOON, || {
+            let state = amqp.call("queue_state", json!({ "name": PEER_QUEUE }));
+            holds(state.is_null(), state)
+        });
         for number in 0..5 {
             amqp.farm.post(&frame("FRAME_RENDERED", &number.to_string()));
         }
@@ -328,8 +350,7 @@ fn what_amqp_carries_is_what_next_message_gives(version: Version) {
                     200
                 );
             }
-            let taken: String = embedded.take().body.iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(amqp.receive()["body"], taken, "{kind}, protocol {protocol}");
+            assert_eq!(amqp.receive()["body"], hex(&embedded.take().body), "{kind}, protocol {protocol}");
         }
     }
 }

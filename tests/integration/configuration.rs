@@ -129,7 +129,7 @@ fn an_unknown_key_is_an_error_that_names_it_its_source_and_what_is_accepted() {
     for (setup, key, source, accepted) in [
         (in_file, "max-size", file.as_str(), "max-body"),
         (in_environment, "USER_HTTP_SERVER_MAX_SIZE", "environment", "USER_HTTP_SERVER_MAX_BODY"),
-        (as_flag, "--max-size", "", "--max-body"),
+        (as_flag, "--max-size", "", "--help"),
     ] {
         let (status, log) = setup.start_refused();
         assert!(status.code().is_some_and(|code| code != 0), "{key}: {status}");

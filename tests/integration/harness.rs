@@ -13,7 +13,7 @@ pub(crate) use broker::for_each_broker;
 pub use broker::{Broker, FaultyBroker, Version};
 pub use farm::{Farm, frame, order};
 pub use http::{Connection, Response, request};
-pub use python::{Answer, Peer};
+pub use python::{Answer, Peer, hex};
 pub use server::{Server, Setup, files_below};
 
 /// How long anything may take that takes no time on an idle machine.

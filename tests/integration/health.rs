@@ -1,6 +1,8 @@
 //! `/healthz` and `/readyz` on the API server.
 
-use crate::harness::{Server, request};
+use serde_json::json;
+
+use crate::harness::{Farm, Server, frame, request};
 
 #[test]
 fn healthz_is_answered_200_while_the_process_is_alive() {
@@ -18,10 +20,30 @@ fn readyz_tells_that_the_service_takes_work_and_has_no_broker() {
         let json = answer.json();
         assert_eq!(
             (&json["ready"], &json["broker"], &json["store"]),
-            (&true.into(), &"none".into(), &"ok".into()),
+            (&json!(true), &json!("none"), &json!("ok")),
             "{json}"
         );
     }
+}
+
+#[test]
+fn a_broker_that_is_away_leaves_the_service_ready_while_the_outbox_has_room() {
+    let mut farm = Farm::with(&["--amqp-url", "amqp://guest:guest@127.0.0.1:1/%2f", "--max-outbox", "1MiB"]);
+    let answer = request(farm.api, "GET", "/readyz", &[], b"");
+    assert_eq!((answer.status, &answer.json()["broker"]), (200, &json!("disconnected")), "{answer:?}");
+    // To the last byte: as long as a smaller message fits, there is room.
+    for len in [300_000, 30_000, 3_000, 300, 0] {
+        let body = farm.peer.dumps(&frame("FRAME_RENDERED", &format!("bytes({len})")), 4);
+        while farm.post_bytes("application/octet-stream", &body).status == 200 {}
+    }
+    let answer = request(farm.api, "GET", "/readyz", &[], b"");
+    let json = answer.json();
+    assert_eq!(
+        (answer.status, &json["ready"], &json["broker"], &json["store"]),
+        (503, &json!(false), &json!("disconnected"), &json!("full")),
+        "{json}"
+    );
+    assert_eq!(request(farm.api, "GET", "/healthz", &[], b"").status, 200, "alive all the same");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn frame_rendered_is_forwarded_as_a_pickle() {
     farm.post(&frame("FRAME_RENDERED", data));
     farm.post_json(&frame("FRAME_RENDERED", "{'FRAME': 8, 'z': [1.5, None], 'a': ''}"));
     let pickled = farm.take();
-    assert_eq!(pickled.value, forwarded("FRAME_RENDERED", data).replace("{2}", "set([2])"));
+    assert_eq!(pickled.value, forwarded("FRAME_RENDERED", data));
     assert_eq!(pickled.content_type, PICKLE);
     assert_eq!(pickled.data_format.as_deref(), Some("BYTES"));
     let json = farm.take();
@@ -280,7 +280,8 @@ fn fill_and_empty(farm: &mut Farm, len: usize, at_most: usize) {
     let after: u64 = refused.header("retry-after").and_then(|text| text.parse().ok()).expect("Retry-After in seconds");
     assert!(after > 0 && accepted > 0, "{accepted} frames were taken, then: {refused:?}");
     for _ in 0..accepted {
-        farm.take();
+        let message = farm.next_answer("wait=30");
+        assert_eq!(farm.delete(message.header("message-id").expect("a message")), 204);
     }
     farm.expect_nothing_for_the_user_manager();
     eventually("there is room again", SOON, || {

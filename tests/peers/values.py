@@ -26,10 +26,10 @@ def show(value):
     if kind is list:
         return "[" + ", ".join(map(show, value)) + "]"
     if kind is tuple:
-        return "(" + "".join(show(item) + ", " for item in value).rstrip(" ") + ")"
-    if kind in (set, frozenset):
-        items = ", ".join(sorted(map(show, value)))
-        return f"{kind.__name__}([{items}])"
+        return "(" + ", ".join(map(show, value)) + (",)" if len(value) == 1 else ")")
+    if kind in (set, frozenset) and value:
+        items = "{" + ", ".join(sorted(map(show, value))) + "}"
+        return items if kind is set else f"frozenset({items})"
     return repr(value)
 
 

@@ -100,7 +100,8 @@ impl RabbitMq {
         broker
     }
 
-    /// Starts a broker that does not run, with the data that an earlier run has left.
+    /// Starts a broker that does not run, with the data that an earlier run has left, and waits until it accepts
+    /// connections.
     pub fn launch(&mut self) {
         assert!(self.running.is_none(), "the broker is running already");
         let epmd = self.command("epmd").process_group(0).spawn().expect("epmd of the package erlang-base");

@@ -12,6 +12,10 @@ pub const MAX_VALUES: usize = 4_194_304;
 /// that grows with their square, some milliseconds at this bound.
 pub const MAX_INT_DIGITS: usize = 65_536;
 
+/// How many digits integers of more than [`MAX_PEER_INT_DIGITS`] decimal digits may have together: what takes
+/// milliseconds once must not be asked for a thousand times over.
+pub const MAX_LONG_INT_DIGITS: usize = 4_194_304;
+
 /// How many decimal digits CPython's `int` takes with its default settings (`sys.int_info.default_max_str_digits`).
 /// A longer integer reaches the peers in binary only, inside a pickle.
 pub const MAX_PEER_INT_DIGITS: usize = 4_300;
@@ -25,6 +29,9 @@ pub const MAX_MEMO_GAP: usize = 65_536;
 /// kilobyte could keep it busy for years.
 pub const MAX_HASHED_VALUES: usize = 16_777_216;
 
+/// How many values one of them may hold; an int counts once more for every 64 bytes.
+pub const MAX_KEY_VALUES: usize = u16::MAX as usize - 1;
+
 /// How many times a pickle's own length its calls of `_codecs.encode` and `builtins.bytearray` may make, in bytes.
 /// `pickle.dumps` never exceeds twice the length, but a shared argument could fill the peer's memory.
 pub const MAX_CALL_GROWTH: usize = 4;
@@ -34,7 +41,7 @@ pub const MAX_BODY_BYTES: usize = u32::MAX as usize;
 
 /// How many bytes of JSON the sharing inside a pickle may add. Without sharing, the JSON has less than
 /// [`MAX_JSON_RATIO`] times the pickle's length; past both together, the pickle is forwarded as it is.
-pub const MAX_JSON_SHARED_BYTES: u64 = 64 * 1024 * 1024;
+pub const MAX_JSON_SHARED_BYTES: u64 = 16 * 1024 * 1024;
 
 /// See [`MAX_JSON_SHARED_BYTES`].
 pub const MAX_JSON_RATIO: u64 = 8;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use num_bigint::BigInt;
 
 use super::DecodeError;
-use super::bounds::{MAX_BODY_BYTES, MAX_VALUES};
+use super::bounds::{MAX_BODY_BYTES, MAX_INT_DIGITS, MAX_LONG_INT_DIGITS, MAX_PEER_INT_DIGITS, MAX_VALUES};
 use super::error::{grouped, malformed};
 use super::text::{CodePoints, Spelling};
 
@@ -20,7 +20,8 @@ impl NodeId {
     pub(super) const TRUE: NodeId = NodeId(1);
     pub(super) const FALSE: NodeId = NodeId(2);
 
-    fn index(self) -> usize {
+    /// Its place in tables that have one entry for each value.
+    pub(super) fn index(self) -> usize {
         self.0 as usize
     }
 }
@@ -97,7 +98,8 @@ pub(super) struct Node {
     pub(super) tag: Tag,
     /// How deep tuples and frozensets are nested in it, for what is hashed.
     pub(super) hash_depth: u8,
-    /// How many values are hashed when it is; 0 if it cannot be, [`u16::MAX`] if these are too many.
+    /// How many values are hashed when it is; 0 if it cannot be, more than
+    /// [`super::bounds::MAX_KEY_VALUES`] if these are too many.
     pub(super) hash_size: u16,
     /// Where in the source it was made.
     at: u32,
@@ -147,6 +149,8 @@ pub(super) struct Doc {
     pub(super) root: NodeId,
     nodes: Vec<Node>,
     edges: Vec<Edge>,
+    /// See [`MAX_LONG_INT_DIGITS`].
+    long_digits: usize,
 }
 
 impl Doc {
@@ -164,6 +168,7 @@ impl Doc {
             root: NodeId::NONE,
             nodes: vec![constant(Tag::None), constant(Tag::True), constant(Tag::False)],
             edges: vec![Edge { child: NodeId::NONE, next: EdgeId::END }],
+            long_digits: 0,
         })
     }
 
@@ -189,6 +194,23 @@ impl Doc {
         let id = self.add(Tag::SmallInt, at, 0..0)?;
         self.nodes[id.index()].span[0] = value.cast_unsigned();
         Ok(id)
+    }
+
+    /// An int made at `at` that is written in decimal, the digits the last ones in `range`.
+    pub(super) fn add_decimal(&mut self, at: usize, range: Range<usize>, digits: usize) -> Result<NodeId, DecodeError> {
+        if digits > MAX_INT_DIGITS {
+            let (count, bound) = (grouped(digits), grouped(MAX_INT_DIGITS));
+            return Err(malformed(format!("integer of {count} digits, more than {bound},"), at));
+        }
+        if digits > MAX_PEER_INT_DIGITS {
+            self.long_digits += digits;
+        }
+        if self.long_digits > MAX_LONG_INT_DIGITS {
+            let (each, all) = (grouped(MAX_PEER_INT_DIGITS), grouped(MAX_LONG_INT_DIGITS));
+            let what = format!("integers of over {each} digits each, together of more than {all},");
+            return Err(malformed(what, at));
+        }
+        self.add(Tag::TextInt, at, range)
     }
 
     /// Puts `child` at the end of `container`; `at` is where the message says so.
@@ -220,11 +242,6 @@ impl Doc {
 
     pub(super) fn node_count(&self) -> usize {
         self.nodes.len()
-    }
-
-    /// The place of a value in tables that have one entry for each.
-    pub(super) fn slot(id: NodeId) -> usize {
-        id.index()
     }
 
     /// The bytes of a scalar's content.

@@ -6,9 +6,9 @@ mod write;
 use bytes::Bytes;
 
 use super::DecodeError;
-use super::bounds::{MAX_DEPTH, MAX_INT_DIGITS};
+use super::bounds::MAX_DEPTH;
 use super::doc::{Doc, NodeId, Tag};
-use super::error::{grouped, malformed};
+use super::error::malformed;
 use super::text::json_escape;
 
 pub(super) use write::{NoJsonForm, write};
@@ -179,11 +179,7 @@ impl Reader<'_> {
         if float {
             return self.doc.add(Tag::TextFloat, start, start..self.pos);
         }
-        if digits > MAX_INT_DIGITS {
-            let bound = grouped(MAX_INT_DIGITS);
-            return Err(malformed(format!("integer of {} digits, more than {bound},", grouped(digits)), start));
-        }
-        self.doc.add(Tag::TextInt, start, start..self.pos)
+        self.doc.add_decimal(start, start..self.pos, digits)
     }
 
     fn digits(&self, from: usize) -> usize {

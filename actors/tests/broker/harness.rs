@@ -170,12 +170,16 @@ impl Peer {
         Self { channel, _connection: connection }
     }
 
-    /// Declares the queue `name`, bound to the exchange published to.
+    /// Declares the durable queue `name`, bound to the exchange published to.
     pub fn bind_queue(&self, config: &AmqpConfig, name: &str) {
+        self.bind_queue_as(config, name, QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() });
+    }
+
+    /// As [`Peer::bind_queue`], with other properties.
+    pub fn bind_queue_as(&self, config: &AmqpConfig, name: &str, queue: QueueDeclareOptions) {
         let options = ExchangeDeclareOptions::default();
         self.channel.exchange_declare(ExchangeType::Direct, config.exchange.as_str(), options).expect("the exchange");
-        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        self.channel.queue_declare(name, durable).expect("the queue");
+        self.channel.queue_declare(name, queue).expect("the queue");
         self.channel
             .queue_bind(name, config.exchange.as_str(), config.routing_key.as_str(), FieldTable::new())
             .expect("the binding");

@@ -84,6 +84,11 @@ impl FaultyBroker {
         self.slot.killed = false;
     }
 
+    /// Runs rabbitmqctl on it.
+    pub fn ctl(&mut self, arguments: &[&str]) {
+        self.rabbitmq().ctl(arguments);
+    }
+
     fn rabbitmq(&mut self) -> &mut RabbitMq {
         self.slot.rabbitmq.as_mut().expect("a broker")
     }

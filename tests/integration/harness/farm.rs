@@ -162,10 +162,16 @@ impl Farm {
         (connection, head)
     }
 
+    /// The user manager asks for the oldest message; the answer as it comes.
+    #[track_caller]
+    pub fn next_answer(&self, query: &str) -> Response {
+        request(self.server.api, "GET", &format!("/UserManager/NextMessage?{query}"), &[], b"")
+    }
+
     /// The user manager asks for the oldest message.
     #[track_caller]
     pub fn next(&mut self, query: &str) -> Option<Message> {
-        let answer = request(self.server.api, "GET", &format!("/UserManager/NextMessage?{query}"), &[], b"");
+        let answer = self.next_answer(query);
         if answer.status == 204 {
             return None;
         }

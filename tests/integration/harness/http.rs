@@ -98,7 +98,11 @@ impl Connection {
     /// Reads an answer's head; its body is left unread.
     #[track_caller]
     pub fn read_head(&mut self) -> Response {
-        let status_line = self.read_line();
+        let mut status_line = self.read_line();
+        while status_line.starts_with("HTTP/1.1 100") {
+            self.read_line();
+            status_line = self.read_line();
+        }
         let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let mut response = Response {
             status: status.unwrap_or_else(|| panic!("no status line: {status_line:?}")),

@@ -24,9 +24,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Frames on their way to amiquip's I/O thread, of up to 128 KiB each (RabbitMQ's `frame_max`): with 16, at most
 /// 2 MiB. Enough to keep that thread busy; when it is full, the thread that publishes waits.
 const FRAMES_TO_IO_THREAD: usize = 16;
-/// Above this many bytes, amiquip's I/O thread takes no more frames until it has written all but `LOW_WATER` of them.
-/// A body of 50 MiB so costs 50 MiB and not 100; and since amiquip moves the whole buffer forward after each partial
-/// write, a large one would cost more in copying than in sending.
+/// Above this many bytes, amiquip's I/O thread takes no more frames until it has written all but [`LOW_WATER_BYTES`] of
+/// them. So a body of 50 MiB is not held twice; and since amiquip moves the rest of its buffer forward after each
+/// partial write, the cost of a large one grows with its square.
 const HIGH_WATER_BYTES: usize = 4 << 20;
 /// Above zero, so that the socket does not run dry while the next frames are fetched.
 const LOW_WATER_BYTES: usize = 1 << 20;
@@ -68,8 +68,9 @@ pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionE
 
 /// Connects, declares the topology, runs `session` and closes the connection. The session closes its channel.
 ///
-/// Once `stop` has disconnected or the session has ended, all is over within [`CLOSE_TIMEOUT`], whatever the broker
-/// does; only the search for the broker's address and the attempts to connect to it are not cut short.
+/// Once `stop` has disconnected, all is over within [`CLOSE_TIMEOUT`], whatever the broker does; only the search for
+/// its address and the attempts to connect to that are not cut short. A session that ends by itself has its
+/// connection closed within the same time.
 ///
 /// # Errors
 /// Why it has ended, unless the session has ended without an error. Never holds the password.

@@ -42,7 +42,7 @@ impl ConsumerLink for AmqpConsumer {
 /// times the largest message. AMQP's 0, "without a bound", is taken as 1.
 ///
 /// `on_event` is called on the consumer's own thread, so it must not block for long: heartbeats go on, but
-/// settlements wait. Nothing is reported once the handle is gone.
+/// settlements wait. The end that the handle's drop brings about is not reported.
 ///
 /// # Panics
 /// Where the operating system has no thread to give, as [`std::thread::spawn`].
@@ -108,9 +108,10 @@ impl<F: Fn(ConsumerEvent)> Session<'_, F> {
                 recv(consumer.receiver()) -> message => match message {
                     Ok(ConsumerMessage::Delivery(delivery)) => self.deliver(delivery),
                     Ok(ConsumerMessage::ServerCancelled) => return Err(SessionError::ConsumerCancelled),
-                    Ok(ConsumerMessage::ServerClosedChannel(error) | ConsumerMessage::ServerClosedConnection(error)) => {
-                        return Err(error.into());
-                    }
+                    Ok(
+                        ConsumerMessage::ServerClosedChannel(error)
+                        | ConsumerMessage::ServerClosedConnection(error),
+                    ) => return Err(error.into()),
                     Ok(
                         ConsumerMessage::ClientCancelled
                         | ConsumerMessage::ClientClosedChannel

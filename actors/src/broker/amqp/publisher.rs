@@ -49,8 +49,8 @@ impl PublisherLink for AmqpPublisher {
 
 /// Starts a publisher to `config.exchange`, and goes on through every loss of the connection.
 ///
-/// `on_event` is called on threads of the publisher's own, by one at a time; it must not block for long. Nothing is
-/// reported once the handle is gone.
+/// `on_event` is called on threads of the publisher's own, by one at a time; it must not block for long. The end that
+/// the handle's drop brings about is not reported.
 ///
 /// # Panics
 /// Where the operating system has no thread to give, as [`std::thread::spawn`].

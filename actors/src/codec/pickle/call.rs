@@ -5,7 +5,7 @@ use super::machine::Machine;
 use crate::codec::DecodeError;
 use crate::codec::bounds::MAX_CALL_GROWTH;
 use crate::codec::doc::{Doc, EdgeId, Node, NodeId, Tag};
-use crate::codec::error::shown;
+use crate::codec::error::{malformed, shown};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Callable {
@@ -186,7 +186,7 @@ pub(super) fn check_plain(doc: &Doc, id: NodeId) -> Result<(), DecodeError> {
     match node.tag {
         Tag::Callable => {
             let name = Callable::of(node).name();
-            Err(crate::codec::error::malformed(format!("pickle names a class (`{name}`) as a value"), node.at()))
+            Err(malformed(format!("pickle names a class (`{name}`) as a value"), node.at()))
         }
         _ => Ok(()),
     }

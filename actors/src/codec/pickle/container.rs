@@ -3,7 +3,7 @@
 use super::call::check_plain;
 use super::machine::Machine;
 use crate::codec::DecodeError;
-use crate::codec::bounds::{MAX_DEPTH, MAX_HASHED_VALUES};
+use crate::codec::bounds::{MAX_DEPTH, MAX_HASHED_VALUES, MAX_KEY_VALUES};
 use crate::codec::doc::{EdgeId, NodeId, Tag};
 use crate::codec::error::grouped;
 
@@ -40,7 +40,7 @@ impl Machine<'_> {
     }
 
     /// Adds what is on the stack from `start` to the container below.
-    pub(super) fn add_to_top(&mut self, tag: Tag, start: usize) -> Result<(), DecodeError> {
+    fn add_to_top(&mut self, tag: Tag, start: usize) -> Result<(), DecodeError> {
         let fence = self.marks.last().copied().unwrap_or(0);
         let container = match start.checked_sub(1) {
             Some(below) if below >= fence => self.stack[below],
@@ -54,7 +54,7 @@ impl Machine<'_> {
     }
 
     /// Moves what is on the stack from `start` into a container, in that order.
-    pub(super) fn fill(&mut self, container: NodeId, start: usize) -> Result<(), DecodeError> {
+    fn fill(&mut self, container: NodeId, start: usize) -> Result<(), DecodeError> {
         let tag = self.doc.node(container).tag;
         if tag == Tag::Dict && !(self.stack.len() - start).is_multiple_of(2) {
             return Err(self.refuse("key without a value"));
@@ -90,22 +90,27 @@ impl Machine<'_> {
     }
 
     /// Hashes a dict's key or a set's item.
-    pub(super) fn hash(&mut self, id: NodeId) -> Result<(), DecodeError> {
+    fn hash(&mut self, id: NodeId) -> Result<(), DecodeError> {
         let node = self.doc.node(id);
         if node.hash_size == 0 {
             let found = node.tag.type_name();
             return Err(self.refuse(format!("dict key or set item that is {found} and cannot be hashed,")));
         }
-        self.hashed += usize::from(node.hash_size);
-        if node.hash_size == u16::MAX || self.hashed > MAX_HASHED_VALUES {
+        let size = usize::from(node.hash_size);
+        if size > MAX_KEY_VALUES {
+            let bound = grouped(MAX_KEY_VALUES);
+            return Err(self.refuse(format!("dict key or set item that holds more than {bound} values")));
+        }
+        self.hashed += size;
+        if self.hashed > MAX_HASHED_VALUES {
             let bound = grouped(MAX_HASHED_VALUES);
-            return Err(self.refuse(format!("dict keys or set items that hold more than {bound} values")));
+            return Err(self.refuse(format!("dict keys and set items that hold more than {bound} values in all,")));
         }
         Ok(())
     }
 
     /// Works out what hashing a tuple or a frozenset takes.
-    pub(super) fn sum_up_hash(&mut self, id: NodeId) -> Result<(), DecodeError> {
+    fn sum_up_hash(&mut self, id: NodeId) -> Result<(), DecodeError> {
         let (mut depth, mut size, mut hashable) = (0, 1_u16, true);
         let mut edge = self.doc.first(id);
         while edge != EdgeId::END {

@@ -23,12 +23,12 @@ pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
     }
     // Each container is measured once, however often it is shared: 0 until then.
     let mut heights = vec![0_u16; doc.node_count()];
-    heights[Doc::slot(doc.root)] = OPEN;
+    heights[doc.root.index()] = OPEN;
     let mut path = vec![Level { container: doc.root, next: doc.first(doc.root), height: 0 }];
     while let Some(level) = path.last_mut() {
         if level.next == EdgeId::END {
             let height = level.height + 1;
-            heights[Doc::slot(level.container)] = height;
+            heights[level.container.index()] = height;
             path.pop();
             if let Some(outer) = path.last_mut() {
                 outer.height = outer.height.max(height);
@@ -40,7 +40,7 @@ pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
         if !doc.node(child).is_container() {
             continue;
         }
-        let height = match heights[Doc::slot(child)] {
+        let height = match heights[child.index()] {
             OPEN => continue,
             known => known,
         };
@@ -49,7 +49,7 @@ pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
             return Err(malformed(format!("nesting deeper than {MAX_DEPTH}"), doc.node(child).at()));
         }
         if height == 0 {
-            heights[Doc::slot(child)] = OPEN;
+            heights[child.index()] = OPEN;
             path.push(Level { container: child, next: doc.first(child), height: 0 });
         }
     }

@@ -8,20 +8,22 @@ use crate::codec::bounds::{MAX_MEMO_GAP, MAX_VALUES};
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::error::{grouped, malformed};
 
-/// An opcode that cannot always be passed on as it is.
+/// An opcode that cannot always be passed on as it is; where it is, unless a value tells.
 #[derive(Debug)]
 pub(super) enum Edit {
     /// FRAME: its length may no longer be right, and a pickle needs none.
-    Frame(usize),
-    /// MEMOIZE: its number depends on how many came before.
-    Memoize(usize, u32),
+    Frame(u32),
+    /// MEMOIZE, and the number that it stands for: how many came before.
+    Memoize(u32, u32),
     /// An int in decimal that is too long for the peers.
-    TextInt(NodeId, Range<usize>),
+    TextInt(NodeId),
 }
 
 pub(super) struct Machine<'a> {
     pub(super) source: &'a [u8],
     pub(super) pos: usize,
+    /// Where the last FRAME ends.
+    pub(super) frame_end: usize,
     /// Where the opcode at work is.
     pub(super) at: usize,
     pub(super) doc: Doc,
@@ -33,7 +35,7 @@ pub(super) struct Machine<'a> {
     pub(super) memo_len: u32,
     pub(super) edits: Vec<Edit>,
     pub(super) protocol: u8,
-    /// How many values have been hashed; see [`MAX_HASHED_VALUES`].
+    /// How many values have been hashed; see [`crate::codec::bounds::MAX_HASHED_VALUES`].
     pub(super) hashed: usize,
     /// How many bytes calls have made; see [`crate::codec::bounds::MAX_CALL_GROWTH`].
     pub(super) called: usize,
@@ -44,6 +46,7 @@ impl<'a> Machine<'a> {
         Machine {
             source,
             pos: 0,
+            frame_end: 0,
             at: 0,
             doc,
             stack: Vec::new(),
@@ -62,11 +65,17 @@ impl<'a> Machine<'a> {
         malformed(what, self.at)
     }
 
+    pub(super) fn edit(&mut self, edit: Edit) -> Result<(), DecodeError> {
+        self.room(self.edits.len())?;
+        self.edits.push(edit);
+        Ok(())
+    }
+
     pub(super) fn room(&self, used: usize) -> Result<(), DecodeError> {
         if used < MAX_VALUES {
             return Ok(());
         }
-        Err(self.refuse(format!("more than {} values on the stack", grouped(MAX_VALUES))))
+        Err(self.refuse(format!("more than {} values, frames or marks at once", grouped(MAX_VALUES))))
     }
 
     pub(super) fn push(&mut self, id: NodeId) -> Result<(), DecodeError> {

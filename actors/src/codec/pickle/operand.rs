@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::machine::{Edit, Machine};
 use crate::codec::DecodeError;
-use crate::codec::bounds::{MAX_INT_DIGITS, MAX_PEER_INT_DIGITS};
+use crate::codec::bounds::MAX_PEER_INT_DIGITS;
 use crate::codec::doc::{NodeId, Tag};
 use crate::codec::error::{grouped, malformed};
 use crate::codec::text::{CodePoints, Spelling, check_utf8};
@@ -20,8 +20,30 @@ impl Machine<'_> {
             )));
         }
         let start = self.pos;
-        self.pos += length;
+        self.advance(start + length)?;
         Ok(start..self.pos)
+    }
+
+    /// Moves on within the frame or out of it, but not across its end, where CPython's unpicklers differ.
+    fn advance(&mut self, to: usize) -> Result<(), DecodeError> {
+        if self.pos < self.frame_end && self.frame_end < to {
+            return Err(malformed("frame that ends within an opcode", self.frame_end));
+        }
+        self.pos = to;
+        Ok(())
+    }
+
+    pub(super) fn frame(&mut self) -> Result<(), DecodeError> {
+        let inside = self.at < self.frame_end;
+        let length = self.length(8)?;
+        if inside {
+            return Err(self.refuse("frame within a frame"));
+        }
+        if length > self.source.len() - self.pos {
+            return Err(self.refuse("pickle cut short: its end lies within the frame"));
+        }
+        self.frame_end = self.pos + length;
+        self.edit(Edit::Frame(self.at as u32))
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
@@ -49,7 +71,7 @@ impl Machine<'_> {
         let Some(length) = self.source[start..].iter().position(|byte| *byte == b'\n') else {
             return Err(self.refuse("pickle cut short: the line has no end"));
         };
-        self.pos = start + length + 1;
+        self.advance(start + length + 1)?;
         Ok(start..start + length)
     }
 
@@ -65,7 +87,7 @@ impl Machine<'_> {
         }
     }
 
-    pub(super) fn content(&mut self, tag: Tag, length: usize) -> Result<(), DecodeError> {
+    fn content(&mut self, tag: Tag, length: usize) -> Result<(), DecodeError> {
         let range = self.take(length)?;
         // Whatever is a str by this way comes from Python 2, and is read as `pickle.loads` does by default.
         if tag == Tag::Str && !self.source[range.clone()].is_ascii() {
@@ -121,7 +143,7 @@ impl Machine<'_> {
         self.decimal(line.start..line.end - suffix)
     }
 
-    pub(super) fn decimal(&mut self, range: Range<usize>) -> Result<(), DecodeError> {
+    fn decimal(&mut self, range: Range<usize>) -> Result<(), DecodeError> {
         let text = &self.source[range.clone()];
         let digits = text.strip_prefix(b"-").unwrap_or(text);
         let plain = match digits {
@@ -132,14 +154,10 @@ impl Machine<'_> {
         if !plain {
             return Err(self.refuse("int that is not written in decimal"));
         }
-        if digits.len() > MAX_INT_DIGITS {
-            let (count, bound) = (grouped(digits.len()), grouped(MAX_INT_DIGITS));
-            return Err(self.refuse(format!("integer of {count} digits, more than {bound},")));
-        }
-        let long = digits.len() > MAX_PEER_INT_DIGITS;
-        let id = self.doc.add(Tag::TextInt, self.at, range)?;
-        if long {
-            self.edits.push(Edit::TextInt(id, self.at..self.pos));
+        let digits = digits.len();
+        let id = self.doc.add_decimal(self.at, range, digits)?;
+        if digits > MAX_PEER_INT_DIGITS {
+            self.edit(Edit::TextInt(id))?;
         }
         self.push(id)
     }

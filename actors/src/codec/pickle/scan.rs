@@ -44,13 +44,7 @@ impl Machine<'_> {
                         return Err(self.refuse(format!("pickle of protocol {}; 0 to 5 are known,", self.protocol)));
                     }
                 }
-                op::FRAME => {
-                    let length = self.length(8)?;
-                    if length > self.source.len() - self.pos {
-                        return Err(self.refuse("pickle cut short: its end lies within the frame"));
-                    }
-                    self.edits.push(Edit::Frame(self.at));
-                }
+                op::FRAME => self.frame()?,
 
                 op::NONE => self.push(NodeId::NONE)?,
                 op::NEWTRUE => self.push(NodeId::TRUE)?,
@@ -138,7 +132,7 @@ impl Machine<'_> {
                     self.remember(number)?;
                 }
                 op::MEMOIZE => {
-                    self.edits.push(Edit::Memoize(self.at, self.memo_len));
+                    self.edit(Edit::Memoize(self.at as u32, self.memo_len))?;
                     self.remember(self.memo_len as usize)?;
                 }
                 op::GET => {

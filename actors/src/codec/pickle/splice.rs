@@ -46,10 +46,10 @@ impl<'a> Splice<'a> {
         let mut kept = self.kept.iter().peekable();
         let mut from = 0;
         for edit in &self.pickle.edits {
-            let (start, end) = match edit {
-                Edit::Frame(at) => (*at, *at + 9),
-                Edit::Memoize(at, _) => (*at, *at + 1),
-                Edit::TextInt(_, range) => (range.start, range.end),
+            let (start, end) = match *edit {
+                Edit::Frame(at) => (at as usize, at as usize + 9),
+                Edit::Memoize(at, _) => (at as usize, at as usize + 1),
+                Edit::TextInt(id) => (self.pickle.doc.node(id).at(), self.opcode_end(id)),
             };
             while let Some(Kept { after, number, .. }) = kept.next_if(|kept| kept.after <= start) {
                 out.keep(from..*after);
@@ -64,7 +64,7 @@ impl<'a> Splice<'a> {
                     replacement.extend(memo_opcode(op::LONG_BINPUT, *number));
                 }
                 Edit::Memoize(..) => continue,
-                Edit::TextInt(id, _) => {
+                Edit::TextInt(id) => {
                     let value = self.pickle.doc.int(*id).unwrap_or_default();
                     put_long(&mut replacement, &value.to_signed_bytes_le());
                 }

@@ -15,7 +15,7 @@ use crate::rabbitmq::RabbitMq;
 
 /// Each of them against the machine's own RabbitMQ, and all of them against another one.
 mod tests {
-    macro_rules! core_tests {
+    macro_rules! basic_tests {
         ($($name:ident),* $(,)?) => {
             use crate::harness::SHARED;
             use crate::rabbitmq::RabbitMq;
@@ -28,7 +28,7 @@ mod tests {
             /// The same against a RabbitMQ in a chroot: what of 4.0 differs, such as its limit of 16 MiB for a message.
             #[test]
             #[ignore = "needs a chroot with another RabbitMQ, named by RABBITMQ_CHROOT, and root's rights"]
-            fn the_core_works_with_the_rabbitmq_in_a_chroot() {
+            fn all_of_it_holds_for_the_rabbitmq_in_a_chroot() {
                 let root = std::env::var_os("RABBITMQ_CHROOT").expect("RABBITMQ_CHROOT names a chroot");
                 let broker = RabbitMq::start_in_chroot(root.as_ref());
                 println!("RabbitMQ {}", broker.ctl(&["version"]).trim());
@@ -37,12 +37,13 @@ mod tests {
         };
     }
 
-    core_tests!(
+    basic_tests!(
         a_routed_message_is_confirmed,
         a_message_without_a_queue_is_returned_until_there_is_one,
         returned_messages_among_many_are_never_confirmed,
         messages_arrive_in_the_order_in_which_they_were_published,
         a_message_carries_what_the_contract_says,
+        a_message_that_the_broker_refuses_is_nacked,
         a_publication_of_another_epoch_is_dropped,
         a_body_that_cannot_be_read_is_nacked,
         a_message_too_large_for_the_broker_is_refused_and_the_next_one_passes,
@@ -56,6 +57,7 @@ mod tests {
         a_deleted_queue_is_declared_again_and_consumed,
         a_wrong_password_is_named_but_not_shown,
         a_vhost_that_does_not_exist_is_named,
+        a_name_that_may_not_be_declared_is_named,
     );
 }
 
@@ -138,6 +140,23 @@ pub fn a_message_carries_what_the_contract_says(broker: &RabbitMq) {
     assert_eq!(got.properties.message_id().as_deref(), Some(json_id.to_string().as_str()));
     assert_eq!(*got.properties.delivery_mode(), Some(2));
     assert!(got.properties.headers().as_ref().is_none_or(FieldTable::is_empty));
+}
+
+pub fn a_message_that_the_broker_refuses_is_nacked(broker: &RabbitMq) {
+    let config = config(broker, "nacked");
+    let peer = Peer::connect(broker);
+    let mut arguments = FieldTable::new();
+    arguments.insert("x-max-length".to_owned(), AmqpValue::LongInt(1));
+    arguments.insert("x-overflow".to_owned(), long_string("reject-publish"));
+    let full = QueueDeclareOptions { arguments, ..QueueDeclareOptions::default() };
+    peer.bind_queue_as(&config, "nacked", full);
+    let mut publishing = Publishing::start(&config);
+    let epoch = publishing.connected(SOON);
+    publishing.publish(epoch, 1, Format::Json, "{}");
+    assert_eq!(publishing.outcome(1), Outcome::Confirmed);
+    peer.wait_for_depth("nacked", 1);
+    publishing.publish(epoch, 2, Format::Json, "{}");
+    assert_eq!(publishing.outcome(2), Outcome::Nacked);
 }
 
 pub fn a_publication_of_another_epoch_is_dropped(broker: &RabbitMq) {
@@ -330,6 +349,20 @@ pub fn a_vhost_that_does_not_exist_is_named(broker: &RabbitMq) {
     config.url = url.parse().expect("a valid URL");
     let reason = Publishing::start(&config).disconnected(SOON);
     assert!(reason.contains("vhost nowhere not found"), "{reason}");
+}
+
+pub fn a_name_that_may_not_be_declared_is_named(broker: &RabbitMq) {
+    let mut reserved = config(broker, "reserved");
+    reserved.exchange = "amq.reserved".to_owned();
+    let reason = Publishing::start(&reserved).disconnected(SOON);
+    assert!(reason.contains("ACCESS_REFUSED") && reason.contains("amq.reserved"), "{reason}");
+
+    let locked = config(broker, "locked");
+    let peer = Peer::connect(broker);
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    peer.channel.queue_declare(locked.own_queue.as_str(), exclusive).expect("the queue");
+    let reason = Consuming::start(&locked, 1).disconnected(SOON);
+    assert!(reason.contains("RESOURCE_LOCKED") && reason.contains(&locked.own_queue), "{reason}");
 }
 
 fn header(name: &str, value: &str) -> AmqpProperties {

@@ -1,0 +1,175 @@
+//! The buffer actor: messages are added, lent, delivered, offered again, and forgotten in time.
+
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use bytes::Bytes;
+use user_http_actors::buffer::LeasedBufferMsg;
+use user_http_actors::codec::BufferMsg;
+use user_http_actors::messages::{AddBufferMsg, BufferState, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg};
+use user_http_actors::store::StoreHandle;
+use user_http_actors::store::log::LogStore;
+use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::{BufferActor, Error};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn start(max_bytes: u64, ttl: Duration) -> Addr<BufferActor> {
+    let store = StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
+    BufferActor::new(store, Vec::new(), max_bytes, ttl).expect("an empty store").start()
+}
+
+fn message(body: &[u8]) -> BufferMsg {
+    BufferMsg { pickle: vec![Bytes::copy_from_slice(body)], blend: None }
+}
+
+async fn add(buffer: &Addr<BufferActor>, uuid: &str, body: &[u8]) -> Result<(), Error> {
+    buffer.send(AddBufferMsg { buffer_uuid: uuid.into(), message: message(body) }).await.expect("alive")
+}
+
+async fn lease(buffer: &Addr<BufferActor>, uuid: &str) -> Result<LeasedBufferMsg, Error> {
+    buffer.send(LeaseBufferMsg { buffer_uuid: uuid.into() }).await.expect("alive")
+}
+
+async fn state(buffer: &Addr<BufferActor>) -> BufferState {
+    buffer.send(GetBufferState).await.expect("alive")
+}
+
+fn body(leased: &LeasedBufferMsg) -> Vec<u8> {
+    leased.view.payload.read_all().expect("readable").to_vec()
+}
+
+#[actix::test]
+async fn a_delivered_message_is_gone() {
+    let buffer = start(1_000, DAY);
+    add(&buffer, "a", b"message").await.expect("room");
+    let leased = lease(&buffer, "a").await.expect("it is there");
+    assert_eq!(body(&leased), b"message");
+    leased.lease.delivered();
+    assert!(matches!(lease(&buffer, "a").await, Err(Error::NoBufferMsg)));
+    let state = state(&buffer).await;
+    assert_eq!((state.messages, state.bytes, state.in_delivery, state.delivered_total), (0, 0, 0, 1));
+}
+
+#[actix::test]
+async fn a_lease_that_is_dropped_offers_the_message_again_at_once() {
+    let buffer = start(1_000, DAY);
+    add(&buffer, "a", b"message").await.expect("room");
+    for _ in 0..3 {
+        drop(lease(&buffer, "a").await.expect("it is there again"));
+    }
+    assert_eq!(state(&buffer).await.in_delivery, 0);
+}
+
+#[actix::test]
+async fn a_lease_whose_asker_has_gone_does_not_keep_the_message() {
+    let buffer = start(1_000, DAY);
+    add(&buffer, "a", b"message").await.expect("room");
+    // asked for, and not waited for
+    drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into() }));
+    assert!(lease(&buffer, "a").await.is_ok());
+}
+
+#[actix::test]
+async fn of_two_askers_one_gets_the_message_and_the_other_is_told_why_not() {
+    let buffer = start(1_000, DAY);
+    add(&buffer, "a", b"message").await.expect("room");
+    let first = lease(&buffer, "a").await.expect("it is there");
+    assert!(matches!(lease(&buffer, "a").await, Err(Error::InDelivery)));
+    assert!(buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }).await.expect("alive").is_ok());
+    drop(first);
+}
+
+#[actix::test]
+async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
+    for delivered in [true, false] {
+        let buffer = start(1_000, DAY);
+        add(&buffer, "a", b"message").await.expect("room");
+        let first = lease(&buffer, "a").await.expect("it is there");
+        first.lease.finishing();
+        let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into() });
+        // in the mailbox by the time that this is answered
+        assert_eq!(state(&buffer).await.in_delivery, 1);
+        if delivered {
+            first.lease.delivered();
+            assert!(matches!(second.await.expect("alive"), Err(Error::NoBufferMsg)));
+        } else {
+            drop(first);
+            assert_eq!(body(&second.await.expect("alive").expect("it is offered again")), b"message");
+        }
+    }
+}
+
+#[actix::test]
+async fn a_later_message_takes_the_place_of_the_earlier_even_while_that_is_delivered() {
+    let buffer = start(1_000, DAY);
+    add(&buffer, "a", b"earlier").await.expect("room");
+    let earlier = lease(&buffer, "a").await.expect("it is there");
+    add(&buffer, "a", b"later").await.expect("room");
+    assert_eq!(body(&earlier), b"earlier");
+    earlier.lease.delivered();
+    let later = lease(&buffer, "a").await.expect("the later one is there");
+    assert_eq!(body(&later), b"later");
+    assert_ne!(later.view.version, earlier.view.version);
+    later.lease.delivered();
+    assert_eq!(state(&buffer).await.messages, 0);
+}
+
+#[actix::test]
+async fn there_is_room_for_so_many_bytes_and_again_when_some_have_gone() {
+    let buffer = start(100, DAY);
+    add(&buffer, "a", &[0; 60]).await.expect("room");
+    let error = add(&buffer, "b", &[0; 60]).await.expect_err("no room");
+    assert!(matches!(error, Error::NoRoom { held: 60, limit: 100, .. }) && !error.never_fits(), "{error}");
+    assert!(add(&buffer, "c", &[0; 101]).await.expect_err("never").never_fits());
+    add(&buffer, "a", &[0; 100]).await.expect("the earlier one makes room");
+    lease(&buffer, "a").await.expect("it is there").lease.delivered();
+    add(&buffer, "b", &[0; 60]).await.expect("room again");
+}
+
+#[actix::test]
+async fn an_expired_message_is_not_offered_but_one_in_delivery_stays() {
+    let buffer = start(1_000, Duration::from_millis(50));
+    add(&buffer, "fetched", b"message").await.expect("room");
+    add(&buffer, "forgotten", b"message").await.expect("room");
+    let leased = lease(&buffer, "fetched").await.expect("in time");
+    // two rounds of the actor's timer can pass; what counts is the state
+    while state(&buffer).await.expired_total == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(matches!(lease(&buffer, "forgotten").await, Err(Error::NoBufferMsg)));
+    assert!(matches!(lease(&buffer, "fetched").await, Err(Error::InDelivery)));
+    leased.lease.delivered();
+    let state = state(&buffer).await;
+    assert_eq!((state.messages, state.delivered_total, state.expired_total), (0, 1, 1));
+}
+
+#[actix::test]
+async fn messages_are_found_again_after_a_restart_and_the_last_of_a_name_counts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for round in 0..3 {
+        let (store, recovered) = LogStore::open(directory.path()).expect("it opens");
+        let next_seq = store.next_seq();
+        let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
+        let buffer = BufferActor::new(store.clone(), recovered, 1_000, DAY).expect("sound").start();
+        if round == 0 {
+            add(&buffer, "a", b"earlier").await.expect("room");
+            add(&buffer, "a", b"later").await.expect("room");
+            add(&buffer, "b", b"other").await.expect("room");
+        } else if round == 1 {
+            let leased = lease(&buffer, "a").await.expect("it is there");
+            assert_eq!(body(&leased), b"later");
+            leased.lease.delivered();
+        } else {
+            assert!(matches!(lease(&buffer, "a").await, Err(Error::NoBufferMsg)));
+            assert_eq!(body(&lease(&buffer, "b").await.expect("it is there")), b"other");
+        }
+        assert_eq!(state(&buffer).await.messages, [2, 1, 1][round]);
+        buffer.send(Drain).await.expect("alive");
+        drop(store);
+        // the store's thread ends with its last handle, and gives the lock back
+        while LogStore::open(directory.path()).is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

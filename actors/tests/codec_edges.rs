@@ -1,0 +1,362 @@
+//! What the codec refuses and how it says so, what it must not be slowed or filled by, and what it must not copy.
+
+use bytes::Bytes;
+use user_http_actors::codec::{
+    BlendHole, DecodeError, Format, MAX_INT_DIGITS, OutgoingMessage, UserMessage,
+    decode_communication_interface_message, decode_user_message,
+};
+
+/// A worker's message in a pickle, its data made by these opcodes.
+fn pickle_of(kind: &str, data: &[u8]) -> Vec<u8> {
+    let mut body = b"\x80\x04}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\x8c".to_vec();
+    body.push(kind.len() as u8);
+    body.extend(kind.as_bytes());
+    body.extend(b"\x8c\x04DATA");
+    body.extend(data);
+    body.extend(b"uu.");
+    body
+}
+
+fn frame(data: &[u8]) -> Result<UserMessage, DecodeError> {
+    decode_user_message(Format::Pickle, pickle_of("FRAME_RENDERED", data).into())
+}
+
+fn completed(data: &[u8]) -> OutgoingMessage {
+    forwarded(decode_user_message(Format::Pickle, pickle_of("RENDER_COMPLETED", data).into()))
+}
+
+fn json(data: &str) -> Result<UserMessage, DecodeError> {
+    let body = format!(r#"{{"USER_ID": "u", "MAIN_DATA": {{"TYPE": "RENDER_COMPLETED", "DATA": {data}}}}}"#);
+    decode_user_message(Format::Json, body.into())
+}
+
+fn forwarded(message: Result<UserMessage, DecodeError>) -> OutgoingMessage {
+    match message {
+        Ok(UserMessage::Forward(message)) => message,
+        other => panic!("not forwarded: {other:?}"),
+    }
+}
+
+fn refusal<T: std::fmt::Debug>(message: Result<T, DecodeError>) -> String {
+    match message {
+        Err(DecodeError::Malformed(text)) => text,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn every_way_to_name_a_class_is_refused_by_its_name() {
+    let ways: [(&[u8], &str); 8] = [
+        (b"cos\nsystem\n\x8c\x02id\x85R", "names a class (`os.system`)"),
+        (b"\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R", "names a class (`os.system`)"),
+        (b"(S'id'\nios\nsystem\n", "names a class (`os.system`)"),
+        (b"(cos\nsystem\nS'id'\no", "names a class (`os.system`)"),
+        (b"cbuiltins\neval\n)\x81", "names a class (`builtins.eval`)"),
+        (b"cos\nsystem\x1b[2J\n", r"names a class (`os.system\u{1b}[2J`)"),
+        (b"c__builtin__\nset\n]\x85R", "names a class (`__builtin__.set`)"),
+        (b"KaKb\x93", "names a class by something that is no str"),
+    ];
+    for (data, expected) in ways {
+        let text = refusal(frame(data));
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn callables_of_plain_values_are_understood_nowhere_else() {
+    for data in [
+        &b"cbuiltins\nset\n"[..],
+        b"]cbuiltins\nset\na",
+        b"cbuiltins\nset\n\x85",
+        b"cbuiltins\nset\n}b",
+        b"cbuiltins\nset\n)\x81",
+        b"cbuiltins\nset\n)}\x92",
+        b"(cbuiltins\nset\n]o",
+        b"cbuiltins\nset\nK\x01R",
+        b"cbuiltins\nset\n(K\x01K\x02tR",
+        b"cbuiltins\nbytes\nK\x01\x85R",
+        b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R",
+        b"c_codecs\nencode\n\x8c\x01a\x8c\x03rot\x86R",
+        b"c_codecs\nencode\n\x8c\x02\xc4\x80\x8c\x06latin1\x86R",
+        b"cbuiltins\nset\n]]a\x85R",
+        b"]]\x85R",
+    ] {
+        let text = refusal(frame(data));
+        assert!(text.contains("pickle ") || text.contains("cannot be hashed"), "{text}");
+    }
+}
+
+#[test]
+fn what_cpython_refuses_is_refused() {
+    let ways: [(&[u8], &str); 30] = [
+        (b"\x82\x01", "extension code"),
+        (b"Pid\n", "persistent id"),
+        (b"\x8c\x02idQ", "persistent id"),
+        (b"\x97", "buffer outside"),
+        (b"C\x00\x98", "buffer outside"),
+        (b"}]K\x01s", "cannot be hashed"),
+        (b"}]\x85K\x01s", "a tuple and cannot be hashed"),
+        (b"(]\x91", "cannot be hashed"),
+        (b"\x8f(}\x90", "cannot be hashed"),
+        (b"}(K\x01u", "key without a value"),
+        (b"(K\x01d", "key without a value"),
+        (b"}(K\x01K\x02e", "are added to a dict"),
+        (b"K\x01(K\x02e", "are added to an int"),
+        (b"\x8c\x01\xff", "not UTF-8"),
+        (b"\x8c\x02\xc0\x80", "not UTF-8"),
+        (b"V\\u12\n", "wrong escape"),
+        (b"V\\U00110000\n", "wrong escape"),
+        (b"S'\\xe9'\n", "wrong escape"),
+        (b"S'a\n", "without quotes"),
+        (b"U\x01\xe9", "not ASCII"),
+        (b"T\xff\xff\xff\xff", "negative length"),
+        (b"\x8b\xff\xff\xff\xff", "negative length"),
+        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", "cut short"),
+        (b"\x96\x00\x00\x00\x00\x01\x00\x00\x00", "cut short"),
+        (b"\x95\xff\x00\x00\x00\x00\x00\x00\x00", "cut short"),
+        (b"h\x07", "nothing is kept"),
+        (b"g-1\n", "memo number that is no number"),
+        (b"I0x10\n", "not written in decimal"),
+        (b"F1e400\n", "too large"),
+        (b"\x80\x06", "protocol 6"),
+    ];
+    for (data, expected) in ways {
+        let text = refusal(frame(data));
+        assert!(text.contains(expected) && text.contains(" at byte "), "{data:?}: {text}");
+    }
+    for body in [&b""[..], b".", b"(.", b"\x80\x04N", b"0.", b"1.", b"\x85.", b"N(.", b"\xff", b"e."] {
+        refusal(decode_user_message(Format::Pickle, Bytes::copy_from_slice(body)));
+    }
+}
+
+#[test]
+fn a_message_cut_short_anywhere_is_refused() {
+    let body = pickle_of("FRAME_RENDERED", b"\x95\x08\x00\x00\x00\x00\x00\x00\x00]K\x01aC\x01xa");
+    for length in 0..body.len() {
+        refusal(decode_user_message(Format::Pickle, Bytes::copy_from_slice(&body[..length])));
+    }
+    forwarded(decode_user_message(Format::Pickle, body.into()));
+}
+
+#[test]
+fn nesting_is_bounded_in_every_container_and_format() {
+    let inside = |depth: usize| [b"]".repeat(depth), b"a".repeat(depth - 1)].concat();
+    forwarded(frame(&inside(254)));
+    assert!(refusal(frame(&inside(255))).contains("nesting deeper than 256 at byte "));
+    for data in [
+        [&b"N"[..], &b"\x85".repeat(400_000)].concat(),
+        [b"(".repeat(400_000), b"t".repeat(400_000)].concat(),
+        [b"(".repeat(400_000), b"\x91".repeat(400_000)].concat(),
+        inside(400_000),
+        [&b"}K\x01"[..], &b"\x85".repeat(300), b"K\x01s"].concat(),
+    ] {
+        assert!(refusal(frame(&data)).contains("nesting deeper than 256"));
+    }
+    let inside = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    forwarded(json(&inside(254)));
+    assert_eq!(refusal(json(&inside(255))), "nesting deeper than 256 at byte 321");
+    assert!(refusal(json(&r#"{"a":"#.repeat(400_000))).contains("nesting deeper than 256"));
+}
+
+#[test]
+fn a_list_filled_after_it_was_put_somewhere_is_measured_as_it_ends() {
+    // Each list goes into the one before, and only then gets the next.
+    let mut data = b"]r\x00\x00\x00\x00".to_vec();
+    for index in 1_u32..=300 {
+        data.extend([&b"j"[..], &(index - 1).to_le_bytes(), b"]r", &index.to_le_bytes(), b"a0"].concat());
+    }
+    assert!(refusal(frame(&data)).contains("nesting deeper than 256"));
+}
+
+#[test]
+fn a_list_inside_itself_is_forwarded_as_a_pickle() {
+    let message = completed(b"]\x94h\x00a");
+    assert_eq!(message.format, Format::Pickle);
+}
+
+#[test]
+fn sharing_that_would_fill_the_peers_memory_goes_as_a_pickle() {
+    // Two of the list before, 26 times over: 2^26 lists in JSON.
+    let mut data = b"]".to_vec();
+    for index in 0_u32..26 {
+        let number = index.to_le_bytes();
+        data.extend([&b"r"[..], &number, b"0](j", &number, b"j", &number, b"e"].concat());
+    }
+    let message = completed(&data);
+    assert_eq!(message.format, Format::Pickle);
+    assert!(message.body.iter().map(Bytes::len).sum::<usize>() < 1_500);
+}
+
+#[test]
+fn sharing_that_would_keep_the_peer_hashing_is_refused() {
+    let mut data = b"}N".to_vec();
+    for _ in 0..60 {
+        data.extend(b"2\x86");
+    }
+    data.extend(b"K\x01s");
+    assert!(refusal(frame(&data)).contains("dict key or set item that holds more than 65,534 values"));
+
+    let mut data = [&b"}("[..], &b"N".repeat(60_000), b"tq\x00K\x01s"].concat();
+    data.extend(b"h\x00K\x01s".repeat(300));
+    assert!(refusal(frame(&data)).contains("hold more than 16,777,216 values in all"));
+}
+
+#[test]
+fn calls_that_would_fill_the_peers_memory_are_refused() {
+    let mut data = b"](c_codecs\nencode\n\x94X\x10\x27\x00\x00".to_vec();
+    data.extend(vec![b'x'; 10_000]);
+    data.extend(b"\x8c\x06latin1\x86\x940");
+    data.extend(b"h\x00h\x01R".repeat(10));
+    data.extend(b"e");
+    assert!(refusal(frame(&data)).contains("more than 4 times its length"));
+}
+
+#[test]
+fn memo_numbers_are_bounded() {
+    forwarded(frame(b"]r\x00\xff\x00\x00"));
+    for number in [0x8000_0000_u32, 0xFFFF_FFFF, 0x0010_0000] {
+        let data = [&b"]r"[..], &number.to_le_bytes()].concat();
+        assert!(refusal(frame(&data)).contains("65,536 or more beyond the values so far"));
+    }
+    assert!(refusal(frame(b"]p99999999999999999999999999\n")).contains("memo number"));
+}
+
+#[test]
+fn the_number_of_values_is_bounded() {
+    let data = [&b"]("[..], &b"N".repeat(4_200_000), b"e"].concat();
+    assert!(refusal(frame(&data)).contains("more than 4,194,304 values"));
+    let list = format!("[{}0]", "0,".repeat(4_200_000));
+    assert!(refusal(json(&list)).contains("more than 4,194,304 values"));
+}
+
+#[test]
+fn integers_are_bounded_where_they_are_written_in_decimal() {
+    let digits = "7".repeat(MAX_INT_DIGITS);
+    assert_eq!(forwarded(json(&digits)).format, Format::Pickle, "the peers' json takes 4,300 digits");
+    assert_eq!(forwarded(json(&"7".repeat(4_300))).format, Format::Json);
+    forwarded(frame(format!("L{digits}L\n").as_bytes()));
+    let many = format!("[{}]", vec![digits.as_str(); 65].join(","));
+    assert!(refusal(json(&many)).contains("together of more than 4,194,304"));
+    let text = "integer of 65,537 digits, more than 65,536, at byte ";
+    assert!(refusal(json(&format!("{digits}7"))).contains(text));
+    assert!(refusal(frame(format!("I{digits}7\n").as_bytes())).contains(text));
+}
+
+#[test]
+fn json_is_read_as_python_reads_it() {
+    let body = |data: &str| forwarded(json(data)).body.concat();
+    let expect = |data: &str| {
+        format!(
+            r#"{{"TYPE": "MESSAGE_FOR_USER_MANAGER", "DATA": {{"TYPE": "USER_MESSAGE", "DATA": {{"TYPE": "RENDER_COMPLETED", "DATA": {data}, "MESSAGE": {data}, "USER_ID": "u"}}}}}}"#
+        )
+    };
+    assert_eq!(
+        body(" [1 ,\n2.50,{\"k\\n\\ud83d\\ude00\":null}]\t"),
+        expect(r#"[1, 2.5, {"k\n\ud83d\ude00": null}]"#).as_bytes()
+    );
+    assert_eq!(body("1E5"), expect("100000.0").as_bytes());
+    for data in ["NaN", "[-Infinity]", "1e400"] {
+        assert_eq!(forwarded(json(data)).format, Format::Pickle, "{data}");
+    }
+    for data in [
+        "01",
+        "-",
+        "1.",
+        ".5",
+        "1e",
+        "+1",
+        "nan",
+        "[1,]",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{1:2}",
+        "\"a",
+        "\"\t\"",
+        "\"\\x\"",
+        "\"\\ud800\"",
+        "\"\\ude00\"",
+        "'a'",
+        "tru",
+        "[1 2]",
+        "{\"a\" 1}",
+        "",
+        "1}",
+        "\u{feff}1",
+        "\u{a0}1",
+        "[}",
+        "{]",
+    ] {
+        let text = refusal(json(data));
+        assert!(text.contains(" at byte "), "{data}: {text}");
+    }
+    assert!(refusal(decode_user_message(Format::Json, Bytes::from_static(b"\"\xff\""))).contains("UTF-8"));
+    let half_a_pair = Bytes::from_static(b"\x00\"\xd8\x00\x00\"");
+    assert!(refusal(decode_user_message(Format::Json, half_a_pair)).contains("UTF-16"));
+}
+
+#[test]
+fn what_is_missing_or_of_another_type_is_named_by_its_path() {
+    let refused = |body: &str| refusal(decode_user_message(Format::Json, body.to_owned().into()));
+    assert_eq!(refused("[]"), "the body is a list; a dict is expected");
+    assert_eq!(refused("{}"), "USER_ID is missing; a str is expected");
+    assert_eq!(refused(r#"{"USER_ID": 1}"#), "USER_ID is an int; a str is expected");
+    assert_eq!(refused(r#"{"USER_ID": ""}"#), "MAIN_DATA is missing; a dict is expected");
+    assert_eq!(refused(r#"{"USER_ID": "", "MAIN_DATA": null}"#), "MAIN_DATA is None; a dict is expected");
+    assert_eq!(refused(r#"{"USER_ID": "", "MAIN_DATA": {}}"#), "MAIN_DATA.TYPE is missing; a str is expected");
+    assert_eq!(
+        refused(r#"{"USER_ID": "", "MAIN_DATA": {"TYPE": "FRAME_RENDERED"}}"#),
+        "MAIN_DATA.DATA is missing; a value is expected"
+    );
+    let taken = decode_user_message(Format::Json, r#"{"USER_ID": "", "MAIN_DATA": {"TYPE": "TEST"}}"#.into());
+    assert!(matches!(taken, Ok(UserMessage::Test { .. })));
+}
+
+#[test]
+fn a_message_of_the_communication_interface_is_told_from_an_unknown_one() {
+    let decode = |body: &str| decode_communication_interface_message(Format::Json, body.to_owned().into());
+    assert_eq!(decode(r#"{"TYPE": "OTHER"}"#).unwrap_err(), DecodeError::UnknownMessageType);
+    assert_eq!(refusal(decode(r#"{"TYPE": 1}"#)), "TYPE is an int; a str is expected");
+    for uuid in [String::new(), "x".repeat(4_097)] {
+        let body = format!(r#"{{"TYPE": "ADD_BUFFER_MSG", "DATA": {{"BUFFER_UUID": "{uuid}", "BUFFER_MSG": 1}}}}"#);
+        assert_eq!(refusal(decode(&body)), "DATA.BUFFER_UUID has to be a str of 1 to 4,096 bytes of UTF-8");
+    }
+}
+
+#[test]
+fn a_blend_file_belongs_where_its_path_was() {
+    let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "id", "BUFFER_MSG":
+        {"DATA": {"META_DATA": "EXTRACT_BLEND_FILE_FROM_PATH", "BINARY_BLEND_FILE": "/a.blend", "n": 1}}}}"#;
+    let stored = decode_communication_interface_message(Format::Json, body.into()).unwrap();
+    let before =
+        b"\x80\x04}(\x8c\x04DATA}(\x8c\x09META_DATA\x8c\x1cEXTRACT_BLEND_FILE_FROM_PATH\x8c\x11BINARY_BLEND_FILE";
+    assert_eq!(stored.message.pickle.concat(), [&before[..], b"\x8c\x01nK\x01uu."].concat());
+    let hole = BlendHole { offset: before.len() as u64, path: Some("/a.blend".to_owned()) };
+    assert_eq!(stored.message.blend, Some(hole));
+}
+
+#[test]
+fn a_large_image_is_passed_on_without_copying() {
+    let image = vec![0xA5; 8 << 20];
+    let opcodes = [&b"B"[..], &(image.len() as u32).to_le_bytes(), &image].concat();
+    let body = Bytes::from(pickle_of("FRAME_RENDERED", &opcodes));
+    let received = body.as_ptr_range();
+    let message = forwarded(decode_user_message(Format::Pickle, body.clone()));
+    let copied: usize = message.body.iter().filter(|part| !received.contains(&part.as_ptr())).map(Bytes::len).sum();
+    assert!(copied < 512, "{copied} bytes were copied");
+    let total: usize = message.body.iter().map(Bytes::len).sum();
+    assert!(total < body.len() + 256, "{total} bytes for {}", body.len());
+}
+
+#[test]
+fn memo_numbers_after_a_part_that_is_newly_kept_stay_what_they_were() {
+    // The data, a list, is not memoised; what comes later is, and is fetched by its number.
+    let body = b"\x80\x04}(\x8c\x09MAIN_DATA}(\x8c\x04DATA]K\x07a\x8c\x04TYPE\x8c\x0eFRAME_RENDERED\x94u\
+        \x8c\x07USER_ID\x8c\x01u\x940h\x01u.";
+    let message = forwarded(decode_user_message(Format::Pickle, Bytes::from_static(body)));
+    let out = message.body.concat();
+    let kept = b"]r\x02\x00\x00\x00K\x07a";
+    let renumbered = b"FRAME_RENDEREDr\x00\x00\x00\x00u\x8c\x07USER_ID\x8c\x01ur\x01\x00\x00\x000h\x01u0}";
+    for expected in [&kept[..], renumbered] {
+        assert!(out.windows(expected.len()).any(|window| window == expected), "{}", out.escape_ascii());
+    }
+}

@@ -1,0 +1,273 @@
+//! The publisher actor: what it has accepted reaches the broker in order, or the user manager who asks for it.
+
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use user_http_actors::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
+use user_http_actors::codec::{Format, ForwardedType, OutgoingMessage};
+use user_http_actors::messages::{
+    BrokerState, DeleteMessage, GetOutboxState, OutboxState, SendMessageToUserManager, TakeNextMessage,
+};
+use user_http_actors::publisher::{NextMessage, StartLink};
+use user_http_actors::store::StoreHandle;
+use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::{Error, UserManagerPublisher};
+
+type Events = Box<dyn Fn(PublisherEvent) + Send>;
+
+struct Link(mpsc::Sender<Publication>);
+
+impl PublisherLink for Link {
+    fn publish(&self, publication: Publication) {
+        let _ = self.0.send(publication);
+    }
+}
+
+/// A broker whose every move the test makes.
+struct Broker {
+    events: Events,
+    publications: Receiver<Publication>,
+}
+
+impl Broker {
+    fn outcome(&self, seq: u64, outcome: Outcome) {
+        (self.events)(PublisherEvent::Outcome { seq, outcome });
+    }
+
+    fn published(&self) -> Vec<Publication> {
+        self.publications.try_iter().collect()
+    }
+
+    /// Waits for the next publication.
+    async fn next(&self) -> Publication {
+        loop {
+            match self.publications.try_recv() {
+                Ok(publication) => return publication,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+}
+
+fn start(max_bytes: u64, start_link: Option<StartLink>) -> Addr<UserManagerPublisher> {
+    let store = StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
+    UserManagerPublisher::new(store, Vec::new(), max_bytes, start_link).expect("an empty store").start()
+}
+
+async fn with_broker() -> (Addr<UserManagerPublisher>, Broker) {
+    let (started, events) = mpsc::channel::<Events>();
+    let (link, publications) = mpsc::channel();
+    let start_link: StartLink = Box::new(move |on_event| {
+        let _ = started.send(on_event);
+        Box::new(Link(link))
+    });
+    let publisher = start(1 << 30, Some(start_link));
+    // the actor starts when it is first asked something
+    state(&publisher).await;
+    let events = events.recv().expect("the link is started with the actor");
+    (publisher, Broker { events, publications })
+}
+
+fn frame(body: &[u8]) -> SendMessageToUserManager {
+    SendMessageToUserManager(OutgoingMessage {
+        kind: ForwardedType::FrameRendered,
+        user_id: "worker".into(),
+        format: Format::Pickle,
+        body: vec![Bytes::copy_from_slice(body)],
+    })
+}
+
+async fn send(publisher: &Addr<UserManagerPublisher>, body: &[u8]) -> Result<(), Error> {
+    publisher.send(frame(body)).await.expect("alive")
+}
+
+async fn state(publisher: &Addr<UserManagerPublisher>) -> OutboxState {
+    publisher.send(GetOutboxState).await.expect("alive")
+}
+
+fn seqs(publications: &[Publication]) -> Vec<u64> {
+    publications.iter().map(|publication| publication.seq).collect()
+}
+
+#[actix::test]
+async fn messages_wait_for_the_broker_and_go_out_in_order() {
+    let (publisher, broker) = with_broker().await;
+    for body in [b"1", b"2", b"3"] {
+        send(&publisher, body).await.expect("accepted without a broker");
+    }
+    assert_eq!(state(&publisher).await.broker, BrokerState::Disconnected);
+    assert!(broker.published().is_empty());
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    assert_eq!(state(&publisher).await.broker, BrokerState::Connected);
+    let published = broker.published();
+    assert_eq!(seqs(&published), [1, 2, 3]);
+    assert!(published.iter().all(|publication| publication.epoch == 1));
+    for seq in 1..=3 {
+        broker.outcome(seq, Outcome::Confirmed);
+    }
+    let state = state(&publisher).await;
+    assert_eq!((state.messages, state.bytes, state.forwarded_total), (0, 0, 3));
+}
+
+#[actix::test]
+async fn what_has_no_outcome_when_the_connection_ends_is_sent_again_under_its_id() {
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    for body in [b"1", b"2", b"3"] {
+        send(&publisher, body).await.expect("room");
+    }
+    state(&publisher).await;
+    let first = broker.published();
+    broker.outcome(1, Outcome::Confirmed);
+    (broker.events)(PublisherEvent::Disconnected { reason: "gone".into() });
+    (broker.events)(PublisherEvent::Connected { epoch: 2 });
+    state(&publisher).await;
+    let second = broker.published();
+    assert_eq!(seqs(&second), [2, 3]);
+    assert!(second.iter().all(|publication| publication.epoch == 2));
+    assert_eq!(second[0].message_id, first[1].message_id);
+    assert_eq!(second[1].message_id, first[2].message_id);
+}
+
+#[actix::test]
+async fn a_returned_message_is_tried_alone_until_the_broker_takes_it_and_order_is_kept() {
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    for body in [b"1", b"2", b"3"] {
+        send(&publisher, body).await.expect("room");
+    }
+    state(&publisher).await;
+    let first = broker.published();
+    for seq in 1..=3 {
+        broker.outcome(seq, Outcome::Returned("312 NO_ROUTE".into()));
+    }
+    for _ in 0..2 {
+        let again = broker.next().await;
+        assert_eq!((again.seq, again.message_id), (1, first[0].message_id));
+        assert_eq!(state(&publisher).await.messages, 3);
+        assert!(broker.published().is_empty(), "the others wait for the first");
+        broker.outcome(1, Outcome::Returned("312 NO_ROUTE".into()));
+    }
+    assert_eq!(broker.next().await.seq, 1);
+    broker.outcome(1, Outcome::Confirmed);
+    state(&publisher).await;
+    assert_eq!(seqs(&broker.published()), [2, 3]);
+}
+
+#[actix::test]
+async fn nothing_is_sent_while_the_broker_blocks_and_everything_after() {
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    (broker.events)(PublisherEvent::Blocked(true));
+    send(&publisher, b"1").await.expect("accepted all the same");
+    assert_eq!(state(&publisher).await.broker, BrokerState::Blocked);
+    assert!(broker.published().is_empty());
+    (broker.events)(PublisherEvent::Blocked(false));
+    state(&publisher).await;
+    assert_eq!(seqs(&broker.published()), [1]);
+}
+
+#[actix::test]
+async fn a_message_that_the_broker_will_never_take_is_set_aside_and_the_others_flow() {
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    for body in [b"1", b"2"] {
+        send(&publisher, body).await.expect("room");
+    }
+    broker.outcome(1, Outcome::Refused("406 PRECONDITION_FAILED".into()));
+    (broker.events)(PublisherEvent::Disconnected { reason: "406".into() });
+    (broker.events)(PublisherEvent::Connected { epoch: 2 });
+    let state = state(&publisher).await;
+    assert_eq!((state.messages, state.parked), (2, 1));
+    let published = broker.published();
+    assert_eq!(seqs(&published[2..]), [2]);
+}
+
+#[actix::test]
+async fn the_window_bounds_what_is_unconfirmed() {
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    let sent: Vec<_> = (0..1_500).map(|_| publisher.send(frame(b"x"))).collect();
+    for sent in sent {
+        sent.await.expect("alive").expect("room");
+    }
+    state(&publisher).await;
+    assert_eq!(broker.published().len(), 1_000);
+    broker.outcome(1, Outcome::Confirmed);
+    state(&publisher).await;
+    assert_eq!(seqs(&broker.published()), [1_001]);
+}
+
+#[actix::test]
+async fn there_is_room_for_so_many_bytes() {
+    let publisher = start(100, None);
+    send(&publisher, &[0; 60]).await.expect("room");
+    let error = send(&publisher, &[0; 60]).await.expect_err("no room");
+    assert!(matches!(error, Error::NoRoom { held: 60, limit: 100, .. }), "{error}");
+}
+
+async fn take(publisher: &Addr<UserManagerPublisher>, lease: Duration) -> oneshot::Receiver<NextMessage> {
+    let (reply, message) = oneshot::channel();
+    publisher.send(TakeNextMessage { lease, reply }).await.expect("alive").expect("no broker");
+    message
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[actix::test]
+async fn messages_are_lent_in_order_and_deleted_when_done() {
+    let publisher = start(1_000, None);
+    let mut early = take(&publisher, MINUTE).await;
+    assert!(early.try_recv().is_err(), "there is nothing yet");
+    for body in [b"1", b"2"] {
+        send(&publisher, body).await.expect("room");
+    }
+    let first = early.await.expect("lent as soon as it came");
+    let second = take(&publisher, MINUTE).await.await.expect("lent");
+    assert_eq!(first.payload.read_all().expect("readable"), "1");
+    assert_eq!(second.payload.read_all().expect("readable"), "2");
+    assert_eq!((first.delivery_count, first.format), (1, Format::Pickle));
+    let id = first.message_id;
+    first.lease.delivered();
+    publisher.send(DeleteMessage { message_id: id }).await.expect("alive").expect("it is there");
+    let again = publisher.send(DeleteMessage { message_id: id }).await.expect("alive");
+    assert!(matches!(again, Err(Error::NoSuchMessage)));
+    assert_eq!(state(&publisher).await.messages, 1);
+}
+
+#[actix::test]
+async fn a_message_that_does_not_get_away_is_lent_to_the_next() {
+    let publisher = start(1_000, None);
+    drop(take(&publisher, MINUTE).await);
+    send(&publisher, b"1").await.expect("room");
+    let first = take(&publisher, MINUTE).await.await.expect("the one who has gone does not get it");
+    let id = first.message_id;
+    drop(first);
+    let second = take(&publisher, MINUTE).await.await.expect("put back at once");
+    assert_eq!((second.message_id, second.delivery_count), (id, 2));
+}
+
+#[actix::test]
+async fn a_message_that_is_not_deleted_in_time_is_lent_again() {
+    let publisher = start(1_000, None);
+    send(&publisher, b"1").await.expect("room");
+    let first = take(&publisher, Duration::from_millis(50)).await.await.expect("lent");
+    let id = first.message_id;
+    first.lease.delivered();
+    let second = take(&publisher, MINUTE).await.await.expect("lent when the first loan is over");
+    assert_eq!((second.message_id, second.delivery_count), (id, 2));
+    publisher.send(DeleteMessage { message_id: id }).await.expect("alive").expect("done with");
+    drop(second);
+    assert_eq!(state(&publisher).await.messages, 0, "a loan that ends late brings nothing back");
+}
+
+#[actix::test]
+async fn with_a_broker_nobody_takes_messages_here() {
+    let (publisher, _broker) = with_broker().await;
+    let (reply, _message) = oneshot::channel();
+    let taken = publisher.send(TakeNextMessage { lease: MINUTE, reply }).await.expect("alive");
+    assert!(matches!(taken, Err(Error::BrokerIsConfigured)));
+}

@@ -1,0 +1,273 @@
+//! The contract of a store, kept by every backend, and what the log does beyond it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use user_http_actors::payload::Payload;
+use user_http_actors::store::log::LogStore;
+use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::store::{Change, OpenError, Recovered, Seq, Store};
+
+fn put(seq: Seq, meta: &str, body: &[u8]) -> Change {
+    let (head, tail) = body.split_at(body.len() / 3);
+    let body = vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];
+    Change::Put { seq, meta: Bytes::copy_from_slice(meta.as_bytes()), body }
+}
+
+fn body(payload: &Payload) -> Vec<u8> {
+    payload.read_all().expect("a stored body can be read").to_vec()
+}
+
+fn pattern(seq: Seq, len: usize) -> Vec<u8> {
+    let period: Vec<u8> = (0..251_u64).map(|at| (at * 31 + seq * 7) as u8).collect();
+    period.iter().copied().cycle().take(len).collect()
+}
+
+fn open(directory: &Path) -> (LogStore, Vec<Recovered>) {
+    LogStore::open(directory).expect("the store opens")
+}
+
+fn reopened(directory: &Path) -> BTreeMap<Seq, (String, Vec<u8>)> {
+    let (_, recovered) = open(directory);
+    let entry = |record: &Recovered| (String::from_utf8_lossy(&record.meta).into_owned(), body(&record.body));
+    recovered.iter().map(|record| (record.seq, entry(record))).collect()
+}
+
+fn segments(directory: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(directory).expect("the directory is there").map(|file| file.expect("an entry").path());
+    let mut segments: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+    segments.sort();
+    segments
+}
+
+/// What every backend owes its owner.
+fn keeps_the_contract(mut store: impl Store) {
+    let long = pattern(2, 3_000_000);
+    let committed = store.commit(&[put(1, "a", b"first"), put(2, "b", &long), put(3, "c", b"")]).expect("room");
+    assert_eq!(committed.bodies.len(), 3);
+    assert_eq!(body(&committed.bodies[0]), b"first");
+    assert_eq!(body(&committed.bodies[1]), long);
+    assert_eq!(committed.bodies[1].read(999_990, 20).expect("readable"), long[999_990..1_000_010]);
+    assert_eq!(committed.bodies[1].read(2_999_999, 20).expect("readable").len(), 1);
+    assert!(committed.bodies[2].is_empty());
+    let later = store.commit(&[Change::Remove(2), Change::Remove(77), put(4, "d", b"fourth")]).expect("room");
+    assert_eq!(later.bodies.len(), 1);
+    assert_eq!(body(&committed.bodies[1]), long, "who holds a body can read it after its removal");
+    assert!(store.commit(&[]).expect("nothing to do").bodies.is_empty());
+}
+
+#[test]
+fn the_memory_backend_keeps_the_contract() {
+    keeps_the_contract(MemoryStore);
+}
+
+#[test]
+fn the_log_backend_keeps_the_contract() {
+    let directory = tempfile::tempdir().expect("a directory");
+    keeps_the_contract(open(directory.path()).0);
+    let found = reopened(directory.path());
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1, 3, 4]);
+    assert_eq!(found[&4], ("d".to_owned(), b"fourth".to_vec()));
+}
+
+#[test]
+fn a_second_server_is_kept_off_the_directory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let _first = open(directory.path());
+    let second = LogStore::open(directory.path()).expect_err("the directory is taken");
+    assert!(matches!(second, OpenError::InUse(_)), "{second}");
+}
+
+#[test]
+fn a_tail_that_a_crash_has_torn_is_cut_off_at_any_byte() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    store.commit(&[put(1, "kept", &pattern(1, 500))]).expect("room");
+    let path = segments(directory.path()).remove(0);
+    let kept = fs::metadata(&path).expect("a segment").len();
+    store.commit(&[put(2, "torn", &pattern(2, 100))]).expect("room");
+    drop(store);
+    let whole = fs::read(&path).expect("a segment");
+    for len in kept..whole.len() as u64 {
+        fs::write(&path, &whole[..len as usize]).expect("writable");
+        let found = reopened(directory.path());
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1], "cut at {len}");
+        assert_eq!(found[&1].1, pattern(1, 500));
+        assert_eq!(fs::metadata(&path).expect("a segment").len(), kept, "the torn part is gone");
+    }
+    // and the log goes on where it was cut
+    let (mut store, _) = open(directory.path());
+    store.commit(&[put(3, "after", b"more")]).expect("room");
+    drop(store);
+    assert_eq!(reopened(directory.path()).keys().copied().collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn a_garbled_tail_is_cut_off() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    store.commit(&[put(1, "kept", b"sound")]).expect("room");
+    let path = segments(directory.path()).remove(0);
+    let kept = fs::metadata(&path).expect("a segment").len();
+    store.commit(&[put(2, "garbled", &pattern(2, 100))]).expect("room");
+    drop(store);
+    let whole = fs::read(&path).expect("a segment");
+    for at in kept..whole.len() as u64 {
+        fs::write(&path, &whole).expect("writable");
+        let file = OpenOptions::new().write(true).open(&path).expect("a segment");
+        file.write_all_at(&[whole[at as usize] ^ 0x40], at).expect("writable");
+        assert_eq!(reopened(directory.path()).keys().copied().collect::<Vec<_>>(), [1], "garbled at {at}");
+    }
+}
+
+/// Fills more than one segment, and returns the oldest.
+fn two_segments(directory: &Path) -> PathBuf {
+    let (mut store, _) = open(directory);
+    for seq in 1..=20 {
+        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))]).expect("room");
+    }
+    let segments = segments(directory);
+    assert!(segments.len() > 1, "{segments:?}");
+    segments[0].clone()
+}
+
+#[test]
+fn damage_that_no_crash_explains_is_refused_and_names_the_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let oldest = two_segments(directory.path());
+    let file = OpenOptions::new().write(true).open(&oldest).expect("a segment");
+    file.write_all_at(b"damage", 2_000_000).expect("writable");
+    let error = LogStore::open(directory.path()).expect_err("the damage is seen").to_string();
+    assert!(error.contains(&oldest.display().to_string()) && error.contains("damaged at byte"), "{error}");
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let oldest = two_segments(directory.path());
+    let file = OpenOptions::new().write(true).open(&oldest).expect("a segment");
+    file.write_all_at(&9_u16.to_le_bytes(), 6).expect("writable");
+    let error = LogStore::open(directory.path()).expect_err("the version is seen").to_string();
+    assert!(error.contains("format version 9"), "{error}");
+}
+
+#[test]
+fn space_is_given_back_and_what_lives_is_moved() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    let long_lived = pattern(1, 100_000);
+    let mut place = store.commit(&[put(1, "long-lived", &long_lived)]).expect("room").bodies.remove(0);
+    let mut moves = 0;
+    for seq in 2..200 {
+        let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
+        changes.extend((seq > 2).then(|| Change::Remove(seq - 1)));
+        for (seq, moved) in store.commit(&changes).expect("room").moved {
+            if seq == 1 {
+                (place, moves) = (moved, moves + 1);
+            }
+        }
+    }
+    assert!(moves > 0, "the long-lived record has been moved out of the oldest segments");
+    assert_eq!(body(&place), long_lived);
+    let size: u64 = segments(directory.path()).iter().map(|path| fs::metadata(path).expect("a segment").len()).sum();
+    assert!(size < 64 << 20, "198 MiB have passed, {size} bytes are left");
+    drop(store);
+    assert_eq!(reopened(directory.path())[&1].1, long_lived);
+}
+
+#[test]
+fn numbers_are_not_used_again_after_everything_was_removed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    for seq in 1..=40 {
+        let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
+        changes.push(Change::Remove(seq - 1));
+        store.commit(&changes).expect("room");
+    }
+    store.commit(&[Change::Remove(40)]).expect("room");
+    drop(store);
+    let (store, recovered) = open(directory.path());
+    assert!(recovered.is_empty());
+    assert!(store.next_seq() > 40, "{}", store.next_seq());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(usize),
+    Remove(prop::sample::Index),
+    Commit,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => prop_oneof![0_usize..200, 10_000_usize..70_000, Just(1_000_000)].prop_map(Step::Put),
+        3 => any::<prop::sample::Index>().prop_map(Step::Remove),
+        4 => Just(Step::Commit),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn the_log_holds_what_a_map_would_hold(steps in prop::collection::vec(step(), 1..120)) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut store, _) = open(directory.path());
+        let mut model: BTreeMap<Seq, Vec<u8>> = BTreeMap::new();
+        let mut places: BTreeMap<Seq, Payload> = BTreeMap::new();
+        let mut pending: Vec<Change> = Vec::new();
+        let mut next = 1;
+        for step in steps.into_iter().chain([Step::Commit, Step::Reopen]) {
+            match step {
+                Step::Put(len) => {
+                    pending.push(put(next, "meta", &pattern(next, len)));
+                    next += 1;
+                }
+                Step::Remove(index) if !model.is_empty() => {
+                    let seq = *model.keys().nth(index.index(model.len())).expect("in range");
+                    pending.push(Change::Remove(seq));
+                }
+                Step::Remove(_) => {}
+                Step::Commit => {
+                    let committed = store.commit(&pending).expect("room");
+                    let mut bodies = committed.bodies.into_iter();
+                    for change in pending.drain(..) {
+                        match change {
+                            Change::Put { seq, body, .. } => {
+                                model.insert(seq, body.concat());
+                                places.insert(seq, bodies.next().expect("a body for each put"));
+                            }
+                            Change::Remove(seq) => {
+                                model.remove(&seq);
+                                places.remove(&seq);
+                            }
+                        }
+                    }
+                    for (seq, payload) in committed.moved {
+                        places.insert(seq, payload);
+                    }
+                    for (seq, payload) in &places {
+                        prop_assert_eq!(&body(payload), &model[seq]);
+                    }
+                }
+                Step::Reopen => {
+                    // what was not committed is lost with the process
+                    pending.clear();
+                    drop(store);
+                    let recovered;
+                    (store, recovered) = open(directory.path());
+                    places = recovered.into_iter().map(|record| (record.seq, record.body)).collect();
+                    let found: BTreeMap<Seq, Vec<u8>> = places.iter().map(|(seq, payload)| (*seq, body(payload))).collect();
+                    prop_assert_eq!(&found, &model);
+                    next = store.next_seq();
+                }
+            }
+        }
+    }
+}
