@@ -1,4 +1,47 @@
-//! Actors.
+//! The actors behind the user HTTP server of a Blender render farm, for any actix application to embed: everything
+//! but HTTP, the command line and the process.
+//!
+//! | to find | look in |
+//! | --- | --- |
+//! | the actors, started together | [`system`], [`UserHttpActors`] |
+//! | what they can be asked | [`messages`] |
+//! | what may go wrong, and who can act on it | [`error`] |
+//! | messages for workers | [`buffer`], [`blend`] |
+//! | messages for the user manager | [`publisher`] |
+//! | messages from the communication interface | [`consumer`] |
+//! | what is done with a body from outside | [`handle`], [`codec`] |
+//! | where messages are kept | [`store`], [`payload`] |
+//! | RabbitMQ | [`broker`] |
+//!
+//! The crate installs no logger, no signal handler and no panic hook, and reads no environment.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use user_http_actors::codec::Format;
+//! use user_http_actors::messages::LeaseBufferMsg;
+//! use user_http_actors::{ActorsConfig, UserHttpActors, handle};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! actix::System::new().block_on(async {
+//!     let actors = UserHttpActors::start(ActorsConfig {
+//!         data_dir: None,
+//!         blend_roots: vec![".".into()],
+//!         max_buffered: 1 << 30,
+//!         buffer_ttl: Duration::from_secs(86_400),
+//!         max_outbox: 4 << 30,
+//!         amqp: None,
+//!     })?;
+//!     let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
+//!     handle::handle_communication_interface_message(&actors.buffer, Format::Json, body.into()).await?;
+//!     let leased = actors.buffer.send(LeaseBufferMsg { buffer_uuid: "one".into() }).await??;
+//!     assert!(leased.view.payload.len() > 10);
+//!     leased.lease.delivered();
+//!     actors.drain().await;
+//!     Ok(())
+//! })
+//! # }
+//! ```
 #![deny(missing_docs)]
 
 pub mod blend;

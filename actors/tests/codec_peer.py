@@ -437,9 +437,11 @@ def well_formed(call, message):
         return type(outer) is dict and type(outer.get(key)) is kind
 
     if call == "U":
-        if not (at(message, "USER_ID", str) and at(message, "MAIN_DATA", dict) and at(message["MAIN_DATA"], "TYPE", str)):
+        if not (at(message, "USER_ID", str) and at(message, "MAIN_DATA", dict)):
             return False
         main = message["MAIN_DATA"]
+        if not at(main, "TYPE", str):
+            return False
         return "DATA" in main or main["TYPE"] not in ("FRAME_RENDERED", "RENDER_COMPLETED")
     if not (at(message, "TYPE", str) and message["TYPE"] == "ADD_BUFFER_MSG" and at(message, "DATA", dict)):
         return False

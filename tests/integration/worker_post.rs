@@ -263,9 +263,9 @@ fn a_body_that_declares_too_much_is_refused_before_it_is_sent() {
     connection.read_response().failure(413);
 }
 
-/// Posts frames until one is refused, checks its answer, takes all, and checks that there is room again.
+/// Posts frames until one is refused, and checks its answer; the frame, and how many were taken.
 #[track_caller]
-fn fill_and_empty(farm: &mut Farm, len: usize, at_most: usize) {
+fn fill(farm: &mut Farm, len: usize, at_most: usize) -> (Vec<u8>, usize) {
     let body = farm.peer.dumps(&frame("FRAME_RENDERED", &format!("bytes({len})")), 4);
     let mut accepted = 0;
     let refused = loop {
@@ -279,6 +279,12 @@ fn fill_and_empty(farm: &mut Farm, len: usize, at_most: usize) {
     refused.failure(503);
     let after: u64 = refused.header("retry-after").and_then(|text| text.parse().ok()).expect("Retry-After in seconds");
     assert!(after > 0 && accepted > 0, "{accepted} frames were taken, then: {refused:?}");
+    (body, accepted)
+}
+
+/// Takes all frames, and checks that there is room for the refused one then.
+#[track_caller]
+fn empty(farm: &mut Farm, (body, accepted): (Vec<u8>, usize)) {
     for _ in 0..accepted {
         let message = farm.next_answer("wait=30");
         assert_eq!(farm.delete(message.header("message-id").expect("a message")), 204);
@@ -293,9 +299,10 @@ fn fill_and_empty(farm: &mut Farm, len: usize, at_most: usize) {
 #[test]
 fn no_room_in_the_outbox_is_answered_503_with_retry_after_until_there_is_room() {
     let mut farm = Farm::with(&["--max-outbox", "1MiB"]);
-    fill_and_empty(&mut farm, 200_000, 5);
+    let filled = fill(&mut farm, 200_000, 5);
     farm.leave("id-1", "'goes on'");
     assert_eq!(farm.fetch_value("id-1"), "'goes on'");
+    empty(&mut farm, filled);
 }
 
 #[test]
@@ -309,5 +316,10 @@ fn a_full_disk_is_answered_503_with_retry_after_until_there_is_room() {
     let setup = setup
         .wrapper(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
         .args(["--data-dir", data_dir.to_str().expect("UTF-8")]);
-    fill_and_empty(&mut Farm::of(setup), 4_000_000, 25);
+    let mut farm = Farm::of(setup);
+    let filled = fill(&mut farm, 4_000_000, 25);
+    let ready = request(farm.api, "GET", "/readyz", &[], b"");
+    assert_eq!((ready.status, &ready.json()["store"]), (503, &"full".into()), "{ready:?}");
+    empty(&mut farm, filled);
+    assert_eq!(farm.readyz()["store"], "ok");
 }

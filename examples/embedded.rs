@@ -1,0 +1,143 @@
+//! A larger actix application that has the gateway inside: a farm's dashboard with routes of its own, an actor of its
+//! own that watches the gateway's actors, and the gateway's routes mounted below `/farm`.
+//!
+//! ```text
+//! cargo run --example embedded
+//! curl -i http://127.0.0.1:8080/farm/workers -d '{"USER_ID": "me", "MAIN_DATA": {"TYPE": "TEST", "DATA": 1}}'
+//! curl -i http://127.0.0.1:8080/dashboard
+//! ```
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use clap::Parser;
+use serde::Serialize;
+use user_http_actors::messages::{GetBufferState, GetOutboxState};
+use user_http_actors::{ActorsConfig, UserHttpActors};
+use user_http_server::{Gateway, H1_WRITE_BUFFER_SIZE, configure_api_routes, configure_http_routes};
+
+/// A dashboard with the gateway inside.
+#[derive(Parser)]
+struct Args {
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    bind: String,
+    /// Folder in which the gateway keeps its messages; without it nothing is kept.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Folder in which .blend files may lie.
+    #[arg(long, default_value = ".")]
+    blend_root: PathBuf,
+}
+
+/// How often the gateway is looked at.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many looks are remembered: the last minute.
+const SAMPLES: usize = 120;
+
+/// The application's own actor: it asks the gateway's actors how they are, and remembers.
+struct Watcher {
+    actors: UserHttpActors,
+    started: Instant,
+    samples: VecDeque<Sample>,
+}
+
+/// What the gateway held at a moment.
+#[derive(Clone, Serialize)]
+struct Sample {
+    /// Seconds since the start.
+    at: f64,
+    buffered: usize,
+    in_delivery: usize,
+    delivered_total: u64,
+    for_user_manager: usize,
+    tests_total: u64,
+}
+
+impl Actor for Watcher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(SAMPLE_INTERVAL, |watcher, ctx| watcher.look(ctx));
+        self.look(ctx);
+    }
+}
+
+impl Watcher {
+    fn look(&self, ctx: &mut Context<Self>) {
+        let asked =
+            futures::future::join(self.actors.buffer.send(GetBufferState), self.actors.publisher.send(GetOutboxState));
+        let noted = asked.into_actor(self).map(|states, watcher, ctx| match states {
+            (Ok(buffer), Ok(outbox)) => {
+                watcher.samples.truncate(SAMPLES - 1);
+                watcher.samples.push_front(Sample {
+                    at: watcher.started.elapsed().as_secs_f64(),
+                    buffered: buffer.messages,
+                    in_delivery: buffer.in_delivery,
+                    delivered_total: buffer.delivered_total,
+                    for_user_manager: outbox.messages,
+                    tests_total: outbox.test_total,
+                });
+            }
+            // the gateway has been drained: there is nothing left to watch
+            _ => ctx.stop(),
+        });
+        ctx.spawn(noted);
+    }
+}
+
+/// To [`Watcher`]: what have you seen?
+#[derive(Message)]
+#[rtype(result = "Vec<Sample>")]
+struct GetSamples;
+
+impl Handler<GetSamples> for Watcher {
+    type Result = MessageResult<GetSamples>;
+
+    fn handle(&mut self, _: GetSamples, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.samples.iter().cloned().collect())
+    }
+}
+
+/// `GET /dashboard`: the last minute of the gateway, the newest first.
+async fn dashboard(watcher: web::Data<Addr<Watcher>>) -> HttpResponse {
+    match watcher.send(GetSamples).await {
+        Ok(samples) => HttpResponse::Ok().json(samples),
+        Err(_) => HttpResponse::ServiceUnavailable().finish(),
+    }
+}
+
+#[actix_web::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,actix_server=warn")).init();
+    let args = Args::parse();
+    let actors = UserHttpActors::start(ActorsConfig {
+        data_dir: args.data_dir,
+        blend_roots: vec![args.blend_root],
+        max_buffered: 1 << 30,
+        buffer_ttl: Duration::from_secs(86_400),
+        max_outbox: 4 << 30,
+        amqp: None,
+    })?;
+    let watcher = Watcher { actors: actors.clone(), started: Instant::now(), samples: VecDeque::new() }.start();
+    let gateway = Gateway { actors: actors.clone(), max_body: 256 << 20 };
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(web::Data::new(watcher.clone()))
+            .route("/dashboard", web::get().to(dashboard))
+            .service(web::scope("/farm/workers").configure(configure_http_routes(gateway.clone())))
+            .service(web::scope("/farm/services").configure(configure_api_routes(gateway.clone())))
+    })
+    .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
+    .bind(&args.bind)?;
+    for address in server.addrs() {
+        log::info!("dashboard listening on http://{address}/dashboard, workers on http://{address}/farm/workers");
+    }
+    server.run().await?;
+    actors.drain().await;
+    Ok(())
+}
