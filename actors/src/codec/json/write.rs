@@ -13,7 +13,8 @@ use crate::codec::walk::{Place, Step, Walk};
 #[derive(Debug)]
 pub(in crate::codec) struct NoJsonForm;
 
-/// Writes a value; a tuple as a list.
+/// Writes a value; a tuple as a list. A repeated key is written as often as it came, and every value under it needs a
+/// JSON form.
 pub(in crate::codec) fn write(doc: &Doc, value: NodeId, out: &mut Pieces) -> Result<(), NoJsonForm> {
     let limit = MAX_JSON_SHARED_BYTES + MAX_JSON_RATIO * doc.source.len() as u64;
     let mut walk = Walk::from(doc, value);
