@@ -110,7 +110,7 @@ fn rows(scratch: &Path) -> Result<Vec<Row>, Box<dyn Error>> {
         let body = format!(r#"{{"USER_ID":"bench","MAIN_DATA":{{"TYPE":"{kind}","DATA":"{data}"}}}}"#);
         Request::post("/", &body)
     };
-    let render = format!(r#"{{"TYPE":"RENDER","DATA":{{"JOB":"{}","FRAMES":[1,2,3,4]}}}}"#, "x".repeat(249));
+    let render = format!(r#"{{"TYPE":"RENDER","DATA":{{"JOB":"{}","FRAMES":[1,2,3,4]}}}}"#, "x".repeat(246));
     let add = add_buffer_msg(NUMBER, &render);
     let get = Request::get(&format!("/?bufferUUID={NUMBER}"));
 

@@ -74,7 +74,8 @@ impl UserHttpServer {
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServiceError> {
-        let gateway = Gateway { actors: UserHttpActors::start(config.actors)?, max_body: config.max_body };
+        let gateway = Gateway { actors: UserHttpActors::start(config.actors.clone())?, max_body: config.max_body };
+        introduce(&config, &listeners)?;
         let actors = gateway.actors.clone();
         let for_workers = gateway.clone();
         let http = HttpServer::new(move || {
@@ -112,4 +113,26 @@ impl UserHttpServer {
         actors.drain().await;
         Ok(served?)
     }
+}
+
+/// Says where the service is, how it works, and what to try first.
+fn introduce(config: &Config, listeners: &Listeners) -> io::Result<()> {
+    let (http, api) = (listeners.http.local_addr()?, listeners.api.local_addr()?);
+    log::info!("worker server listening on http://{http}");
+    log::info!("API server listening on http://{api}");
+    match &config.actors.amqp {
+        Some(amqp) => log::info!("mode: RabbitMQ at {}", amqp.url),
+        None => {
+            log::info!("mode: no broker, the user manager takes its messages from http://{api}/UserManager/NextMessage")
+        }
+    }
+    match &config.actors.data_dir {
+        Some(data_dir) => log::info!("data directory: {}", std::path::absolute(data_dir)?.display()),
+        None => log::info!("data directory: none, a stop loses every message (--memory)"),
+    }
+    log::info!(
+        "try: curl -i http://{http}/ -H 'Content-Type: application/json' -d '{{\"USER_ID\": \"me\", \"MAIN_DATA\": \
+         {{\"TYPE\": \"TEST\", \"DATA\": \"hello\"}}}}'"
+    );
+    Ok(())
 }

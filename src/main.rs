@@ -18,14 +18,15 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(ConfigError::CommandLine(error)) => error.exit(),
         Err(error) => {
-            log::error!("{error}");
+            // not through the log, which the user may have turned off
+            eprintln!("error: {error}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
     let listeners = match Listeners::bind(&config) {
         Ok(listeners) => listeners,
         Err(error) => {
-            log::error!("{error}");
+            eprintln!("error: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            log::error!("{error}");
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -50,28 +51,5 @@ async fn run(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::er
             _ = interrupt.recv() => {}
         }
     };
-    introduce(&config, &listeners)?;
     Ok(UserHttpServer::start_service(config, listeners, shutdown).await?)
-}
-
-/// Says where the service is, how it works, and what to try first.
-fn introduce(config: &Config, listeners: &Listeners) -> std::io::Result<()> {
-    let (http, api) = (listeners.http.local_addr()?, listeners.api.local_addr()?);
-    log::info!("worker server listening on http://{http}");
-    log::info!("API server listening on http://{api}");
-    match &config.actors.amqp {
-        Some(amqp) => log::info!("mode: RabbitMQ at {}", amqp.url),
-        None => {
-            log::info!("mode: no broker; the user manager takes its messages from http://{api}/UserManager/NextMessage")
-        }
-    }
-    match &config.actors.data_dir {
-        Some(data_dir) => log::info!("data directory: {}", std::path::absolute(data_dir)?.display()),
-        None => log::info!("data directory: none, a stop loses every message (--memory)"),
-    }
-    log::info!(
-        "try: curl -i http://{http}/ -H 'Content-Type: application/json' -d '{{\"USER_ID\": \"me\", \"MAIN_DATA\": \
-         {{\"TYPE\": \"TEST\", \"DATA\": \"hello\"}}}}'"
-    );
-    Ok(())
 }

@@ -97,8 +97,8 @@ pub enum ConfigError {
     BadValue {
         /// Setting, value and origin, as the user wrote them.
         place: String,
-        /// What would be accepted.
-        expected: String,
+        /// What is wrong with it, or what would be accepted.
+        why: String,
     },
 }
 
@@ -110,7 +110,7 @@ impl fmt::Display for ConfigError {
             Self::UnknownKey { key, origin, known } => {
                 write!(f, "unknown key {key:?} in {origin}; known are {}", known.join(", "))
             }
-            Self::BadValue { place, expected } => write!(f, "{place}: expected {expected}"),
+            Self::BadValue { place, why } => write!(f, "{place}: {why}"),
         }
     }
 }
@@ -176,11 +176,11 @@ impl Layers {
             *origin = Origin::File(path.to_owned());
             *values = texts.ok_or_else(|| ConfigError::BadValue {
                 place: format!("{key} in {}", path.display()),
-                expected: match setting.kind {
-                    Kind::Many => "a string or an array of strings".to_owned(),
-                    Kind::One => "a string or a number".to_owned(),
-                    Kind::Switch => "true or false".to_owned(),
-                },
+                why: expected(match setting.kind {
+                    Kind::Many => "a string or an array of strings",
+                    Kind::One => "a string or a number",
+                    Kind::Switch => "true or false",
+                }),
             })?;
         }
         Ok(())
@@ -190,13 +190,13 @@ impl Layers {
     pub fn parse<T>(
         &self,
         key: &'static str,
-        expected: &str,
+        accepted: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<T, ConfigError> {
-        self.parse_or_why(key, |text| parse(text).ok_or_else(|| expected.to_owned()))
+        self.parse_or_why(key, |text| parse(text).ok_or_else(|| expected(accepted)))
     }
 
-    /// As [`Layers::parse`], for a parser that knows itself what it expected.
+    /// As [`Layers::parse`], for a parser that knows itself what is wrong.
     pub fn parse_or_why<T>(
         &self,
         key: &'static str,
@@ -204,24 +204,28 @@ impl Layers {
     ) -> Result<T, ConfigError> {
         let (setting, values, origin) = &self.values[key];
         let text = values.first().map_or("", String::as_str);
-        parse(text).map_err(|expected| bad_value(setting, text, origin, expected))
+        parse(text).map_err(|why| bad_value(setting, text, origin, why))
     }
 
     /// The values of a setting that may have several.
     pub fn parse_many<T>(
         &self,
         key: &'static str,
-        expected: &str,
+        accepted: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Vec<T>, ConfigError> {
         let (setting, values, origin) = &self.values[key];
         let parsed =
-            values.iter().map(|text| parse(text).ok_or_else(|| bad_value(setting, text, origin, expected.to_owned())));
+            values.iter().map(|text| parse(text).ok_or_else(|| bad_value(setting, text, origin, expected(accepted))));
         parsed.collect()
     }
 }
 
-fn bad_value(setting: &Setting, text: &str, origin: &Origin, expected: String) -> ConfigError {
+fn expected(accepted: &str) -> String {
+    format!("expected {accepted}")
+}
+
+fn bad_value(setting: &Setting, text: &str, origin: &Origin, why: String) -> ConfigError {
     let value = if setting.secret { "(not shown)".to_owned() } else { format!("{text:?}") };
     let place = match origin {
         Origin::Flag => format!("--{} {value} on the command line", setting.key),
@@ -229,7 +233,7 @@ fn bad_value(setting: &Setting, text: &str, origin: &Origin, expected: String) -
         Origin::File(path) => format!("{} = {value} in {}", setting.key, path.display()),
         Origin::Default => format!("{} {value} by default", setting.key),
     };
-    ConfigError::BadValue { place, expected }
+    ConfigError::BadValue { place, why }
 }
 
 fn scalar(value: &toml::Value) -> Option<String> {
@@ -275,7 +279,7 @@ fn variables(
             return Err(ConfigError::UnknownKey { key, origin: "the environment".to_owned(), known });
         };
         let Ok(value) = value.into_string() else {
-            return Err(bad_value(setting, "(no UTF-8)", &Origin::Environment, "text in UTF-8".to_owned()));
+            return Err(bad_value(setting, "(no UTF-8)", &Origin::Environment, expected("text in UTF-8")));
         };
         // an empty variable is how a shell or a unit file says that it is not set
         if !value.is_empty() {

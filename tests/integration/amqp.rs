@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Broker, Farm, SOON, Setup, Version, eventually, for_each_broker, frame, hex, holds, order, request,
+    Broker, Farm, SOON, Setup, Version, eventually, for_each_broker, forwarded, frame, hex, holds, order, request,
 };
 
 const PEER_EXCHANGE: &str = "COMMUNICATION_INTERFACE_EXCHANGE";
@@ -104,12 +104,6 @@ impl AmqpFarm {
             if answer.status == 200 { Ok(answer.value) } else { Err((answer, self.farm.log())) }
         })
     }
-}
-
-fn user_message(inner: &str) -> String {
-    format!(
-        "{{'TYPE': 'MESSAGE_FOR_USER_MANAGER', 'DATA': {{'TYPE': 'USER_MESSAGE', 'DATA': {{{inner}, 'USER_ID': 'worker-1'}}}}}}"
-    )
 }
 
 fn readyz_tells_that_the_broker_is_connected(version: Version) {
@@ -214,7 +208,7 @@ fn frame_rendered_is_published_as_a_pickle_with_the_header(version: Version) {
     amqp.farm.post_json(&frame("FRAME_RENDERED", "[1]"));
     for data in ["{'FRAME': 1, 'IMAGE': b'\\x89PNG', 'z': (1,)}", "[1]"] {
         let message = amqp.receive();
-        assert_eq!(message["value"], user_message(&format!("'TYPE': 'FRAME_RENDERED', 'DATA': {data}")));
+        assert_eq!(message["value"], forwarded("FRAME_RENDERED", data));
         assert_eq!((&message["pickled"], &message["persistent"]), (&json!(true), &json!(true)), "{message}");
         assert!(message["message_id"].as_str().is_some_and(|id| !id.is_empty()), "{message}");
     }
@@ -226,10 +220,7 @@ fn render_completed_is_published_as_json_without_a_header(version: Version) {
     amqp.farm.post(&frame("RENDER_COMPLETED", "{'z': (1, 2), 'a': 'ä'}"));
     let message = amqp.receive();
     let data = "{'z': [1, 2], 'a': 'ä'}";
-    assert_eq!(
-        message["value"],
-        user_message(&format!("'TYPE': 'RENDER_COMPLETED', 'DATA': {data}, 'MESSAGE': {data}"))
-    );
+    assert_eq!(message["value"], forwarded("RENDER_COMPLETED", data));
     assert_eq!((&message["headers"], &message["persistent"]), (&json!([]), &json!(true)), "{message}");
     assert!(message["message_id"].as_str().is_some_and(|id| !id.is_empty()), "{message}");
 }
@@ -240,10 +231,7 @@ fn render_completed_without_a_json_form_is_published_as_a_pickle_with_the_header
     for data in ["b'bytes'", "nan", "{1: 2}", "[({1},)]"] {
         amqp.farm.post(&frame("RENDER_COMPLETED", data));
         let message = amqp.receive();
-        assert_eq!(
-            message["value"],
-            user_message(&format!("'TYPE': 'RENDER_COMPLETED', 'DATA': {data}, 'MESSAGE': {data}"))
-        );
+        assert_eq!(message["value"], forwarded("RENDER_COMPLETED", data));
         assert_eq!((&message["pickled"], &message["persistent"]), (&json!(true), &json!(true)), "{message}");
     }
 }
@@ -272,7 +260,7 @@ fn a_large_frame_is_published_whole(version: Version) {
     let data = "bytes(range(256)) * 32_768";
     amqp.farm.post(&frame("FRAME_RENDERED", data));
     let message = amqp.receive();
-    let expected = amqp.farm.peer.show(&user_message(&format!("'TYPE': 'FRAME_RENDERED', 'DATA': {data}")));
+    let expected = amqp.farm.peer.show(&forwarded("FRAME_RENDERED", data));
     assert!(message["value"] == expected, "8 MiB");
 }
 
@@ -289,7 +277,7 @@ fn an_exchange_and_a_queue_that_exist_with_other_properties_are_used_as_they_are
     assert!(amqp.farm.log().contains("WARN"), "{}", amqp.farm.log());
     amqp.call("user_manager_start", json!({ "exchange_as_it_is": true }));
     amqp.farm.post(&frame("FRAME_RENDERED", "1"));
-    assert_eq!(amqp.receive()["value"], user_message("'TYPE': 'FRAME_RENDERED', 'DATA': 1"));
+    assert_eq!(amqp.receive()["value"], forwarded("FRAME_RENDERED", "1"));
     amqp.publish_value(&order("id-1", "'by way of it'"));
     assert_eq!(amqp.fetch_when_there("id-1"), "'by way of it'");
     assert_eq!(peer.call("queue_is", limited), true);

@@ -45,9 +45,14 @@ fn eight_clients_that_add_and_fetch_500_messages_each_get_every_message_exactly_
                     }
                 };
                 for number in 0..EACH {
-                    let body = format!(
-                        r#"{{"TYPE": "ADD_BUFFER_MSG", "DATA": {{"BUFFER_UUID": "{thread}-{number}", "BUFFER_MSG": "message {thread}-{number}"}}}}"#
-                    );
+                    let body = serde_json::json!({
+                        "TYPE": "ADD_BUFFER_MSG",
+                        "DATA": {
+                            "BUFFER_UUID": format!("{thread}-{number}"),
+                            "BUFFER_MSG": format!("message {thread}-{number}"),
+                        },
+                    })
+                    .to_string();
                     let answer = api.request("POST", "/CommunicationInterface/AddBufferMsg", &[], body.as_bytes());
                     assert_eq!(answer.status, 200, "{answer:?}");
                     // Half of them are raced for by two at once, the others as they come.
@@ -80,9 +85,11 @@ fn frames_posted_by_many_at_once_each_reach_the_user_manager_in_their_workers_or
             scope.spawn(move || {
                 let mut connection = Connection::open(http);
                 for frame in 0..FRAMES {
-                    let body = format!(
-                        r#"{{"USER_ID": "worker-{worker}", "MAIN_DATA": {{"TYPE": "RENDER_COMPLETED", "DATA": {frame}}}}}"#
-                    );
+                    let body = serde_json::json!({
+                        "USER_ID": format!("worker-{worker}"),
+                        "MAIN_DATA": { "TYPE": "RENDER_COMPLETED", "DATA": frame },
+                    })
+                    .to_string();
                     let answer = connection.request("POST", "/", &[], body.as_bytes());
                     assert_eq!(answer.status, 200, "{answer:?}");
                 }

@@ -68,7 +68,8 @@ fn blend_files_of_every_size_class_arrive() {
         farm.blend_file("scene.blend", &content);
         farm.leave_blend("id-1", "scene.blend");
         let expected = format!(
-            "{{'DATA': {{'META_DATA': 'EXTRACT_BLEND_FILE_FROM_PATH', 'BINARY_BLEND_FILE': bytes(at % 253 for at in range({len}))}}}}"
+            "{{'DATA': {{'META_DATA': 'EXTRACT_BLEND_FILE_FROM_PATH', \
+             'BINARY_BLEND_FILE': bytes(at % 253 for at in range({len}))}}}}"
         );
         let expected = farm.peer.show(&expected);
         assert!(farm.fetch_value("id-1") == expected, "{len} bytes");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use broker::for_each_broker;
 pub use broker::{Broker, FaultyBroker, Version};
-pub use farm::{Farm, frame, order};
+pub use farm::{Farm, forwarded, frame, order};
 pub use http::{Connection, Response, request};
 pub use python::{Answer, Peer, hex};
 pub use server::{Server, Setup, files_below};
@@ -19,7 +19,7 @@ pub use server::{Server, Setup, files_below};
 /// How long anything may take that takes no time on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Probes until `probe` gives a value, and gives it back; after `deadline` it panics with the state that it is stuck in.
+/// Probes until `probe` gives a value, and gives it back; panics after `deadline` with the state it is stuck in.
 #[track_caller]
 pub fn eventually<T, S: Debug>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Result<T, S>) -> T {
     let start = Instant::now();

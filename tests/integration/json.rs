@@ -46,7 +46,8 @@ fn every_json_text_is_read_as_python_reads_it() {
 #[test]
 fn a_repeated_keys_last_value_stands_in_the_envelope_too() {
     let mut farm = Farm::start();
-    let body = br#"{"USER_ID": 1, "MAIN_DATA": 2, "MAIN_DATA": {"TYPE": 3, "TYPE": "FRAME_RENDERED", "DATA": 4, "DATA": 5}, "USER_ID": "u"}"#;
+    let body = br#"{"USER_ID": 1, "MAIN_DATA": 2, "USER_ID": "u",
+        "MAIN_DATA": {"TYPE": 3, "TYPE": "FRAME_RENDERED", "DATA": 4, "DATA": 5}}"#;
     assert_eq!(farm.post_bytes(JSON, body).status, 200);
     assert!(farm.take().value.contains("{'TYPE': 'FRAME_RENDERED', 'DATA': 5, 'USER_ID': 'u'}"));
 }

@@ -1,16 +1,8 @@
 //! Pickles as workers send them: what `pickle.dumps` writes is understood, nothing else is, and nothing is executed.
 
-use crate::harness::{Farm, frame};
+use crate::harness::{Farm, forwarded, frame};
 
 const PICKLE: &str = "application/octet-stream";
-
-/// What a worker posts, and what the user manager must get of its `DATA`.
-fn forwarded(data: &str) -> String {
-    format!(
-        "{{'TYPE': 'MESSAGE_FOR_USER_MANAGER', 'DATA': {{'TYPE': 'USER_MESSAGE', \
-         'DATA': {{'TYPE': 'FRAME_RENDERED', 'DATA': {data}, 'USER_ID': 'worker-1'}}}}}}"
-    )
-}
 
 /// A pickle written by hand of a worker's message; `data` are the opcodes that leave `DATA` on the stack.
 fn by_hand(data: &[u8]) -> Vec<u8> {
@@ -40,7 +32,7 @@ fn pickles_of_every_protocol_carry_every_type() {
             let body = farm.peer.dumps(&frame("FRAME_RENDERED", value), protocol);
             let answer = farm.post_bytes(PICKLE, &body);
             assert_eq!(answer.status, 200, "protocol {protocol}: {value}: {answer:?}");
-            let expected = farm.peer.show(&forwarded(value));
+            let expected = farm.peer.show(&forwarded("FRAME_RENDERED", value));
             assert_eq!(farm.take().value, expected, "protocol {protocol}: {value}");
         }
     }
@@ -66,7 +58,8 @@ fn an_envelope_whose_parts_are_shared_is_understood() {
     for protocol in 0..=5 {
         let body = farm.peer.dumps(value, protocol);
         assert_eq!(farm.post_bytes(PICKLE, &body).status, 200, "protocol {protocol}");
-        let expected = forwarded("['FRAME_RENDERED', 'FRAME_RENDERED']").replace("'worker-1'", "'FRAME_RENDERED'");
+        let expected = forwarded("FRAME_RENDERED", "['FRAME_RENDERED', 'FRAME_RENDERED']")
+            .replace("'worker-1'", "'FRAME_RENDERED'");
         assert_eq!(farm.take().value, expected, "protocol {protocol}");
     }
 }
@@ -76,7 +69,7 @@ fn a_lone_surrogate_in_a_pickle_is_taken_as_python_takes_it() {
     let mut farm = Farm::start();
     let body = farm.peer.dumps(&frame("FRAME_RENDERED", "'\\ud800'"), 4);
     assert_eq!(farm.post_bytes(PICKLE, &body).status, 200);
-    assert_eq!(farm.take().value, forwarded("'\\ud800'"));
+    assert_eq!(farm.take().value, forwarded("FRAME_RENDERED", "'\\ud800'"));
 }
 
 #[test]
@@ -86,7 +79,7 @@ fn bytes_after_the_stop_are_not_passed_on() {
     body.extend(b"cos\nsystem\n");
     assert_eq!(farm.post_bytes(PICKLE, &body).status, 200, "CPython ignores them");
     let message = farm.take();
-    assert_eq!(message.value, forwarded("1"));
+    assert_eq!(message.value, forwarded("FRAME_RENDERED", "1"));
     assert!(!message.body.windows(6).any(|part| part == b"system"));
 }
 

@@ -4,18 +4,10 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use crate::harness::{Connection, Farm, SOON, Server, Setup, eventually, frame, holds, request};
+use crate::harness::{Connection, Farm, SOON, Server, Setup, eventually, forwarded, frame, holds, request};
 
 const PICKLE: &str = "application/octet-stream";
 const JSON: &str = "application/json";
-
-fn forwarded(kind: &str, data: &str) -> String {
-    let message = if kind == "RENDER_COMPLETED" { format!(", 'MESSAGE': {data}") } else { String::new() };
-    format!(
-        "{{'TYPE': 'MESSAGE_FOR_USER_MANAGER', 'DATA': {{'TYPE': 'USER_MESSAGE', \
-         'DATA': {{'TYPE': '{kind}', 'DATA': {data}{message}, 'USER_ID': 'worker-1'}}}}}}"
-    )
-}
 
 #[test]
 fn a_received_message_is_answered_with_the_time() {

@@ -54,7 +54,8 @@ def frame_round_trips(worker, api, seed, cases):
         value = maker.value()
         message = {"USER_ID": f"user {case}", "MAIN_DATA": {"TYPE": "FRAME_RENDERED", "DATA": value}}
         if maker.random.random() < 0.3:
-            message = {"MAIN_DATA": {"DATA": value, "MORE": [value], "TYPE": "FRAME_RENDERED"}, "USER_ID": f"user {case}"}
+            main_data = {"DATA": value, "MORE": [value], "TYPE": "FRAME_RENDERED"}
+            message = {"MAIN_DATA": main_data, "USER_ID": f"user {case}"}
         data = pickle.dumps(message, protocol=case % 6)
         must_be(200, session.post(worker, data=data, headers=PICKLE, timeout=60))
         answer = session.get(f"{api}/UserManager/NextMessage", params={"wait": 10}, timeout=60)
@@ -70,13 +71,12 @@ def frame_round_trips(worker, api, seed, cases):
 class PlainUnpickler(pickle.Unpickler):
     """CPython's own unpickler, with the few names that its own pickles of plain values need."""
 
-    PLAIN = {
-        ("_codecs", "encode"),
-        *((module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray", "bytes")),
-    }
+    BUILTINS = ("builtins", "__builtin__")
+    TYPES = ("set", "frozenset", "bytearray", "bytes")
 
     def find_class(self, module, name):
-        if (module, name) not in self.PLAIN:
+        plain = (module in self.BUILTINS and name in self.TYPES) or (module, name) == ("_codecs", "encode")
+        if not plain:
             raise pickle.UnpicklingError(f"names {module}.{name}")
         return super().find_class(module, name)
 

@@ -97,7 +97,8 @@ class Maker:
         return self.random.choice([*edges, self.random.uniform(-1e9, 1e9)])
 
     def text(self):
-        alphabet = self.random.choice([string.ascii_letters, string.printable, "äß€中\u2028\x7f", "\0\"\\/\n😀é"])
+        alphabets = [string.ascii_letters, string.printable, "äß€中\u2028\x7f", "\0\"\\/\n😀é"]
+        alphabet = self.random.choice(alphabets)
         size = self.random.choice([0, 1, 5, 20, 255, 256, 300])
         return "".join(self.random.choices(alphabet, k=size))
 

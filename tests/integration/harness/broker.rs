@@ -113,7 +113,8 @@ fn start(version: Version) -> RabbitMq {
             r#"[begin
                 V = list_to_binary("test-" ++ integer_to_list(N)),
                 ok = rabbit_vhost:add(V, <<"tests">>),
-                ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
+                ok = rabbit_auth_backend_internal:set_permissions(
+                    <<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
             end || N <- lists:seq(1, {VHOSTS})]."#
         ),
     ]);

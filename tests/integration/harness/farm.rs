@@ -36,6 +36,15 @@ pub fn order(uuid: &str, message: &str) -> String {
     format!("{{'TYPE': 'ADD_BUFFER_MSG', 'DATA': {{'BUFFER_UUID': '{uuid}', 'BUFFER_MSG': {message}}}}}")
 }
 
+/// What the user manager must get of a worker's message, as Python source.
+pub fn forwarded(kind: &str, data: &str) -> String {
+    let message = if kind == "RENDER_COMPLETED" { format!(", 'MESSAGE': {data}") } else { String::new() };
+    format!(
+        "{{'TYPE': 'MESSAGE_FOR_USER_MANAGER', 'DATA': {{'TYPE': 'USER_MESSAGE', \
+         'DATA': {{'TYPE': '{kind}', 'DATA': {data}{message}, 'USER_ID': 'worker-1'}}}}}}"
+    )
+}
+
 /// A message that the user manager has taken from NextMessage.
 #[derive(Debug)]
 pub struct Message {
