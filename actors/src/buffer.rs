@@ -195,7 +195,7 @@ impl BufferActor {
             let held = self.messages.get(uuid)?;
             self.is_expired(held).then_some((uuid, held.lease.is_some()))
         });
-        let expired: Vec<BufferUuid> = old.filter_map(|(uuid, leased)| (!leased).then(|| uuid.clone())).collect();
+        let expired: Vec<BufferUuid> = old.filter(|(_, leased)| !leased).map(|(uuid, _)| uuid.clone()).collect();
         for uuid in expired {
             self.remove(&uuid);
             self.expired_total += 1;

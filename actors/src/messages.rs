@@ -173,6 +173,8 @@ pub struct OutboxState {
     pub parked: usize,
     /// How many bytes may wait.
     pub max_bytes: u64,
+    /// Whether a message was refused for want of room, and none has gone since.
+    pub full: bool,
     /// How the broker is.
     pub broker: BrokerState,
     /// Messages that have reached the broker, or were taken by the user manager.

@@ -39,6 +39,8 @@ pub struct UserManagerPublisher {
     /// Bytes of messages on their way to the store.
     reserved: u64,
     max_bytes: u64,
+    /// A message was refused for want of room, and none has gone since.
+    full: bool,
     route: Route,
     store: StoreHandle,
     store_failure: Option<StoreError>,
@@ -80,6 +82,7 @@ impl UserManagerPublisher {
             outbox: Outbox::recover(recovered)?,
             reserved: 0,
             max_bytes,
+            full: false,
             route: Route::ToBe(ToBe(start_link)),
             store,
             store_failure: None,
@@ -96,6 +99,7 @@ impl UserManagerPublisher {
         }
         let held = self.outbox.bytes() + self.reserved;
         if held + size > self.max_bytes {
+            self.full = true;
             return Err(Error::NoRoom { what: "messages for the user manager", size, held, limit: self.max_bytes });
         }
         self.reserved += size;
@@ -121,6 +125,7 @@ impl UserManagerPublisher {
 
     fn forwarded(&mut self, seq: Seq) {
         self.outbox.remove(seq);
+        self.full = false;
         self.store.remove(seq);
         self.forwarded_total += 1;
     }
@@ -296,6 +301,7 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
             bytes: self.outbox.bytes(),
             parked: self.outbox.parked(),
             max_bytes: self.max_bytes,
+            full: self.full,
             broker: match &self.route {
                 Route::Broker(forwarder) => forwarder.state(),
                 Route::ToBe(ToBe(Some(_))) => BrokerState::Disconnected,

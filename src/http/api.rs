@@ -112,8 +112,9 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
         StoreHealth::Full => not_ready.push("store: there is no space left on the disk".to_owned()),
         StoreHealth::Failed => not_ready.push("store: the disk has failed; see the log".to_owned()),
     }
-    if outbox.bytes >= outbox.max_bytes {
-        not_ready.push(format!("outbox: all {} bytes are taken", outbox.max_bytes));
+    if outbox.full {
+        let (bytes, max_bytes) = (outbox.bytes, outbox.max_bytes);
+        not_ready.push(format!("outbox: no room, {bytes} of {max_bytes} bytes are taken"));
     }
     Ok(Readiness {
         ready: not_ready.is_empty(),
