@@ -6,11 +6,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use user_http_server::config::ConfigError;
 use user_http_server::{Config, Listeners, UserHttpServer};
 
-/// glibc keeps an arena a thread and gives little of them back: after a burst of large bodies the process stayed some
-/// 100 MiB larger than before.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What a wrong command line, environment or file ends with, as other programs do.
 const EXIT_USAGE: u8 = 2;
 
