@@ -1,5 +1,6 @@
 //! What the tests of the broker share: brokers, events that are waited for, and a peer on the other side.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -96,9 +97,23 @@ impl Publishing {
         })
     }
 
-    pub fn blocked(&mut self, blocked: bool) {
-        self.events
-            .wait("Blocked", SOON, |event| matches!(event, PublisherEvent::Blocked(b) if b == blocked).then_some(()));
+    /// Waits until the broker has blocked the connection.
+    pub fn blocked(&mut self) {
+        self.events.wait("Blocked", SOON, |event| matches!(event, PublisherEvent::Blocked(true)).then_some(()));
+    }
+
+    /// Waits until the broker has opened the connection again and `count` outcomes have come, and returns these by
+    /// number. Either may come first: two threads report them.
+    pub fn opened_with_outcomes(&mut self, count: usize) -> BTreeMap<u64, Outcome> {
+        let (mut opened, mut outcomes) = (false, BTreeMap::new());
+        self.events.wait("Blocked(false) and all outcomes", SOON, |event| {
+            match event {
+                PublisherEvent::Blocked(blocked) => opened = !blocked,
+                PublisherEvent::Outcome { seq, outcome } => drop(outcomes.insert(seq, outcome)),
+                _ => {}
+            }
+            (opened && outcomes.len() == count).then(|| std::mem::take(&mut outcomes))
+        })
     }
 
     pub fn publish(&self, epoch: u64, seq: u64, format: Format, body: impl Into<Bytes>) -> Uuid {
