@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement};
 use crate::buffer::BufferActor;
+use crate::decoder::Decoder;
 use crate::error::{Error, ErrorKind};
 use crate::handle::decode_communication_interface_message;
 use crate::messages::{AddBufferMsg, ConsumerState, Drain, GetConsumerState};
@@ -29,6 +30,7 @@ pub type StartConsuming = Box<dyn FnOnce(Box<dyn Fn(ConsumerEvent) + Send>) -> B
 
 /// Consumes the communication interface's queue.
 pub struct CommunicationInterfaceConsumer {
+    decoder: Addr<Decoder>,
     buffer: Addr<BufferActor>,
     start: Option<StartConsuming>,
     link: Option<Box<dyn ConsumerLink>>,
@@ -48,8 +50,9 @@ pub struct CommunicationInterfaceConsumer {
 
 impl CommunicationInterfaceConsumer {
     /// An actor that passes on to `buffer` what `start` brings.
-    pub fn new(buffer: Addr<BufferActor>, start: StartConsuming) -> Self {
+    pub fn new(decoder: Addr<Decoder>, buffer: Addr<BufferActor>, start: StartConsuming) -> Self {
         Self {
+            decoder,
             buffer,
             start: Some(start),
             link: None,
@@ -72,7 +75,9 @@ impl CommunicationInterfaceConsumer {
         }
         let Some(delivery) = self.deliveries.pop_front() else { return };
         self.decoding = true;
-        let decoded = decode_communication_interface_message(delivery.format, delivery.body.clone());
+        let decoder = self.decoder.clone();
+        let (format, body) = (delivery.format, delivery.body.clone());
+        let decoded = async move { decode_communication_interface_message(&decoder, format, body).await };
         ctx.spawn(decoded.into_actor(self).map(move |message, actor, ctx| {
             actor.decoding = false;
             match message {

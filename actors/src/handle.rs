@@ -4,14 +4,11 @@ use actix::Addr;
 use bytes::Bytes;
 
 use crate::buffer::BufferActor;
-use crate::codec::{self, DecodeError, Format, UserMessage};
+use crate::codec::{self, Format, UserMessage};
+use crate::decoder::{Decoder, decode};
 use crate::error::Error;
 use crate::messages::{AddBufferMsg, CountUserMessage, SendMessageToUserManager};
 use crate::publisher::UserManagerPublisher;
-
-/// Bodies longer than this are decoded on a thread that may take its time. Up to here it takes less than the way
-/// to another thread and back, about 20 µs, at some GB/s.
-const DECODE_IN_PLACE: usize = 64 << 10;
 
 /// Handles what a worker has posted (`handleUserMessage` of the specification). `Ok` is the promise of 200: what is to
 /// be forwarded is on stable storage and will reach the user manager.
@@ -19,11 +16,12 @@ const DECODE_IN_PLACE: usize = 64 << 10;
 /// # Errors
 /// See [`Error`].
 pub async fn handle_user_message(
+    decoder: &Addr<Decoder>,
     publisher: &Addr<UserManagerPublisher>,
     format: Format,
     body: Bytes,
 ) -> Result<(), Error> {
-    match decode(format, body, codec::decode_user_message).await? {
+    match decode(decoder, format, body, codec::decode_user_message).await? {
         UserMessage::Forward(message) => publisher.send(SendMessageToUserManager(message)).await?,
         UserMessage::Test { user_id, data } => {
             log::info!("TEST from {user_id:?}: {data}");
@@ -44,11 +42,12 @@ pub async fn handle_user_message(
 /// # Errors
 /// See [`Error`].
 pub async fn handle_communication_interface_message(
+    decoder: &Addr<Decoder>,
     buffer: &Addr<BufferActor>,
     format: Format,
     body: Bytes,
 ) -> Result<(), Error> {
-    let message = decode_communication_interface_message(format, body).await?;
+    let message = decode_communication_interface_message(decoder, format, body).await?;
     buffer.send(message).await?
 }
 
@@ -56,19 +55,11 @@ pub async fn handle_communication_interface_message(
 ///
 /// # Errors
 /// [`Error::Decode`].
-pub async fn decode_communication_interface_message(format: Format, body: Bytes) -> Result<AddBufferMsg, Error> {
-    let message = decode(format, body, codec::decode_communication_interface_message).await?;
-    Ok(AddBufferMsg { buffer_uuid: message.buffer_uuid.into(), message: message.message })
-}
-
-async fn decode<T: Send + 'static>(
+pub async fn decode_communication_interface_message(
+    decoder: &Addr<Decoder>,
     format: Format,
     body: Bytes,
-    with: fn(Format, Bytes) -> Result<T, DecodeError>,
-) -> Result<T, Error> {
-    if body.len() <= DECODE_IN_PLACE {
-        return Ok(with(format, body)?);
-    }
-    let decoded = tokio::task::spawn_blocking(move || with(format, body)).await;
-    Ok(decoded.map_err(|_| Error::Stopping)??)
+) -> Result<AddBufferMsg, Error> {
+    let message = decode(decoder, format, body, codec::decode_communication_interface_message).await?;
+    Ok(AddBufferMsg { buffer_uuid: message.buffer_uuid.into(), message: message.message })
 }

@@ -9,7 +9,7 @@
 //! | messages for workers | [`buffer`], [`blend`] |
 //! | messages for the user manager | [`publisher`] |
 //! | messages from the communication interface | [`consumer`] |
-//! | what is done with a body from outside | [`handle`], [`codec`] |
+//! | what is done with a body from outside | [`handle`], [`decoder`], [`codec`] |
 //! | where messages are kept | [`store`], [`payload`] |
 //! | RabbitMQ | [`broker`] |
 //!
@@ -33,7 +33,7 @@
 //!         amqp: None,
 //!     })?;
 //!     let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
-//!     handle::handle_communication_interface_message(&actors.buffer, Format::Json, body.into()).await?;
+//!     handle::handle_communication_interface_message(&actors.decoder, &actors.buffer, Format::Json, body.into()).await?;
 //!     let leased = actors.buffer.send(LeaseBufferMsg { buffer_uuid: "one".into() }).await??;
 //!     assert!(leased.view.payload.len() > 10);
 //!     leased.lease.delivered();
@@ -49,6 +49,7 @@ pub mod broker;
 pub mod buffer;
 pub mod codec;
 pub mod consumer;
+pub mod decoder;
 pub mod error;
 pub mod handle;
 pub mod messages;
@@ -59,6 +60,7 @@ pub mod system;
 
 pub use buffer::BufferActor;
 pub use consumer::CommunicationInterfaceConsumer;
+pub use decoder::Decoder;
 pub use error::{Error, ErrorKind};
 pub use messages::BufferUuid;
 pub use publisher::UserManagerPublisher;

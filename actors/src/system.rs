@@ -10,6 +10,7 @@ use crate::blend::BlendRoots;
 use crate::broker::amqp::{self, AmqpConfig};
 use crate::buffer::{BufferActor, FromStore};
 use crate::consumer::{CommunicationInterfaceConsumer, PREFETCH};
+use crate::decoder::Decoder;
 use crate::messages::Drain;
 use crate::publisher::UserManagerPublisher;
 use crate::store::log::LogStore;
@@ -67,6 +68,8 @@ pub enum StartError {
 /// The running actors. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct UserHttpActors {
+    /// Decodes large bodies.
+    pub decoder: Addr<Decoder>,
     /// Owns the buffered messages.
     pub buffer: Addr<BufferActor>,
     /// Owns the messages for the user manager.
@@ -107,12 +110,13 @@ impl UserHttpActors {
                     .map_err(|seq| StartError::Record { path, seq })
             })?
         };
+        let decoder = Decoder::start();
         let consumer = config.amqp.map(|amqp| {
             let start: crate::consumer::StartConsuming =
                 Box::new(|on_event| Box::new(amqp::start_consumer(amqp, PREFETCH, on_event)));
-            CommunicationInterfaceConsumer::new(buffer.clone(), start).start()
+            CommunicationInterfaceConsumer::new(decoder.clone(), buffer.clone(), start).start()
         });
-        Ok(Self { buffer, publisher, consumer, blend_roots })
+        Ok(Self { decoder, buffer, publisher, consumer, blend_roots })
     }
 
     /// Takes no more work, settles what is in hand and commits it. What the broker has not confirmed within a

@@ -3,6 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures::future::OptionFuture;
 use serde::Serialize;
+use user_http_actors::UserHttpActors;
 use user_http_actors::handle::handle_communication_interface_message;
 use user_http_actors::messages::{
     BrokerState, BufferState, GetBufferState, GetConsumerState, GetOutboxState, OutboxState,
@@ -26,7 +27,8 @@ pub async fn add_buffer_msg(request: HttpRequest, payload: web::Payload, gateway
 async fn add(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let body = request::body(request, payload, gateway.max_body).await?;
     let format = request::format(request.headers());
-    handle_communication_interface_message(&gateway.actors.buffer, format, body).await?;
+    let UserHttpActors { decoder, buffer, .. } = &gateway.actors;
+    handle_communication_interface_message(decoder, buffer, format, body).await?;
     Ok(HttpResponse::Ok().json(Success { status: "SUCCESS" }))
 }
 

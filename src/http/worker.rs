@@ -11,7 +11,7 @@ use user_http_actors::buffer::LeasedBufferMsg;
 use user_http_actors::codec;
 use user_http_actors::handle::handle_user_message;
 use user_http_actors::messages::{BufferMsgView, LeaseBufferMsg, PeekBufferMsg};
-use user_http_actors::{BufferUuid, Error};
+use user_http_actors::{BufferUuid, Error, UserHttpActors};
 
 use crate::http::Gateway;
 use crate::http::delivery::{DeliveryBody, LengthOnly, Source, total_len};
@@ -130,7 +130,8 @@ pub async fn send_data_to_server(
 
 async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let body = request::body(request, payload, gateway.max_body).await?;
-    handle_user_message(&gateway.actors.publisher, request::format(request.headers()), body).await?;
+    let UserHttpActors { decoder, publisher, .. } = &gateway.actors;
+    handle_user_message(decoder, publisher, request::format(request.headers()), body).await?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     Ok(HttpResponse::Ok().json(Received { data: "RECEIVED", time }))
 }
