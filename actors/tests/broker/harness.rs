@@ -109,7 +109,9 @@ impl Publishing {
         self.events.wait("Blocked(false) and all outcomes", SOON, |event| {
             match event {
                 PublisherEvent::Blocked(blocked) => opened = !blocked,
-                PublisherEvent::Outcome { seq, outcome } => drop(outcomes.insert(seq, outcome)),
+                PublisherEvent::Outcome { seq, outcome } => {
+                    assert!(outcomes.insert(seq, outcome).is_none(), "one outcome for {seq}");
+                }
                 _ => {}
             }
             (opened && outcomes.len() == count).then(|| std::mem::take(&mut outcomes))
