@@ -1,5 +1,7 @@
 //! The process: arguments, logger, signals, exit code.
 
+mod allocator;
+
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +16,7 @@ const LOG_FILTER: &str = "info,actix_server=warn";
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER)).init();
+    allocator::keep_little();
     let config = match Config::load(std::env::args_os(), std::env::vars_os()) {
         Ok(config) => config,
         Err(ConfigError::CommandLine(error)) => error.exit(),

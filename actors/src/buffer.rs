@@ -1,7 +1,7 @@
 //! `BufferActor`: owns the buffer map. Messages are added, lent for delivery, and removed once delivered.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use actix::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::messages::{
     AddBufferMsg, BufferMsgView, BufferState, BufferUuid, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg,
 };
 use crate::payload::Payload;
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, now_ms};
 
 mod lease;
 
@@ -332,8 +332,4 @@ impl Handler<Drain> for BufferActor {
         self.draining = true;
         Box::pin(self.store.flush().into_actor(self).map(|(), _, ctx| ctx.stop()))
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

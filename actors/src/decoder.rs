@@ -16,8 +16,8 @@ const DECODE_IN_PLACE: usize = 64 << 10;
 
 /// Decodes bodies, as many at once as there are cores; the others wait in its mailbox.
 ///
-/// What a body is decoded into may take 60 times its length for a moment, within the codec's bounds. So the number of
-/// threads bounds that memory, and what the system's allocator keeps of it afterwards: it has a heap for each thread.
+/// What a body is decoded into may take many times its length for a moment, within the codec's bounds. So the number of
+/// threads bounds that memory.
 #[derive(Debug)]
 pub struct Decoder(());
 

@@ -1,7 +1,7 @@
 //! `UserManagerPublisher`: owns the outbox and the channel to the broker. What it has accepted reaches the user
 //! manager.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use crate::messages::{
     BrokerState, CountUserMessage, DeleteMessage, Drain, GetOutboxState, OutboxState, SendMessageToUserManager,
     StopLending, TakeNextMessage,
 };
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, now_ms};
 
 mod forward;
 mod lend;
@@ -169,8 +169,7 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
         if let Err(error) = self.reserve(size) {
             return Box::pin(fut::ready(Err(error)));
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let meta = OutboxMeta::new(&message, now);
+        let meta = OutboxMeta::new(&message, now_ms());
         // strings and numbers always have a JSON form
         let encoded = serde_json::to_vec(&meta).unwrap_or_default();
         let put = self.store.put(encoded.into(), message.body);

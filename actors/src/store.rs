@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -42,6 +43,11 @@ pub enum Change {
 /// The largest `meta` of a record in bytes; room for a UUID and a path of the longest kind that Linux takes
 /// (4,096 bytes each), escaped.
 pub const MAX_META: usize = 64 * 1024;
+
+/// The time that a record's owner notes in its `meta`, in milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
 
 /// A record found when a store was opened.
 #[derive(Clone, Debug)]
