@@ -5,6 +5,7 @@
 //! anew: the server with an empty data directory below the target directory, without a broker.
 use std::error::Error;
 use std::fs::File;
+use std::io::{self, Read};
 use std::num::NonZero;
 use std::path::Path;
 use std::thread;
@@ -87,7 +88,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         print_row(&row.name, product, bare);
     }
 
-    File::create(scratch.join(BLEND_FILE))?.set_len(BLEND_BYTES)?;
+    // written and synced, so that all of it is in the page cache from the first round on, and nothing is left to write
+    let mut blend_file = File::create(scratch.join(BLEND_FILE))?;
+    io::copy(&mut io::repeat(0x5a).take(BLEND_BYTES), &mut blend_file)?;
+    blend_file.sync_all()?;
     let (mut product, mut bare, mut growth) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let server = Server::product(scratch)?;

@@ -7,20 +7,18 @@ use std::{
     process::{self, Command},
 };
 
-/// Blocks from this size on are maps of their own, given back when freed, and this much is kept free at the end of
-/// each heap. Left to itself, glibc raises both bounds, to 32 and 64 MiB, as blocks of such sizes come and go, and
-/// then keeps up to 64 MiB for each thread that has decoded a large body.
+/// Blocks from 4 MiB on are maps of their own, given back when freed, and 8 MiB are kept free at the end of each heap:
+/// above the chunks of 1 MiB that a .blend file is read in, which fall to a third of their speed where each is a new
+/// map. Left to itself, glibc raises both bounds, to 32 and 64 MiB, as blocks of such sizes come and go, and then keeps
+/// up to 64 MiB for each thread that has decoded a large body.
 #[cfg(target_env = "gnu")]
-const KEPT: &str = "1048576";
-
-#[cfg(target_env = "gnu")]
-const SETTINGS: [&str; 2] = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"];
+const SETTINGS: [(&str, &str); 2] = [("MALLOC_MMAP_THRESHOLD_", "4194304"), ("MALLOC_TRIM_THRESHOLD_", "8388608")];
 
 /// Lets glibc give memory back early. It reads its settings when a process starts, so this starts the same program
 /// again in the same process, unless they are set already. Where that cannot be done the server keeps more memory.
 #[cfg(target_env = "gnu")]
 pub fn keep_little() {
-    if SETTINGS.iter().any(|name| env::var_os(name).is_some()) {
+    if SETTINGS.iter().any(|(name, _)| env::var_os(name).is_some()) {
         return;
     }
     let mut arguments = env::args_os();
@@ -28,7 +26,7 @@ pub fn keep_little() {
     if let Some(name) = arguments.next() {
         same.arg0(name);
     }
-    let error = same.args(arguments).envs(SETTINGS.map(|name| (name, KEPT))).exec();
+    let error = same.args(arguments).envs(SETTINGS).exec();
     log::warn!("process {} keeps more memory than it needs: cannot start itself again: {error}", process::id());
 }
 
