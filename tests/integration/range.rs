@@ -46,6 +46,21 @@ fn a_range_gives_the_rest_of_the_same_bytes_from_every_place() {
 }
 
 #[test]
+fn a_range_that_ends_before_the_last_byte_leaves_the_message() {
+    let (mut farm, whole, _) = farm_with_message();
+    for (from, to) in [(0, 0), (0, 99), (1000, 150_000), (0, whole.len() - 2)] {
+        let answer = farm.ask("GET", "id-1", &[("Range", &format!("bytes={from}-{to}"))]);
+        assert_eq!(answer.status, 206, "{answer:?}");
+        let range = format!("bytes {from}-{to}/{}", whole.len());
+        assert_eq!(answer.header("content-range"), Some(range.as_str()));
+        assert!(answer.body == whole[from..=to], "the bytes from {from} to {to}");
+    }
+    let answer = farm.ask("GET", "id-1", &[("Range", &format!("bytes=1-{}", whole.len()))]);
+    assert_part(&answer, &whole, 1);
+    farm.expect_no_message("id-1");
+}
+
+#[test]
 fn a_range_that_breaks_off_leaves_the_message_and_its_last_byte_delivers_it() {
     let mut farm = Farm::start();
     let len = 32 << 20;
