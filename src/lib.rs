@@ -6,10 +6,13 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::pin::pin;
 use std::time::Duration;
 
 use actix_web::{App, HttpServer, web};
+use futures::future::Either;
 use user_http_actors::messages::StopLending;
+use user_http_actors::store::StoreError;
 use user_http_actors::{StartError, UserHttpActors};
 
 pub mod config;
@@ -57,6 +60,9 @@ pub enum ServiceError {
     /// One of the servers has failed.
     #[error("the HTTP server has failed: {0}")]
     Http(#[from] io::Error),
+    /// The disk has failed: nothing can be promised any more.
+    #[error("{0}; look after the disk, then start the service again: everything that it has acknowledged is there")]
+    Store(#[from] StoreError),
 }
 
 /// The service (`userHttpServerService` of the specification).
@@ -64,7 +70,7 @@ pub enum ServiceError {
 pub struct UserHttpServer;
 
 impl UserHttpServer {
-    /// Runs the service (`startService`) until `shutdown` resolves, then finishes the requests in flight, settles
+    /// Runs the service (`startService`) until `shutdown` resolves or the disk fails, then finishes the requests in flight, settles
     /// what is in hand and returns.
     ///
     /// # Errors
@@ -103,15 +109,23 @@ impl UserHttpServer {
         let (http_handle, api_handle) = (http.handle(), api.handle());
         let servers = async { futures::try_join!(http, api).map(|_| ()) };
         let stop = async {
-            shutdown.await;
+            let failure = match futures::future::select(pin!(shutdown), pin!(actors.store_failure())).await {
+                Either::Left(_) => None,
+                Either::Right((failure, _)) => {
+                    log::error!("{failure}");
+                    Some(failure)
+                }
+            };
             log::info!("stopping: no new requests, {SHUTDOWN_TIMEOUT} s for those in flight");
             // a server that is gone has nothing to stop
             let _ = actors.publisher.send(StopLending).await;
             futures::join!(http_handle.stop(true), api_handle.stop(true));
+            failure
         };
-        let (served, ()) = futures::join!(servers, stop);
+        let (served, failure) = futures::join!(servers, stop);
         actors.drain().await;
-        Ok(served?)
+        served?;
+        failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 }
 

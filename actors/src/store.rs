@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::payload::Payload;
 
+pub mod disk;
 pub mod log;
 pub mod memory;
 mod segment;
@@ -21,7 +22,8 @@ pub use writer::{StoreEvent, StoreHandle};
 /// The number of a record: greater than that of every record that was put before it, never used again.
 pub type Seq = u64;
 
-/// The number that no record has. Removing it changes nothing, and still writes and syncs where the backend does.
+/// The number that no record has. Removing it changes nothing, and still writes and syncs where the backend does; unlike
+/// other removals it needs as much room as a [`Change::Put`]. So it finds out whether a full disk has room again.
 pub const NO_RECORD: Seq = 0;
 
 /// One change of a store.
@@ -99,15 +101,6 @@ impl StoreError {
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Failed(_))
     }
-
-    fn from_write(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                Self::NoSpace(error.to_string())
-            }
-            _ => Self::Failed(error.to_string()),
-        }
-    }
 }
 
 /// Why a store could not be opened.
@@ -137,10 +130,17 @@ pub enum OpenError {
         /// The version that this program writes.
         known: u16,
     },
+    /// A file is not there, and a later one is.
+    #[error(
+        "{path} is missing; restore it from a copy, or make an empty file of that name to go on without the messages \
+         that were in it",
+        path = .0.display()
+    )]
+    Missing(PathBuf),
     /// A file is damaged in a place that no crash can explain.
     #[error(
-        "{path} is damaged at byte {offset}: {what}; restore it from a copy, or move it away to go on without the \
-         messages in it",
+        "{path} is damaged at byte {offset}: {what}; restore it from a copy, or keep a copy and empty it \
+         (truncate -s 0) to go on without the messages in it",
         path = path.display()
     )]
     Damaged {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actix::prelude::*;
+use tokio::sync::watch;
 
 use crate::blend::BlendRoots;
 use crate::broker::amqp::{self, AmqpConfig};
@@ -15,7 +16,7 @@ use crate::messages::Drain;
 use crate::publisher::UserManagerPublisher;
 use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;
-use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreEvent, StoreHandle};
+use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle};
 
 /// What the actors have to know.
 #[derive(Clone, Debug)]
@@ -78,6 +79,7 @@ pub struct UserHttpActors {
     pub consumer: Option<Addr<CommunicationInterfaceConsumer>>,
     /// The permitted folders.
     pub blend_roots: BlendRoots,
+    store_failure: watch::Receiver<Option<StoreError>>,
 }
 
 impl UserHttpActors {
@@ -89,11 +91,12 @@ impl UserHttpActors {
     pub fn start(config: ActorsConfig) -> Result<Self, StartError> {
         let blend_roots =
             BlendRoots::open(&config.blend_roots).map_err(|(path, source)| StartError::BlendRoot { path, source })?;
+        let (failure, store_failure) = watch::channel(None);
         let buffer = {
             let opened = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
             let path = opened.path.clone();
             let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
-            opened.start(move |store, recovered| {
+            opened.start(failure.clone(), move |store, recovered| {
                 BufferActor::new(store, recovered, max_bytes, ttl).map_err(|seq| StartError::Record { path, seq })
             })?
         };
@@ -102,7 +105,7 @@ impl UserHttpActors {
             let path = opened.path.clone();
             let max_bytes = config.max_outbox;
             let amqp = config.amqp.clone();
-            opened.start(move |store, recovered| {
+            opened.start(failure, move |store, recovered| {
                 let start_link = amqp.map(|amqp| -> crate::publisher::StartLink {
                     Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event)))
                 });
@@ -116,7 +119,19 @@ impl UserHttpActors {
                 Box::new(|on_event| Box::new(amqp::start_consumer(amqp, PREFETCH, on_event)));
             CommunicationInterfaceConsumer::new(decoder.clone(), buffer.clone(), start).start()
         });
-        Ok(Self { decoder, buffer, publisher, consumer, blend_roots })
+        Ok(Self { decoder, buffer, publisher, consumer, blend_roots, store_failure })
+    }
+
+    /// Resolves when a store has failed for good: nothing more is taken then, and whoever runs the service starts it
+    /// again once the disk is well. Everything that was acknowledged is found again.
+    pub async fn store_failure(&self) -> StoreError {
+        let mut failure = self.store_failure.clone();
+        let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+        match failed {
+            Some(failure) => failure,
+            // both stores have ended without
+            None => std::future::pending().await,
+        }
     }
 
     /// Takes no more work, settles what is in hand and commits it. What the broker has not confirmed within a
@@ -157,6 +172,7 @@ impl OpenStore {
     /// Starts the store's thread and the actor that owns it.
     fn start<A>(
         self,
+        failure: watch::Sender<Option<StoreError>>,
         actor: impl FnOnce(StoreHandle, Vec<Recovered>) -> Result<A, StartError>,
     ) -> Result<Addr<A>, StartError>
     where
@@ -164,7 +180,14 @@ impl OpenStore {
     {
         let ctx = Context::new();
         let owner = actix::AsyncContext::address(&ctx);
-        let on_event = move |event: StoreEvent| owner.do_send(FromStore(event));
+        let on_event = move |event: StoreEvent| {
+            if let StoreEvent::Status(Some(error)) = &event
+                && error.is_final()
+            {
+                failure.send_replace(Some(error.clone()));
+            }
+            owner.do_send(FromStore(event));
+        };
         let handle = StoreHandle::start(self.name, self.store, self.next_seq, on_event).map_err(StartError::Thread)?;
         Ok(ctx.run(actor(handle, self.recovered)?))
     }

@@ -5,25 +5,24 @@
 //! forgotten before the record that it removes.
 
 use std::collections::{BTreeMap, HashMap, btree_map::Entry};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::payload::Payload;
-use crate::store::segment::{self, Found, FoundHeader, Kind, Reader, Record, SEGMENT_HEADER};
+use crate::store::disk::{Appender, Disk, SystemDisk};
+use crate::store::segment::{self, Kind, Place, Record, SEGMENT_HEADER};
 use crate::store::{Change, Committed, NO_RECORD, OpenError, Recovered, Seq, Store, StoreError};
+
+mod recover;
+mod space;
 
 /// A commit that finds the newest segment at least this large begins another. Small enough that moving what lives
 /// in one segment takes milliseconds, large enough that 4 GiB of messages need no more than 256 open files.
 const SEGMENT_BYTES: u64 = 16 << 20;
-
-/// How much the files may exceed twice what lives in them before the oldest segment is emptied. A larger share
-/// would waste disk, a smaller one would copy the same records again and again.
-const SLACK_BYTES: u64 = 32 << 20;
 
 /// Bodies up to this length stay in memory too, as long as [`INLINE_BUDGET`] lasts: fetching one then costs no
 /// trip to a thread that may block.
@@ -32,15 +31,10 @@ const INLINE_BODY: u64 = 16 << 10;
 /// How many bytes of bodies a store keeps in memory beside those on disk.
 const INLINE_BUDGET: u64 = 64 << 20;
 
-/// How many bytes of records are moved with one sync while space is given back.
-const MOVED_TOGETHER: u64 = 4 << 20;
-
-/// Parts of a body up to this length are gathered into one write with their neighbours.
-const GATHER: usize = 64 << 10;
-
 /// A store in a directory of its own, which it locks.
 #[derive(Debug)]
 pub struct LogStore {
+    disk: Box<dyn Disk>,
     directory: PathBuf,
     _lock: File,
     segments: BTreeMap<u64, Segment>,
@@ -51,12 +45,15 @@ pub struct LogStore {
     total: u64,
     inline: u64,
     next_seq: Seq,
+    /// The reserve of disk space is there.
+    reserved: bool,
     failed: Option<StoreError>,
 }
 
 #[derive(Debug)]
 struct Segment {
     file: Arc<File>,
+    salt: u32,
     len: u64,
     live: u64,
 }
@@ -78,98 +75,12 @@ impl LogStore {
     /// # Errors
     /// See [`OpenError`]. Nothing is changed in a directory that could not be opened.
     pub fn open(directory: &Path) -> Result<(Self, Vec<Recovered>), OpenError> {
-        fs::create_dir_all(directory).map_err(OpenError::io(directory))?;
-        let lock_path = directory.join("LOCK");
-        let lock = File::create(&lock_path).map_err(OpenError::io(&lock_path))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => OpenError::InUse(directory.to_owned()),
-            TryLockError::Error(source) => OpenError::Io { path: lock_path, source },
-        })?;
-        let mut store = Self {
-            directory: directory.to_owned(),
-            _lock: lock,
-            segments: BTreeMap::new(),
-            index: HashMap::new(),
-            live: 0,
-            total: 0,
-            inline: 0,
-            next_seq: NO_RECORD + 1,
-            failed: None,
-        };
-        let recovered = store.recover()?;
-        Ok((store, recovered))
+        Self::open_on(Box::new(SystemDisk), directory)
     }
 
     /// The number that the next record is to have.
     pub fn next_seq(&self) -> Seq {
         self.next_seq
-    }
-
-    fn recover(&mut self) -> Result<Vec<Recovered>, OpenError> {
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(OpenError::io(&self.directory))? {
-            let name = entry.map_err(OpenError::io(&self.directory))?.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok()));
-        }
-        numbers.sort_unstable();
-        let mut records = BTreeMap::new();
-        for (at, &number) in numbers.iter().enumerate() {
-            self.recover_segment(number, at + 1 == numbers.len(), &mut records)?;
-        }
-        Ok(records.into_values().collect())
-    }
-
-    fn recover_segment(
-        &mut self,
-        number: u64,
-        newest: bool,
-        records: &mut BTreeMap<Seq, Recovered>,
-    ) -> Result<(), OpenError> {
-        let path = self.path(number);
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(OpenError::io(&path))?;
-        let file = Arc::new(file);
-        let mut reader = Reader::new(&file, INLINE_BODY).map_err(OpenError::io(&path))?;
-        match reader.header(number).map_err(OpenError::io(&path))? {
-            FoundHeader::Sound { next_seq } => self.next_seq = self.next_seq.max(next_seq),
-            FoundHeader::OtherVersion(found) => {
-                return Err(OpenError::Version { path, found, known: segment::VERSION });
-            }
-            FoundHeader::Bad(_) if newest && file.metadata().is_ok_and(|file| file.len() <= SEGMENT_HEADER) => {
-                // the crash came while the segment was begun
-                return fs::remove_file(&path).map_err(OpenError::io(&path));
-            }
-            FoundHeader::Bad(what) => return Err(OpenError::Damaged { path, offset: 0, what }),
-        }
-        self.segments.insert(number, Segment { file: Arc::clone(&file), len: SEGMENT_HEADER, live: 0 });
-        self.total += SEGMENT_HEADER;
-        loop {
-            match reader.next().map_err(OpenError::io(&path))? {
-                Found::Record { offset, record, meta, body } => {
-                    self.next_seq = self.next_seq.max(record.seq + 1);
-                    if let Some(segment) = self.segments.get_mut(&number) {
-                        segment.len += record.len();
-                    }
-                    self.total += record.len();
-                    match record.kind {
-                        Kind::Put => {
-                            let body = self.place(number, offset, record, body.as_ref().map(std::slice::from_ref));
-                            records.insert(record.seq, Recovered { seq: record.seq, meta, body });
-                        }
-                        Kind::Removed => {
-                            self.forget(record.seq);
-                            records.remove(&record.seq);
-                        }
-                    }
-                }
-                Found::End => return Ok(()),
-                Found::Bad { offset, what } if newest => {
-                    log::warn!("{}: {what} at byte {offset}; cut off, as a crash leaves it", path.display());
-                    file.set_len(offset).and_then(|()| file.sync_all()).map_err(OpenError::io(&path))?;
-                    return Ok(());
-                }
-                Found::Bad { offset, what } => return Err(OpenError::Damaged { path, offset, what }),
-            }
-        }
     }
 
     /// Enters a record that stands in a segment into the index, in place of an earlier copy. A small `body` is kept
@@ -211,46 +122,50 @@ impl LogStore {
         self.directory.join(format!("{number:016}.log"))
     }
 
-    /// The newest segment, with room for more: its number, its file and its length.
-    fn newest(&mut self) -> io::Result<(u64, Arc<File>, u64)> {
+    /// The newest segment, with room for more: its number, its file, its salt and its length.
+    fn newest(&mut self) -> io::Result<(u64, Arc<File>, u32, u64)> {
         if let Some((&number, segment)) = self.segments.last_key_value()
-            && segment.len < SEGMENT_BYTES
+            && (SEGMENT_HEADER..SEGMENT_BYTES).contains(&segment.len)
         {
-            return Ok((number, Arc::clone(&segment.file), segment.len));
+            return Ok((number, Arc::clone(&segment.file), segment.salt, segment.len));
         }
         let number = self.segments.last_key_value().map_or(1, |(number, _)| number + 1);
         let path = self.path(number);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
-        file.write_all_at(&segment::segment_header(number, self.next_seq), 0)?;
-        file.sync_all()?;
-        File::open(&self.directory)?.sync_all()?;
+        let salt = rand::random();
+        let file = self.disk.create(&path)?;
+        self.disk.write(&file, &segment::segment_header(number, self.next_seq, salt), 0)?;
+        self.disk.sync(&file)?;
+        self.disk.sync_directory(&self.directory)?;
         let file = Arc::new(file);
-        self.segments.insert(number, Segment { file: Arc::clone(&file), len: SEGMENT_HEADER, live: 0 });
+        self.segments.insert(number, Segment { file: Arc::clone(&file), salt, len: SEGMENT_HEADER, live: 0 });
         self.total += SEGMENT_HEADER;
-        Ok((number, file, SEGMENT_HEADER))
+        Ok((number, file, salt, SEGMENT_HEADER))
     }
 
     /// Appends records and syncs them. Returns where each one starts.
     fn append(&mut self, records: &[(Record, &[u8], &[Bytes])]) -> Result<(u64, Vec<u64>), StoreError> {
-        let (number, file, start) = self.newest().map_err(|error| StoreError::from_write(&error))?;
+        let (number, file, salt, start) = self.newest().map_err(|error| self.refuse(&error))?;
         let mut offsets = Vec::with_capacity(records.len());
-        let mut appender = Appender { file: &file, offset: start, gathered: Vec::new() };
+        let mut appender = Appender::new(&*self.disk, &file, start);
         let written = records.iter().try_for_each(|(record, meta, body)| {
+            let place = Place { salt, begins_commit: offsets.is_empty() };
             offsets.push(appender.position());
-            record.write(meta, &mut appender.gathered);
+            record.write(meta, place, &mut appender.gathered);
             body.iter().try_for_each(|part| appender.append(part))
         });
-        if let Err(error) = written.and_then(|()| appender.flush()) {
-            let error = StoreError::from_write(&error);
+        let written = written.and_then(|()| appender.flush());
+        let end = appender.position();
+        if let Err(error) = written {
             // what was written of it must not stand between this record and the next
-            return Err(match file.set_len(start) {
-                Ok(()) => error,
+            return Err(match self.disk.set_len(&file, start) {
+                Ok(()) => self.refuse(&error),
                 Err(second) => self.fail(&second),
             });
         }
-        let end = appender.position();
-        if let Err(error) = file.sync_data() {
-            // the kernel may have dropped the dirty pages: nothing can be said of this file any more
+        if let Err(error) = self.disk.sync(&file) {
+            // The kernel may have dropped the pages and call them clean. Cut off, they are not taken for durable by
+            // whoever opens this log next, and what is written in their place is written anew.
+            let _ = self.disk.set_len(&file, start);
             return Err(self.fail(&error));
         }
         if let Some(segment) = self.segments.get_mut(&number) {
@@ -260,71 +175,20 @@ impl LogStore {
         Ok((number, offsets))
     }
 
+    /// A write has failed: for want of room, which may come back, or for good.
+    fn refuse(&mut self, error: &io::Error) -> StoreError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                StoreError::NoSpace(format!("{}: {error}", self.directory.display()))
+            }
+            _ => self.fail(error),
+        }
+    }
+
     fn fail(&mut self, error: &io::Error) -> StoreError {
         let error = StoreError::Failed(format!("{}: {error}", self.directory.display()));
         self.failed = Some(error.clone());
         error
-    }
-
-    /// Deletes the oldest segments while nothing lives there, and empties them while the log is too large.
-    fn give_space_back(&mut self, moved: &mut Vec<(Seq, Payload)>) -> Result<(), StoreError> {
-        while self.segments.len() > 1 {
-            let Some((&oldest, segment)) = self.segments.first_key_value() else { break };
-            if segment.live > 0 {
-                if self.total <= 2 * self.live + SLACK_BYTES {
-                    break;
-                }
-                self.move_out_of(oldest, moved)?;
-            }
-            let path = self.path(oldest);
-            fs::remove_file(&path).map_err(|error| self.fail(&error))?;
-            if let Some(segment) = self.segments.remove(&oldest) {
-                self.total -= segment.len;
-            }
-        }
-        Ok(())
-    }
-
-    fn move_out_of(&mut self, oldest: u64, moved: &mut Vec<(Seq, Payload)>) -> Result<(), StoreError> {
-        let Some(segment) = self.segments.get(&oldest) else { return Ok(()) };
-        let file = Arc::clone(&segment.file);
-        let mut living: Vec<_> = self.index.values().filter(|location| location.segment == oldest).copied().collect();
-        living.sort_unstable_by_key(|location| location.offset);
-        while !living.is_empty() {
-            let mut bytes = 0;
-            let group = living.iter().take_while(|location| {
-                let first = bytes == 0;
-                bytes += location.record.len();
-                first || bytes <= MOVED_TOGETHER
-            });
-            let group: Vec<Location> = living.drain(..group.count()).collect();
-            self.move_records(&file, &group, moved)?;
-        }
-        Ok(())
-    }
-
-    fn move_records(
-        &mut self,
-        file: &Arc<File>,
-        group: &[Location],
-        moved: &mut Vec<(Seq, Payload)>,
-    ) -> Result<(), StoreError> {
-        let mut wholes = Vec::with_capacity(group.len());
-        for Location { offset, record, .. } in group {
-            let whole = Payload::File { file: Arc::clone(file), offset: *offset, len: record.len() };
-            let whole = whole.read_all().map_err(|error| self.fail(&error))?;
-            let meta = whole.slice(segment::RECORD_HEADER as usize..record.body_offset(0) as usize);
-            wholes.push((*record, meta, [whole.slice(record.body_offset(0) as usize..)]));
-        }
-        let records: Vec<_> = wholes.iter().map(|(record, meta, body)| (*record, &meta[..], &body[..])).collect();
-        let (number, offsets) = self.append(&records)?;
-        for ((location, (record, _, body)), offset) in group.iter().zip(wholes).zip(offsets) {
-            let body = self.place(number, offset, record, location.inline.then_some(&body[..]));
-            if !location.inline {
-                moved.push((record.seq, body));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -357,7 +221,14 @@ impl Store for LogStore {
         if records.is_empty() {
             return Ok(committed);
         }
-        let (number, offsets) = self.append(&records)?;
+        let frees_only = records.iter().all(|(record, ..)| record.kind == Kind::Removed && record.seq != NO_RECORD);
+        if !frees_only && !self.reserve() {
+            return Err(StoreError::NoSpace(format!("{}: no room for the reserve", self.directory.display())));
+        }
+        let (number, offsets) = match self.append(&records) {
+            Err(StoreError::NoSpace(_)) if frees_only && self.release_reserve() => self.append(&records)?,
+            appended => appended?,
+        };
         for ((record, _, body), offset) in records.into_iter().zip(offsets) {
             match record.kind {
                 Kind::Put => {
@@ -375,37 +246,5 @@ impl Store for LogStore {
             log::warn!("cannot give disk space back: {error}");
         }
         Ok(committed)
-    }
-}
-
-/// Writes to the end of a file, small parts gathered, large ones as they are.
-struct Appender<'a> {
-    file: &'a File,
-    offset: u64,
-    gathered: Vec<u8>,
-}
-
-impl Appender<'_> {
-    fn position(&self) -> u64 {
-        self.offset + self.gathered.len() as u64
-    }
-
-    fn append(&mut self, part: &[u8]) -> io::Result<()> {
-        if part.len() <= GATHER {
-            self.gathered.extend_from_slice(part);
-            if self.gathered.len() > 16 * GATHER { self.flush() } else { Ok(()) }
-        } else {
-            self.flush()?;
-            self.file.write_all_at(part, self.offset)?;
-            self.offset += part.len() as u64;
-            Ok(())
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.gathered, self.offset)?;
-        self.offset += self.gathered.len() as u64;
-        self.gathered.clear();
-        Ok(())
     }
 }

@@ -8,34 +8,42 @@
 //! | 2 | format version |
 //! | 8 | number of the segment |
 //! | 8 | number that the next record had when the segment was begun |
+//! | 4 | salt, at random |
 //!
 //! and goes on with records:
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 4 | CRC-32C of the rest of this header and of the meta |
-//! | 4 | kind: 1 put, 2 removed |
+//! | 4 | CRC-32C of the salt, the rest of this header and the meta |
+//! | 4 | kind: 1 put, 2 removed; 256 more where the record is the first of its commit |
 //! | 8 | number of the record |
 //! | 4 | length of the meta |
 //! | 4 | CRC-32C of the body |
 //! | 8 | length of the body |
 //! | … | meta, then body |
+//!
+//! A commit is written after everything before it was synced. So a record that begins one says that no crash has torn what
+//! stands before it. The salt keeps anybody from sending a body that looks like such a record.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::store::{MAX_META, Seq};
 
 /// The version that this program writes, and the only one that it reads.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The length of a segment's header in bytes.
-pub const SEGMENT_HEADER: u64 = 24;
+pub const SEGMENT_HEADER: u64 = 28;
 
 /// The length of a record's header in bytes.
 pub const RECORD_HEADER: u64 = 32;
+
+/// How many bytes are searched at once for a record.
+const SEARCHED_TOGETHER: u64 = 1 << 20;
 
 const MAGIC: &[u8; 6] = b"UHSLOG";
 
@@ -44,6 +52,16 @@ const MAGIC: &[u8; 6] = b"UHSLOG";
 pub enum Kind {
     Put,
     Removed,
+}
+
+/// Added to the kind of a record that is the first of its commit.
+const BEGINS_COMMIT: u32 = 256;
+
+/// What a record's header says about where it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub salt: u32,
+    pub begins_commit: bool,
 }
 
 /// A record's header.
@@ -68,31 +86,38 @@ impl Record {
     }
 
     /// Appends header and meta to `out`; the body follows them.
-    pub fn write(&self, meta: &[u8], out: &mut Vec<u8>) {
+    pub fn write(&self, meta: &[u8], place: Place, out: &mut Vec<u8>) {
         let mut head = [0; RECORD_HEADER as usize];
         let kind: u32 = match self.kind {
             Kind::Put => 1,
             Kind::Removed => 2,
         };
+        let kind = if place.begins_commit { kind + BEGINS_COMMIT } else { kind };
         head[4..8].copy_from_slice(&kind.to_le_bytes());
         head[8..16].copy_from_slice(&self.seq.to_le_bytes());
         head[16..20].copy_from_slice(&self.meta_len.to_le_bytes());
         head[20..24].copy_from_slice(&self.body_crc.to_le_bytes());
         head[24..32].copy_from_slice(&self.body_len.to_le_bytes());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&head[4..]), meta);
+        let crc = header_crc(place.salt, &head, meta);
         head[..4].copy_from_slice(&crc.to_le_bytes());
         out.extend_from_slice(&head);
         out.extend_from_slice(meta);
     }
 }
 
+fn header_crc(salt: u32, head: &[u8], meta: &[u8]) -> u32 {
+    let salt = crc32c::crc32c(&salt.to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c_append(salt, &head[4..]), meta)
+}
+
 /// The header of a segment.
-pub fn segment_header(number: u64, next_seq: Seq) -> [u8; SEGMENT_HEADER as usize] {
+pub fn segment_header(number: u64, next_seq: Seq, salt: u32) -> [u8; SEGMENT_HEADER as usize] {
     let mut head = [0; SEGMENT_HEADER as usize];
     head[..6].copy_from_slice(MAGIC);
     head[6..8].copy_from_slice(&VERSION.to_le_bytes());
     head[8..16].copy_from_slice(&number.to_le_bytes());
     head[16..24].copy_from_slice(&next_seq.to_le_bytes());
+    head[24..28].copy_from_slice(&salt.to_le_bytes());
     head
 }
 
@@ -121,6 +146,7 @@ pub struct Reader<'a> {
     offset: u64,
     len: u64,
     keep_body: u64,
+    salt: u32,
 }
 
 impl<'a> Reader<'a> {
@@ -129,7 +155,7 @@ impl<'a> Reader<'a> {
         let len = file.metadata()?.len();
         let mut file = BufReader::with_capacity(256 * 1024, file);
         file.seek(SeekFrom::Start(0))?;
-        Ok(Self { file, offset: 0, len, keep_body })
+        Ok(Self { file, offset: 0, len, keep_body, salt: 0 })
     }
 
     /// Reads the segment's header; called first, once.
@@ -150,7 +176,40 @@ impl<'a> Reader<'a> {
         if u64_at(&head, 8) != number {
             return Ok(FoundHeader::Bad("the segment has another number than its file name"));
         }
+        self.salt = u32_at(&head, 24);
         Ok(FoundHeader::Sound { next_seq: u64_at(&head, 16) })
+    }
+
+    /// The segment's salt, once its header has been read.
+    pub fn salt(&self) -> u32 {
+        self.salt
+    }
+
+    /// Whether a sound header of a record that begins a commit stands anywhere behind `offset`.
+    pub fn has_commit_after(&mut self, offset: u64) -> io::Result<bool> {
+        let file: &File = self.file.get_ref();
+        let mut window = Vec::new();
+        let mut at = offset + 1;
+        while at + RECORD_HEADER <= self.len {
+            let len = (self.len - at).min(SEARCHED_TOGETHER + RECORD_HEADER + MAX_META as u64);
+            window.resize(len as usize, 0);
+            file.read_exact_at(&mut window, at)?;
+            let starts = SEARCHED_TOGETHER.min(len - RECORD_HEADER + 1) as usize;
+            if (0..starts).any(|start| self.begins_commit(&window[start..])) {
+                return Ok(true);
+            }
+            at += starts as u64;
+        }
+        Ok(false)
+    }
+
+    fn begins_commit(&self, bytes: &[u8]) -> bool {
+        let (head, rest) = bytes.split_at(RECORD_HEADER as usize);
+        let meta_len = u32_at(head, 16) as usize;
+        matches!(u32_at(head, 4).checked_sub(BEGINS_COMMIT), Some(1 | 2))
+            && meta_len <= MAX_META
+            && meta_len <= rest.len()
+            && header_crc(self.salt, head, &rest[..meta_len]) == u32_at(head, 0)
     }
 
     /// Reads the next record, checksums verified.
@@ -172,10 +231,10 @@ impl<'a> Reader<'a> {
         }
         let mut meta = BytesMut::zeroed(meta_len as usize);
         self.file.read_exact(&mut meta)?;
-        if crc32c::crc32c_append(crc32c::crc32c(&head[4..]), &meta) != u32_at(&head, 0) {
+        if header_crc(self.salt, &head, &meta) != u32_at(&head, 0) {
             return bad("a record's header does not match its checksum");
         }
-        let kind = match u32_at(&head, 4) {
+        let kind = match u32_at(&head, 4) & !BEGINS_COMMIT {
             1 => Kind::Put,
             2 => Kind::Removed,
             _ => return bad("a record is of an unknown kind"),

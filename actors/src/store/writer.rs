@@ -125,8 +125,8 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         }
     }
 
-    /// Commits `first` and whatever waits behind it. With nothing at hand it commits a removal of nothing, which
-    /// finds out whether a full disk has room again.
+    /// Commits `first` and whatever waits behind it. While the disk is full and nobody puts anything, it finds out whether
+    /// there is room again.
     fn commit_group(&mut self, first: Option<Command>, queue: &Receiver<Command>) {
         let mut puts = Vec::new();
         let mut replies = Vec::new();
@@ -149,13 +149,15 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         }
         // removals go first: they are small and make room
         let mut changes: Vec<Change> = self.removals.iter().copied().map(Change::Remove).collect();
-        if changes.is_empty() && puts.is_empty() && self.failure.is_some() {
-            changes.push(Change::Remove(NO_RECORD));
-        }
         let removals = changes.len();
+        let probe = puts.is_empty() && self.failure.is_some();
         changes.append(&mut puts);
         if !changes.is_empty() {
             self.commit_and_reply(&changes, removals, replies);
+        }
+        if probe {
+            // what comes of it is told by the status
+            let _ = self.commit(&[Change::Remove(NO_RECORD)]);
         }
         for flush in flushes {
             // the asker may have gone
@@ -190,7 +192,9 @@ impl<F: Fn(StoreEvent)> Writer<F> {
     fn commit(&mut self, changes: &[Change]) -> Result<Vec<Payload>, StoreError> {
         match self.store.commit(changes) {
             Ok(committed) => {
-                if self.failure.take().is_some() {
+                // that there is room for removals alone says nothing
+                let took = changes.iter().any(|change| !matches!(change, Change::Remove(seq) if *seq != NO_RECORD));
+                if took && self.failure.take().is_some() {
                     (self.on_event)(StoreEvent::Status(None));
                 }
                 if !committed.moved.is_empty() {

@@ -1,0 +1,101 @@
+//! What the log asks of the file system: the one place where its files are changed.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use bytes::Bytes;
+
+/// Parts of a body up to this length are gathered into one write with their neighbours.
+const GATHER: usize = 64 << 10;
+
+/// Changes files. What is not synced may be lost in a power failure, in part and in any order; so a test stands in
+/// here for a disk that loses power, has no room or fails.
+pub trait Disk: Send + fmt::Debug {
+    /// Makes an empty file, in place of one of that name. The name is durable when the directory is synced.
+    ///
+    /// # Errors
+    /// What the file system reports, here and below.
+    fn create(&self, path: &Path) -> io::Result<File>;
+    /// Writes all bytes at an offset.
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Cuts a file off.
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()>;
+    /// Makes a file's content and length durable.
+    fn sync(&self, file: &File) -> io::Result<()>;
+    /// Deletes a file. That is durable when the directory is synced.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes durable which files a directory has.
+    fn sync_directory(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The operating system's file systems.
+#[derive(Debug)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        file.set_len(len)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+}
+
+/// Writes to the end of a file, small parts gathered, large ones as they are.
+pub(super) struct Appender<'a> {
+    disk: &'a dyn Disk,
+    file: &'a File,
+    offset: u64,
+    pub(super) gathered: Vec<u8>,
+}
+
+impl<'a> Appender<'a> {
+    pub(super) fn new(disk: &'a dyn Disk, file: &'a File, offset: u64) -> Self {
+        Self { disk, file, offset, gathered: Vec::new() }
+    }
+
+    pub(super) fn position(&self) -> u64 {
+        self.offset + self.gathered.len() as u64
+    }
+
+    pub(super) fn append(&mut self, part: &Bytes) -> io::Result<()> {
+        if part.len() <= GATHER {
+            self.gathered.extend_from_slice(part);
+            if self.gathered.len() > 16 * GATHER { self.flush() } else { Ok(()) }
+        } else {
+            self.flush()?;
+            self.disk.write(self.file, part, self.offset)?;
+            self.offset += part.len() as u64;
+            Ok(())
+        }
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if !self.gathered.is_empty() {
+            self.disk.write(self.file, &self.gathered, self.offset)?;
+            self.offset += self.gathered.len() as u64;
+            self.gathered.clear();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! Opening a log: what every segment holds, and whether a crash explains what is wrong with it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{INLINE_BODY, LogStore, Segment};
+use crate::store::disk::Disk;
+use crate::store::segment::{self, Found, FoundHeader, Kind, Reader, SEGMENT_HEADER};
+use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
+
+impl LogStore {
+    /// [`LogStore::open`] on another disk than the system's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(disk: Box<dyn Disk>, directory: &Path) -> Result<(Self, Vec<Recovered>), OpenError> {
+        make_directory(&*disk, directory).map_err(OpenError::io(directory))?;
+        let lock_path = directory.join("LOCK");
+        let lock = File::create(&lock_path).map_err(OpenError::io(&lock_path))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::InUse(directory.to_owned()),
+            TryLockError::Error(source) => OpenError::Io { path: lock_path, source },
+        })?;
+        let mut store = Self {
+            disk,
+            directory: directory.to_owned(),
+            _lock: lock,
+            segments: BTreeMap::new(),
+            index: std::collections::HashMap::new(),
+            live: 0,
+            total: 0,
+            inline: 0,
+            next_seq: NO_RECORD + 1,
+            reserved: false,
+            failed: None,
+        };
+        let recovered = store.recover()?;
+        store.reserve();
+        Ok((store, recovered))
+    }
+
+    fn recover(&mut self) -> Result<Vec<Recovered>, OpenError> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(OpenError::io(&self.directory))? {
+            let name = entry.map_err(OpenError::io(&self.directory))?.file_name();
+            numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok()));
+        }
+        numbers.sort_unstable();
+        let mut records = BTreeMap::new();
+        for (at, &number) in numbers.iter().enumerate() {
+            if at > 0 && numbers[at - 1] + 1 != number {
+                return Err(OpenError::Missing(self.path(numbers[at - 1] + 1)));
+            }
+            self.recover_segment(number, at + 1 == numbers.len(), &mut records)?;
+        }
+        Ok(records.into_values().collect())
+    }
+
+    fn recover_segment(
+        &mut self,
+        number: u64,
+        newest: bool,
+        records: &mut BTreeMap<Seq, Recovered>,
+    ) -> Result<(), OpenError> {
+        let path = self.path(number);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(OpenError::io(&path))?;
+        let file = Arc::new(file);
+        let len = file.metadata().map_err(OpenError::io(&path))?.len();
+        let mut reader = Reader::new(&file, INLINE_BODY).map_err(OpenError::io(&path))?;
+        match reader.header(number).map_err(OpenError::io(&path))? {
+            FoundHeader::Sound { next_seq } => self.next_seq = self.next_seq.max(next_seq),
+            FoundHeader::OtherVersion(found) => {
+                return Err(OpenError::Version { path, found, known: segment::VERSION });
+            }
+            FoundHeader::Bad(_) if newest && len <= SEGMENT_HEADER => {
+                // the crash came while the segment was begun
+                self.disk.remove(&path).map_err(OpenError::io(&path))?;
+                return self.disk.sync_directory(&self.directory).map_err(OpenError::io(&self.directory));
+            }
+            FoundHeader::Bad(_) if len == 0 => {
+                log::warn!("{}: empty, so whoever runs this service has given up what was in it", path.display());
+                self.segments.insert(number, Segment { file, salt: 0, len: 0, live: 0 });
+                return Ok(());
+            }
+            FoundHeader::Bad(what) => return Err(OpenError::Damaged { path, offset: 0, what }),
+        }
+        let salt = reader.salt();
+        self.segments.insert(number, Segment { file: Arc::clone(&file), salt, len: SEGMENT_HEADER, live: 0 });
+        self.total += SEGMENT_HEADER;
+        loop {
+            match reader.next().map_err(OpenError::io(&path))? {
+                Found::Record { offset, record, meta, body } => {
+                    self.next_seq = self.next_seq.max(record.seq + 1);
+                    if let Some(segment) = self.segments.get_mut(&number) {
+                        segment.len += record.len();
+                    }
+                    self.total += record.len();
+                    match record.kind {
+                        Kind::Put => {
+                            let body = self.place(number, offset, record, body.as_ref().map(std::slice::from_ref));
+                            records.insert(record.seq, Recovered { seq: record.seq, meta, body });
+                        }
+                        Kind::Removed => {
+                            self.forget(record.seq);
+                            records.remove(&record.seq);
+                        }
+                    }
+                }
+                Found::End => break,
+                Found::Bad { offset, what } => {
+                    let torn = newest && !reader.has_commit_after(offset).map_err(OpenError::io(&path))?;
+                    if !torn {
+                        return Err(OpenError::Damaged { path, offset, what });
+                    }
+                    log::warn!("{}: {what} at byte {offset}; cut off, as a crash leaves it", path.display());
+                    self.disk.set_len(&file, offset).map_err(OpenError::io(&path))?;
+                    break;
+                }
+            }
+        }
+        // What was written and not synced before a kill has been found all the same: it must not be lost after
+        // somebody has relied on it.
+        if newest { self.disk.sync(&file).map_err(OpenError::io(&path)) } else { Ok(()) }
+    }
+}
+
+/// Makes a directory and those above it, durably.
+fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.exists()).collect();
+    fs::create_dir_all(directory)?;
+    let parents = missing.iter().filter_map(|path| path.parent());
+    parents
+        .map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+        .try_for_each(|parent| disk.sync_directory(parent))
+}

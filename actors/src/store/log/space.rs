@@ -1,0 +1,112 @@
+//! Disk space: how a log gives it back, and what it keeps for the day when there is none.
+
+use std::sync::Arc;
+use std::{fs::File, io, path::PathBuf};
+
+use super::{Location, LogStore};
+use crate::payload::Payload;
+use crate::store::segment::RECORD_HEADER;
+use crate::store::{Seq, StoreError};
+
+/// How much the files may exceed twice what lives in them before the oldest segment is emptied: one segment. A larger
+/// share would waste disk, a smaller one would copy the same records again and again.
+const SLACK_BYTES: u64 = super::SEGMENT_BYTES;
+
+/// How many bytes of records are moved with one sync while space is given back.
+const MOVED_TOGETHER: u64 = 4 << 20;
+
+/// How much of the disk is kept, so that removals can be written when it is full: 32,000 of them, after each of which
+/// a segment may be given back.
+const RESERVE_BYTES: usize = 1 << 20;
+
+impl LogStore {
+    fn reserve_path(&self) -> PathBuf {
+        self.directory.join("RESERVE")
+    }
+
+    /// Takes the reserve, unless it is there. Says whether it is there now.
+    pub(super) fn reserve(&mut self) -> bool {
+        if !self.reserved {
+            let path = self.reserve_path();
+            let write = |file: File| -> io::Result<()> {
+                self.disk.write(&file, &vec![0; RESERVE_BYTES], 0)?;
+                self.disk.sync(&file)
+            };
+            self.reserved = self.disk.create(&path).and_then(write).is_ok();
+            if !self.reserved {
+                // half of it would be no reserve; that it cannot be had is told by the commits that need it
+                let _ = self.disk.remove(&path);
+            }
+        }
+        self.reserved
+    }
+
+    /// Gives the reserve to whoever needs it now. Says whether there was one.
+    pub(super) fn release_reserve(&mut self) -> bool {
+        let released = self.reserved && self.disk.remove(&self.reserve_path()).is_ok();
+        self.reserved = false;
+        released
+    }
+
+    /// Deletes the oldest segments while nothing lives there, and empties them while the log is too large.
+    pub(super) fn give_space_back(&mut self, moved: &mut Vec<(Seq, Payload)>) -> Result<(), StoreError> {
+        while self.segments.len() > 1 {
+            let Some((&oldest, segment)) = self.segments.first_key_value() else { break };
+            if segment.live > 0 {
+                if self.total <= 2 * self.live + SLACK_BYTES {
+                    break;
+                }
+                self.move_out_of(oldest, moved)?;
+            }
+            // A power failure must not bring this one back after a later one, which holds its removals, has gone.
+            let deleted = self.disk.remove(&self.path(oldest)).and_then(|()| self.disk.sync_directory(&self.directory));
+            deleted.map_err(|error| self.fail(&error))?;
+            if let Some(segment) = self.segments.remove(&oldest) {
+                self.total -= segment.len;
+            }
+        }
+        Ok(())
+    }
+
+    fn move_out_of(&mut self, oldest: u64, moved: &mut Vec<(Seq, Payload)>) -> Result<(), StoreError> {
+        let Some(segment) = self.segments.get(&oldest) else { return Ok(()) };
+        let file = Arc::clone(&segment.file);
+        let mut living: Vec<_> = self.index.values().filter(|location| location.segment == oldest).copied().collect();
+        living.sort_unstable_by_key(|location| location.offset);
+        while !living.is_empty() {
+            let mut bytes = 0;
+            let group = living.iter().take_while(|location| {
+                let first = bytes == 0;
+                bytes += location.record.len();
+                first || bytes <= MOVED_TOGETHER
+            });
+            let group: Vec<Location> = living.drain(..group.count()).collect();
+            self.move_records(&file, &group, moved)?;
+        }
+        Ok(())
+    }
+
+    fn move_records(
+        &mut self,
+        file: &Arc<File>,
+        group: &[Location],
+        moved: &mut Vec<(Seq, Payload)>,
+    ) -> Result<(), StoreError> {
+        let mut wholes = Vec::with_capacity(group.len());
+        for Location { offset, record, .. } in group {
+            let whole = Payload::File { file: Arc::clone(file), offset: *offset, len: record.len() };
+            let whole = whole.read_all().map_err(|error| self.fail(&error))?;
+            let meta = whole.slice(RECORD_HEADER as usize..record.body_offset(0) as usize);
+            wholes.push((*record, meta, [whole.slice(record.body_offset(0) as usize..)]));
+        }
+        let records: Vec<_> = wholes.iter().map(|(record, meta, body)| (*record, &meta[..], &body[..])).collect();
+        let (number, offsets) = self.append(&records)?;
+        for ((location, (record, _, body)), offset) in group.iter().zip(wholes).zip(offsets) {
+            let body = self.place(number, offset, record, location.inline.then_some(&body[..]));
+            if !location.inline {
+                moved.push((record.seq, body));
+            }
+        }
+        Ok(())
+    }
+}
