@@ -35,6 +35,7 @@ const INLINE_BUDGET: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct LogStore {
     disk: Box<dyn Disk>,
+    segment_bytes: u64,
     directory: PathBuf,
     _lock: File,
     segments: BTreeMap<u64, Segment>,
@@ -75,7 +76,7 @@ impl LogStore {
     /// # Errors
     /// See [`OpenError`]. Nothing is changed in a directory that could not be opened.
     pub fn open(directory: &Path) -> Result<(Self, Vec<Recovered>), OpenError> {
-        Self::open_on(Box::new(SystemDisk), directory)
+        Self::open_on(Box::new(SystemDisk), directory, SEGMENT_BYTES)
     }
 
     /// The number that the next record is to have.
@@ -125,7 +126,7 @@ impl LogStore {
     /// The newest segment, with room for more: its number, its file, its salt and its length.
     fn newest(&mut self) -> io::Result<(u64, Arc<File>, u32, u64)> {
         if let Some((&number, segment)) = self.segments.last_key_value()
-            && (SEGMENT_HEADER..SEGMENT_BYTES).contains(&segment.len)
+            && (SEGMENT_HEADER..self.segment_bytes).contains(&segment.len)
         {
             return Ok((number, Arc::clone(&segment.file), segment.salt, segment.len));
         }

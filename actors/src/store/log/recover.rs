@@ -12,11 +12,15 @@ use crate::store::segment::{self, Found, FoundHeader, Kind, Reader, SEGMENT_HEAD
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
 
 impl LogStore {
-    /// [`LogStore::open`] on another disk than the system's.
+    /// [`LogStore::open`] on another disk than the system's, with segments of about `segment_bytes` bytes.
     ///
     /// # Errors
     /// As there.
-    pub fn open_on(disk: Box<dyn Disk>, directory: &Path) -> Result<(Self, Vec<Recovered>), OpenError> {
+    pub fn open_on(
+        disk: Box<dyn Disk>,
+        directory: &Path,
+        segment_bytes: u64,
+    ) -> Result<(Self, Vec<Recovered>), OpenError> {
         make_directory(&*disk, directory).map_err(OpenError::io(directory))?;
         let lock_path = directory.join("LOCK");
         let lock = File::create(&lock_path).map_err(OpenError::io(&lock_path))?;
@@ -26,6 +30,7 @@ impl LogStore {
         })?;
         let mut store = Self {
             disk,
+            segment_bytes,
             directory: directory.to_owned(),
             _lock: lock,
             segments: BTreeMap::new(),
@@ -56,6 +61,8 @@ impl LogStore {
             }
             self.recover_segment(number, at + 1 == numbers.len(), &mut records)?;
         }
+        // a kill may have come between a segment's first write and this
+        self.disk.sync_directory(&self.directory).map_err(OpenError::io(&self.directory))?;
         Ok(records.into_values().collect())
     }
 
@@ -77,8 +84,7 @@ impl LogStore {
             }
             FoundHeader::Bad(_) if newest && len <= SEGMENT_HEADER => {
                 // the crash came while the segment was begun
-                self.disk.remove(&path).map_err(OpenError::io(&path))?;
-                return self.disk.sync_directory(&self.directory).map_err(OpenError::io(&self.directory));
+                return self.disk.remove(&path).map_err(OpenError::io(&path));
             }
             FoundHeader::Bad(_) if len == 0 => {
                 log::warn!("{}: empty, so whoever runs this service has given up what was in it", path.display());

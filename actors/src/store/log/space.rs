@@ -8,10 +8,6 @@ use crate::payload::Payload;
 use crate::store::segment::RECORD_HEADER;
 use crate::store::{Seq, StoreError};
 
-/// How much the files may exceed twice what lives in them before the oldest segment is emptied: one segment. A larger
-/// share would waste disk, a smaller one would copy the same records again and again.
-const SLACK_BYTES: u64 = super::SEGMENT_BYTES;
-
 /// How many bytes of records are moved with one sync while space is given back.
 const MOVED_TOGETHER: u64 = 4 << 20;
 
@@ -53,7 +49,8 @@ impl LogStore {
         while self.segments.len() > 1 {
             let Some((&oldest, segment)) = self.segments.first_key_value() else { break };
             if segment.live > 0 {
-                if self.total <= 2 * self.live + SLACK_BYTES {
+                // A larger share than this would waste disk, a smaller one would copy the same records again and again.
+                if self.total <= 2 * self.live + self.segment_bytes {
                     break;
                 }
                 self.move_out_of(oldest, moved)?;

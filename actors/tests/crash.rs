@@ -1,0 +1,8 @@
+//! Nothing that a store has acknowledged is lost, whatever becomes of the process, the power and the disk.
+
+#[path = "crash/disk.rs"]
+mod disk;
+#[path = "crash/disk_errors.rs"]
+mod disk_errors;
+#[path = "crash/power_loss.rs"]
+mod power_loss;

@@ -1,0 +1,288 @@
+//! A disk that records what is asked of it, fails when it is told to, and can be asked what a power failure at any
+//! moment would have left.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use rand::Rng;
+use user_http_actors::store::disk::{Disk, SystemDisk};
+
+/// What a disk writes at once, or not at all.
+const SECTOR: usize = 512;
+
+/// Number of a file; a file of the same name that is made later has another.
+type FileId = usize;
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Create(String, FileId),
+    Write { file: FileId, offset: u64, bytes: Vec<u8> },
+    SetLen { file: FileId, len: u64 },
+    Sync(FileId),
+    Remove(String),
+    SyncDirectory,
+}
+
+/// Which operation fails, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    pub kind: FaultKind,
+    /// The number of the operation among those of its kind, from 1 on.
+    pub at: usize,
+    pub error: io::ErrorKind,
+    /// Whether every later operation of the kind fails too: the process is killed, or the disk stays full.
+    pub for_good: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    Any,
+    Write,
+    Sync,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: Vec<Event>,
+    by_inode: HashMap<u64, FileId>,
+    files: usize,
+    fault: Option<Fault>,
+    seen: usize,
+    hit: bool,
+}
+
+/// The disk. Its clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct RecordingDisk(Arc<Mutex<State>>);
+
+impl RecordingDisk {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().expect("no test has panicked inside")
+    }
+
+    /// Lets an operation fail, counted from now on; `None` makes the disk whole again.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        let mut state = self.state();
+        (state.fault, state.seen, state.hit) = (fault, 0, false);
+    }
+
+    /// Whether the operation that is to fail has come.
+    pub fn was_hit(&self) -> bool {
+        self.state().hit
+    }
+
+    /// How many operations have been recorded.
+    pub fn len(&self) -> usize {
+        self.state().events.len()
+    }
+
+    /// All of them.
+    pub fn events(&self) -> Vec<Event> {
+        self.state().events.clone()
+    }
+
+    fn check(&self, kind: FaultKind) -> io::Result<()> {
+        let mut state = self.state();
+        let Some(fault) = state.fault.filter(|fault| [kind, FaultKind::Any].contains(&fault.kind)) else {
+            return Ok(());
+        };
+        state.seen += 1;
+        if state.seen == fault.at || (state.hit && fault.for_good) {
+            state.hit = true;
+            return Err(fault.error.into());
+        }
+        Ok(())
+    }
+
+    fn file_id(&self, file: &File) -> FileId {
+        let inode = file.metadata().expect("metadata").ino();
+        self.state().by_inode[&inode]
+    }
+
+    fn record(&self, event: Event) {
+        self.state().events.push(event);
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned()
+}
+
+impl Disk for RecordingDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.check(FaultKind::Any)?;
+        // A truncated file would keep its inode, and another name is another file here.
+        let _ = fs::remove_file(path);
+        let file = SystemDisk.create(path)?;
+        let mut state = self.state();
+        let id = state.files;
+        state.files += 1;
+        state.by_inode.insert(file.metadata()?.ino(), id);
+        state.events.push(Event::Create(name(path), id));
+        Ok(file)
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Err(error) = self.check(FaultKind::Write) {
+            // a part of it has been written before
+            let part = &bytes[..bytes.len() / 2];
+            if !part.is_empty() && self.check(FaultKind::Any).is_ok() {
+                SystemDisk.write(file, part, offset)?;
+                self.record(Event::Write { file: self.file_id(file), offset, bytes: part.to_vec() });
+            }
+            return Err(error);
+        }
+        SystemDisk.write(file, bytes, offset)?;
+        self.record(Event::Write { file: self.file_id(file), offset, bytes: bytes.to_vec() });
+        Ok(())
+    }
+
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        self.check(FaultKind::Any)?;
+        SystemDisk.set_len(file, len)?;
+        self.record(Event::SetLen { file: self.file_id(file), len });
+        Ok(())
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.check(FaultKind::Sync)?;
+        self.record(Event::Sync(self.file_id(file)));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.check(FaultKind::Any)?;
+        SystemDisk.remove(path)?;
+        self.record(Event::Remove(name(path)));
+        Ok(())
+    }
+
+    fn sync_directory(&self, _: &Path) -> io::Result<()> {
+        self.check(FaultKind::Sync)?;
+        self.record(Event::SyncDirectory);
+        Ok(())
+    }
+}
+
+/// A disk that is never waited for.
+#[derive(Debug)]
+pub struct UnsyncedDisk;
+
+impl Disk for UnsyncedDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        SystemDisk.create(path)
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        SystemDisk.write(file, bytes, offset)
+    }
+
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        SystemDisk.set_len(file, len)
+    }
+
+    fn sync(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove(path)
+    }
+
+    fn sync_directory(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How much of what was not synced a power failure leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsynced {
+    Nothing,
+    Some,
+}
+
+/// Makes `directory` what it would be after a power failure right after the first `count` events.
+pub fn rebuild(events: &[Event], unsynced: Unsynced, random: &mut impl Rng, directory: &Path) {
+    let others: BTreeSet<FileId> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Create(name, file) if !name.ends_with(".log") => Some(*file),
+            _ => None,
+        })
+        .collect();
+    let mut contents: BTreeMap<FileId, Vec<u8>> = BTreeMap::new();
+    let mut pending: BTreeMap<FileId, Vec<&Event>> = BTreeMap::new();
+    let mut names: BTreeMap<&str, FileId> = BTreeMap::new();
+    let mut pending_names: Vec<&Event> = Vec::new();
+    for event in events {
+        match event {
+            // what a log keeps beside its segments has no content that matters
+            Event::Write { file, .. } if others.contains(file) => {}
+            Event::Create(..) | Event::Remove(_) => pending_names.push(event),
+            Event::SyncDirectory => pending_names.drain(..).for_each(|event| rename(&mut names, event)),
+            Event::Write { file, .. } | Event::SetLen { file, .. } => pending.entry(*file).or_default().push(event),
+            Event::Sync(file) => {
+                let content = contents.entry(*file).or_default();
+                for event in pending.remove(file).unwrap_or_default() {
+                    change(content, event, &mut |_| true);
+                }
+            }
+        }
+    }
+    let mut survives = |_: usize| match unsynced {
+        Unsynced::Nothing => false,
+        Unsynced::Some => random.random_bool(0.5),
+    };
+    for event in pending_names {
+        if survives(0) {
+            rename(&mut names, event);
+        }
+    }
+    for (file, events) in pending {
+        let content = contents.entry(file).or_default();
+        for event in events {
+            change(content, event, &mut survives);
+        }
+    }
+    let kept: BTreeSet<FileId> = names.values().copied().collect();
+    contents.retain(|file, _| kept.contains(file));
+    for (name, file) in names {
+        fs::write(directory.join(name), contents.get(&file).map_or(&[][..], Vec::as_slice)).expect("writable");
+    }
+}
+
+fn rename<'a>(names: &mut BTreeMap<&'a str, FileId>, event: &'a Event) {
+    match event {
+        Event::Create(name, file) => drop(names.insert(name, *file)),
+        Event::Remove(name) => drop(names.remove(name.as_str())),
+        _ => unreachable!("{event:?} names no file"),
+    }
+}
+
+/// Applies a change as far as it survives, sector by sector.
+fn change(content: &mut Vec<u8>, event: &Event, survives: &mut impl FnMut(usize) -> bool) {
+    match event {
+        Event::Write { offset, bytes, .. } => {
+            let mut at = 0;
+            while at < bytes.len() {
+                let place = *offset as usize + at;
+                let len = (SECTOR - place % SECTOR).min(bytes.len() - at);
+                if survives(place) {
+                    content.resize(content.len().max(place + len), 0);
+                    content[place..place + len].copy_from_slice(&bytes[at..at + len]);
+                }
+                at += len;
+            }
+        }
+        Event::SetLen { len, .. } => {
+            if survives(0) {
+                content.resize(*len as usize, 0);
+            }
+        }
+        _ => unreachable!("{event:?} changes no content"),
+    }
+}

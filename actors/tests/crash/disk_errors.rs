@@ -1,0 +1,150 @@
+//! An error at the n-th write and at the n-th sync, for every n: what was acknowledged is there, and nothing else is
+//! acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::thread;
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use futures::future::join_all;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use user_http_actors::store::log::LogStore;
+use user_http_actors::store::{OpenError, Seq, StoreError, StoreHandle};
+
+use crate::disk::{Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
+use crate::power_loss::SEGMENT_BYTES;
+
+#[derive(Debug, Default)]
+struct Outcome {
+    /// Acknowledged and not removed.
+    kept: BTreeMap<Seq, Vec<u8>>,
+    /// Removed, soon.
+    removed: BTreeSet<Seq>,
+    /// Bodies that were refused.
+    refused: BTreeSet<Vec<u8>>,
+    no_space: usize,
+    failed: usize,
+    acknowledged_after_failure: usize,
+}
+
+/// Puts and removes through the store's thread, some at a time.
+fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
+    let mut outcome = Outcome::default();
+    let opened = LogStore::open_on(Box::new(disk.clone()), directory, SEGMENT_BYTES);
+    let Ok((store, _)) = opened else { return outcome };
+    let next_seq = store.next_seq();
+    let handle = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
+    for round in 0..40_u8 {
+        let bodies: Vec<Vec<u8>> =
+            (0..3).map(|at| vec![round.wrapping_mul(3) + at; 500 + 40 * usize::from(round)]).collect();
+        let puts = bodies.iter().map(|body| {
+            let (head, tail) = body.split_at(100);
+            handle.put(Bytes::from_static(b"meta"), vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)])
+        });
+        let answers = block_on(join_all(puts));
+        for (body, answer) in bodies.into_iter().zip(answers) {
+            match answer {
+                Ok((seq, payload)) => {
+                    assert_eq!(payload.read_all().expect("readable"), body);
+                    outcome.acknowledged_after_failure += usize::from(outcome.failed > 0);
+                    outcome.kept.insert(seq, body);
+                }
+                Err(error) => {
+                    outcome.refused.insert(body);
+                    match error {
+                        StoreError::NoSpace(_) => outcome.no_space += 1,
+                        StoreError::Failed(_) => outcome.failed += 1,
+                    }
+                }
+            }
+        }
+        while outcome.kept.len() > 6 {
+            let (seq, _) = outcome.kept.pop_first().expect("there are some");
+            outcome.removed.insert(seq);
+            handle.remove(seq);
+        }
+        block_on(handle.flush());
+    }
+    outcome
+}
+
+fn check(outcome: &Outcome, directory: &Path, faulty: bool, what: &str) {
+    let recovered = loop {
+        match LogStore::open_on(Box::new(UnsyncedDisk), directory, SEGMENT_BYTES) {
+            Ok((_, recovered)) => break recovered,
+            // its thread is about to end
+            Err(OpenError::InUse(_)) => thread::yield_now(),
+            Err(error) => panic!("{what}: the store does not open: {error}"),
+        }
+    };
+    let found: BTreeMap<Seq, Vec<u8>> =
+        recovered.iter().map(|record| (record.seq, record.body.read_all().expect("readable").to_vec())).collect();
+    for (seq, body) in &outcome.kept {
+        assert!(found.get(seq) == Some(body), "{what}: record {seq} was acknowledged, and is lost or other");
+    }
+    for (seq, body) in &found {
+        let refused = outcome.refused.contains(body);
+        assert!(!refused, "{what}: record {seq} was refused, and is there");
+        // a removal that could not be written is forgotten with the process
+        let known = outcome.kept.contains_key(seq) || (faulty && outcome.removed.contains(seq));
+        assert!(known, "{what}: record {seq} was removed, and is there");
+    }
+}
+
+/// Lets operation 1, 2, 3 … of a kind fail until there are no more of them. Returns how many there were.
+fn fails_at_every(kind: FaultKind, error: ErrorKind, for_good: bool, judge: impl Fn(&Outcome, &str)) -> usize {
+    for at in 1.. {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = RecordingDisk::default();
+        disk.set_fault(Some(Fault { kind, at, error, for_good }));
+        let outcome = scenario(&disk, directory.path());
+        if !disk.was_hit() {
+            assert_eq!((outcome.no_space, outcome.failed), (0, 0));
+            check(&outcome, directory.path(), false, "without a fault");
+            return at - 1;
+        }
+        let what = format!("{kind:?} {at} fails with {error:?}");
+        judge(&outcome, &what);
+        check(&outcome, directory.path(), true, &what);
+        // and should the power fail too
+        let image = tempfile::tempdir().expect("a directory");
+        rebuild(&disk.events(), Unsynced::Nothing, &mut StdRng::seed_from_u64(1), image.path());
+        check(&outcome, image.path(), true, &format!("{what}, then the power"));
+    }
+    unreachable!("the scenario ends")
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_acknowledged_is_lost() {
+    let syncs = fails_at_every(FaultKind::Sync, ErrorKind::Other, false, |outcome, what| {
+        assert_eq!(outcome.acknowledged_after_failure, 0, "{what}");
+    });
+    assert!(syncs > 40, "{syncs} syncs");
+}
+
+#[test]
+fn after_a_failed_write_nothing_acknowledged_is_lost() {
+    let writes = fails_at_every(FaultKind::Write, ErrorKind::Other, false, |outcome, what| {
+        assert_eq!(outcome.acknowledged_after_failure, 0, "{what}");
+    });
+    assert!(writes > 40, "{writes} writes");
+}
+
+#[test]
+fn a_write_without_space_is_refused_and_the_next_one_succeeds() {
+    let writes = fails_at_every(FaultKind::Write, ErrorKind::StorageFull, false, |outcome, what| {
+        assert_eq!(outcome.failed, 0, "{what}");
+        assert!(outcome.no_space <= 3, "{what}: {} refused", outcome.no_space);
+    });
+    assert!(writes > 40, "{writes} writes");
+}
+
+#[test]
+fn a_disk_that_stays_full_refuses_and_loses_nothing() {
+    fails_at_every(FaultKind::Write, ErrorKind::StorageFull, true, |outcome, what| {
+        assert_eq!(outcome.failed, 0, "{what}");
+    });
+}

@@ -1,0 +1,138 @@
+//! Power failures at every moment: the directory is rebuilt from what was synced and some of what was not, and opened.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use user_http_actors::store::log::LogStore;
+use user_http_actors::store::{Change, Recovered, Seq, Store};
+
+use crate::disk::{Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
+
+/// So small that a campaign of some hundred commits begins, empties and deletes many segments.
+pub const SEGMENT_BYTES: u64 = 8 << 10;
+
+fn body(record: &Recovered) -> Vec<u8> {
+    record.body.read_all().expect("readable").to_vec()
+}
+
+/// What a store has to hold at a moment.
+#[derive(Clone, Debug, Default)]
+struct Expected {
+    /// Everything that was acknowledged and not removed.
+    kept: BTreeMap<Seq, Vec<u8>>,
+    /// Put or removed by the commit that has no answer yet: there, or not.
+    uncertain: BTreeMap<Seq, Vec<u8>>,
+}
+
+impl Expected {
+    fn check(&self, directory: &Path, what: &str) {
+        let (_, recovered) = LogStore::open_on(Box::new(UnsyncedDisk), directory, SEGMENT_BYTES)
+            .unwrap_or_else(|error| panic!("{what}: the store does not open: {error}"));
+        let found: BTreeMap<Seq, Vec<u8>> = recovered.iter().map(|record| (record.seq, body(record))).collect();
+        for (seq, body) in &self.kept {
+            assert!(found.get(seq) == Some(body), "{what}: record {seq} was acknowledged, and is lost or other");
+        }
+        for (seq, body) in &found {
+            let known = self.kept.get(seq).or_else(|| self.uncertain.get(seq));
+            assert!(known == Some(body), "{what}: record {seq} was removed or never put, and is there");
+        }
+    }
+}
+
+/// Random commits, now and then with a kill in the middle; what is expected after each number of operations.
+fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<(usize, Expected)> {
+    let open = || LogStore::open_on(Box::new(disk.clone()), directory, SEGMENT_BYTES).expect("the store opens");
+    let (mut store, _) = open();
+    let mut expected = Expected::default();
+    let mut history = Vec::new();
+    let mut next_seq = 1;
+    for _ in 0..150 {
+        let mut changes = Vec::new();
+        let (mut kept, mut uncertain) = (expected.kept.clone(), BTreeMap::new());
+        for _ in 0..random.random_range(0..4) {
+            let len = [40, 700, 3_000, 70_000][random.random_range(0..100_usize).min(60) / 20];
+            let body: Vec<u8> = (0..random.random_range(0..len)).map(|_| random.random()).collect();
+            let parts =
+                vec![Bytes::copy_from_slice(&body[..body.len() / 3]), Bytes::copy_from_slice(&body[body.len() / 3..])];
+            changes.push(Change::Put { seq: next_seq, meta: Bytes::from_static(b"meta"), body: parts });
+            kept.insert(next_seq, body.clone());
+            uncertain.insert(next_seq, body);
+            next_seq += 1;
+        }
+        for _ in 0..random.random_range(0..5) {
+            // mostly the oldest, as a queue does
+            let at = if random.random_bool(0.8) { 0 } else { random.random_range(0..expected.kept.len().max(1)) };
+            if let Some((&seq, body)) = expected.kept.iter().nth(at) {
+                changes.push(Change::Remove(seq));
+                kept.remove(&seq);
+                uncertain.insert(seq, body.clone());
+                expected.kept.remove(&seq);
+            }
+        }
+        expected.uncertain = uncertain;
+        history.push((disk.len(), expected.clone()));
+        let killed = random.random_bool(0.1);
+        if killed {
+            let at = random.random_range(1..6);
+            disk.set_fault(Some(Fault { kind: FaultKind::Any, at, error: ErrorKind::Interrupted, for_good: true }));
+        }
+        let committed = store.commit(&changes);
+        disk.set_fault(None);
+        if committed.is_ok() {
+            expected = Expected { kept, uncertain: BTreeMap::new() };
+            history.push((disk.len(), expected.clone()));
+        }
+        if killed {
+            drop(store);
+            let found;
+            (store, found) = open();
+            if committed.is_err() {
+                // whatever of it is found now is durable from now on
+                let kept = found.iter().map(|record| (record.seq, body(record))).collect();
+                expected = Expected { kept, uncertain: BTreeMap::new() };
+                history.push((disk.len(), expected.clone()));
+            }
+        }
+    }
+    history
+}
+
+fn loses_nothing(seed: u64) -> usize {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut random = StdRng::seed_from_u64(seed);
+    let disk = RecordingDisk::default();
+    let history = campaign(&disk, directory.path(), &mut random);
+    let events = disk.events();
+    let mut images = 0;
+    for count in 0..=events.len() {
+        let expected = match history.partition_point(|(at, _)| *at <= count) {
+            0 => Expected::default(),
+            at => history[at - 1].1.clone(),
+        };
+        for unsynced in [Unsynced::Nothing, Unsynced::Some] {
+            let image = tempfile::tempdir().expect("a directory");
+            rebuild(&events[..count], unsynced, &mut random, image.path());
+            let what = format!("seed {seed}, {count} of {} operations, {unsynced:?} unsynced", events.len());
+            expected.check(image.path(), &what);
+            images += 1;
+        }
+    }
+    images
+}
+
+#[test]
+fn a_power_failure_at_any_moment_loses_nothing_that_was_acknowledged() {
+    let wanted = std::env::var("TEST_IMAGES").map_or(1_000, |count| count.parse().expect("a number"));
+    let mut images = 0;
+    for seed in 1.. {
+        images += loses_nothing(seed);
+        if images >= wanted {
+            println!("{images} images from {seed} campaigns");
+            return;
+        }
+    }
+}
