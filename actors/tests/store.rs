@@ -146,6 +146,73 @@ fn damage_that_no_crash_explains_is_refused_and_names_the_file() {
 }
 
 #[test]
+fn damage_before_a_later_commit_is_refused_in_the_newest_segment_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    let mut ends = Vec::new();
+    for seq in 1..=3 {
+        store.commit(&[put(seq, "meta", &pattern(seq, 200)), put(seq + 10, "meta", b"second")]).expect("room");
+        ends.push(fs::metadata(&segments(directory.path())[0]).expect("a segment").len());
+    }
+    drop(store);
+    let path = segments(directory.path()).remove(0);
+    let whole = fs::read(&path).expect("a segment");
+    // every byte of the second commit of three
+    for at in ends[0]..ends[1] {
+        let mut damaged = whole.clone();
+        damaged[at as usize] ^= 0x10;
+        fs::write(&path, &damaged).expect("writable");
+        let error = LogStore::open(directory.path()).expect_err("the damage is seen").to_string();
+        assert!(error.contains(&path.display().to_string()) && error.contains("truncate -s 0"), "{at}: {error}");
+        assert_eq!(fs::read(&path).expect("a segment"), damaged, "nothing is changed");
+    }
+    // the last commit may be torn: nothing says that it was ever synced
+    let mut torn = whole.clone();
+    torn[ends[1] as usize + 5] ^= 0x10;
+    fs::write(&path, &torn).expect("writable");
+    assert_eq!(reopened(directory.path()).keys().copied().collect::<Vec<_>>(), [1, 2, 11, 12]);
+}
+
+#[test]
+fn a_body_that_looks_like_a_log_does_not_make_a_torn_tail_look_like_damage() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    store.commit(&[put(1, "meta", b"first")]).expect("room");
+    let path = segments(directory.path()).remove(0);
+    let kept = fs::metadata(&path).expect("a segment").len();
+    // what another log's file holds, sent as a message
+    let other = tempfile::tempdir().expect("a directory");
+    open(other.path()).0.commit(&[put(7, "meta", b"second")]).expect("room");
+    let body = fs::read(&segments(other.path())[0]).expect("a segment");
+    store.commit(&[put(2, "meta", &body)]).expect("room");
+    drop(store);
+    let mut torn = fs::read(&path).expect("a segment");
+    torn[kept as usize + 9] ^= 1;
+    fs::write(&path, &torn).expect("writable");
+    assert_eq!(reopened(directory.path()).keys().copied().collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_missing_segment_is_refused_and_an_empty_one_in_its_place_gives_up_what_was_in_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    for seq in 1..=60 {
+        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))]).expect("room");
+    }
+    drop(store);
+    let missing = segments(directory.path()).remove(1);
+    fs::remove_file(&missing).expect("deletable");
+    let error = LogStore::open(directory.path()).expect_err("the gap is seen").to_string();
+    assert!(error.contains(&format!("{} is missing", missing.display())), "{error}");
+    fs::write(&missing, b"").expect("writable");
+    let found: Vec<Seq> = reopened(directory.path()).into_keys().collect();
+    assert!(found.contains(&1) && found.contains(&60) && found.len() < 60, "{found:?}");
+    let (mut store, _) = open(directory.path());
+    store.commit(&found.iter().map(|&seq| Change::Remove(seq)).collect::<Vec<_>>()).expect("room");
+    assert!(!missing.exists(), "it is given back like any other");
+}
+
+#[test]
 fn a_newer_format_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let oldest = two_segments(directory.path());
