@@ -9,6 +9,7 @@ use crate::http::error::Failure;
 mod api;
 mod delivery;
 mod error;
+mod parked;
 mod range;
 mod request;
 mod user_manager;
@@ -72,6 +73,9 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
                 Method::DELETE,
                 web::route().to(user_manager::delete_message),
             ))
+            .service(resource("/UserManager/Parked", Method::GET, web::route().to(parked::list)))
+            .service(resource("/UserManager/Parked/{id}", Method::DELETE, web::route().to(parked::delete)))
+            .service(resource("/UserManager/Parked/{id}/Publish", Method::POST, web::route().to(parked::publish)))
             .service(resource("/healthz", Method::GET, web::route().to(api::healthz)))
             .service(resource("/readyz", Method::GET, web::route().to(api::readyz)));
     }

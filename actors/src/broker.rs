@@ -3,6 +3,8 @@
 pub mod amqp;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::codec::Format;
@@ -41,6 +43,12 @@ pub enum PublisherEvent {
     /// The broker has blocked the connection (`connection.blocked`) or opened it again. Every connection starts open,
     /// even at a broker that is short of memory or disk: it blocks only who publishes.
     Blocked(bool),
+    /// The broker has closed the channel over one of the publications without an outcome, which it will never take, and
+    /// does not say over which. `Disconnected` follows.
+    Suspected {
+        /// What the broker has said.
+        reason: String,
+    },
     /// What became of one publication of the current epoch; exactly one for each, unless `Disconnected` comes first.
     Outcome {
         /// The publication's number.
@@ -77,10 +85,29 @@ pub struct Delivery {
     pub body: Bytes,
     /// [`Format::Pickle`] where the header `DATA_FORMAT` is `BYTES`.
     pub format: Format,
-    /// Whether the broker says that it has delivered this one before.
+    /// Tells it from others.
+    pub fingerprint: Fingerprint,
+    /// Whether the broker says that it may have delivered this one before.
     pub redelivered: bool,
     /// Settles it.
     pub settler: Settler,
+}
+
+/// The first half of a SHA-256 of a message and its `message-id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fingerprint(u64, u64);
+
+impl Fingerprint {
+    /// The fingerprint of a message with this body and this `message-id`, if it has one.
+    pub fn new(body: &[u8], message_id: Option<&str>) -> Self {
+        let mut hash = Sha256::new_with_prefix(message_id.unwrap_or_default());
+        // no text has this byte
+        hash.update([0xff]);
+        hash.update(body);
+        let hash = hash.finalize();
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
+        Self(number(&hash[..8]), number(&hash[8..16]))
+    }
 }
 
 /// How a delivery is settled.

@@ -1,22 +1,26 @@
 //! `BufferActor`: owns the buffer map. Messages are added, lent for delivery, and removed once delivered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use actix::prelude::*;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::broker::Fingerprint;
 use crate::codec::BlendHole;
 use crate::error::Error;
 use crate::messages::{
-    AddBufferMsg, BufferMsgView, BufferState, BufferUuid, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg,
+    AddBufferMsg, BrokerDelivery, BufferMsgView, BufferState, BufferUuid, Drain, GetBufferState, LeaseBufferMsg,
+    PeekBufferMsg,
 };
 use crate::payload::Payload;
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, now_ms};
+use crate::store::{NO_RECORD, Recovered, Seq, StoreError, StoreEvent, StoreHandle, now_ms};
 
+mod gone;
 mod lease;
 
+use gone::Gone;
 pub use lease::{BufferLease, LeasedBufferMsg};
 use lease::{Settle, Settled};
 
@@ -32,6 +36,9 @@ pub struct BufferActor {
     messages: HashMap<BufferUuid, Held>,
     /// The same messages by age.
     by_age: BTreeMap<Seq, BufferUuid>,
+    /// Those among them that a broker has brought.
+    from_broker: HashSet<Fingerprint>,
+    gone: Gone,
     bytes: u64,
     /// Bytes of messages on their way to the store.
     reserved: u64,
@@ -51,6 +58,7 @@ struct Held {
     payload: Payload,
     blend: Option<Box<BlendHole>>,
     stored_at_ms: u64,
+    fingerprint: Option<Fingerprint>,
     lease: Option<Lease>,
 }
 
@@ -64,6 +72,14 @@ struct LeaseInner {
     waiting: Vec<LeaseReply>,
 }
 
+/// What a record is beside its body.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum RecordMeta {
+    Message(Meta),
+    Gone { gone: Fingerprint, gone_at_ms: u64 },
+}
+
 /// What is kept of a message beside its body.
 #[derive(Serialize, Deserialize)]
 struct Meta {
@@ -73,6 +89,8 @@ struct Meta {
     blend_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blend_path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<Fingerprint>,
 }
 
 impl BufferActor {
@@ -85,6 +103,8 @@ impl BufferActor {
         let mut actor = Self {
             messages: HashMap::new(),
             by_age: BTreeMap::new(),
+            from_broker: HashSet::new(),
+            gone: Gone::default(),
             bytes: 0,
             reserved: 0,
             max_bytes,
@@ -97,36 +117,76 @@ impl BufferActor {
             expired_total: 0,
         };
         for record in recovered {
-            let meta: Meta = serde_json::from_slice(&record.meta).map_err(|_| record.seq)?;
-            let blend = meta.blend_at.map(|offset| Box::new(BlendHole { offset, path: meta.blend_path }));
-            let held =
-                Held { seq: record.seq, payload: record.body, blend, stored_at_ms: meta.stored_at_ms, lease: None };
-            actor.hold(meta.uuid, held);
+            let meta = match serde_json::from_slice(&record.meta).map_err(|_| record.seq)? {
+                RecordMeta::Message(meta) => meta,
+                RecordMeta::Gone { gone, gone_at_ms } => {
+                    actor.gone.add(gone_at_ms, gone, record.seq);
+                    continue;
+                }
+            };
+            let held = Held {
+                seq: record.seq,
+                payload: record.body,
+                blend: meta.blend_at.map(|offset| Box::new(BlendHole { offset, path: meta.blend_path })),
+                stored_at_ms: meta.stored_at_ms,
+                fingerprint: meta.fingerprint,
+                lease: None,
+            };
+            actor.hold(meta.uuid, held, None);
         }
         Ok(actor)
     }
 
     /// Puts a message into the map, in place of an older one of that name. Returns who waits for the older one.
-    fn hold(&mut self, uuid: BufferUuid, held: Held) -> Vec<LeaseReply> {
+    fn hold(&mut self, uuid: BufferUuid, held: Held, ctx: Option<&mut Context<Self>>) -> Vec<LeaseReply> {
         if self.messages.get(&uuid).is_some_and(|other| other.seq > held.seq) {
             // two of one name were stored together, and the later one has come here first
             self.store.remove(held.seq);
             return Vec::new();
         }
-        let waiting = self.remove(&uuid);
+        let waiting = self.remove(&uuid, ctx);
         self.bytes += held.payload.len();
+        self.from_broker.extend(held.fingerprint);
         self.by_age.insert(held.seq, uuid.clone());
         self.messages.insert(uuid, held);
         waiting
     }
 
-    /// Forgets a message. Returns who waits for it.
-    fn remove(&mut self, uuid: &BufferUuid) -> Vec<LeaseReply> {
+    /// Forgets a message, but for its fingerprint. Returns who waits for it.
+    fn remove(&mut self, uuid: &BufferUuid, ctx: Option<&mut Context<Self>>) -> Vec<LeaseReply> {
         let Some(held) = self.messages.remove(uuid) else { return Vec::new() };
         self.by_age.remove(&held.seq);
         self.bytes -= held.payload.len();
+        if let Some(fingerprint) = held.fingerprint {
+            self.from_broker.remove(&fingerprint);
+            // while a store is read there is no context, and what is replaced was replaced before
+            if let Some(ctx) = ctx {
+                self.remember(fingerprint, ctx);
+            }
+        }
         self.store.remove(held.seq);
         self.end_lease(held.lease)
+    }
+
+    /// Keeps in mind, durably, that a message of this fingerprint has gone.
+    fn remember(&mut self, fingerprint: Fingerprint, ctx: &mut Context<Self>) {
+        let gone_at_ms = now_ms();
+        let meta = RecordMeta::Gone { gone: fingerprint, gone_at_ms };
+        let put = self.store.put(serde_json::to_vec(&meta).unwrap_or_default().into(), Vec::new());
+        self.gone.announce(fingerprint);
+        ctx.spawn(put.into_actor(self).map(move |outcome, actor, _| {
+            // without room for that it is known until the next restart
+            let record = outcome.map_or(NO_RECORD, |(seq, _)| seq);
+            actor.gone.add(gone_at_ms, fingerprint, record);
+        }));
+    }
+
+    /// Whether a broker has brought this before, as far as is remembered.
+    fn has_come(&self, delivery: Option<BrokerDelivery>) -> bool {
+        let redelivered = delivery.filter(|delivery| delivery.redelivered);
+        redelivered.is_some_and(|BrokerDelivery { fingerprint, .. }| {
+            self.from_broker.contains(&fingerprint) || self.gone.contains(&fingerprint)
+        })
     }
 
     fn end_lease(&mut self, lease: Option<Lease>) -> Vec<LeaseReply> {
@@ -190,14 +250,17 @@ impl BufferActor {
     }
 
     /// Forgets what was not fetched in time; what is being delivered stays until that is over.
-    fn expire(&mut self) {
+    fn expire(&mut self, ctx: &mut Context<Self>) {
+        for record in self.gone.forget_old(now_ms()) {
+            self.store.remove(record);
+        }
         let old = self.by_age.values().map_while(|uuid| {
             let held = self.messages.get(uuid)?;
             self.is_expired(held).then_some((uuid, held.lease.is_some()))
         });
         let expired: Vec<BufferUuid> = old.filter(|(_, leased)| !leased).map(|(uuid, _)| uuid.clone()).collect();
         for uuid in expired {
-            self.remove(&uuid);
+            self.remove(&uuid, Some(ctx));
             self.expired_total += 1;
             log::info!("message {uuid:?} has expired: nobody fetched it");
         }
@@ -208,36 +271,48 @@ impl Actor for BufferActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(EXPIRY_INTERVAL, |actor, _| actor.expire());
+        ctx.run_interval(EXPIRY_INTERVAL, |actor, ctx| actor.expire(ctx));
     }
 }
 
 impl Handler<AddBufferMsg> for BufferActor {
     type Result = ResponseActFuture<Self, Result<(), Error>>;
 
-    fn handle(&mut self, AddBufferMsg { buffer_uuid, message }: AddBufferMsg, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: AddBufferMsg, _: &mut Self::Context) -> Self::Result {
+        let AddBufferMsg { buffer_uuid, message, delivery } = message;
+        if self.has_come(delivery) {
+            log::info!("message {buffer_uuid:?} is delivered again by the broker, and is not buffered again");
+            return Box::pin(fut::ready(Ok(())));
+        }
         let size = message.pickle.iter().map(|part| part.len() as u64).sum();
         let admitted = if self.draining { Err(Error::Stopping) } else { self.reserve(&buffer_uuid, size) };
         if let Err(error) = admitted {
             return Box::pin(fut::ready(Err(error)));
         }
         let stored_at_ms = now_ms();
+        let fingerprint = delivery.map(|delivery| delivery.fingerprint);
         let meta = Meta {
-            uuid: buffer_uuid,
+            fingerprint,
+            uuid: buffer_uuid.clone(),
             stored_at_ms,
             blend_at: message.blend.as_ref().map(|blend| blend.offset),
             blend_path: message.blend.as_ref().and_then(|blend| blend.path.clone()),
         };
         // strings and numbers always have a JSON form
-        let encoded = serde_json::to_vec(&meta).unwrap_or_default();
+        let encoded = serde_json::to_vec(&RecordMeta::Message(meta)).unwrap_or_default();
         let put = self.store.put(encoded.into(), message.pickle);
         Box::pin(put.into_actor(self).map(move |outcome, actor, ctx| {
             actor.reserved -= size;
             let (seq, payload) = outcome?;
+            if actor.has_come(delivery) {
+                // the first delivery was on its way to the store when this one came
+                actor.store.remove(seq);
+                return Ok(());
+            }
             let blend = message.blend.map(Box::new);
-            let held = Held { seq, payload, blend, stored_at_ms, lease: None };
-            let waiting = actor.hold(meta.uuid.clone(), held);
-            actor.lease_to_waiting(&meta.uuid, waiting, &ctx.address());
+            let held = Held { seq, payload, blend, stored_at_ms, fingerprint, lease: None };
+            let waiting = actor.hold(buffer_uuid.clone(), held, Some(ctx));
+            actor.lease_to_waiting(&buffer_uuid, waiting, &ctx.address());
             Ok(())
         }))
     }
@@ -276,7 +351,7 @@ impl Handler<Settle> for BufferActor {
             }
             Settled::Delivered => {
                 self.delivered_total += 1;
-                self.remove(&uuid)
+                self.remove(&uuid, Some(ctx))
             }
             Settled::Released => {
                 let lease = held.lease.take();

@@ -12,7 +12,7 @@ use crate::buffer::BufferActor;
 use crate::decoder::Decoder;
 use crate::error::{Error, ErrorKind};
 use crate::handle::decode_communication_interface_message;
-use crate::messages::{AddBufferMsg, ConsumerState, Drain, GetConsumerState};
+use crate::messages::{AddBufferMsg, BrokerDelivery, ConsumerState, Drain, GetConsumerState};
 
 /// How many deliveries the broker hands over before the first is settled: enough that a group of them shares one
 /// sync of the store, few enough that the largest bodies do not fill the memory. The broker keeps the rest.
@@ -77,7 +77,11 @@ impl CommunicationInterfaceConsumer {
         self.decoding = true;
         let decoder = self.decoder.clone();
         let (format, body) = (delivery.format, delivery.body.clone());
-        let decoded = async move { decode_communication_interface_message(&decoder, format, body).await };
+        let from = BrokerDelivery { fingerprint: delivery.fingerprint, redelivered: delivery.redelivered };
+        let decoded = async move {
+            let message = decode_communication_interface_message(&decoder, format, body).await?;
+            Ok(AddBufferMsg { delivery: Some(from), ..message })
+        };
         ctx.spawn(decoded.into_actor(self).map(move |message, actor, ctx| {
             actor.decoding = false;
             match message {

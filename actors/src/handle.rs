@@ -61,5 +61,5 @@ pub async fn decode_communication_interface_message(
     body: Bytes,
 ) -> Result<AddBufferMsg, Error> {
     let message = decode(decoder, format, body, codec::decode_communication_interface_message).await?;
-    Ok(AddBufferMsg { buffer_uuid: message.buffer_uuid.into(), message: message.message })
+    Ok(AddBufferMsg { buffer_uuid: message.buffer_uuid.into(), message: message.message, delivery: None })
 }

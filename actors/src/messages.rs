@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::broker::Fingerprint;
 use crate::buffer::LeasedBufferMsg;
-use crate::codec::{BlendHole, BufferMsg, Format, OutgoingMessage};
+use crate::codec::{BlendHole, BufferMsg, Format, ForwardedType, OutgoingMessage};
 use crate::error::Error;
 use crate::payload::Payload;
 use crate::publisher::NextMessage;
@@ -61,6 +62,18 @@ pub struct AddBufferMsg {
     pub buffer_uuid: BufferUuid,
     /// The message.
     pub message: BufferMsg,
+    /// Where it comes from a broker, which may deliver it again after it was acknowledged.
+    pub delivery: Option<BrokerDelivery>,
+}
+
+/// Tells one delivery of a broker from others.
+#[derive(Clone, Copy, Debug)]
+pub struct BrokerDelivery {
+    /// What is delivered.
+    pub fingerprint: Fingerprint,
+    /// Whether the broker says that it may have delivered it before. Then it is not buffered again where a message of this
+    /// fingerprint is held, or has gone within the last hour.
+    pub redelivered: bool,
 }
 
 /// To [`BufferActor`](crate::BufferActor): let me deliver this message; nobody else may until the lease ends.
@@ -149,11 +162,55 @@ pub struct TakeNextMessage {
 #[rtype(result = "()")]
 pub struct StopLending;
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): this message is done with; forget it.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): this message is done with; forget it. The reply
+/// comes when that is on stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct DeleteMessage {
     /// The `Message-Id` that it was delivered with.
+    pub message_id: Uuid,
+}
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): which messages has the broker refused for good?
+#[derive(Debug, Message)]
+#[rtype(result = "ParkedMessages")]
+pub struct GetParkedMessages;
+
+/// The messages that are parked, oldest first.
+#[derive(Clone, Debug, MessageResponse)]
+pub struct ParkedMessages(pub Vec<ParkedMessage>);
+
+/// A message that the broker has refused for good: it is kept until somebody has it published again, or deletes it.
+#[derive(Clone, Debug)]
+pub struct ParkedMessage {
+    /// The id that it is published with.
+    pub message_id: Uuid,
+    /// Who has sent it.
+    pub user_id: String,
+    /// What it is.
+    pub kind: ForwardedType,
+    /// How long its body is, in bytes.
+    pub size: u64,
+    /// What the broker has said.
+    pub reason: String,
+    /// When, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): send this parked message after all.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct PublishParkedMessage {
+    /// Its id.
+    pub message_id: Uuid,
+}
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): forget this parked message. The reply comes when that is on
+/// stable storage.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct DeleteParkedMessage {
+    /// Its id.
     pub message_id: Uuid,
 }
 
@@ -169,7 +226,7 @@ pub struct OutboxState {
     pub messages: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Those among them that the broker has refused for good; they are tried again after a restart.
+    /// Those among them that the broker has refused for good, and that wait for somebody's decision.
     pub parked: usize,
     /// How many bytes may wait.
     pub max_bytes: u64,

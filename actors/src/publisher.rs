@@ -1,6 +1,7 @@
 //! `UserManagerPublisher`: owns the outbox and the channel to the broker. What it has accepted reaches the user
 //! manager.
 
+use std::future;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -18,11 +19,12 @@ use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, now_ms};
 mod forward;
 mod lend;
 mod outbox;
+mod parking;
 
 use forward::{Forwarder, Next};
 use lend::{EndLoan, Lender};
 pub use lend::{MessageLease, NextMessage};
-use outbox::{Outbox, OutboxMeta};
+use outbox::{Outbox, OutboxMeta, RecordMeta};
 
 /// How long a stop waits for the broker's answer to what is on its way. What has none by then is sent again
 /// after the next start, under the same `message-id`.
@@ -78,8 +80,10 @@ impl UserManagerPublisher {
         max_bytes: u64,
         start_link: Option<StartLink>,
     ) -> Result<Self, Seq> {
+        let (outbox, useless) = Outbox::recover(recovered)?;
+        useless.into_iter().for_each(|mark| store.remove(mark));
         Ok(Self {
-            outbox: Outbox::recover(recovered)?,
+            outbox,
             reserved: 0,
             max_bytes,
             full: false,
@@ -123,11 +127,28 @@ impl UserManagerPublisher {
         }
     }
 
-    fn forwarded(&mut self, seq: Seq) {
-        self.outbox.remove(seq);
+    fn remove(&mut self, seq: Seq) {
+        // the message first: a mark of nothing is harmless
+        let mark = self.outbox.remove(seq);
         self.full = false;
         self.store.remove(seq);
+        mark.into_iter().for_each(|mark| self.store.remove(mark));
+    }
+
+    fn forwarded(&mut self, seq: Seq) {
+        self.remove(seq);
         self.forwarded_total += 1;
+    }
+
+    fn answer_when_removed(&self, found: Option<Seq>) -> ResponseFuture<Result<(), Error>> {
+        if found.is_none() {
+            return Box::pin(future::ready(Err(Error::NoSuchMessage)));
+        }
+        let removed = self.store.flush();
+        Box::pin(async move {
+            removed.await;
+            Ok(())
+        })
     }
 
     fn tell_if_drained(&mut self) {
@@ -171,7 +192,7 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
         }
         let meta = OutboxMeta::new(&message, now_ms());
         // strings and numbers always have a JSON form
-        let encoded = serde_json::to_vec(&meta).unwrap_or_default();
+        let encoded = serde_json::to_vec(&RecordMeta::Message(meta.clone())).unwrap_or_default();
         let put = self.store.put(encoded.into(), message.body);
         Box::pin(put.into_actor(self).map(move |outcome, actor, ctx| {
             actor.reserved -= size;
@@ -214,7 +235,7 @@ impl Handler<FromBroker> for UserManagerPublisher {
                 self.advance(ctx);
             }
             Next::Park(seq, reason) => {
-                self.outbox.park(seq, &reason);
+                self.park(seq, reason, ctx);
                 self.advance(ctx);
             }
             Next::Rest(delay) => {
@@ -264,13 +285,15 @@ impl Handler<EndLoan> for UserManagerPublisher {
 }
 
 impl Handler<DeleteMessage> for UserManagerPublisher {
-    type Result = Result<(), Error>;
+    type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, DeleteMessage { message_id }: DeleteMessage, _: &mut Self::Context) -> Self::Result {
-        let Route::UserManager(lender) = &mut self.route else { return Err(Error::BrokerIsConfigured) };
-        let seq = lender.delete(message_id).ok_or(Error::NoSuchMessage)?;
-        self.forwarded(seq);
-        Ok(())
+        let Route::UserManager(lender) = &mut self.route else {
+            return Box::pin(future::ready(Err(Error::BrokerIsConfigured)));
+        };
+        let found = lender.delete(message_id);
+        found.into_iter().for_each(|seq| self.forwarded(seq));
+        self.answer_when_removed(found)
     }
 }
 
@@ -298,7 +321,7 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
         OutboxState {
             messages: self.outbox.len(),
             bytes: self.outbox.bytes(),
-            parked: self.outbox.parked(),
+            parked: self.outbox.parked().len(),
             max_bytes: self.max_bytes,
             full: self.full,
             broker: match &self.route {

@@ -1,15 +1,19 @@
 //! The buffer actor: messages are added, lent, delivered, offered again, and forgotten in time.
 
+use std::path::Path;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
 use bytes::Bytes;
+use user_http_actors::broker::Fingerprint;
 use user_http_actors::buffer::LeasedBufferMsg;
 use user_http_actors::codec::BufferMsg;
-use user_http_actors::messages::{AddBufferMsg, BufferState, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg};
-use user_http_actors::store::StoreHandle;
+use user_http_actors::messages::{
+    AddBufferMsg, BrokerDelivery, BufferState, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg,
+};
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::store::{OpenError, StoreHandle};
 use user_http_actors::{BufferActor, Error};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -19,12 +23,27 @@ fn start(max_bytes: u64, ttl: Duration) -> Addr<BufferActor> {
     BufferActor::new(store, Vec::new(), max_bytes, ttl).expect("an empty store").start()
 }
 
+/// An actor on the log in `directory`.
+async fn reopen(directory: &Path) -> Addr<BufferActor> {
+    // the store's thread ends with the actor before, and gives the lock back
+    let (store, recovered) = loop {
+        match LogStore::open(directory) {
+            Ok(opened) => break opened,
+            Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let next_seq = store.next_seq();
+    let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
+    BufferActor::new(store, recovered, 1_000, DAY).expect("sound").start()
+}
+
 fn message(body: &[u8]) -> BufferMsg {
     BufferMsg { pickle: vec![Bytes::copy_from_slice(body)], blend: None }
 }
 
 async fn add(buffer: &Addr<BufferActor>, uuid: &str, body: &[u8]) -> Result<(), Error> {
-    buffer.send(AddBufferMsg { buffer_uuid: uuid.into(), message: message(body) }).await.expect("alive")
+    buffer.send(AddBufferMsg { buffer_uuid: uuid.into(), message: message(body), delivery: None }).await.expect("alive")
 }
 
 async fn lease(buffer: &Addr<BufferActor>, uuid: &str) -> Result<LeasedBufferMsg, Error> {
@@ -115,6 +134,45 @@ async fn a_later_message_takes_the_place_of_the_earlier_even_while_that_is_deliv
     assert_eq!(state(&buffer).await.messages, 0);
 }
 
+fn delivery(redelivered: bool, uuid: &str, body: &[u8]) -> AddBufferMsg {
+    let delivery = BrokerDelivery { fingerprint: Fingerprint::new(body, None), redelivered };
+    AddBufferMsg { buffer_uuid: uuid.into(), message: message(body), delivery: Some(delivery) }
+}
+
+#[actix::test]
+async fn what_has_gone_is_not_brought_back_by_a_redelivery_even_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for round in 0..3 {
+        let buffer = reopen(directory.path()).await;
+        if round == 0 {
+            buffer.send(delivery(false, "a", b"message")).await.expect("alive").expect("room");
+            // while it is held, too
+            buffer.send(delivery(true, "a", b"message")).await.expect("alive").expect("it is known");
+            lease(&buffer, "a").await.expect("it is there").lease.delivered();
+        }
+        buffer.send(delivery(true, "a", b"message")).await.expect("alive").expect("it is known");
+        assert!(matches!(lease(&buffer, "a").await, Err(Error::NoBufferMsg)), "round {round}");
+        // what the broker brings for the first time is another matter, and so is another content
+        let another = format!("another {round}");
+        buffer.send(delivery(true, "a", another.as_bytes())).await.expect("alive").expect("room");
+        lease(&buffer, "a").await.expect("it is there").lease.delivered();
+        if round == 2 {
+            buffer.send(delivery(false, "a", b"message")).await.expect("alive").expect("room");
+            assert_eq!(body(&lease(&buffer, "a").await.expect("it is there")), b"message");
+        }
+        buffer.send(Drain).await.expect("alive");
+    }
+}
+
+#[actix::test]
+async fn a_redelivery_of_an_older_message_does_not_replace_the_later() {
+    let buffer = start(1_000, DAY);
+    buffer.send(delivery(false, "a", b"older")).await.expect("alive").expect("room");
+    add(&buffer, "a", b"later").await.expect("room");
+    buffer.send(delivery(true, "a", b"older")).await.expect("alive").expect("it is known");
+    assert_eq!(body(&lease(&buffer, "a").await.expect("it is there")), b"later");
+}
+
 #[actix::test]
 async fn there_is_room_for_so_many_bytes_and_again_when_some_have_gone() {
     let buffer = start(100, DAY);
@@ -148,10 +206,7 @@ async fn an_expired_message_is_not_offered_but_one_in_delivery_stays() {
 async fn messages_are_found_again_after_a_restart_and_the_last_of_a_name_counts() {
     let directory = tempfile::tempdir().expect("a directory");
     for round in 0..3 {
-        let (store, recovered) = LogStore::open(directory.path()).expect("it opens");
-        let next_seq = store.next_seq();
-        let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
-        let buffer = BufferActor::new(store.clone(), recovered, 1_000, DAY).expect("sound").start();
+        let buffer = reopen(directory.path()).await;
         if round == 0 {
             add(&buffer, "a", b"earlier").await.expect("room");
             add(&buffer, "a", b"later").await.expect("room");
@@ -166,10 +221,5 @@ async fn messages_are_found_again_after_a_restart_and_the_last_of_a_name_counts(
         }
         assert_eq!(state(&buffer).await.messages, [2, 1, 1][round]);
         buffer.send(Drain).await.expect("alive");
-        drop(store);
-        // the store's thread ends with its last handle, and gives the lock back
-        while LogStore::open(directory.path()).is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
     }
 }

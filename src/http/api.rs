@@ -13,10 +13,17 @@ use user_http_actors::store::StoreError;
 use crate::http::error::Failure;
 use crate::http::{Gateway, request};
 
+/// What was asked for is done.
 #[derive(Serialize)]
-struct Success {
+pub struct Success {
     #[serde(rename = "STATUS")]
     status: &'static str,
+}
+
+impl Success {
+    pub fn new() -> Self {
+        Self { status: "SUCCESS" }
+    }
 }
 
 /// `POST /CommunicationInterface/AddBufferMsg`: keeps a message for a worker.
@@ -29,7 +36,7 @@ async fn add(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) ->
     let format = request::format(request.headers());
     let UserHttpActors { decoder, buffer, .. } = &gateway.actors;
     handle_communication_interface_message(decoder, buffer, format, body).await?;
-    Ok(HttpResponse::Ok().json(Success { status: "SUCCESS" }))
+    Ok(HttpResponse::Ok().json(Success::new()))
 }
 
 #[derive(Serialize)]

@@ -64,9 +64,9 @@ pub fn decode_communication_interface_message(
     Ok(CommunicationInterfaceMessage { buffer_uuid: buffer_uuid(doc, uuid)?, message: message.keep(buffer_msg) })
 }
 
-/// The messages of workers that are forwarded.
 impl ForwardedType {
-    fn name(self) -> &'static str {
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
         match self {
             ForwardedType::FrameRendered => "FRAME_RENDERED",
             ForwardedType::RenderCompleted => "RENDER_COMPLETED",

@@ -34,6 +34,8 @@ pub struct Forwarder {
     in_flight: BTreeMap<Seq, u64>,
     in_flight_bytes: u64,
     retry: Option<Retry>,
+    /// The last of the messages among which is one that the broker never takes: up to here each is sent alone.
+    suspected_to: Option<Seq>,
 }
 
 /// The broker has refused or returned something. Until it has taken the oldest message again, that one is sent
@@ -62,7 +64,15 @@ pub enum Next {
 
 impl Forwarder {
     pub fn new(link: Box<dyn PublisherLink>) -> Self {
-        Self { link, epoch: None, blocked: false, in_flight: BTreeMap::new(), in_flight_bytes: 0, retry: None }
+        Self {
+            link,
+            epoch: None,
+            blocked: false,
+            in_flight: BTreeMap::new(),
+            in_flight_bytes: 0,
+            retry: None,
+            suspected_to: None,
+        }
     }
 
     pub fn state(&self) -> BrokerState {
@@ -81,16 +91,13 @@ impl Forwarder {
     /// Hands to the broker what the window has room for.
     pub fn send(&mut self, outbox: &mut Outbox) {
         let Some(epoch) = self.epoch.filter(|_| !self.blocked) else { return };
-        while let Some((_, next)) = outbox.first_waiting() {
+        while let Some((seq, next)) = outbox.first_waiting() {
             let len = next.payload.len();
-            let room = match &self.retry {
-                Some(retry) => !retry.resting && self.in_flight.is_empty(),
-                None => {
-                    self.in_flight.is_empty()
-                        || (self.in_flight.len() < WINDOW_MESSAGES && self.in_flight_bytes + len <= WINDOW_BYTES)
-                }
-            };
-            if !room {
+            self.suspected_to = self.suspected_to.filter(|&last| seq <= last);
+            let alone = self.retry.is_some() || self.suspected_to.is_some();
+            let window = !alone && self.in_flight.len() < WINDOW_MESSAGES && self.in_flight_bytes + len <= WINDOW_BYTES;
+            let resting = self.retry.as_ref().is_some_and(|retry| retry.resting);
+            if resting || !(window || self.in_flight.is_empty()) {
                 return;
             }
             let Some((seq, message)) = outbox.take_first_waiting() else { return };
@@ -130,6 +137,19 @@ impl Forwarder {
                 log::warn!("the broker {} publishing", if blocked { "has blocked" } else { "allows" });
                 self.blocked = blocked;
                 Next::Send
+            }
+            PublisherEvent::Suspected { reason } => {
+                self.epoch = None;
+                let mut suspects = self.in_flight.keys();
+                let culprit = suspects.next().copied().filter(|_| suspects.next().is_none());
+                let Some(culprit) = culprit else {
+                    log::warn!("the broker never takes one of {} messages: {reason}", self.in_flight.len());
+                    self.suspected_to = self.in_flight.keys().last().copied();
+                    return Next::Nothing;
+                };
+                self.in_flight.clear();
+                self.in_flight_bytes = 0;
+                Next::Park(culprit, reason)
             }
             PublisherEvent::Outcome { seq, outcome } => {
                 let Some(len) = self.in_flight.remove(&seq) else { return Next::Nothing };

@@ -9,12 +9,13 @@ use crate::codec::{Format, ForwardedType, OutgoingMessage};
 use crate::payload::Payload;
 use crate::store::{Recovered, Seq};
 
-/// The messages of the outbox. Each one waits, or is out: on its way to the broker, or lent to the user manager.
+/// The messages of the outbox. Each one waits, or is out: on its way to the broker, or lent to the user manager; or it is
+/// parked, since the broker has refused it for good.
 #[derive(Debug, Default)]
 pub struct Outbox {
     messages: BTreeMap<Seq, OutboxMessage>,
     waiting: BTreeSet<Seq>,
-    parked: usize,
+    parked: BTreeMap<Seq, Parked>,
     bytes: u64,
 }
 
@@ -25,6 +26,23 @@ pub struct OutboxMessage {
     pub payload: Payload,
     /// How often it was lent.
     pub lent: u32,
+}
+
+/// Why a message is parked.
+#[derive(Debug)]
+pub struct Parked {
+    pub reason: String,
+    pub since_ms: u64,
+    /// The record that says so, once there is one.
+    pub mark: Option<Seq>,
+}
+
+/// What a record is beside its body: a message, or the mark that another record is parked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RecordMeta {
+    Message(OutboxMeta),
+    Mark { parked: Seq, reason: String, since_ms: u64 },
 }
 
 /// What is kept of a message beside its body.
@@ -69,17 +87,28 @@ impl OutboxMeta {
 }
 
 impl Outbox {
-    /// The outbox as a store has kept it.
+    /// The outbox as a store has kept it, and the marks in the store that are of no use any more.
     ///
     /// # Errors
-    /// The number of a record that is no message of an outbox.
-    pub fn recover(recovered: Vec<Recovered>) -> Result<Self, Seq> {
+    /// The number of a record that is no record of an outbox.
+    pub fn recover(recovered: Vec<Recovered>) -> Result<(Self, Vec<Seq>), Seq> {
         let mut outbox = Self::default();
+        let mut useless = Vec::new();
         for record in recovered {
-            let meta = serde_json::from_slice(&record.meta).map_err(|_| record.seq)?;
-            outbox.add(record.seq, meta, record.body);
+            match serde_json::from_slice(&record.meta).map_err(|_| record.seq)? {
+                RecordMeta::Message(meta) => outbox.add(record.seq, meta, record.body),
+                RecordMeta::Mark { parked, reason, since_ms } => {
+                    let mark = Some(record.seq);
+                    // a mark is younger than what it marks
+                    if outbox.waiting.remove(&parked) {
+                        outbox.parked.insert(parked, Parked { reason, since_ms, mark });
+                    } else {
+                        useless.extend(mark);
+                    }
+                }
+            }
         }
-        Ok(outbox)
+        Ok((outbox, useless))
     }
 
     pub fn add(&mut self, seq: Seq, meta: OutboxMeta, payload: Payload) {
@@ -88,12 +117,12 @@ impl Outbox {
         self.waiting.insert(seq);
     }
 
-    /// Takes a message out for good.
-    pub fn remove(&mut self, seq: Seq) -> Option<OutboxMessage> {
+    /// Takes a message out for good. Returns its mark, which goes too.
+    pub fn remove(&mut self, seq: Seq) -> Option<Seq> {
         let message = self.messages.remove(&seq)?;
         self.waiting.remove(&seq);
         self.bytes -= message.payload.len();
-        Some(message)
+        self.parked.remove(&seq)?.mark
     }
 
     /// The oldest message that waits.
@@ -115,21 +144,46 @@ impl Outbox {
         }
     }
 
-    /// A message that was out can never arrive: it is kept, but waits no longer.
-    pub fn park(&mut self, seq: Seq, reason: &str) {
+    /// The broker has refused a message that was out for good: it is kept, but waits no longer.
+    pub fn park(&mut self, seq: Seq, reason: String, since_ms: u64) {
         if let Some(OutboxMessage { meta, payload, .. }) = self.messages.get(&seq) {
             let OutboxMeta { message_id, user_id, kind, .. } = meta;
             let len = payload.len();
-            log::error!(
-                "message {message_id} ({kind:?} of {user_id:?}, {len} bytes) is set aside until a restart: {reason}"
-            );
-            self.parked += 1;
+            log::error!("message {message_id} ({kind:?} of {user_id:?}, {len} bytes) is parked: {reason}");
+            self.parked.insert(seq, Parked { reason, since_ms, mark: None });
         }
     }
 
-    /// How many messages are kept that can never arrive.
-    pub fn parked(&self) -> usize {
+    /// The record that says that a message is parked. Returned where nobody needs it any more.
+    pub fn marked(&mut self, seq: Seq, mark: Seq) -> Option<Seq> {
+        match self.parked.get_mut(&seq) {
+            Some(parked) => parked.mark.replace(mark),
+            None => Some(mark),
+        }
+    }
+
+    /// A parked message waits again, in its old place. Returns its mark, which is of no use any more.
+    pub fn unpark(&mut self, seq: Seq) -> Option<Seq> {
+        let parked = self.parked.remove(&seq)?;
+        self.waiting.insert(seq);
+        parked.mark
+    }
+
+    /// The parked messages in their order.
+    pub fn parked(&self) -> impl ExactSizeIterator<Item = (Seq, &Parked)> {
+        self.parked.iter().map(|(&seq, parked)| (seq, parked))
+    }
+
+    /// The parked message of this id.
+    pub fn find_parked(&self, message_id: Uuid) -> Option<Seq> {
         self.parked
+            .keys()
+            .copied()
+            .find(|seq| self.messages.get(seq).is_some_and(|message| message.meta.message_id == message_id))
+    }
+
+    pub fn get(&self, seq: Seq) -> Option<&OutboxMessage> {
+        self.messages.get(&seq)
     }
 
     pub fn get_mut(&mut self, seq: Seq) -> Option<&mut OutboxMessage> {

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use super::AmqpConfig;
 use super::connection::{SessionError, cause};
 use super::worker::{Worker, reconnect};
-use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement, Settler};
+use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Fingerprint, Settlement, Settler};
 use crate::codec::Format;
 
 /// A running consumer. Dropping it ends the connection, without blocking, and the broker delivers what was not
@@ -129,8 +129,10 @@ impl<F: Fn(ConsumerEvent)> Session<'_, F> {
 
     fn deliver(&mut self, mut delivery: amiquip::Delivery) {
         let (epoch, delivery_tag, settle) = (self.epoch, delivery.delivery_tag(), self.settle.clone());
+        let body = Bytes::from(mem::take(&mut delivery.body));
         let event = ConsumerEvent::Delivered(Delivery {
-            body: Bytes::from(mem::take(&mut delivery.body)),
+            fingerprint: Fingerprint::new(&body, delivery.properties.message_id().as_deref()),
+            body,
             format: format_of(&delivery.properties),
             redelivered: delivery.redelivered,
             settler: Settler::new(move |settlement| {

@@ -258,16 +258,23 @@ fn forward_blocked<F: Fn(PublisherEvent)>(
 }
 
 /// Reports what the broker will never take. It closes the channel over a message larger than its `max_message_size`
-/// without saying which; published again, that one would close the next channel, and so on for ever.
+/// without saying which; published again, that one would close the next channel, and so on for ever. Where its words do
+/// not tell the size either, all that have no outcome are suspected.
 fn report_refused<F: Fn(PublisherEvent)>(
     error: &Error,
     unconfirmed: &BTreeMap<u64, Unconfirmed>,
     reporter: &Reporter<F>,
 ) {
     let Error::ServerClosedChannel { code: PRECONDITION_FAILED, message, .. } = error else { return };
-    let Some(limit) = message_size_limit(message) else { return };
-    for refused in unconfirmed.values().filter(|unconfirmed| unconfirmed.bytes > limit) {
-        reporter.outcome(refused.seq, Outcome::Refused(format!("{PRECONDITION_FAILED} {message}")));
+    let reason = format!("{PRECONDITION_FAILED} {message}");
+    let limit = message_size_limit(message).unwrap_or(u64::MAX);
+    let mut refused = unconfirmed.values().filter(|unconfirmed| unconfirmed.bytes > limit).peekable();
+    if refused.peek().is_none() {
+        reporter.report(PublisherEvent::Suspected { reason });
+        return;
+    }
+    for refused in refused {
+        reporter.outcome(refused.seq, Outcome::Refused(reason.clone()));
     }
 }
 

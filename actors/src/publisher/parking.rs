@@ -1,0 +1,71 @@
+//! Messages that the broker has refused for good: parked, listed, and published or deleted at somebody's word.
+
+use actix::prelude::*;
+
+use crate::error::Error;
+use crate::messages::{DeleteParkedMessage, GetParkedMessages, ParkedMessage, ParkedMessages, PublishParkedMessage};
+use crate::publisher::outbox::{OutboxMessage, RecordMeta};
+use crate::publisher::{Route, UserManagerPublisher};
+use crate::store::{Seq, now_ms};
+
+impl UserManagerPublisher {
+    /// Keeps a message until somebody decides about it, through a restart too.
+    pub(super) fn park(&mut self, seq: Seq, reason: String, ctx: &mut Context<Self>) {
+        let since_ms = now_ms();
+        self.outbox.park(seq, reason.clone(), since_ms);
+        let meta = RecordMeta::Mark { parked: seq, reason, since_ms };
+        // strings and numbers always have a JSON form
+        let put = self.store.put(serde_json::to_vec(&meta).unwrap_or_default().into(), Vec::new());
+        ctx.spawn(put.into_actor(self).map(move |outcome, actor, _| match outcome {
+            Ok((mark, _)) => actor.outbox.marked(seq, mark).into_iter().for_each(|mark| actor.store.remove(mark)),
+            Err(error) => log::warn!("a restart will send a parked message again: {error}"),
+        }));
+    }
+}
+
+impl Handler<GetParkedMessages> for UserManagerPublisher {
+    type Result = ParkedMessages;
+
+    fn handle(&mut self, _: GetParkedMessages, _: &mut Self::Context) -> Self::Result {
+        let parked = self.outbox.parked().filter_map(|(seq, parked)| {
+            let OutboxMessage { meta, payload, .. } = self.outbox.get(seq)?;
+            Some(ParkedMessage {
+                message_id: meta.message_id,
+                user_id: meta.user_id.clone(),
+                kind: meta.kind,
+                size: payload.len(),
+                reason: parked.reason.clone(),
+                since_ms: parked.since_ms,
+            })
+        });
+        ParkedMessages(parked.collect())
+    }
+}
+
+impl Handler<PublishParkedMessage> for UserManagerPublisher {
+    type Result = Result<(), Error>;
+
+    fn handle(&mut self, message: PublishParkedMessage, ctx: &mut Self::Context) -> Self::Result {
+        let seq = self.outbox.find_parked(message.message_id).ok_or(Error::NoSuchMessage)?;
+        log::info!("parked message {} is published after all", message.message_id);
+        self.outbox.unpark(seq).into_iter().for_each(|mark| self.store.remove(mark));
+        self.advance(ctx);
+        Ok(())
+    }
+}
+
+impl Handler<DeleteParkedMessage> for UserManagerPublisher {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, message: DeleteParkedMessage, _: &mut Self::Context) -> Self::Result {
+        let found = self.outbox.find_parked(message.message_id);
+        if let Some(seq) = found {
+            log::info!("parked message {} is deleted", message.message_id);
+            if let Route::UserManager(lender) = &mut self.route {
+                lender.delete(message.message_id);
+            }
+            self.remove(seq);
+        }
+        self.answer_when_removed(found)
+    }
+}

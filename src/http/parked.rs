@@ -1,0 +1,66 @@
+//! The routes for messages that the broker has refused for good, and that wait for somebody's decision.
+
+use actix_web::{HttpResponse, web};
+use serde::Serialize;
+use user_http_actors::Error;
+use user_http_actors::messages::{DeleteParkedMessage, GetParkedMessages, PublishParkedMessage};
+use uuid::Uuid;
+
+use crate::http::Gateway;
+use crate::http::api::Success;
+use crate::http::error::Failure;
+
+/// A parked message in the list.
+#[derive(Serialize)]
+struct Entry {
+    id: Uuid,
+    user: String,
+    r#type: &'static str,
+    /// Bytes of the body.
+    size: u64,
+    reason: String,
+    /// Seconds since 1970.
+    since: f64,
+}
+
+/// `GET /UserManager/Parked`: the parked messages, oldest first.
+pub async fn list(gateway: web::Data<Gateway>) -> HttpResponse {
+    let parked = match gateway.actors.publisher.send(GetParkedMessages).await {
+        Ok(parked) => parked.0,
+        Err(gone) => return Failure::from(gone).json(),
+    };
+    let entries = parked.into_iter().map(|message| Entry {
+        id: message.message_id,
+        user: message.user_id,
+        r#type: message.kind.name(),
+        size: message.size,
+        reason: message.reason,
+        since: message.since_ms as f64 / 1e3,
+    });
+    HttpResponse::Ok().json(entries.collect::<Vec<_>>())
+}
+
+/// `POST /UserManager/Parked/{id}/Publish`: the message is sent to the broker again.
+pub async fn publish(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
+    let message = PublishParkedMessage { message_id: Uuid::try_parse(&id).unwrap_or(Uuid::nil()) };
+    match answer(&id, gateway.actors.publisher.send(message).await) {
+        Ok(()) => HttpResponse::Ok().json(Success::new()),
+        Err(failure) => failure.json(),
+    }
+}
+
+/// `DELETE /UserManager/Parked/{id}`: the message is forgotten.
+pub async fn delete(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
+    let message = DeleteParkedMessage { message_id: Uuid::try_parse(&id).unwrap_or(Uuid::nil()) };
+    match answer(&id, gateway.actors.publisher.send(message).await) {
+        Ok(()) => HttpResponse::NoContent().finish(),
+        Err(failure) => failure.json(),
+    }
+}
+
+fn answer(id: &str, reply: Result<Result<(), Error>, actix::MailboxError>) -> Result<(), Failure> {
+    reply?.map_err(|error| match error {
+        Error::NoSuchMessage => Failure::not_found(format!("there is no parked message {id:?}")),
+        error => error.into(),
+    })
+}
