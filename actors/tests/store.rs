@@ -247,6 +247,31 @@ fn space_is_given_back_and_what_lives_is_moved() {
 }
 
 #[test]
+fn after_a_million_messages_the_directory_is_hardly_larger_than_what_is_held() {
+    const HELD: u64 = 20_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    let body = pattern(1, 300);
+    for first in (1..=1_000_000).step_by(1_000) {
+        let puts = (first..first + 1_000).map(|seq| put(seq, "meta", &body));
+        // one in a thousand is never fetched; the others are, in no order of their own
+        let gone = (first..first + 1_000).map(|seq| (seq + 500) % 1_000 + first).filter(|seq| *seq > HELD);
+        let removals = gone.filter(|seq| seq % 1_000 != 7).map(|seq| Change::Remove(seq - HELD));
+        store.commit(&puts.chain(removals).collect::<Vec<_>>()).expect("room");
+    }
+    drop(store);
+    let size: u64 = fs::read_dir(directory.path())
+        .expect("a directory")
+        .map(|file| file.expect("an entry").metadata().expect("a file").len())
+        .sum();
+    let found = reopened(directory.path());
+    let held = found.values().map(|(meta, body)| 32 + (meta.len() + body.len()) as u64).sum::<u64>();
+    assert!(found.len() as u64 >= HELD, "{} are held", found.len());
+    // two of these make a data directory, and together they may exceed what is held by 64 MiB
+    assert!(size < held + (32 << 20), "{size} bytes on disk, {held} held");
+}
+
+#[test]
 fn numbers_are_not_used_again_after_everything_was_removed() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
