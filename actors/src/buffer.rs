@@ -271,6 +271,7 @@ impl Actor for BufferActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.expire(ctx);
         ctx.run_interval(EXPIRY_INTERVAL, |actor, ctx| actor.expire(ctx));
     }
 }

@@ -1,0 +1,235 @@
+//! The buffer actor does what a map would do, on every store, whatever the order in which things happen to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use bytes::Bytes;
+use proptest::prelude::*;
+use user_http_actors::broker::Fingerprint;
+use user_http_actors::buffer::LeasedBufferMsg;
+use user_http_actors::codec::BufferMsg;
+use user_http_actors::messages::{AddBufferMsg, BrokerDelivery, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg};
+use user_http_actors::store::log::LogStore;
+use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::store::{OpenError, StoreHandle};
+use user_http_actors::{BufferActor, Error};
+
+const MAX_BYTES: u64 = 400;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Leave a message over HTTP.
+    Add {
+        uuid: u8,
+        len: usize,
+    },
+    /// A broker brings a message.
+    Bring {
+        uuid: u8,
+        len: usize,
+    },
+    /// A broker brings one of its messages again.
+    Redeliver(prop::sample::Index),
+    Lease(u8),
+    Deliver(prop::sample::Index),
+    HangUp(prop::sample::Index),
+    Restart,
+    /// Everything has become too old.
+    Expire,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let message = || (0..4_u8, prop_oneof![0..60_usize, 300..500_usize]);
+    prop_oneof![
+        4 => message().prop_map(|(uuid, len)| Step::Add { uuid, len }),
+        3 => message().prop_map(|(uuid, len)| Step::Bring { uuid, len }),
+        2 => any::<prop::sample::Index>().prop_map(Step::Redeliver),
+        5 => (0..4_u8).prop_map(Step::Lease),
+        3 => any::<prop::sample::Index>().prop_map(Step::Deliver),
+        2 => any::<prop::sample::Index>().prop_map(Step::HangUp),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Expire),
+    ]
+}
+
+/// A message of the model; its number tells it from all others.
+#[derive(Clone, Debug)]
+struct Message {
+    number: usize,
+    body: Vec<u8>,
+    leased: bool,
+}
+
+#[derive(Default)]
+struct Model {
+    messages: BTreeMap<u8, Message>,
+    /// What a broker has brought and the service has taken, by its place in `brought`.
+    known: BTreeSet<usize>,
+    brought: Vec<(u8, Vec<u8>)>,
+    numbers: usize,
+}
+
+impl Model {
+    fn bytes(&self) -> u64 {
+        self.messages.values().map(|message| message.body.len() as u64).sum()
+    }
+
+    /// Whether there is room for it, and takes it then.
+    fn add(&mut self, uuid: u8, body: &[u8]) -> bool {
+        let replaced = self.messages.get(&uuid).map_or(0, |message| message.body.len() as u64);
+        if self.bytes() - replaced + body.len() as u64 > MAX_BYTES {
+            return false;
+        }
+        self.numbers += 1;
+        self.messages.insert(uuid, Message { number: self.numbers, body: body.to_vec(), leased: false });
+        true
+    }
+}
+
+async fn start(directory: Option<&Path>, ttl: Duration) -> Addr<BufferActor> {
+    let Some(directory) = directory else {
+        let store = StoreHandle::start("model", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
+        return BufferActor::new(store, Vec::new(), MAX_BYTES, ttl).expect("an empty store").start();
+    };
+    let (store, recovered) = loop {
+        match LogStore::open(directory) {
+            Ok(opened) => break opened,
+            // the service before is about to close it
+            Err(OpenError::InUse(_)) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let next_seq = store.next_seq();
+    let store = StoreHandle::start("model", Box::new(store), next_seq, |_| {}).expect("a thread");
+    BufferActor::new(store, recovered, MAX_BYTES, ttl).expect("a sound log").start()
+}
+
+fn body_of(leased: &LeasedBufferMsg) -> Vec<u8> {
+    leased.view.payload.read_all().expect("readable").to_vec()
+}
+
+async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let mut buffer = start(directory, DAY).await;
+    let mut model = Model::default();
+    let mut leases: Vec<(u8, usize, LeasedBufferMsg)> = Vec::new();
+    let (mut delivered, mut content) = (0, 0);
+    for step in steps {
+        let mut new_body = |uuid: u8, len: usize| {
+            content += 1;
+            let mut body = format!("{uuid} {content} ").into_bytes();
+            body.resize(body.len().max(len), b'.');
+            body
+        };
+        let add = async |uuid: u8, body: &[u8], delivery| {
+            let message = BufferMsg { pickle: vec![Bytes::copy_from_slice(body)], blend: None };
+            let message = AddBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), message, delivery };
+            let outcome = buffer.send(message).await.expect("alive");
+            assert!(matches!(outcome, Ok(()) | Err(Error::NoRoom { .. })), "{outcome:?}");
+            outcome.is_ok()
+        };
+        match step {
+            Step::Add { uuid, len } => {
+                let body = new_body(uuid, len);
+                assert_eq!(add(uuid, &body, None).await, model.add(uuid, &body));
+            }
+            Step::Bring { uuid, len } => {
+                let body = new_body(uuid, len);
+                let delivery = BrokerDelivery { fingerprint: Fingerprint::new(&body, None), redelivered: false };
+                let taken = model.add(uuid, &body);
+                assert_eq!(add(uuid, &body, Some(delivery)).await, taken);
+                if taken {
+                    model.known.insert(model.brought.len());
+                }
+                model.brought.push((uuid, body));
+            }
+            Step::Redeliver(index) if !model.brought.is_empty() => {
+                let at = index.index(model.brought.len());
+                let (uuid, body) = model.brought[at].clone();
+                let delivery = BrokerDelivery { fingerprint: Fingerprint::new(&body, None), redelivered: true };
+                let taken = model.known.contains(&at) || model.add(uuid, &body);
+                assert_eq!(add(uuid, &body, Some(delivery)).await, taken);
+                if taken {
+                    model.known.insert(at);
+                }
+            }
+            Step::Lease(uuid) => {
+                let lease = LeaseBufferMsg { buffer_uuid: uuid.to_string().as_str().into() };
+                match (buffer.send(lease).await.expect("alive"), model.messages.get_mut(&uuid)) {
+                    (Err(Error::NoBufferMsg), None) => {}
+                    (Err(Error::InDelivery), Some(Message { leased: true, .. })) => {}
+                    (Ok(leased), Some(message @ Message { leased: false, .. })) => {
+                        assert_eq!(body_of(&leased), message.body);
+                        message.leased = true;
+                        leases.push((uuid, message.number, leased));
+                    }
+                    (answer, expected) => panic!("{answer:?} where {expected:?} is expected"),
+                }
+            }
+            Step::Deliver(index) if !leases.is_empty() => {
+                let (uuid, number, leased) = leases.swap_remove(index.index(leases.len()));
+                leased.lease.delivered();
+                // a delivery of what was replaced meanwhile concerns nobody
+                if model.messages.get(&uuid).is_some_and(|message| message.number == number) {
+                    model.messages.remove(&uuid);
+                    delivered += 1;
+                }
+            }
+            Step::HangUp(index) if !leases.is_empty() => {
+                let (uuid, number, _) = leases.swap_remove(index.index(leases.len()));
+                let current = model.messages.get_mut(&uuid).filter(|message| message.number == number);
+                current.into_iter().for_each(|message| message.leased = false);
+            }
+            Step::Redeliver(_) | Step::Deliver(_) | Step::HangUp(_) => {}
+            Step::Restart | Step::Expire => {
+                leases.clear();
+                buffer.send(Drain).await.expect("alive");
+                if matches!(step, Step::Expire) {
+                    let later = start(directory, Duration::ZERO).await;
+                    let state = later.send(GetBufferState).await.expect("alive");
+                    assert_eq!(state.messages, 0, "everything is too old");
+                    later.send(Drain).await.expect("alive");
+                    model.messages.clear();
+                }
+                if directory.is_none() {
+                    model.messages.clear();
+                    model.known.clear();
+                }
+                model.messages.values_mut().for_each(|message| message.leased = false);
+                delivered = 0;
+                buffer = start(directory, DAY).await;
+            }
+        }
+        let state = buffer.send(GetBufferState).await.expect("alive");
+        let leased = model.messages.values().filter(|message| message.leased).count();
+        assert_eq!(
+            (state.messages, state.bytes, state.in_delivery, state.delivered_total),
+            (model.messages.len(), model.bytes(), leased, delivered)
+        );
+    }
+    for uuid in 0..4_u8 {
+        let peek = PeekBufferMsg { buffer_uuid: uuid.to_string().as_str().into() };
+        let found = buffer.send(peek).await.expect("alive").ok();
+        let found = found.map(|view| view.payload.read_all().expect("readable").to_vec());
+        assert_eq!(found, model.messages.get(&uuid).map(|message| message.body.clone()));
+    }
+    leases.clear();
+    buffer.send(Drain).await.expect("alive");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn on_the_log_the_buffer_behaves_like_a_map(steps in prop::collection::vec(step(), 1..60)) {
+        let directory = tempfile::tempdir().expect("a directory");
+        actix::System::new().block_on(behaves_like_the_model(Some(directory.path()), steps));
+    }
+
+    #[test]
+    fn in_memory_the_buffer_behaves_like_a_map(steps in prop::collection::vec(step(), 1..60)) {
+        actix::System::new().block_on(behaves_like_the_model(None, steps));
+    }
+}
