@@ -14,6 +14,7 @@ mod bad_input;
 mod concurrency;
 mod configuration;
 mod delivery;
+mod disk;
 mod files;
 mod health;
 mod json;
