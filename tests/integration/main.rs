@@ -18,6 +18,7 @@ mod disk;
 mod files;
 mod health;
 mod json;
+mod kill;
 mod pickle;
 mod range;
 mod render_farm;

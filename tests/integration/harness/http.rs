@@ -1,6 +1,6 @@
 //! Bare HTTP/1.1, for what ordinary clients hide: exact headers, half-sent bodies, slow and vanishing readers.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use super::SOON;
@@ -50,58 +50,96 @@ impl std::fmt::Debug for Response {
     }
 }
 
-/// One connection.
+/// One connection. What begins with `try_` is for a server that may go away meanwhile.
 pub struct Connection {
+    to: SocketAddr,
     stream: BufReader<TcpStream>,
 }
 
 impl Connection {
+    #[track_caller]
     pub fn open(to: SocketAddr) -> Self {
-        let stream = TcpStream::connect(to).unwrap_or_else(|error| panic!("{to}: {error}"));
-        stream.set_read_timeout(Some(SOON)).expect("a read timeout");
-        stream.set_write_timeout(Some(SOON)).expect("a write timeout");
-        stream.set_nodelay(true).expect("TCP_NODELAY");
-        Self { stream: BufReader::with_capacity(1 << 20, stream) }
+        Self::try_open(to).unwrap_or_else(|error| panic!("{to}: {error}"))
+    }
+
+    pub fn try_open(to: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(to)?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.set_write_timeout(Some(SOON))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { to, stream: BufReader::with_capacity(1 << 20, stream) })
     }
 
     /// Sends bytes as they are.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.get_mut().write_all(bytes).expect("the server to read");
+        self.try_send(bytes).expect("the server to read");
+    }
+
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
     }
 
     /// Sends the head of a request.
     #[track_caller]
     pub fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
-        let mut head =
-            format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.stream.get_ref().peer_addr().expect("an address"));
+        self.try_send_head(method, path, headers).expect("the server to read");
+    }
+
+    fn try_send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> io::Result<()> {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.to);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
-        self.send(head.as_bytes());
+        self.try_send(head.as_bytes())
     }
 
     /// Sends a request and reads its answer.
     #[track_caller]
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.try_send_request(method, path, headers, body).expect("the server to read");
+        if method == "HEAD" { self.read_head() } else { self.read_response() }
+    }
+
+    /// Sends a request, whole.
+    pub fn try_send_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<()> {
         let length = body.len().to_string();
         let mut all = headers.to_vec();
         if !body.is_empty() || method == "POST" {
             all.push(("Content-Length", &length));
         }
-        self.send_head(method, path, &all);
-        self.send(body);
-        if method == "HEAD" { self.read_head() } else { self.read_response() }
+        self.try_send_head(method, path, &all)?;
+        self.try_send(body)
+    }
+
+    /// Sends the head of a request with a body, and waits until the server has read it and asks for the body.
+    pub fn try_announce(&mut self, method: &str, path: &str, headers: &[(&str, &str)], len: usize) -> io::Result<()> {
+        let length = len.to_string();
+        let announcing = [("Content-Length", length.as_str()), ("Expect", "100-continue")];
+        self.try_send_head(method, path, &[headers, &announcing].concat())?;
+        let line = self.try_read_line()?;
+        assert!(line.starts_with("HTTP/1.1 100"), "the server does not ask for the body: {line}");
+        self.try_read_line().map(drop)
     }
 
     /// Reads an answer's head; its body is left unread.
     #[track_caller]
     pub fn read_head(&mut self) -> Response {
-        let mut status_line = self.read_line();
+        self.try_read_head().expect("an answer")
+    }
+
+    pub fn try_read_head(&mut self) -> io::Result<Response> {
+        let mut status_line = self.try_read_line()?;
         while status_line.starts_with("HTTP/1.1 100") {
-            self.read_line();
-            status_line = self.read_line();
+            self.try_read_line()?;
+            status_line = self.try_read_line()?;
         }
         let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let mut response = Response {
@@ -110,9 +148,9 @@ impl Connection {
             body: Vec::new(),
         };
         loop {
-            let line = self.read_line();
+            let line = self.try_read_line()?;
             if line.is_empty() {
-                return response;
+                return Ok(response);
             }
             let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("no header: {line:?}"));
             response.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
@@ -122,30 +160,44 @@ impl Connection {
     /// Reads an answer with its body.
     #[track_caller]
     pub fn read_response(&mut self) -> Response {
-        let mut response = self.read_head();
+        self.try_read_response().expect("a whole answer")
+    }
+
+    pub fn try_read_response(&mut self) -> io::Result<Response> {
+        let mut response = self.try_read_head()?;
+        self.try_read_body(&mut response)?;
+        Ok(response)
+    }
+
+    /// Reads the body that follows a head.
+    pub fn try_read_body(&mut self, response: &mut Response) -> io::Result<()> {
         if response.header("transfer-encoding") == Some("chunked") {
             loop {
-                let line = self.read_line();
+                let line = self.try_read_line()?;
                 let size = usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("no chunk: {line:?}"));
-                response.body.extend(self.read_exact(size));
-                self.read_line();
+                response.body.extend(self.try_read_exact(size)?);
+                self.try_read_line()?;
                 if size == 0 {
-                    return response;
+                    return Ok(());
                 }
             }
         }
         if response.status != 204 {
-            response.body = self.read_exact(response.content_length() as usize);
+            response.body = self.try_read_exact(response.content_length() as usize)?;
         }
-        response
+        Ok(())
     }
 
     /// Reads just so many bytes of a body.
     #[track_caller]
     pub fn read_exact(&mut self, len: usize) -> Vec<u8> {
+        self.try_read_exact(len).expect("the rest of the answer")
+    }
+
+    pub fn try_read_exact(&mut self, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
-        self.stream.read_exact(&mut bytes).expect("the rest of the answer");
-        bytes
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Reads what there is, at most `buffer.len()` bytes; 0 at the connection's end.
@@ -154,12 +206,15 @@ impl Connection {
         self.stream.read(buffer).expect("the rest of the answer")
     }
 
-    fn read_line(&mut self) -> String {
+    fn try_read_line(&mut self) -> io::Result<String> {
         let mut line = Vec::new();
-        self.stream.read_until(b'\n', &mut line).expect("a line of the answer");
-        assert!(line.ends_with(b"\r\n"), "the connection ended within a head: {:?}", line.escape_ascii().to_string());
+        self.stream.read_until(b'\n', &mut line)?;
+        if !line.ends_with(b"\r\n") {
+            let what = format!("the connection ended within a head: {:?}", line.escape_ascii().to_string());
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+        }
         line.truncate(line.len() - 2);
-        String::from_utf8(line).expect("a head in ASCII")
+        Ok(String::from_utf8(line).expect("a head in ASCII"))
     }
 }
 
