@@ -1,9 +1,10 @@
 //! AMQP 0-9-1, the contract's rows, with each version of RabbitMQ.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{
-    Broker, Farm, SOON, Setup, Version, eventually, for_each_broker, forwarded, frame, hex, holds, order, request,
+    AmqpFarm, Broker, Farm, SOON, Setup, Version, eventually, for_each_broker, forwarded, frame, hex, holds, order,
+    request,
 };
 
 const PEER_EXCHANGE: &str = "COMMUNICATION_INTERFACE_EXCHANGE";
@@ -31,81 +32,6 @@ for_each_broker!(
     what_amqp_carries_is_what_next_message_gives,
 );
 
-/// A server that is connected to a broker, and a peer that speaks to both.
-pub struct AmqpFarm {
-    pub farm: Farm,
-    url: String,
-}
-
-impl AmqpFarm {
-    fn start(version: Version) -> Self {
-        Self::at(&Broker::of(version).url)
-    }
-
-    /// With a broker that is there.
-    pub fn at(url: &str) -> Self {
-        let farm = Self::away(url);
-        farm.wait_until("connected");
-        farm
-    }
-
-    /// With a broker that may be away.
-    pub fn away(url: &str) -> Self {
-        Self { farm: Farm::with(&["--amqp-url", url]), url: url.to_owned() }
-    }
-
-    /// Waits until the server says so of its broker.
-    #[track_caller]
-    pub fn wait_until(&self, broker: &str) {
-        eventually(&format!("the broker is {broker}"), SOON, || {
-            let ready = self.farm.readyz();
-            holds(ready["broker"] == broker, (ready, self.farm.log()))
-        });
-    }
-
-    /// Has the peer do something at the broker.
-    #[track_caller]
-    pub fn call(&mut self, what: &str, mut arguments: Value) -> Value {
-        arguments["url"] = self.url.as_str().into();
-        self.farm.peer.call(what, arguments)
-    }
-
-    /// The user manager's side begins to take messages.
-    #[track_caller]
-    pub fn user_manager(&mut self) {
-        self.call("user_manager_start", json!({}));
-    }
-
-    /// The next message that the user manager's side gets.
-    #[track_caller]
-    pub fn receive(&mut self) -> Value {
-        let message = self.call("user_manager_next", json!({ "seconds": 30 }));
-        assert!(!message.is_null(), "no message came; log of the server:\n{}", self.farm.log());
-        message
-    }
-
-    /// The communication interface publishes a message.
-    #[track_caller]
-    pub fn publish(&mut self, body: &[u8], pickled: bool) {
-        self.call("publish", json!({ "data": hex(body), "pickled": pickled }));
-    }
-
-    #[track_caller]
-    pub fn publish_value(&mut self, value: &str) {
-        let body = self.farm.peer.dumps(value, 4);
-        self.publish(&body, true);
-    }
-
-    /// Fetches a message as soon as it is there.
-    #[track_caller]
-    pub fn fetch_when_there(&mut self, uuid: &str) -> String {
-        eventually(&format!("{uuid} is buffered"), SOON, || {
-            let answer = self.farm.fetch(uuid);
-            if answer.status == 200 { Ok(answer.value) } else { Err((answer, self.farm.log())) }
-        })
-    }
-}
-
 fn readyz_tells_that_the_broker_is_connected(version: Version) {
     let amqp = AmqpFarm::start(version);
     let answer = request(amqp.farm.api, "GET", "/readyz", &[], b"");
@@ -128,9 +54,11 @@ fn own_exchange_and_queue_are_declared_as_peers_declare_them(version: Version) {
 
 fn only_the_own_queue_is_declared(version: Version) {
     let broker = Broker::of(version);
-    let amqp = AmqpFarm::at(&broker.url);
-    let vhost = amqp.url.rsplit('/').next().expect("a vhost").to_owned();
-    assert_eq!(broker.rabbitmq.ctl(&["list_queues", "-p", &vhost, "--no-table-headers", "name"]).trim(), OWN_QUEUE);
+    let _amqp = AmqpFarm::at(&broker.url);
+    assert_eq!(
+        broker.rabbitmq.ctl(&["list_queues", "-p", broker.vhost(), "--no-table-headers", "name"]).trim(),
+        OWN_QUEUE
+    );
 }
 
 fn every_name_can_be_configured(version: Version) {

@@ -1,45 +1,29 @@
 //! A broker that is away, goes, and comes back; and a server that is killed meanwhile.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::amqp::AmqpFarm;
-use crate::harness::{Farm, FaultyBroker, Version, eventually, for_each_broker, frame, holds, order, request};
+use crate::harness::{
+    AmqpFarm, Arrivals, Broker, Connection, Farm, FaultyBroker, Posting, Setup, Version, eventually, for_each_broker,
+    holds, order, post_frame, request,
+};
 
 for_each_broker!(
     the_server_starts_and_takes_work_while_the_broker_is_away_and_it_flows_later,
     a_restart_of_the_broker_is_survived_in_both_directions,
     frames_in_the_outbox_of_a_killed_server_arrive_after_its_restart,
     a_broker_that_blocks_is_told_and_what_was_taken_meanwhile_arrives_later,
+    a_frozen_broker_delays_no_answer_and_everything_arrives_when_it_goes_on,
+    connections_that_the_broker_closes_under_load_lose_nothing,
+    a_frame_larger_than_the_broker_takes_is_set_aside_and_all_others_arrive,
+    a_wrong_password_is_logged_once_a_pause_without_itself_and_work_is_taken,
 );
 
-/// Receives until every one of these frames has come at least once; checks that first arrivals are in order, and that
-/// repeats carry the same `message-id`.
-#[track_caller]
-fn receive_all(amqp: &mut AmqpFarm, numbers: Range<usize>) {
-    let mut ids = BTreeMap::new();
-    while ids.len() < numbers.len() {
-        let message = amqp.receive();
-        let value = message["value"].as_str().and_then(|value| value.split_once("{'FRAME': ")?.1.split('}').next());
-        let number: usize =
-            value.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no frame: {message}"));
-        let next = numbers.start + ids.len();
-        let id = ids.entry(number).or_insert_with(|| {
-            assert_eq!(number, next, "out of order");
-            message["message_id"].clone()
-        });
-        assert_eq!(*id, message["message_id"], "frame {number} has come again");
-    }
-}
-
-#[track_caller]
-fn post(farm: &mut Farm, numbers: Range<usize>) {
-    for number in numbers {
-        farm.post(&frame("FRAME_RENDERED", &format!("{{'FRAME': {number}}}")));
-    }
-}
+/// While the broker is frozen. Less than two heartbeats, so that the connection lives on.
+const FROZEN: Duration = Duration::from_secs(4);
+/// What HTTP takes at most while the broker is frozen.
+const NO_DELAY: Duration = Duration::from_secs(1);
 
 fn the_server_starts_and_takes_work_while_the_broker_is_away_and_it_flows_later(version: Version) {
     let mut broker = FaultyBroker::of(version);
@@ -55,12 +39,12 @@ fn the_server_starts_and_takes_work_while_the_broker_is_away_and_it_flows_later(
     );
     amqp.farm.leave("id-1", "'served'");
     assert_eq!(amqp.farm.fetch_value("id-1"), "'served'");
-    post(&mut amqp.farm, 0..10);
+    amqp.post_frames(0..10);
 
     broker.launch();
     amqp.wait_until("connected");
     amqp.user_manager();
-    receive_all(&mut amqp, 0..10);
+    Arrivals::default().receive_all(&mut amqp, 0..10);
     amqp.publish_value(&order("id-2", "'consumed'"));
     assert_eq!(amqp.fetch_when_there("id-2"), "'consumed'");
 }
@@ -70,21 +54,19 @@ fn a_restart_of_the_broker_is_survived_in_both_directions(version: Version) {
     let url = broker.url.clone();
     let mut amqp = AmqpFarm::at(&url);
     amqp.user_manager();
-    post(&mut amqp.farm, 0..10);
-    receive_all(&mut amqp, 0..10);
+    let mut arrivals = Arrivals::default();
+    amqp.post_frames(0..10);
+    arrivals.receive_all(&mut amqp, 0..10);
 
     broker.kill9();
     amqp.wait_until("disconnected");
-    post(&mut amqp.farm, 10..20);
+    amqp.post_frames(10..20);
     broker.launch();
     amqp.wait_until("connected");
     amqp.user_manager();
-    post(&mut amqp.farm, 20..30);
-    receive_all(&mut amqp, 10..30);
-    eventually("the server consumes again", crate::harness::SOON, || {
-        let state = amqp.call("queue_state", json!({ "name": "UHTTPSE_CI" }));
-        holds(state["consumers"] == 1, state)
-    });
+    amqp.post_frames(20..30);
+    arrivals.receive_all(&mut amqp, 10..30);
+    amqp.wait_for_own_queue(1, 0);
     amqp.publish_value(&order("id-1", "'consumed'"));
     assert_eq!(amqp.fetch_when_there("id-1"), "'consumed'");
 }
@@ -94,16 +76,16 @@ fn frames_in_the_outbox_of_a_killed_server_arrive_after_its_restart(version: Ver
     broker.kill9();
     let url = broker.url.clone();
     let mut amqp = AmqpFarm::away(&url);
-    post(&mut amqp.farm, 0..10);
+    amqp.post_frames(0..10);
     amqp.farm.kill9();
     amqp.farm.server.restart();
-    post(&mut amqp.farm, 10..12);
+    amqp.post_frames(10..12);
     amqp.farm.kill9();
     broker.launch();
     amqp.farm.server.restart();
     amqp.wait_until("connected");
     amqp.user_manager();
-    receive_all(&mut amqp, 0..12);
+    Arrivals::default().receive_all(&mut amqp, 0..12);
 }
 
 fn a_broker_that_blocks_is_told_and_what_was_taken_meanwhile_arrives_later(version: Version) {
@@ -111,15 +93,165 @@ fn a_broker_that_blocks_is_told_and_what_was_taken_meanwhile_arrives_later(versi
     let url = broker.url.clone();
     let mut amqp = AmqpFarm::at(&url);
     amqp.user_manager();
-    post(&mut amqp.farm, 0..1);
-    receive_all(&mut amqp, 0..1);
+    let mut arrivals = Arrivals::default();
+    amqp.post_frames(0..1);
+    arrivals.receive_all(&mut amqp, 0..1);
     broker.ctl(&["set_vm_memory_high_watermark", "0.0000001"]);
     // The broker blocks a connection when it next publishes.
-    post(&mut amqp.farm, 1..2);
+    amqp.post_frames(1..2);
     amqp.wait_until("blocked");
-    post(&mut amqp.farm, 2..10);
+    amqp.post_frames(2..10);
     assert_eq!(request(amqp.farm.api, "GET", "/readyz", &[], b"").status, 200);
     broker.ctl(&["set_vm_memory_high_watermark", "0.6"]);
     amqp.wait_until("connected");
-    receive_all(&mut amqp, 1..10);
+    arrivals.receive_all(&mut amqp, 1..10);
+}
+
+/// Runs `act`, which must not wait for the broker.
+#[track_caller]
+fn at_once<T>(what: &str, act: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let outcome = act();
+    assert!(began.elapsed() < NO_DELAY, "{what} took {:?}", began.elapsed());
+    outcome
+}
+
+#[track_caller]
+fn wait_for_outbox(farm: &Farm, what: &str, expected: u64) -> Value {
+    eventually(&format!("outbox.{what} is {expected}"), crate::harness::SOON, || {
+        let ready = farm.readyz();
+        if ready["outbox"][what] == expected { Ok(ready) } else { Err((ready, farm.log())) }
+    })
+}
+
+fn a_frozen_broker_delays_no_answer_and_everything_arrives_when_it_goes_on(version: Version) {
+    // All of them together are more than the sockets and the client's buffers hold.
+    const IMAGE: usize = 256 << 10;
+    let mut broker = FaultyBroker::of(version);
+    let url = broker.url.clone();
+    let mut amqp = AmqpFarm::at(&url);
+    amqp.user_manager();
+    let mut arrivals = Arrivals::default();
+    amqp.post_frames(0..10);
+    arrivals.receive_all(&mut amqp, 0..10);
+    wait_for_outbox(&amqp.farm, "messages", 0);
+    amqp.orders_start();
+
+    broker.freeze();
+    let frozen = Instant::now();
+    let mut worker = Connection::open(amqp.farm.http);
+    let mut posted = 10;
+    while frozen.elapsed() < FROZEN {
+        at_once("POST", || post_frame(&mut worker, posted, IMAGE));
+        posted += 1;
+        at_once("AddBufferMsg and GET", || {
+            let json = br#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "id-1", "BUFFER_MSG": 1}}"#;
+            assert_eq!(amqp.farm.order_bytes("application/json", json).status, 200);
+            assert_eq!(amqp.farm.ask("GET", "id-1", &[]).status, 200);
+        });
+        let ready = at_once("/readyz", || request(amqp.farm.api, "GET", "/readyz", &[], b""));
+        let held = &ready.json()["outbox"]["messages"];
+        assert_eq!((ready.status, held), (200, &json!(posted - 10)), "{ready:?}");
+        std::thread::sleep(FROZEN / 60);
+    }
+    broker.thaw();
+    arrivals.receive_all(&mut amqp, 0..posted);
+    wait_for_outbox(&amqp.farm, "messages", 0);
+    amqp.orders_stop();
+}
+
+fn connections_that_the_broker_closes_under_load_lose_nothing(version: Version) {
+    let broker = Broker::of(version);
+    let mut amqp = AmqpFarm::at(&broker.url);
+    // Its own connection is closed too. So its queue, which stays, collects everything meanwhile.
+    amqp.call("user_manager_start", json!({ "durable": true }));
+    amqp.call("user_manager_stop", json!({}));
+    amqp.wait_until_consuming();
+    amqp.orders_start();
+    let posting = Posting::start(amqp.farm.http);
+    for round in 0..3 {
+        posting.wait_for_more(50);
+        let reason = format!("round-{round}");
+        broker.rabbitmq.ctl(&["close_all_connections", "--vhost", broker.vhost(), &reason]);
+        eventually("both connections are closed", crate::harness::SOON, || {
+            let log = amqp.farm.log();
+            let closed = |end: &str| log.lines().any(|line| line.contains(end) && line.contains(&reason));
+            holds(closed("no connection to the broker") && closed("not consuming messages"), log.clone())
+        });
+        amqp.wait_until_consuming();
+    }
+    posting.wait_for_more(50);
+    let posted = posting.finish();
+    let orders = amqp.orders_stop();
+    assert!(orders > 50, "{orders} orders are a load");
+    amqp.call("user_manager_start", json!({ "durable": true }));
+    Arrivals::default().receive_all(&mut amqp, 0..posted);
+}
+
+fn a_frame_larger_than_the_broker_takes_is_set_aside_and_all_others_arrive(version: Version) {
+    /// No other frame has this number.
+    const REFUSED: usize = 1_000_000;
+    let (url, limit, broker) = match version {
+        // RabbitMQ 4.0 has this limit by itself; 3.10 has one of 128 MiB.
+        Version::V4_0 => (Broker::of(version).url, 16 << 20, None),
+        Version::Debian => {
+            let broker = FaultyBroker::of(version);
+            (broker.url.clone(), 1 << 20, Some(broker))
+        }
+    };
+    let set_limit = |broker: &mut FaultyBroker, limit: usize| {
+        broker.ctl(&["eval", &format!("application:set_env(rabbit, max_message_size, {limit}).")]);
+    };
+    let mut broker = broker;
+    if let Some(broker) = &mut broker {
+        set_limit(broker, limit);
+    }
+    let mut amqp = AmqpFarm::at(&url);
+    amqp.user_manager();
+    let posting = Posting::start(amqp.farm.http);
+    posting.wait_for_more(20);
+    post_frame(&mut Connection::open(amqp.farm.http), REFUSED, limit);
+    posting.wait_for_more(20);
+    wait_for_outbox(&amqp.farm, "parked", 1);
+    posting.wait_for_more(20);
+    let posted = posting.finish();
+    Arrivals::default().receive_all(&mut amqp, 0..posted);
+    let ready = wait_for_outbox(&amqp.farm, "messages", 1);
+    assert_eq!((&ready["outbox"]["parked"], &ready["ready"]), (&json!(1), &json!(true)), "{ready}");
+    if let Some(broker) = &mut broker {
+        set_limit(broker, 128 << 20);
+    }
+}
+
+fn a_wrong_password_is_logged_once_a_pause_without_itself_and_work_is_taken(version: Version) {
+    const PASSWORD: &str = "not-the-pass-word";
+    let url = Broker::of(version).url.replace("guest:guest", &format!("guest:{PASSWORD}"));
+    let began = Instant::now();
+    let mut farm = Farm::of(Setup::default().args(["--amqp-url", &url]));
+    farm.leave("id-1", "'served'");
+    assert_eq!(farm.fetch_value("id-1"), "'served'");
+    let mut worker = Connection::open(farm.http);
+    for number in 0..10 {
+        post_frame(&mut worker, number, 100);
+    }
+    // Three for the publisher and three for the consumer. Their pauses are 50 ms at least, then 100 ms, and RabbitMQ
+    // takes its time before it refuses.
+    let log = eventually("the refusals are logged", crate::harness::SOON, || {
+        let log = farm.log();
+        let refusals = |end: &str| log.lines().filter(|line| line.contains(end)).count();
+        let all = refusals("no connection to the broker") >= 3 && refusals("not consuming messages") >= 3;
+        if all { Ok(log) } else { Err(log) }
+    });
+    let seconds = began.elapsed().as_secs_f64();
+    let refusals = log.lines().filter(|line| line.contains("wrong user or password")).count();
+    let lines = log.lines().count();
+    println!("{lines} lines, {refusals} of them refusals, in {seconds:.1} s");
+    assert!(refusals >= 6, "{log}");
+    // Each of the two may log one refusal at the start, and one for every 2 s.
+    assert!(refusals as f64 <= 2.0 + seconds, "{refusals} refusals in {seconds} s: {log}");
+    assert!(lines <= refusals + 10, "nothing else is logged for each attempt: {log}");
+    assert!(!log.contains(PASSWORD), "{log}");
+    let ready = farm.readyz();
+    let state = (&ready["ready"], &ready["broker"], &ready["outbox"]["messages"]);
+    assert_eq!(state, (&json!(true), &json!("disconnected"), &json!(10)), "{ready}");
 }

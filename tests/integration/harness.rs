@@ -1,20 +1,26 @@
 //! What the tests drive: the server as a child process, the farm's Python programs, brokers, and bare HTTP.
 
+mod amqp;
 mod broker;
 mod farm;
 mod http;
+mod proxy;
 mod python;
 mod server;
+mod traffic;
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
+pub use amqp::AmqpFarm;
 pub(crate) use broker::for_each_broker;
 pub use broker::{Broker, FaultyBroker, Version};
 pub use farm::{Farm, forwarded, frame, order};
 pub use http::{Connection, Response, request};
+pub use proxy::{Proxy, Way};
 pub use python::{Answer, Peer, hex};
 pub use server::{Server, Setup, files_below};
+pub use traffic::{Arrivals, Posting, post_frame};
 
 /// How long anything may take that takes no time on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);

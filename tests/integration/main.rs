@@ -8,7 +8,9 @@ mod rabbitmq;
 mod harness;
 
 mod amqp;
+mod amqp_deletions;
 mod amqp_faults;
+mod amqp_proxy;
 mod api;
 mod bad_input;
 mod concurrency;

@@ -22,6 +22,7 @@ class Broker:
     def __init__(self):
         self.loop = asyncio.new_event_loop()
         self.managers = {}
+        self.orders = {}
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
     def run(self, coroutine):
@@ -36,17 +37,53 @@ class Broker:
             message = aio_pika.Message(bytes.fromhex(data), headers=headers)
             await exchange.publish(message, routing_key=OWN_QUEUE)
 
-    async def user_manager_start(self, url, exchange_as_it_is=False):
-        """The communication interface, on behalf of the user manager, starts to take messages."""
+    async def orders_start(self, url):
+        """The communication interface begins to leave messages, one after the other and each until it is confirmed."""
+        stop = asyncio.Event()
+        self.orders[url] = (stop, asyncio.create_task(self._leave_orders(url, stop)))
+
+    async def orders_stop(self, url):
+        """Ends that, and says how many have been confirmed."""
+        stop, task = self.orders.pop(url)
+        stop.set()
+        return await task
+
+    async def _leave_orders(self, url, stop):
+        number, connection = 0, None
+        while not stop.is_set():
+            data = {"BUFFER_UUID": f"order-{number}", "BUFFER_MSG": f"the message of order-{number}."}
+            body = json.dumps({"TYPE": "ADD_BUFFER_MSG", "DATA": data}).encode()
+            message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+            try:
+                if connection is None:
+                    connection = await aio_pika.connect(url)
+                    exchange = await (await connection.channel()).get_exchange(OWN_EXCHANGE)
+                await exchange.publish(message, routing_key=OWN_QUEUE)
+                number += 1
+            except aio_pika.exceptions.CONNECTION_EXCEPTIONS:
+                connection = None
+            await asyncio.sleep(0.005)
+        if connection is not None:
+            await connection.close()
+        return number
+
+    async def user_manager_start(self, url, exchange_as_it_is=False, durable=False):
+        """The communication interface, on behalf of the user manager, starts to take messages.
+
+        With `durable`, its queue outlives its connection, which it does not do in the farm.
+        """
         connection = await aio_pika.connect(url)
         channel = await connection.channel()
         if exchange_as_it_is:
             exchange = await channel.get_exchange(PEER_EXCHANGE)
         else:
             exchange = await channel.declare_exchange(PEER_EXCHANGE, aio_pika.ExchangeType.DIRECT)
-        queue = await channel.declare_queue(PEER_QUEUE, auto_delete=True)
+        queue = await channel.declare_queue(PEER_QUEUE, durable=durable, auto_delete=not durable)
         await queue.bind(exchange, PEER_KEY)
         received = asyncio.Queue()
+        if url in self.managers:
+            # What has come before and was not asked for is not lost.
+            _, received = self.managers[url]
 
         async def take(message):
             async with message.process():
@@ -84,6 +121,24 @@ class Broker:
     async def declare_queue(self, url, name, **properties):
         async with await aio_pika.connect(url) as connection:
             await (await connection.channel()).declare_queue(name, **properties)
+
+    async def delete_queue(self, url, name):
+        async with await aio_pika.connect(url) as connection:
+            await (await connection.channel()).queue_delete(name)
+
+    async def replace_exchange(self, url, name, type):
+        """Deletes an exchange and makes it anew with another type, before anyone else makes it; binds the queue again."""
+        async with await aio_pika.connect(url) as connection:
+            while True:
+                channel = await connection.channel()
+                await channel.exchange_delete(name)
+                try:
+                    exchange = await channel.declare_exchange(name, type)
+                    break
+                except aio_pika.exceptions.ChannelPreconditionFailed:
+                    continue
+            queue = await channel.get_queue(PEER_QUEUE)
+            await queue.bind(exchange, PEER_KEY)
 
     async def exchange_is(self, url, name, **properties):
         """Whether an exchange exists with just these properties."""

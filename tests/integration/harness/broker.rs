@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::rabbitmq::RabbitMq;
 
 /// Made in one go when a broker starts: each call of rabbitmqctl takes a second or two of processor time.
-const VHOSTS: usize = 60;
+const VHOSTS: usize = 100;
 
 /// Which RabbitMQ.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,11 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// The name of the vhost.
+    pub fn vhost(&self) -> &str {
+        self.url.rsplit('/').next().expect("a vhost")
+    }
+
     /// A fresh vhost.
     pub fn of(version: Version) -> Self {
         static DEBIAN: OnceLock<RabbitMq> = OnceLock::new();
@@ -84,6 +89,16 @@ impl FaultyBroker {
         self.slot.killed = false;
     }
 
+    /// Stops it where it is: its connections stay and it answers nothing.
+    pub fn freeze(&mut self) {
+        self.rabbitmq().sigstop();
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&mut self) {
+        self.rabbitmq().sigcont();
+    }
+
     /// Runs rabbitmqctl on it.
     pub fn ctl(&mut self, arguments: &[&str]) {
         self.rabbitmq().ctl(arguments);
@@ -91,6 +106,13 @@ impl FaultyBroker {
 
     fn rabbitmq(&mut self) -> &mut RabbitMq {
         self.slot.rabbitmq.as_mut().expect("a broker")
+    }
+}
+
+impl Drop for FaultyBroker {
+    fn drop(&mut self) {
+        // Where a test has failed meanwhile. The next one needs a broker that answers.
+        self.thaw();
     }
 }
 

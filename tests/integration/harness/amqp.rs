@@ -1,0 +1,124 @@
+//! A server with a broker, and the farm's programs at the other side of both.
+
+use serde_json::{Value, json};
+
+use super::{Broker, Farm, Proxy, SOON, Setup, Version, Way, eventually, hex, holds};
+
+/// A server that is connected to a broker, and a peer that speaks to both.
+pub struct AmqpFarm {
+    pub farm: Farm,
+    /// Where the peer finds the broker.
+    pub url: String,
+}
+
+impl AmqpFarm {
+    /// With a vhost of the broker that tests share.
+    pub fn start(version: Version) -> Self {
+        Self::at(&Broker::of(version).url)
+    }
+
+    /// With a broker that is there.
+    pub fn at(url: &str) -> Self {
+        let farm = Self::away(url);
+        farm.wait_until("connected");
+        farm
+    }
+
+    /// With a broker that may be away.
+    pub fn away(url: &str) -> Self {
+        Self { farm: Farm::with(&["--amqp-url", url]), url: url.to_owned() }
+    }
+
+    /// With a proxy between the server and the broker; the peer is at the broker itself.
+    pub fn behind(proxy: &Proxy, url: &str) -> Self {
+        let farm = Farm::of(Setup::default().args(["--amqp-url", proxy.url()]));
+        let amqp = Self { farm, url: url.to_owned() };
+        amqp.wait_until_consuming();
+        amqp
+    }
+
+    /// Waits until the server says so of its broker.
+    #[track_caller]
+    pub fn wait_until(&self, broker: &str) {
+        eventually(&format!("the broker is {broker}"), SOON, || {
+            let ready = self.farm.readyz();
+            holds(ready["broker"] == broker, (ready, self.farm.log()))
+        });
+    }
+
+    /// Waits until the server publishes and consumes.
+    #[track_caller]
+    pub fn wait_until_consuming(&self) {
+        eventually("the server publishes and consumes", SOON, || {
+            let ready = self.farm.readyz();
+            let both = ready["broker"] == "connected" && ready["consumer"]["connected"] == true;
+            holds(both, (ready, self.farm.log()))
+        });
+    }
+
+    /// Has the peer do something at the broker.
+    #[track_caller]
+    pub fn call(&mut self, what: &str, mut arguments: Value) -> Value {
+        arguments["url"] = self.url.as_str().into();
+        self.farm.peer.call(what, arguments)
+    }
+
+    /// The user manager's side begins to take messages.
+    #[track_caller]
+    pub fn user_manager(&mut self) {
+        self.call("user_manager_start", json!({}));
+    }
+
+    /// The next message that the user manager's side gets.
+    #[track_caller]
+    pub fn receive(&mut self) -> Value {
+        let message = self.call("user_manager_next", json!({ "seconds": 30 }));
+        assert!(!message.is_null(), "no message came; log of the server:\n{}", self.farm.log());
+        message
+    }
+
+    /// The communication interface publishes a message.
+    #[track_caller]
+    pub fn publish(&mut self, body: &[u8], pickled: bool) {
+        self.call("publish", json!({ "data": hex(body), "pickled": pickled }));
+    }
+
+    #[track_caller]
+    pub fn publish_value(&mut self, value: &str) {
+        let body = self.farm.peer.dumps(value, 4);
+        self.publish(&body, true);
+    }
+
+    /// Fetches a message as soon as it is there.
+    #[track_caller]
+    pub fn fetch_when_there(&mut self, uuid: &str) -> String {
+        eventually(&format!("{uuid} is buffered"), SOON, || {
+            let answer = self.farm.fetch(uuid);
+            if answer.status == 200 { Ok(answer.value) } else { Err((answer, self.farm.log())) }
+        })
+    }
+
+    /// Waits until the own queue has so many consumers, and so many messages that none of them has been given.
+    #[track_caller]
+    pub fn wait_for_own_queue(&mut self, consumers: u64, messages: u64) {
+        eventually(&format!("{consumers} consumers and {messages} messages at the own queue"), SOON, || {
+            let state = self.call("queue_state", json!({ "name": "UHTTPSE_CI" }));
+            holds(state["consumers"] == consumers && state["messages"] == messages, (state, self.farm.log()))
+        });
+    }
+
+    /// Has the server store a message of the communication interface whose acknowledgement never reaches the broker.
+    ///
+    /// For a server [behind](Self::behind) the proxy. Afterwards the server has no connection, the broker has the
+    /// message in the queue again, and [`Proxy::forward`] lets the server come back and be given it once more.
+    #[track_caller]
+    pub fn lose_the_acknowledgement_of(&mut self, proxy: &Proxy, value: &str) {
+        let stored_total = |amqp: &Self| amqp.farm.readyz()["consumer"]["stored_total"].as_u64();
+        let before = stored_total(self);
+        proxy.swallow(&[Way::ToBroker]);
+        self.publish_value(value);
+        eventually("the message is stored", SOON, || holds(stored_total(self) > before, self.farm.log()));
+        proxy.cut();
+        self.wait_for_own_queue(0, 1);
+    }
+}

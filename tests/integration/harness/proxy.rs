@@ -1,0 +1,233 @@
+//! A TCP proxy in front of a broker that delays, cuts and swallows what passes.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What is read at once; also the grain of a swallowed part.
+const CHUNK_BYTES: usize = 16 << 10;
+/// Chunks on their way in one direction. The reader waits when it is full, as a full network does.
+const CHUNKS: usize = 256;
+
+/// A way through the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    ToBroker,
+    ToServer,
+}
+
+/// A proxy on a port of its own. At first it forwards everything at once.
+pub struct Proxy {
+    address: SocketAddr,
+    url: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    broker: SocketAddr,
+    rules: Mutex<Rules>,
+    links: Mutex<Vec<Arc<Link>>>,
+    ended: AtomicBool,
+}
+
+#[derive(Default)]
+struct Rules {
+    delay: Duration,
+    swallowed: Vec<Way>,
+    /// After how many bytes each coming connection is cut.
+    cuts: VecDeque<usize>,
+}
+
+/// A connection of the server with the one to the broker that belongs to it.
+struct Link {
+    server: TcpStream,
+    broker: TcpStream,
+    /// How many bytes may still pass, both ways together, before it is cut.
+    left: Mutex<Option<usize>>,
+    /// Ways on which something is missing. Nothing can follow it: the connection is a black hole for the rest of its life.
+    broken: Mutex<Vec<Way>>,
+}
+
+impl Proxy {
+    /// A proxy in front of the broker of an AMQP URL whose host is an address.
+    pub fn to(url: &str) -> Self {
+        let (before, rest) = url.rsplit_once('@').expect("a user in the URL");
+        let (broker, vhost) = rest.split_once('/').expect("a vhost in the URL");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("the address of a bound socket");
+        let shared = Arc::new(Shared {
+            broker: broker.parse().expect("an address and a port"),
+            rules: Mutex::default(),
+            links: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || accepting.accept(&listener));
+        Self { address, url: format!("{before}@{address}/{vhost}"), shared }
+    }
+
+    /// The broker's URL by way of this proxy.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// From now on everything takes this much longer, each way.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.rules().delay = delay;
+    }
+
+    /// Cuts every connection.
+    pub fn cut(&self) {
+        for link in locked(&self.shared.links).drain(..) {
+            link.cut();
+        }
+    }
+
+    /// Cuts every connection, and then each coming one after so many bytes of both ways together; those that come when
+    /// the numbers have run out live on.
+    pub fn cut_each_after(&self, bytes: impl IntoIterator<Item = usize>) {
+        self.shared.rules().cuts = bytes.into_iter().collect();
+        self.cut();
+    }
+
+    /// How many of these cuts are still to come, those of living connections included.
+    pub fn cuts_left(&self) -> usize {
+        let rules = self.shared.rules();
+        let living = locked(&self.shared.links).iter().filter(|link| locked(&link.left).is_some()).count();
+        rules.cuts.len() + living
+    }
+
+    /// From now on nothing passes these ways, the ends of connections neither, and nobody is told.
+    pub fn swallow(&self, ways: &[Way]) {
+        self.shared.rules().swallowed = ways.to_vec();
+    }
+
+    /// From now on everything passes, save on connections of which something has been swallowed.
+    pub fn forward(&self) {
+        self.swallow(&[]);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        self.cut();
+        // Wakes the thread that accepts.
+        TcpStream::connect(self.address).ok();
+    }
+}
+
+impl Shared {
+    fn rules(&self) -> MutexGuard<'_, Rules> {
+        locked(&self.rules)
+    }
+
+    fn accept(self: Arc<Self>, listener: &TcpListener) {
+        for server in listener.incoming() {
+            if self.ended.load(Ordering::Relaxed) {
+                return;
+            }
+            let Ok(server) = server else { continue };
+            // Dropped where there is no broker, which refuses the server, a moment later than the broker would.
+            let Ok(broker) = TcpStream::connect(self.broker) else { continue };
+            for stream in [&server, &broker] {
+                stream.set_nodelay(true).expect("TCP_NODELAY");
+            }
+            // Held until the connection is in the list, so that no cut is lost sight of.
+            let mut rules = self.rules();
+            let left = Mutex::new(rules.cuts.pop_front());
+            let link = Arc::new(Link { server, broker, left, broken: Mutex::default() });
+            locked(&self.links).push(Arc::clone(&link));
+            drop(rules);
+            for way in [Way::ToBroker, Way::ToServer] {
+                let (shared, link) = (Arc::clone(&self), Arc::clone(&link));
+                thread::spawn(move || shared.pump(&link, way));
+            }
+        }
+    }
+
+    /// Reads one way of a connection, while another thread writes what is due.
+    fn pump(&self, link: &Link, way: Way) {
+        let (mut from, _) = link.ends(way);
+        let (queue, queued) = sync_channel(CHUNKS);
+        thread::scope(|scope| {
+            scope.spawn(|| self.write(link, way, queued));
+            let mut chunk = vec![0; CHUNK_BYTES];
+            loop {
+                let read = from.read(&mut chunk).unwrap_or(0);
+                let due = Instant::now() + self.rules().delay;
+                if queue.send((due, chunk[..read].to_vec())).is_err() || read == 0 {
+                    break;
+                }
+            }
+            drop(queue);
+        });
+    }
+
+    /// Writes chunks when they are due; an empty one is the end.
+    fn write(&self, link: &Link, way: Way, queued: Receiver<(Instant, Vec<u8>)>) {
+        let (_, mut to) = link.ends(way);
+        for (due, chunk) in queued {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if self.swallows(link, way) {
+                continue;
+            }
+            if chunk.is_empty() {
+                to.shutdown(Shutdown::Write).ok();
+                *locked(&link.left) = None;
+                return;
+            }
+            let passing = link.allowed(chunk.len());
+            let written = to.write_all(&chunk[..passing]);
+            if written.is_err() || passing < chunk.len() {
+                link.cut();
+                return;
+            }
+        }
+    }
+
+    fn swallows(&self, link: &Link, way: Way) -> bool {
+        let mut broken = locked(&link.broken);
+        if self.rules().swallowed.contains(&way) && !broken.contains(&way) {
+            broken.push(way);
+        }
+        broken.contains(&way)
+    }
+}
+
+impl Link {
+    /// Where this way comes from and where it goes to.
+    fn ends(&self, way: Way) -> (&TcpStream, &TcpStream) {
+        match way {
+            Way::ToBroker => (&self.server, &self.broker),
+            Way::ToServer => (&self.broker, &self.server),
+        }
+    }
+
+    /// How many of so many bytes may pass.
+    fn allowed(&self, bytes: usize) -> usize {
+        let mut left = locked(&self.left);
+        let Some(left) = left.as_mut() else { return bytes };
+        let passing = bytes.min(*left);
+        *left -= passing;
+        passing
+    }
+
+    fn cut(&self) {
+        *locked(&self.left) = None;
+        for stream in [&self.server, &self.broker] {
+            // An error says that it has ended already.
+            stream.shutdown(Shutdown::Both).ok();
+        }
+    }
+}
+
+/// A failed test must not hide behind the lock that it held.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,161 @@
+//! Numbered messages on their way in both directions, and what must have become of them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{AmqpFarm, Connection, SOON, eventually, holds};
+
+/// Between two frames of [`Posting`]: more than a farm's worker posts, and few enough to be looked at one by one.
+const PACE: Duration = Duration::from_millis(5);
+/// Larger than a frame of AMQP and smaller than what the sockets hold.
+const LARGE: usize = 150_000;
+
+/// A worker posts the frame of a number, with an image of so many bytes; it must be received.
+#[track_caller]
+pub fn post_frame(worker: &mut Connection, number: usize, image: usize) {
+    let image = "x".repeat(image);
+    let body = json!({
+        "USER_ID": "worker-1",
+        "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": { "FRAME": number, "IMAGE": image } },
+    });
+    let headers = [("Content-Type", "application/json")];
+    let answer = worker.request("POST", "/", &headers, body.to_string().as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// A worker that posts frames from 0 on, every 16th of them a large one, until it is told to end.
+pub struct Posting {
+    end: Arc<AtomicBool>,
+    begun: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Posting {
+    pub fn start(to: SocketAddr) -> Self {
+        let (end, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (ended, number) = (Arc::clone(&end), Arc::clone(&begun));
+        let thread = std::thread::spawn(move || {
+            let mut worker = Connection::open(to);
+            while !ended.load(Ordering::SeqCst) {
+                let number = number.fetch_add(1, Ordering::SeqCst);
+                post_frame(&mut worker, number, if number % 16 == 0 { LARGE } else { 100 });
+                std::thread::sleep(PACE);
+            }
+        });
+        Self { end, begun, thread: Some(thread) }
+    }
+
+    /// How many frames have been begun to be posted.
+    pub fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many more have been posted.
+    #[track_caller]
+    pub fn wait_for_more(&self, count: usize) {
+        let goal = self.begun() + count;
+        eventually("frames are posted", SOON, || holds(self.begun() > goal, self.begun()));
+    }
+
+    /// Ends it and says how many have been posted; each of them must have been received.
+    #[track_caller]
+    pub fn finish(mut self) -> usize {
+        self.end.store(true, Ordering::SeqCst);
+        self.thread.take().expect("a thread").join().expect("every frame is received");
+        self.begun()
+    }
+}
+
+impl Drop for Posting {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The frames that the user manager's side has got. A repeat must carry the `message-id` of the first.
+#[derive(Default)]
+pub struct Arrivals {
+    ids: BTreeMap<usize, Value>,
+    /// Numbers that need not come.
+    pub lost: Range<usize>,
+    in_any_order: bool,
+}
+
+impl Arrivals {
+    /// Where the broker may have returned some, so that first arrivals need not be in order.
+    pub fn in_any_order() -> Self {
+        Self { in_any_order: true, ..Self::default() }
+    }
+
+    /// Receives one more, and gives its number.
+    #[track_caller]
+    pub fn receive(&mut self, amqp: &mut AmqpFarm) -> usize {
+        let message = amqp.receive();
+        let value =
+            message["value"].as_str().and_then(|value| value.split_once("{'FRAME': ")?.1.split([',', '}']).next());
+        let number = value.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no frame: {message}"));
+        let next = self.ids.last_key_value().map_or(0, |(last, _)| last + 1);
+        let id = self.ids.entry(number).or_insert_with(|| {
+            let is_next = (next..number).all(|skipped| self.lost.contains(&skipped)) && number >= next;
+            assert!(self.in_any_order || is_next, "frame {number} has come where {next} should; {}", amqp.farm.log());
+            message["message_id"].clone()
+        });
+        assert_eq!(*id, message["message_id"], "frame {number} has come again");
+        number
+    }
+
+    /// Receives until each of these has come, except for those that need not.
+    #[track_caller]
+    pub fn receive_all(&mut self, amqp: &mut AmqpFarm, numbers: Range<usize>) {
+        for number in numbers {
+            while !self.lost.contains(&number) && !self.ids.contains_key(&number) {
+                let _ = self.receive(amqp);
+            }
+        }
+    }
+
+    /// How many of those that need not come have not come.
+    pub fn lost(&self) -> usize {
+        self.lost.clone().filter(|number| !self.ids.contains_key(number)).count()
+    }
+}
+
+impl AmqpFarm {
+    /// A worker posts frames.
+    #[track_caller]
+    pub fn post_frames(&self, numbers: Range<usize>) {
+        let mut worker = Connection::open(self.farm.http);
+        for number in numbers {
+            post_frame(&mut worker, number, 100);
+        }
+    }
+
+    /// The communication interface begins to leave messages, one after the other.
+    #[track_caller]
+    pub fn orders_start(&mut self) {
+        self.call("orders_start", json!({}));
+    }
+
+    /// Ends that, and checks that each of them is there for its worker, which fetches it; says how many.
+    #[track_caller]
+    pub fn orders_stop(&mut self) -> usize {
+        let count = self.call("orders_stop", json!({})).as_u64().expect("a number") as usize;
+        for number in 0..count {
+            let uuid = format!("order-{number}");
+            let answer = eventually(&format!("{uuid} is buffered"), SOON, || {
+                let answer = self.farm.ask("GET", &uuid, &[]);
+                if answer.status == 200 { Ok(answer) } else { Err((answer, self.farm.log())) }
+            });
+            let message = format!("the message of {uuid}.");
+            assert!(answer.body.windows(message.len()).any(|part| part == message.as_bytes()), "{answer:?}");
+        }
+        count
+    }
+}
