@@ -20,8 +20,8 @@ for_each_broker!(
 );
 
 fn frames_flow_in_order_soon_after_the_user_managers_queue_is_made_again(version: Version) {
-    /// By then the pauses between two attempts are the longest.
-    const AWAY: Duration = Duration::from_secs(3);
+    /// By then the pauses between two attempts are the longest, and one has just begun.
+    const AWAY: Duration = Duration::from_millis(3_300);
     const FLOWS: Duration = Duration::from_secs(10);
     let mut amqp = AmqpFarm::start(version);
     amqp.user_manager();

@@ -5,25 +5,29 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    AmqpFarm, Arrivals, Broker, Connection, Farm, FaultyBroker, Posting, Setup, Version, eventually, for_each_broker,
-    holds, order, post_frame, request,
+    AmqpFarm, Arrivals, Broker, Connection, Farm, FaultyBroker, PACE, Posting, SOON, Setup, Version, eventually,
+    for_each_broker, holds, order, post_frame, request,
 };
 
 for_each_broker!(
     the_server_starts_and_takes_work_while_the_broker_is_away_and_it_flows_later,
     a_restart_of_the_broker_is_survived_in_both_directions,
     frames_in_the_outbox_of_a_killed_server_arrive_after_its_restart,
+    a_server_killed_while_it_consumes_has_what_it_has_acknowledged,
     a_broker_that_blocks_is_told_and_what_was_taken_meanwhile_arrives_later,
     a_frozen_broker_delays_no_answer_and_everything_arrives_when_it_goes_on,
     connections_that_the_broker_closes_under_load_lose_nothing,
     a_frame_larger_than_the_broker_takes_is_set_aside_and_all_others_arrive,
     a_wrong_password_is_logged_once_a_pause_without_itself_and_work_is_taken,
+    the_password_is_not_logged_at_the_most_talkative_level_either,
 );
 
 /// While the broker is frozen. Less than two heartbeats, so that the connection lives on.
 const FROZEN: Duration = Duration::from_secs(4);
 /// What HTTP takes at most while the broker is frozen.
 const NO_DELAY: Duration = Duration::from_secs(1);
+/// No user has it.
+const PASSWORD: &str = "not-the-pass-word";
 
 fn the_server_starts_and_takes_work_while_the_broker_is_away_and_it_flows_later(version: Version) {
     let mut broker = FaultyBroker::of(version);
@@ -88,6 +92,28 @@ fn frames_in_the_outbox_of_a_killed_server_arrive_after_its_restart(version: Ver
     Arrivals::default().receive_all(&mut amqp, 0..12);
 }
 
+fn a_server_killed_while_it_consumes_has_what_it_has_acknowledged(version: Version) {
+    let mut amqp = AmqpFarm::start(version);
+    amqp.wait_until_consuming();
+    amqp.farm.kill9();
+    amqp.orders_start(Duration::ZERO);
+    eventually("orders wait in the queue", SOON, || {
+        let state = amqp.call("queue_state", json!({ "name": "UHTTPSE_CI" }));
+        holds(state["messages"].as_u64() > Some(500), state)
+    });
+    for round in 0..3 {
+        amqp.farm.server.restart();
+        eventually(&format!("round {round}: messages are consumed"), SOON, || {
+            let ready = amqp.farm.readyz();
+            holds(ready["consumer"]["stored_total"].as_u64() > Some(0), (ready, amqp.farm.log()))
+        });
+        amqp.farm.kill9();
+    }
+    amqp.farm.server.restart();
+    let orders = amqp.orders_stop();
+    println!("{orders} orders");
+}
+
 fn a_broker_that_blocks_is_told_and_what_was_taken_meanwhile_arrives_later(version: Version) {
     let mut broker = FaultyBroker::of(version);
     let url = broker.url.clone();
@@ -118,7 +144,7 @@ fn at_once<T>(what: &str, act: impl FnOnce() -> T) -> T {
 
 #[track_caller]
 fn wait_for_outbox(farm: &Farm, what: &str, expected: u64) -> Value {
-    eventually(&format!("outbox.{what} is {expected}"), crate::harness::SOON, || {
+    eventually(&format!("outbox.{what} is {expected}"), SOON, || {
         let ready = farm.readyz();
         if ready["outbox"][what] == expected { Ok(ready) } else { Err((ready, farm.log())) }
     })
@@ -135,7 +161,7 @@ fn a_frozen_broker_delays_no_answer_and_everything_arrives_when_it_goes_on(versi
     amqp.post_frames(0..10);
     arrivals.receive_all(&mut amqp, 0..10);
     wait_for_outbox(&amqp.farm, "messages", 0);
-    amqp.orders_start();
+    amqp.orders_start(PACE);
 
     broker.freeze();
     let frozen = Instant::now();
@@ -167,13 +193,13 @@ fn connections_that_the_broker_closes_under_load_lose_nothing(version: Version) 
     amqp.call("user_manager_start", json!({ "durable": true }));
     amqp.call("user_manager_stop", json!({}));
     amqp.wait_until_consuming();
-    amqp.orders_start();
+    amqp.orders_start(PACE);
     let posting = Posting::start(amqp.farm.http);
     for round in 0..3 {
         posting.wait_for_more(50);
         let reason = format!("round-{round}");
         broker.rabbitmq.ctl(&["close_all_connections", "--vhost", broker.vhost(), &reason]);
-        eventually("both connections are closed", crate::harness::SOON, || {
+        eventually("both connections are closed", SOON, || {
             let log = amqp.farm.log();
             let closed = |end: &str| log.lines().any(|line| line.contains(end) && line.contains(&reason));
             holds(closed("no connection to the broker") && closed("not consuming messages"), log.clone())
@@ -224,8 +250,7 @@ fn a_frame_larger_than_the_broker_takes_is_set_aside_and_all_others_arrive(versi
 }
 
 fn a_wrong_password_is_logged_once_a_pause_without_itself_and_work_is_taken(version: Version) {
-    const PASSWORD: &str = "not-the-pass-word";
-    let url = Broker::of(version).url.replace("guest:guest", &format!("guest:{PASSWORD}"));
+    let url = with_wrong_password(&Broker::of(version).url);
     let began = Instant::now();
     let mut farm = Farm::of(Setup::default().args(["--amqp-url", &url]));
     farm.leave("id-1", "'served'");
@@ -236,7 +261,7 @@ fn a_wrong_password_is_logged_once_a_pause_without_itself_and_work_is_taken(vers
     }
     // Three for the publisher and three for the consumer. Their pauses are 50 ms at least, then 100 ms, and RabbitMQ
     // takes its time before it refuses.
-    let log = eventually("the refusals are logged", crate::harness::SOON, || {
+    let log = eventually("the refusals are logged", SOON, || {
         let log = farm.log();
         let refusals = |end: &str| log.lines().filter(|line| line.contains(end)).count();
         let all = refusals("no connection to the broker") >= 3 && refusals("not consuming messages") >= 3;
@@ -254,4 +279,17 @@ fn a_wrong_password_is_logged_once_a_pause_without_itself_and_work_is_taken(vers
     let ready = farm.readyz();
     let state = (&ready["ready"], &ready["broker"], &ready["outbox"]["messages"]);
     assert_eq!(state, (&json!(true), &json!("disconnected"), &json!(10)), "{ready}");
+}
+
+fn the_password_is_not_logged_at_the_most_talkative_level_either(version: Version) {
+    let url = with_wrong_password(&Broker::of(version).url);
+    let farm = Farm::of(Setup::default().args(["--amqp-url", &url]).env("RUST_LOG", "trace"));
+    farm.wait_for_log("wrong user or password");
+    let log = farm.log();
+    let shown: Vec<_> = log.lines().filter(|line| line.contains(PASSWORD)).collect();
+    assert!(shown.is_empty(), "{shown:?}");
+}
+
+fn with_wrong_password(url: &str) -> String {
+    url.replace("guest:guest", &format!("guest:{PASSWORD}"))
 }

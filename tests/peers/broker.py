@@ -37,10 +37,10 @@ class Broker:
             message = aio_pika.Message(bytes.fromhex(data), headers=headers)
             await exchange.publish(message, routing_key=OWN_QUEUE)
 
-    async def orders_start(self, url):
+    async def orders_start(self, url, pause):
         """The communication interface begins to leave messages, one after the other and each until it is confirmed."""
         stop = asyncio.Event()
-        self.orders[url] = (stop, asyncio.create_task(self._leave_orders(url, stop)))
+        self.orders[url] = (stop, asyncio.create_task(self._leave_orders(url, stop, pause)))
 
     async def orders_stop(self, url):
         """Ends that, and says how many have been confirmed."""
@@ -48,7 +48,7 @@ class Broker:
         stop.set()
         return await task
 
-    async def _leave_orders(self, url, stop):
+    async def _leave_orders(self, url, stop, pause):
         number, connection = 0, None
         while not stop.is_set():
             data = {"BUFFER_UUID": f"order-{number}", "BUFFER_MSG": f"the message of order-{number}."}
@@ -62,7 +62,7 @@ class Broker:
                 number += 1
             except aio_pika.exceptions.CONNECTION_EXCEPTIONS:
                 connection = None
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(pause)
         if connection is not None:
             await connection.close()
         return number

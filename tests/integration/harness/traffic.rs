@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::{AmqpFarm, Connection, SOON, eventually, holds};
 
-/// Between two frames of [`Posting`]: more than a farm's worker posts, and few enough to be looked at one by one.
-const PACE: Duration = Duration::from_millis(5);
+/// Between two messages: more than a farm has, and few enough to be looked at one by one.
+pub const PACE: Duration = Duration::from_millis(5);
 /// Larger than a frame of AMQP and smaller than what the sockets hold.
 const LARGE: usize = 150_000;
 
@@ -137,10 +137,10 @@ impl AmqpFarm {
         }
     }
 
-    /// The communication interface begins to leave messages, one after the other.
+    /// The communication interface begins to leave messages, one after the other and with this pause between them.
     #[track_caller]
-    pub fn orders_start(&mut self) {
-        self.call("orders_start", json!({}));
+    pub fn orders_start(&mut self, pause: Duration) {
+        self.call("orders_start", json!({ "pause": pause.as_secs_f64() }));
     }
 
     /// Ends that, and checks that each of them is there for its worker, which fetches it; says how many.
