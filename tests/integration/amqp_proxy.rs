@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::harness::{
-    AmqpFarm, Arrivals, Broker, PACE, Posting, Proxy, SOON, Version, Way, eventually, for_each_broker, holds, order,
+    AmqpFarm, Arrivals, Broker, Posting, Proxy, SOON, Version, Way, eventually, for_each_broker, holds, order,
 };
 
 const BOTH_WAYS: [Way; 2] = [Way::ToBroker, Way::ToServer];
@@ -33,7 +33,7 @@ fn connections_cut_after_random_numbers_of_bytes_under_load_lose_nothing(version
     let proxy = Proxy::to(&url);
     let mut amqp = AmqpFarm::behind(&proxy, &url);
     amqp.user_manager();
-    amqp.orders_start(PACE);
+    amqp.orders_start();
     let posting = Posting::start(amqp.farm.http);
     posting.wait_for_more(20);
     proxy.cut_each_after(bytes);
@@ -86,7 +86,7 @@ fn a_slow_network_delays_many_messages_no_longer_than_one(version: Version) {
     amqp.user_manager();
     proxy.delay(DELAY);
     let began = Instant::now();
-    amqp.orders_start(PACE);
+    amqp.orders_start();
     amqp.post_frames(0..FRAMES);
     Arrivals::default().receive_all(&mut amqp, 0..FRAMES);
     let orders = amqp.orders_stop();

@@ -20,7 +20,7 @@ pub use http::{Connection, Response, request};
 pub use proxy::{Proxy, Way};
 pub use python::{Answer, Peer, hex};
 pub use server::{Server, Setup, files_below};
-pub use traffic::{Arrivals, PACE, Posting, post_frame};
+pub use traffic::{Arrivals, Posting, post_frame};
 
 /// How long anything may take that takes no time on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);

@@ -37,10 +37,10 @@ class Broker:
             message = aio_pika.Message(bytes.fromhex(data), headers=headers)
             await exchange.publish(message, routing_key=OWN_QUEUE)
 
-    async def orders_start(self, url, pause):
+    async def orders_start(self, url, pause, size):
         """The communication interface begins to leave messages, one after the other and each until it is confirmed."""
         stop = asyncio.Event()
-        self.orders[url] = (stop, asyncio.create_task(self._leave_orders(url, stop, pause)))
+        self.orders[url] = (stop, asyncio.create_task(self._leave_orders(url, stop, pause, "x" * size)))
 
     async def orders_stop(self, url):
         """Ends that, and says how many have been confirmed."""
@@ -48,10 +48,10 @@ class Broker:
         stop.set()
         return await task
 
-    async def _leave_orders(self, url, stop, pause):
+    async def _leave_orders(self, url, stop, pause, filling):
         number, connection = 0, None
         while not stop.is_set():
-            data = {"BUFFER_UUID": f"order-{number}", "BUFFER_MSG": f"the message of order-{number}."}
+            data = {"BUFFER_UUID": f"order-{number}", "BUFFER_MSG": f"the message of order-{number}.{filling}"}
             body = json.dumps({"TYPE": "ADD_BUFFER_MSG", "DATA": data}).encode()
             message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
             try:

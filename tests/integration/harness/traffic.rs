@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{AmqpFarm, Connection, SOON, eventually, holds};
 
 /// Between two messages: more than a farm has, and few enough to be looked at one by one.
-pub const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(5);
 /// Larger than a frame of AMQP and smaller than what the sockets hold.
 const LARGE: usize = 150_000;
 
@@ -137,10 +137,16 @@ impl AmqpFarm {
         }
     }
 
-    /// The communication interface begins to leave messages, one after the other and with this pause between them.
+    /// The communication interface begins to leave messages, at the pace of [`PACE`].
     #[track_caller]
-    pub fn orders_start(&mut self, pause: Duration) {
-        self.call("orders_start", json!({ "pause": pause.as_secs_f64() }));
+    pub fn orders_start(&mut self) {
+        self.call("orders_start", json!({ "pause": PACE.as_secs_f64(), "size": 0 }));
+    }
+
+    /// As [`AmqpFarm::orders_start`], with large messages and as fast as the broker takes them.
+    #[track_caller]
+    pub fn large_orders_start(&mut self) {
+        self.call("orders_start", json!({ "pause": 0, "size": LARGE }));
     }
 
     /// Ends that, and checks that each of them is there for its worker, which fetches it; says how many.
