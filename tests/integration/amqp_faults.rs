@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    AmqpFarm, Arrivals, Broker, Connection, Farm, FaultyBroker, Posting, SOON, Setup, Version, eventually,
+    AmqpFarm, Arrivals, Broker, Connection, Farm, FaultyBroker, Posting, Proxy, SOON, Setup, Version, eventually,
     for_each_broker, holds, order, post_frame, request,
 };
 
@@ -26,6 +26,8 @@ for_each_broker!(
 const FROZEN: Duration = Duration::from_secs(4);
 /// What HTTP takes at most while the broker is frozen.
 const NO_DELAY: Duration = Duration::from_secs(1);
+/// How long the network takes each way, so that there is always something on it under load.
+const ON_THE_WAY: Duration = Duration::from_millis(20);
 /// No user has it.
 const PASSWORD: &str = "not-the-pass-word";
 
@@ -189,11 +191,12 @@ fn a_frozen_broker_delays_no_answer_and_everything_arrives_when_it_goes_on(versi
 
 fn connections_that_the_broker_closes_under_load_lose_nothing(version: Version) {
     let broker = Broker::of(version);
-    let mut amqp = AmqpFarm::at(&broker.url);
+    let proxy = Proxy::to(&broker.url);
+    let mut amqp = AmqpFarm::behind(&proxy, &broker.url);
+    proxy.delay(ON_THE_WAY);
     // Its own connection is closed too. So its queue, which stays, collects everything meanwhile.
     amqp.call("user_manager_start", json!({ "durable": true }));
     amqp.call("user_manager_stop", json!({}));
-    amqp.wait_until_consuming();
     amqp.orders_start();
     let posting = Posting::start(amqp.farm.http);
     for round in 0..3 {
@@ -233,7 +236,9 @@ fn a_frame_larger_than_the_broker_takes_is_set_aside_and_all_others_arrive(versi
     if let Some(broker) = &mut broker {
         set_limit(broker, limit);
     }
-    let mut amqp = AmqpFarm::at(&url);
+    let proxy = Proxy::to(&url);
+    let mut amqp = AmqpFarm::behind(&proxy, &url);
+    proxy.delay(ON_THE_WAY);
     amqp.user_manager();
     let posting = Posting::start(amqp.farm.http);
     posting.wait_for_more(20);
