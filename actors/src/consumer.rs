@@ -1,7 +1,7 @@
 //! `CommunicationInterfaceConsumer`: turns deliveries of the consumed queue into the message that the API route
 //! sends, and settles each when its outcome is known.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -12,7 +12,7 @@ use crate::buffer::BufferActor;
 use crate::decoder::Decoder;
 use crate::error::{Error, ErrorKind};
 use crate::handle::decode_communication_interface_message;
-use crate::messages::{AddBufferMsg, BrokerDelivery, ConsumerState, Drain, GetConsumerState};
+use crate::messages::{AddBufferMsg, BrokerDelivery, BufferUuid, ConsumerState, Drain, GetConsumerState};
 
 /// How many deliveries the broker hands over before the first is settled: enough that a group of them shares one
 /// sync of the store, few enough that the largest bodies do not fill the memory. The broker keeps the rest.
@@ -28,6 +28,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// connection lasts as long as what is returned.
 pub type StartConsuming = Box<dyn FnOnce(Box<dyn Fn(ConsumerEvent) + Send>) -> Box<dyn ConsumerLink>>;
 
+/// A delivery that waits, and for whom it is, once that is known.
+struct Waiting {
+    delivery: Delivery,
+    buffer_uuid: Option<BufferUuid>,
+}
+
 /// Consumes the communication interface's queue.
 pub struct CommunicationInterfaceConsumer {
     decoder: Addr<Decoder>,
@@ -35,12 +41,16 @@ pub struct CommunicationInterfaceConsumer {
     start: Option<StartConsuming>,
     link: Option<Box<dyn ConsumerLink>>,
     connected: bool,
-    /// Deliveries that wait, in their order.
-    deliveries: VecDeque<Delivery>,
+    /// Deliveries that wait, by their place in the order in which they came.
+    deliveries: BTreeMap<u64, Waiting>,
+    /// How many have come.
+    arrivals: u64,
     /// One is being decoded: a later message of the same UUID must not overtake it.
     decoding: bool,
     /// There was no room; the timer runs.
     resting: bool,
+    /// There was no room, and nothing has been stored since.
+    full: bool,
     /// How many are on their way to the store.
     storing: usize,
     drained: Option<Vec<oneshot::Sender<()>>>,
@@ -57,9 +67,11 @@ impl CommunicationInterfaceConsumer {
             start: Some(start),
             link: None,
             connected: false,
-            deliveries: VecDeque::new(),
+            deliveries: BTreeMap::new(),
+            arrivals: 0,
             decoding: false,
             resting: false,
+            full: false,
             storing: 0,
             drained: None,
             stored_total: 0,
@@ -73,7 +85,7 @@ impl CommunicationInterfaceConsumer {
         if self.decoding || self.resting || self.drained.is_some() {
             return;
         }
-        let Some(delivery) = self.deliveries.pop_front() else { return };
+        let Some((place, Waiting { delivery, .. })) = self.deliveries.pop_first() else { return };
         self.decoding = true;
         let decoder = self.decoder.clone();
         let (format, body) = (delivery.format, delivery.body.clone());
@@ -85,28 +97,32 @@ impl CommunicationInterfaceConsumer {
         ctx.spawn(decoded.into_actor(self).map(move |message, actor, ctx| {
             actor.decoding = false;
             match message {
-                Ok(message) => actor.store(delivery, message, ctx),
-                Err(error) => actor.settle(delivery, Err(error), ctx),
+                Ok(message) => actor.store(place, delivery, message, ctx),
+                Err(error) => actor.settle(place, Waiting { delivery, buffer_uuid: None }, Err(error), ctx),
             }
             actor.work(ctx);
         }));
     }
 
-    fn store(&mut self, delivery: Delivery, message: AddBufferMsg, ctx: &mut Context<Self>) {
+    fn store(&mut self, place: u64, delivery: Delivery, message: AddBufferMsg, ctx: &mut Context<Self>) {
         self.storing += 1;
+        let waiting = Waiting { delivery, buffer_uuid: Some(message.buffer_uuid.clone()) };
         let stored = self.buffer.send(message);
         ctx.spawn(stored.into_actor(self).map(move |outcome, actor, ctx| {
             actor.storing -= 1;
-            actor.settle(delivery, outcome.unwrap_or_else(|gone| Err(gone.into())), ctx);
+            actor.settle(place, waiting, outcome.unwrap_or_else(|gone| Err(gone.into())), ctx);
             actor.tell_if_drained();
         }));
     }
 
-    fn settle(&mut self, delivery: Delivery, outcome: Result<(), Error>, ctx: &mut Context<Self>) {
+    fn settle(&mut self, place: u64, waiting: Waiting, outcome: Result<(), Error>, ctx: &mut Context<Self>) {
+        let Waiting { delivery, buffer_uuid } = waiting;
         match outcome {
             Ok(()) => {
                 self.stored_total += 1;
+                self.full = false;
                 delivery.settler.settle(Settlement::Ack);
+                self.drop_replaced(place, &buffer_uuid);
             }
             Err(error) if error.kind() == ErrorKind::Request || error.never_fits() => {
                 self.rejected_total += 1;
@@ -115,9 +131,12 @@ impl CommunicationInterfaceConsumer {
             }
             Err(_) if self.drained.is_some() => delivery.settler.settle(Settlement::Requeue),
             Err(error) => {
-                self.deliveries.push_front(delivery);
-                if !self.resting {
+                self.deliveries.insert(place, Waiting { delivery, buffer_uuid });
+                if !self.full {
                     log::warn!("messages of the communication interface have to wait: {error}");
+                    self.full = true;
+                }
+                if !self.resting {
                     self.resting = true;
                     ctx.run_later(RETRY_DELAY, |actor, ctx| {
                         actor.resting = false;
@@ -125,6 +144,19 @@ impl CommunicationInterfaceConsumer {
                     });
                 }
             }
+        }
+    }
+
+    /// A message is stored for which there was room, while an earlier one of its UUID was too large: it has taken that
+    /// one's place.
+    fn drop_replaced(&mut self, place: u64, buffer_uuid: &Option<BufferUuid>) {
+        let earlier = self
+            .deliveries
+            .range(..place)
+            .filter(|(_, waiting)| waiting.buffer_uuid.is_some() && waiting.buffer_uuid == *buffer_uuid);
+        let replaced: Vec<u64> = earlier.map(|(&place, _)| place).collect();
+        for Waiting { delivery, .. } in replaced.iter().filter_map(|place| self.deliveries.remove(place)) {
+            delivery.settler.settle(Settlement::Ack);
         }
     }
 
@@ -169,7 +201,8 @@ impl Handler<FromBroker> for CommunicationInterfaceConsumer {
                 self.deliveries.clear();
             }
             ConsumerEvent::Delivered(delivery) => {
-                self.deliveries.push_back(delivery);
+                self.arrivals += 1;
+                self.deliveries.insert(self.arrivals, Waiting { delivery, buffer_uuid: None });
                 self.work(ctx);
             }
         }

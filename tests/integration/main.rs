@@ -10,6 +10,7 @@ mod harness;
 mod amqp;
 mod amqp_deletions;
 mod amqp_faults;
+mod amqp_parked;
 mod amqp_proxy;
 mod api;
 mod bad_input;

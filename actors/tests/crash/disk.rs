@@ -51,6 +51,8 @@ struct State {
     by_inode: HashMap<u64, FileId>,
     files: usize,
     fault: Option<Fault>,
+    capacity: Option<u64>,
+    lengths: BTreeMap<FileId, u64>,
     seen: usize,
     hit: bool,
 }
@@ -68,6 +70,27 @@ impl RecordingDisk {
     pub fn set_fault(&self, fault: Option<Fault>) {
         let mut state = self.state();
         (state.fault, state.seen, state.hit) = (fault, 0, false);
+    }
+
+    /// Lets the disk have room for so many bytes.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.state().capacity = Some(bytes);
+    }
+
+    /// How many bytes its files have.
+    pub fn used(&self) -> u64 {
+        self.state().lengths.values().sum()
+    }
+
+    /// Takes room for a file that is to be so long, if there is any.
+    fn take_room(&self, file: FileId, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let others: u64 = state.lengths.iter().filter(|(other, _)| **other != file).map(|(_, len)| len).sum();
+        if state.capacity.is_some_and(|capacity| others + len > capacity) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.lengths.insert(file, len);
+        Ok(())
     }
 
     /// Whether the operation that is to fail has come.
@@ -136,6 +159,8 @@ impl Disk for RecordingDisk {
             }
             return Err(error);
         }
+        let len = file.metadata()?.len().max(offset + bytes.len() as u64);
+        self.take_room(self.file_id(file), len)?;
         SystemDisk.write(file, bytes, offset)?;
         self.record(Event::Write { file: self.file_id(file), offset, bytes: bytes.to_vec() });
         Ok(())
@@ -143,6 +168,7 @@ impl Disk for RecordingDisk {
 
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         self.check(FaultKind::Any)?;
+        self.take_room(self.file_id(file), len)?;
         SystemDisk.set_len(file, len)?;
         self.record(Event::SetLen { file: self.file_id(file), len });
         Ok(())
@@ -156,8 +182,12 @@ impl Disk for RecordingDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.check(FaultKind::Any)?;
+        let inode = fs::metadata(path)?.ino();
         SystemDisk.remove(path)?;
-        self.record(Event::Remove(name(path)));
+        let mut state = self.state();
+        let file = state.by_inode[&inode];
+        state.lengths.remove(&file);
+        state.events.push(Event::Remove(name(path)));
         Ok(())
     }
 

@@ -148,3 +148,43 @@ fn a_disk_that_stays_full_refuses_and_loses_nothing() {
         assert_eq!(outcome.failed, 0, "{what}");
     });
 }
+
+#[test]
+fn on_a_disk_without_a_byte_left_removals_are_kept_and_make_room() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    let open = || LogStore::open_on(Box::new(disk.clone()), directory.path(), SEGMENT_BYTES);
+    let (store, _) = open().expect("the store opens");
+    let handle = StoreHandle::start("test", Box::new(store), 1, |_| {}).expect("a thread");
+    let put = |len: usize| block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from(vec![7; len])]));
+    let mut kept = Vec::new();
+    for _ in 0..300 {
+        kept.push(put(1_000).expect("room").0);
+    }
+    // the others on this disk have taken the rest
+    disk.set_capacity(disk.used());
+    for len in [1_000, 1] {
+        assert!(matches!(put(len), Err(StoreError::NoSpace(_))), "{len} bytes were taken");
+    }
+    // nothing of what is removed makes the oldest segment free, at first
+    for seq in kept.drain(100..) {
+        handle.remove(seq);
+    }
+    block_on(handle.flush());
+    let mut again = 0;
+    while again == 0 {
+        // the oldest ones make room
+        kept.drain(..10).for_each(|seq| handle.remove(seq));
+        block_on(handle.flush());
+        again = usize::from(put(1_000).is_ok());
+    }
+    drop(handle);
+    let found = loop {
+        match open() {
+            Ok((_, found)) => break found,
+            Err(OpenError::InUse(_)) => thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(found.len(), kept.len() + again, "what was removed stays removed");
+}

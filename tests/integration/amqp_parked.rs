@@ -1,0 +1,139 @@
+//! Messages that the broker never takes, and messages that there is no room for.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    AmqpFarm, Broker, Connection, Farm, FaultyBroker, Proxy, SOON, Setup, Version, eventually, for_each_broker, holds,
+    order, post_frame, request,
+};
+
+for_each_broker!(
+    parked_messages_are_listed_through_a_kill_and_published_or_deleted,
+    a_broker_keeps_what_there_is_no_room_for_until_there_is,
+    a_delivered_message_is_not_brought_back_when_its_acknowledgement_was_lost,
+);
+
+fn parked(farm: &Farm) -> Vec<Value> {
+    let answer = request(farm.api, "GET", "/UserManager/Parked", &[], b"");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{answer:?}");
+    answer.json().as_array().expect("a list").clone()
+}
+
+fn wait_for_parked(farm: &Farm, count: usize) -> Vec<Value> {
+    eventually("messages are parked", SOON, || {
+        let parked = parked(farm);
+        if parked.len() == count { Ok(parked) } else { Err((parked, farm.log())) }
+    })
+}
+
+fn id(message: &Value) -> &str {
+    message["id"].as_str().expect("an id")
+}
+
+fn parked_messages_are_listed_through_a_kill_and_published_or_deleted(version: Version) {
+    const LIMIT: usize = 1 << 20;
+    let mut broker = FaultyBroker::of(version);
+    let set_limit = |broker: &mut FaultyBroker, limit: usize| {
+        // RabbitMQ 3.10 reads the first of these, 4.0 the second
+        let set = format!("application:set_env(rabbit, max_message_size, {limit})");
+        broker.ctl(&["eval", &format!("{set}, persistent_term:put(max_message_size, {limit}).")]);
+    };
+    set_limit(&mut broker, LIMIT);
+    let mut amqp = AmqpFarm::at(&broker.url);
+    amqp.user_manager();
+    for (number, image) in [(0, 100), (1, LIMIT), (2, 100), (3, LIMIT + 5)] {
+        post_frame(&mut Connection::open(amqp.farm.http), number, image);
+    }
+    let listed = wait_for_parked(&amqp.farm, 2);
+    for (message, image) in listed.iter().zip([LIMIT, LIMIT + 5]) {
+        assert_eq!((&message["user"], &message["type"]), (&json!("worker-1"), &json!("FRAME_RENDERED")), "{message}");
+        let size = message["size"].as_u64().expect("a number") as usize;
+        assert!((image..image + 1_000).contains(&size), "{message}");
+        assert!(message["reason"].as_str().is_some_and(|reason| reason.contains("406")), "{message}");
+        assert!(message["since"].as_f64().is_some_and(|since| since > 1.6e9), "{message}");
+    }
+    for number in [0, 2] {
+        assert!(amqp.receive()["value"].as_str().expect("a value").contains(&format!("'FRAME': {number}")));
+    }
+
+    amqp.farm.server.kill9();
+    amqp.farm.server.restart();
+    amqp.wait_until("connected");
+    assert_eq!(parked(&amqp.farm), listed, "the same through a restart");
+
+    let publish = |farm: &Farm, id: &str| {
+        request(farm.api, "POST", &format!("/UserManager/Parked/{id}/Publish"), &[], b"").status
+    };
+    let delete =
+        |farm: &Farm, id: &str| request(farm.api, "DELETE", &format!("/UserManager/Parked/{id}"), &[], b"").status;
+    // published too early, it is parked again
+    assert_eq!(publish(&amqp.farm, id(&listed[0])), 200);
+    eventually("it is parked again", SOON, || {
+        let again = parked(&amqp.farm);
+        holds(again.len() == 2 && again[0]["id"] == listed[0]["id"] && again[0]["since"] != listed[0]["since"], again)
+    });
+    set_limit(&mut broker, 16 << 20);
+    // the limit is read when a channel is opened
+    broker.ctl(&["close_all_connections", "a larger limit"]);
+    eventually("it has arrived", SOON, || {
+        publish(&amqp.farm, id(&listed[0]));
+        let ready = amqp.farm.readyz();
+        holds(ready["outbox"]["messages"] == 1, (ready, amqp.farm.log()))
+    });
+    assert_eq!(delete(&amqp.farm, id(&listed[1])), 204);
+    assert_eq!(parked(&amqp.farm), Vec::<Value>::new());
+    for unknown in [id(&listed[0]), id(&listed[1]), "no-id"] {
+        assert_eq!((publish(&amqp.farm, unknown), delete(&amqp.farm, unknown)), (404, 404), "{unknown}");
+    }
+    assert_eq!(amqp.farm.readyz()["outbox"]["bytes"], 0);
+}
+
+fn a_broker_keeps_what_there_is_no_room_for_until_there_is(version: Version) {
+    const MESSAGES: usize = 100;
+    let broker = Broker::of(version);
+    let setup = Setup::default().args(["--amqp-url", &broker.url, "--max-buffered", "100KiB"]);
+    let mut amqp = AmqpFarm { farm: Farm::of(setup), url: broker.url.clone() };
+    amqp.wait_until("connected");
+    for number in 0..MESSAGES {
+        amqp.publish_value(&order(&format!("id-{number}"), &format!("'{}'", "x".repeat(10_000))));
+    }
+    amqp.farm.server.wait_for_log("have to wait");
+    let refused = request(
+        amqp.farm.api,
+        "POST",
+        "/CommunicationInterface/AddBufferMsg",
+        &[("Content-Type", "application/json")],
+        format!(
+            r#"{{"TYPE": "ADD_BUFFER_MSG", "DATA": {{"BUFFER_UUID": "http", "BUFFER_MSG": "{}"}}}}"#,
+            "x".repeat(20_000)
+        )
+        .as_bytes(),
+    );
+    assert!(refused.status == 503 && refused.header("retry-after").is_some(), "{refused:?}");
+    let held = amqp.farm.readyz()["buffer"]["bytes"].as_u64().expect("a number");
+    assert!(held <= 100 << 10, "{held} bytes");
+    for number in 0..MESSAGES {
+        assert_eq!(amqp.fetch_when_there(&format!("id-{number}")).len(), 10_002);
+    }
+    let left = broker.rabbitmq.ctl(&["list_queues", "-p", broker.vhost(), "--no-table-headers", "messages"]);
+    assert_eq!(left.trim(), "0");
+}
+
+fn a_delivered_message_is_not_brought_back_when_its_acknowledgement_was_lost(version: Version) {
+    let broker = Broker::of(version);
+    let proxy = Proxy::to(&broker.url);
+    let mut amqp = AmqpFarm::behind(&proxy, &broker.url);
+    amqp.lose_the_acknowledgement_of(&proxy, &order("id-1", "'once'"));
+    assert_eq!(amqp.fetch_when_there("id-1"), "'once'");
+    proxy.forward();
+    amqp.wait_until_consuming();
+    eventually("the second delivery is acknowledged", SOON, || {
+        let held =
+            broker.rabbitmq.ctl(&["list_queues", "-p", broker.vhost(), "--no-table-headers", "name", "messages"]);
+        holds(held.split_whitespace().eq(["UHTTPSE_CI", "0"]), held)
+    });
+    amqp.farm.expect_no_message("id-1");
+    // left anew, it is another matter
+    amqp.publish_value(&order("id-1", "'once'"));
+    assert_eq!(amqp.fetch_when_there("id-1"), "'once'");
+}
