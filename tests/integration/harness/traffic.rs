@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -114,8 +114,11 @@ impl Arrivals {
     /// Receives until each of these has come, except for those that need not.
     #[track_caller]
     pub fn receive_all(&mut self, amqp: &mut AmqpFarm, numbers: Range<usize>) {
+        let began = Instant::now();
         for number in numbers {
             while !self.lost.contains(&number) && !self.ids.contains_key(&number) {
+                // Later ones may go on to come.
+                assert!(began.elapsed() < SOON, "frame {number} has not come; {}", amqp.farm.log());
                 let _ = self.receive(amqp);
             }
         }
