@@ -118,7 +118,7 @@ impl Arrivals {
         for number in numbers {
             while !self.lost.contains(&number) && !self.ids.contains_key(&number) {
                 // Later ones may go on to come.
-                assert!(began.elapsed() < SOON, "frame {number} has not come; {}", amqp.farm.log());
+                assert!(began.elapsed() < 2 * SOON, "frame {number} has not come; {}", amqp.farm.log());
                 let _ = self.receive(amqp);
             }
         }
