@@ -7,8 +7,12 @@
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use actix_web::dev::{Service, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::{App, HttpServer, web};
 use futures::future::Either;
 use user_http_actors::messages::StopLending;
@@ -22,8 +26,12 @@ pub use config::Config;
 pub use http::{Gateway, H1_WRITE_BUFFER_SIZE, configure_api_routes, configure_http_routes};
 
 /// How long a stop waits for requests in flight, in seconds. With what the actors need afterwards (3 s at the most)
-/// the process ends within 10 s.
+/// and [`LAST_REQUESTS`] the process ends within 10 s.
 const SHUTDOWN_TIMEOUT: u64 = 6;
+
+/// How long a stop goes on answering requests on the connections that there are, each answer being the connection's last:
+/// a request that is with the kernel when the stop begins would be thrown away unread by a server that stops at once.
+const LAST_REQUESTS: Duration = Duration::from_millis(500);
 
 /// How long an idle connection is kept. Shorter than [`SHUTDOWN_TIMEOUT`], so that it does not decide how long a stop
 /// takes.
@@ -84,8 +92,14 @@ impl UserHttpServer {
         introduce(&config, &listeners)?;
         let actors = gateway.actors.clone();
         let for_workers = gateway.clone();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (http_stopping, api_stopping) = (Arc::clone(&stopping), Arc::clone(&stopping));
         let http = HttpServer::new(move || {
-            App::new().configure(configure_http_routes(for_workers.clone())).default_service(web::to(http::not_found))
+            let stopping = Arc::clone(&http_stopping);
+            App::new()
+                .configure(configure_http_routes(for_workers.clone()))
+                .default_service(web::to(http::not_found))
+                .wrap_fn(move |request, service| last_answer(Arc::clone(&stopping), service.call(request)))
         })
         .listen(listeners.http)?
         .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
@@ -95,7 +109,11 @@ impl UserHttpServer {
         .disable_signals()
         .run();
         let api = HttpServer::new(move || {
-            App::new().configure(configure_api_routes(gateway.clone())).default_service(web::to(http::not_found))
+            let stopping = Arc::clone(&api_stopping);
+            App::new()
+                .configure(configure_api_routes(gateway.clone()))
+                .default_service(web::to(http::not_found))
+                .wrap_fn(move |request, service| last_answer(Arc::clone(&stopping), service.call(request)))
         })
         .listen(listeners.api)?
         .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
@@ -117,8 +135,11 @@ impl UserHttpServer {
                 }
             };
             log::info!("stopping: no new requests, {SHUTDOWN_TIMEOUT} s for those in flight");
+            stopping.store(true, Ordering::Relaxed);
             // a server that is gone has nothing to stop
             let _ = actors.publisher.send(StopLending).await;
+            futures::join!(http_handle.pause(), api_handle.pause());
+            tokio::time::sleep(LAST_REQUESTS).await;
             futures::join!(http_handle.stop(true), api_handle.stop(true));
             failure
         };
@@ -127,6 +148,18 @@ impl UserHttpServer {
         served?;
         failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
+}
+
+/// Ends the connection with this answer once the service is stopping.
+async fn last_answer(
+    stopping: Arc<AtomicBool>,
+    answer: impl Future<Output = Result<ServiceResponse, actix_web::Error>>,
+) -> Result<ServiceResponse, actix_web::Error> {
+    let mut answer = answer.await?;
+    if stopping.load(Ordering::Relaxed) {
+        answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(answer)
 }
 
 /// Says where the service is, how it works, and what to try first.

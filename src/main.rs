@@ -15,7 +15,10 @@ const EXIT_USAGE: u8 = 2;
 const LOG_FILTER: &str = "info,actix_server=warn";
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER)).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER))
+        // below this it writes the broker's password down, whatever RUST_LOG says
+        .filter_module("amiquip::io_loop::handshake_state", log::LevelFilter::Info)
+        .init();
     allocator::keep_little();
     let config = match Config::load(std::env::args_os(), std::env::vars_os()) {
         Ok(config) => config,

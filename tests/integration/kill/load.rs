@@ -129,15 +129,12 @@ impl Line {
         let mut progress = Progress::Nothing;
         let answered = self.try_exchange(ending, request, &mut progress);
         match answered {
-            Ok(answer) if answer.status == 503 && ending.in_order && progress < Progress::InHand => Err(Over),
+            Ok(answer) if answer.status == 503 && ending.in_order && progress == Progress::Nothing => Err(Over),
             Ok(answer) => Ok(answer),
             Err(error) => {
                 let Request { method, path, .. } = request;
-                let is_owed = ending.in_order && progress == Progress::InHand;
+                let is_owed = ending.in_order && progress >= Progress::Sent;
                 assert!(ending.has_begun() && !is_owed, "{method} {path}, {progress:?}: no answer: {error}");
-                if ending.in_order && progress == Progress::Sent {
-                    run.counts.add("requests that the stop has left unread", 1);
-                }
                 Err(Over)
             }
         }
