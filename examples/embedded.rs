@@ -17,7 +17,9 @@ use clap::Parser;
 use serde::Serialize;
 use user_http_actors::messages::{GetBufferState, GetOutboxState};
 use user_http_actors::{ActorsConfig, UserHttpActors};
-use user_http_server::{Gateway, H1_WRITE_BUFFER_SIZE, configure_api_routes, configure_http_routes};
+use user_http_server::{
+    Gateway, H1_WRITE_BUFFER_SIZE, Limits, configure_api_routes, configure_http_routes, remember_socket,
+};
 
 /// A dashboard with the gateway inside.
 #[derive(Parser)]
@@ -124,7 +126,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         amqp: None,
     })?;
     let watcher = Watcher { actors: actors.clone(), started: Instant::now(), samples: VecDeque::new() }.start();
-    let gateway = Gateway { actors: actors.clone(), max_body: 256 << 20 };
+    let gateway = Gateway::new(actors.clone(), Limits::default());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(watcher.clone()))
@@ -133,6 +135,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .service(web::scope("/farm/services").configure(configure_api_routes(gateway.clone())))
     })
     .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
+    .on_connect(remember_socket)
     .bind(&args.bind)?;
     for address in server.addrs() {
         log::info!("dashboard listening on http://{address}/dashboard, workers on http://{address}/farm/workers");

@@ -10,6 +10,8 @@ use bytesize::ByteSize;
 use user_http_actors::ActorsConfig;
 use user_http_actors::broker::amqp::{AmqpConfig, AmqpUrl};
 
+use crate::Limits;
+
 mod layers;
 
 pub use layers::ConfigError;
@@ -23,6 +25,8 @@ const SETTINGS: &[Setting] = &[
     Setting::new("data-dir", "DIR", "./data", "folder in which messages are kept"),
     Setting::new("blend-root", "DIR", ".", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many(),
     Setting::new("max-body", "SIZE", "256MiB", "largest body that is taken, below 4GiB"),
+    Setting::new("max-inflight", "SIZE", "1GiB", "how much of all bodies together is held in memory at once"),
+    Setting::new("min-transfer-rate", "SIZE", "16KiB", "how many bytes a second a body and an answer have to make after 30 s"),
     Setting::new("max-buffered", "SIZE", "1GiB", "how much is buffered for workers"),
     Setting::new("max-outbox", "SIZE", "4GiB", "how much waits for the user manager"),
     Setting::new("buffer-ttl", "DURATION", "24h", "how long a message is buffered"),
@@ -43,8 +47,8 @@ pub struct Config {
     pub http_bind: SocketAddr,
     /// Address of the server for the farm's services.
     pub api_bind: SocketAddr,
-    /// Largest body that is read, in bytes.
-    pub max_body: u64,
+    /// What requests may take.
+    pub limits: Limits,
     /// What the actors have to know.
     pub actors: ActorsConfig,
 }
@@ -80,7 +84,11 @@ impl Config {
         Ok(Self {
             http_bind: layers.parse("http-bind", ADDRESS, |text| text.parse().ok())?,
             api_bind: layers.parse("api-bind", ADDRESS, |text| text.parse().ok())?,
-            max_body: layers.parse("max-body", "a size below 4GiB, such as 64MiB", max_body)?,
+            limits: Limits {
+                max_body: layers.parse("max-body", "a size below 4GiB, such as 64MiB", max_body)?,
+                max_inflight: layers.parse("max-inflight", SIZE, size)?,
+                min_transfer_rate: layers.parse("min-transfer-rate", "a size a second, such as 16KiB", size)?,
+            },
             actors: ActorsConfig {
                 data_dir: (!memory).then_some(data_dir),
                 blend_roots: layers.parse_many("blend-root", "a folder", path)?,

@@ -9,21 +9,33 @@ use crate::http::error::Failure;
 mod api;
 mod delivery;
 mod error;
+mod limits;
 mod parked;
 mod range;
+mod reader;
 mod request;
 mod user_manager;
 mod worker;
 
+use limits::Inflight;
+
 pub use delivery::H1_WRITE_BUFFER_SIZE;
+pub use limits::{GRACE, Limits};
+pub use reader::remember_socket;
 
 /// What the routes have to know.
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    /// The actors that do the work.
-    pub actors: UserHttpActors,
-    /// The largest body that is read, in bytes; a larger one is answered 413.
-    pub max_body: u64,
+    actors: UserHttpActors,
+    limits: Limits,
+    inflight: Inflight,
+}
+
+impl Gateway {
+    /// Routes in front of `actors`. All clones share `limits`.
+    pub fn new(actors: UserHttpActors, limits: Limits) -> Self {
+        Self { actors, limits, inflight: Inflight::default() }
+    }
 }
 
 /// Mounts the routes for workers (`ConfigureHTTPRoutes` of the specification): `GET`, `HEAD` and `POST` on the root
@@ -31,7 +43,8 @@ pub struct Gateway {
 ///
 /// A delivery counts as done when the server asks the answer's body for more than there is. Set
 /// [`HttpServer::h1_write_buffer_size`](actix_web::HttpServer::h1_write_buffer_size) to [`H1_WRITE_BUFFER_SIZE`], and
-/// that is when the last byte is with the connection; with actix-web's default it can be 32 KiB too early.
+/// that is when the last byte is with the connection; with actix-web's default it can be 32 KiB too early. Readers that take an answer too slowly are cut off where
+/// [`remember_socket`] is the server's `on_connect`.
 pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
     move |routes| {
         let root = web::resource(["", "/"])

@@ -23,7 +23,9 @@ pub mod config;
 mod http;
 
 pub use config::Config;
-pub use http::{Gateway, H1_WRITE_BUFFER_SIZE, configure_api_routes, configure_http_routes};
+pub use http::{
+    GRACE, Gateway, H1_WRITE_BUFFER_SIZE, Limits, configure_api_routes, configure_http_routes, remember_socket,
+};
 
 /// How long a stop waits for requests in flight, in seconds. With what the actors need afterwards (3 s at the most)
 /// and [`LAST_REQUESTS`] the process ends within 10 s.
@@ -88,9 +90,9 @@ impl UserHttpServer {
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServiceError> {
-        let gateway = Gateway { actors: UserHttpActors::start(config.actors.clone())?, max_body: config.max_body };
+        let actors = UserHttpActors::start(config.actors.clone())?;
+        let gateway = Gateway::new(actors.clone(), config.limits);
         introduce(&config, &listeners)?;
-        let actors = gateway.actors.clone();
         let for_workers = gateway.clone();
         let stopping = Arc::new(AtomicBool::new(false));
         let (http_stopping, api_stopping) = (Arc::clone(&stopping), Arc::clone(&stopping));
@@ -101,6 +103,7 @@ impl UserHttpServer {
                 .default_service(web::to(http::not_found))
                 .wrap_fn(move |request, service| last_answer(Arc::clone(&stopping), service.call(request)))
         })
+        .on_connect(http::remember_socket)
         .listen(listeners.http)?
         .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
         .keep_alive(KEEP_ALIVE)
@@ -115,6 +118,7 @@ impl UserHttpServer {
                 .default_service(web::to(http::not_found))
                 .wrap_fn(move |request, service| last_answer(Arc::clone(&stopping), service.call(request)))
         })
+        .on_connect(http::remember_socket)
         .listen(listeners.api)?
         .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
         // who hangs up no longer waits for a message

@@ -4,6 +4,7 @@ mod allocator;
 
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use user_http_server::config::ConfigError;
 use user_http_server::{Config, Listeners, UserHttpServer};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    raise_file_limit();
     let listeners = match Listeners::bind(&config) {
         Ok(listeners) => listeners,
         Err(error) => {
@@ -45,6 +47,14 @@ fn main() -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Each connection takes two file descriptors, and the limit is often 1,024 only for the sake of programs that use `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::warn!("the limit of open files stays {:?}: {error}", limit.current);
     }
 }
 

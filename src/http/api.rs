@@ -32,10 +32,10 @@ pub async fn add_buffer_msg(request: HttpRequest, payload: web::Payload, gateway
 }
 
 async fn add(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let body = request::body(request, payload, gateway.max_body).await?;
+    let body = request::body(request, payload, gateway).await?;
     let format = request::format(request.headers());
     let UserHttpActors { decoder, buffer, .. } = &gateway.actors;
-    handle_communication_interface_message(decoder, buffer, format, body).await?;
+    handle_communication_interface_message(decoder, buffer, format, body.bytes.clone()).await?;
     Ok(HttpResponse::Ok().json(Success::new()))
 }
 

@@ -14,6 +14,8 @@ use user_http_actors::buffer::BufferLease;
 use user_http_actors::payload::Payload;
 use user_http_actors::publisher::MessageLease;
 
+use crate::http::reader::ReaderWatch;
+
 /// The `h1_write_buffer_size` that makes a delivery exact: the connection asks the body for more only when everything
 /// before has been taken by the socket, so that the question after the last chunk says that all of it has.
 pub const H1_WRITE_BUFFER_SIZE: usize = 1;
@@ -101,11 +103,12 @@ pub struct DeliveryBody<L> {
     /// Settled when `left` has come to nothing, where that is the end of the message.
     lease: Option<L>,
     reaches_end: bool,
+    watch: Option<ReaderWatch>,
 }
 
 impl<L: Lease> DeliveryBody<L> {
-    /// Hands over the bytes of `sources` from `start` up to, without, `end`.
-    pub fn new(sources: Vec<Source>, start: u64, end: u64, lease: L) -> Self {
+    /// Hands over, to a reader that `watch` watches, the bytes of `sources` from `start` up to, without, `end`.
+    pub fn new(sources: Vec<Source>, start: u64, end: u64, lease: L, watch: Option<ReaderWatch>) -> Self {
         let reaches_end = end == total_len(&sources);
         let mut sources = VecDeque::from(sources);
         let mut offset = start;
@@ -115,7 +118,7 @@ impl<L: Lease> DeliveryBody<L> {
             offset -= first.len();
             sources.pop_front();
         }
-        Self { sources, offset, left: end - start, reading: None, lease: Some(lease), reaches_end }
+        Self { sources, offset, left: end - start, reading: None, lease: Some(lease), reaches_end, watch }
     }
 
     /// Whether reading the next chunk would block; false at the end.
@@ -139,6 +142,9 @@ impl<L: Lease> DeliveryBody<L> {
 
     fn hand_over(&mut self, chunk: Bytes) -> Bytes {
         self.left -= chunk.len() as u64;
+        if let Some(watch) = &self.watch {
+            watch.hand_over(chunk.len() as u64);
+        }
         if self.left == 0
             && self.reaches_end
             && let Some(lease) = &self.lease

@@ -58,6 +58,15 @@ impl Failure {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than the limit of {limit} bytes"))
     }
 
+    pub fn no_memory() -> Self {
+        let text = "too many bodies are being received at once; send it again later";
+        Self { retry_after: Some(NO_ROOM_RETRY_AFTER), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, text) }
+    }
+
+    pub fn too_slow(rate: u64) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, format!("the body comes more slowly than {rate} bytes a second"))
+    }
+
     pub fn encoded(encoding: &str) -> Self {
         let text = format!("content encoding {encoding:?} is not taken; send the body as it is");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)

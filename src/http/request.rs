@@ -4,9 +4,12 @@ use actix_web::http::header::{self, HeaderMap};
 use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use tokio::time::{Instant, timeout_at};
 use user_http_actors::codec::Format;
 
+use crate::http::Gateway;
 use crate::http::error::Failure;
+use crate::http::limits::{Held, Pace};
 
 /// How much is reserved for a body at once, whatever its sender says that its length will be.
 const RESERVED: u64 = 1 << 20;
@@ -18,11 +21,20 @@ pub fn format(headers: &HeaderMap) -> Format {
     if media_type.eq_ignore_ascii_case("application/octet-stream") { Format::Pickle } else { Format::Json }
 }
 
+/// A whole body; its bytes count as held in memory until this is dropped.
+pub struct Body {
+    pub bytes: Bytes,
+    _held: Held,
+}
+
 /// Reads the whole body.
 ///
 /// # Errors
-/// 413 as soon as it is known to be longer than `limit`, 415 where it is encoded, 400 where it breaks off.
-pub async fn body(request: &HttpRequest, mut payload: web::Payload, limit: u64) -> Result<Bytes, Failure> {
+/// 413 as soon as it is known to be longer than the limit, 415 where it is encoded, 503 where there is no memory for it, 408
+/// where it comes too slowly, 400 where it breaks off.
+pub async fn body(request: &HttpRequest, mut payload: web::Payload, gateway: &Gateway) -> Result<Body, Failure> {
+    let limits = &gateway.limits;
+    let limit = limits.max_body;
     let headers = request.headers();
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
@@ -33,13 +45,28 @@ pub async fn body(request: &HttpRequest, mut payload: web::Payload, limit: u64) 
     if declared.is_some_and(|declared| declared > limit) {
         return Err(Failure::too_large(limit));
     }
+    let mut held = gateway.inflight.hold();
+    if !held.fits(declared.unwrap_or(0), limits.max_inflight) {
+        return Err(Failure::no_memory());
+    }
+    let mut pace = Pace::new(limits, Instant::now());
     let mut first = None;
     let mut body = BytesMut::new();
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| Failure::bad_request(format!("the body broke off: {error}")))?;
+    loop {
+        let next = timeout_at(pace.end, payload.next()).await;
+        if !pace.is_kept(Instant::now()) {
+            return Err(Failure::too_slow(limits.min_transfer_rate));
+        }
+        let Ok(next) = next else { continue };
+        let Some(chunk) = next else { break };
         let read = first.as_ref().map_or(0, Bytes::len) + body.len();
+        let chunk = chunk.map_err(|error| Failure::bad_request(format!("the body broke off: {error}")))?;
         if (read + chunk.len()) as u64 > limit {
             return Err(Failure::too_large(limit));
+        }
+        pace.add(chunk.len() as u64);
+        if !held.grow(chunk.len() as u64, limits.max_inflight) {
+            return Err(Failure::no_memory());
         }
         // a body that comes in one piece is not copied
         if read == 0 {
@@ -53,7 +80,7 @@ pub async fn body(request: &HttpRequest, mut payload: web::Payload, limit: u64) 
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(first.unwrap_or_else(|| body.freeze()))
+    Ok(Body { bytes: first.unwrap_or_else(|| body.freeze()), _held: held })
 }
 
 /// The values of a parameter of the query, decoded, in their order.

@@ -17,6 +17,7 @@ use crate::http::Gateway;
 use crate::http::delivery::{DeliveryBody, LengthOnly, Source, total_len};
 use crate::http::error::Failure;
 use crate::http::range::{self, Selected};
+use crate::http::reader::ReaderWatch;
 use crate::http::request;
 
 /// How long a request waits for a delivery of the same message that has begun its last chunk. On a connection that
@@ -53,7 +54,8 @@ async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpRespons
         }
     };
     response.insert_header((header::ETAG, etag)).insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
-    Ok(response.body(DeliveryBody::new(sources, start, end, lease)))
+    let watch = ReaderWatch::start(request, gateway.limits, end - start);
+    Ok(response.body(DeliveryBody::new(sources, start, end, lease, watch)))
 }
 
 /// `HEAD /?bufferUUID=…`: the size of that message; delivers nothing.
@@ -129,9 +131,9 @@ pub async fn send_data_to_server(
 }
 
 async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let body = request::body(request, payload, gateway.max_body).await?;
+    let body = request::body(request, payload, gateway).await?;
     let UserHttpActors { decoder, publisher, .. } = &gateway.actors;
-    handle_user_message(decoder, publisher, request::format(request.headers()), body).await?;
+    handle_user_message(decoder, publisher, request::format(request.headers()), body.bytes.clone()).await?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     Ok(HttpResponse::Ok().json(Received { data: "RECEIVED", time }))
 }

@@ -22,6 +22,7 @@ mod files;
 mod health;
 mod json;
 mod kill;
+mod limits;
 mod pickle;
 mod range;
 mod render_farm;

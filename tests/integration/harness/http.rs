@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use super::SOON;
 
@@ -68,6 +69,11 @@ impl Connection {
         stream.set_write_timeout(Some(SOON))?;
         stream.set_nodelay(true)?;
         Ok(Self { to, stream: BufReader::with_capacity(1 << 20, stream) })
+    }
+
+    /// How long a read may take, where that is longer than it usually may.
+    pub fn set_read_timeout(&mut self, timeout: Duration) {
+        self.stream.get_ref().set_read_timeout(Some(timeout)).expect("a time limit");
     }
 
     /// Sends bytes as they are.

@@ -1,0 +1,116 @@
+//! Clients that are slow, many, or want more memory than there is.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::harness::{Connection, Farm, SOON, eventually, frame, holds};
+
+const PICKLE: [(&str, &str); 1] = [("Content-Type", "application/octet-stream")];
+/// The grace of every transfer, and what a busy machine adds.
+const CUT_OFF: Duration = Duration::from_secs(60);
+
+/// Says that a body of `len` bytes follows; whether it may be sent, or why not.
+fn announce(farm: &Farm, len: usize) -> Result<Connection, u16> {
+    let mut connection = Connection::open(farm.http);
+    let length = len.to_string();
+    connection.send_head("POST", "/", &[PICKLE[0], ("Content-Length", &length)]);
+    connection.set_read_timeout(Duration::from_millis(300));
+    // only a refusal comes before the body
+    match connection.try_read_head() {
+        Ok(head) => Err(head.status),
+        Err(_) => {
+            connection.set_read_timeout(SOON);
+            Ok(connection)
+        }
+    }
+}
+
+#[test]
+fn more_bodies_than_memory_is_given_are_refused_before_they_are_read() {
+    let mut farm = Farm::with(&["--max-inflight", "1MiB"]);
+    let body = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(700000)"), 4);
+    assert_eq!(announce(&farm, 2 << 20).err(), Some(503), "larger than all");
+    let mut first = announce(&farm, body.len()).expect("room");
+    first.send(&body[..600_000]);
+    let refused = eventually("the first one's bytes are counted", SOON, || match announce(&farm, body.len()) {
+        Err(status) => Ok(status),
+        Ok(_) => Err("taken"),
+    });
+    assert_eq!(refused, 503);
+    // what is small enough goes on
+    farm.post(&frame("FRAME_RENDERED", "'small'"));
+    first.send(&body[600_000..]);
+    assert_eq!(first.read_response().status, 200);
+    let answer = farm.post_bytes(PICKLE[0].1, &body);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mut broken = announce(&farm, body.len()).expect("room");
+    broken.send(&body[..600_000]);
+    drop(broken);
+    eventually("the broken one's bytes are given back", SOON, || {
+        let answer = farm.post_bytes(PICKLE[0].1, &body);
+        holds(answer.status == 200, answer)
+    });
+}
+
+#[test]
+fn a_body_that_comes_too_slowly_is_answered_408() {
+    let farm = Farm::start();
+    let mut slow = Connection::open(farm.http);
+    slow.set_read_timeout(CUT_OFF);
+    let headers = [PICKLE[0], ("Content-Length", "1000000")];
+    slow.send_head("POST", "/", &headers);
+    slow.send(&[0; 1_000]);
+    let answer = slow.read_response();
+    answer.failure(408);
+    assert!(answer.json()["ERROR"].as_str().is_some_and(|error| error.contains("16384 bytes a second")), "{answer:?}");
+}
+
+#[test]
+fn a_reader_that_is_too_slow_is_cut_off_and_the_message_is_offered_again() {
+    let mut farm = Farm::with(&["--min-transfer-rate", "1MiB"]);
+    farm.sparse_blend_file("scene.blend", 64 << 20);
+    farm.leave_blend("id-1", "scene.blend");
+    let (stalled, _) = farm.begin_fetch("id-1");
+    assert_eq!(farm.ask("GET", "id-1", &[]).status, 400, "in delivery");
+    eventually("it is cut off", CUT_OFF, || {
+        let answer = farm.ask("HEAD", "id-1", &[]);
+        let in_delivery = farm.readyz()["buffer"]["in_delivery"].clone();
+        holds(answer.status == 200 && in_delivery == 0, (answer, in_delivery))
+    });
+    assert!(farm.log().contains("read more slowly"), "{}", farm.log());
+    drop(stalled);
+    assert_eq!(farm.ask("GET", "id-1", &[]).status, 200);
+}
+
+#[test]
+fn many_slow_and_idle_clients_hold_up_nobody() {
+    // the clients' own
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("more open files");
+    let mut farm = Farm::start();
+    let headers = [PICKLE[0], ("Content-Length", "1000000")];
+    let slow: Vec<Connection> = (0..200)
+        .map(|_| {
+            let mut slow = Connection::open(farm.http);
+            slow.send_head("POST", "/", &headers);
+            slow.send(&[0; 10]);
+            slow
+        })
+        .collect();
+    let idle: Vec<TcpStream> = (0..2_000).map(|_| TcpStream::connect(farm.http).expect("the server accepts")).collect();
+    let start = Instant::now();
+    for number in 0..20 {
+        farm.leave(&format!("id-{number}"), "'for a normal worker'");
+        assert_eq!(farm.fetch_value(&format!("id-{number}")), "'for a normal worker'");
+        farm.post(&frame("FRAME_RENDERED", "'normal'"));
+    }
+    println!("60 requests beside {} slow and {} idle clients took {:?}", slow.len(), idle.len(), start.elapsed());
+    // and those that never send a request are closed
+    let mut first = &idle[0];
+    first.set_read_timeout(Some(SOON)).expect("a time limit");
+    let mut nothing = Vec::new();
+    first.read_to_end(&mut nothing).expect("an end");
+}
