@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -11,6 +12,7 @@ use user_http_actors::ActorsConfig;
 use user_http_actors::broker::amqp::{AmqpConfig, AmqpUrl};
 
 use crate::Limits;
+use crate::auth::Tokens;
 
 mod layers;
 
@@ -21,6 +23,9 @@ use layers::{Layers, Setting};
 const SETTINGS: &[Setting] = &[
     Setting::new("http-bind", "ADDR", "127.0.0.1:10000", "address of the server for workers"),
     Setting::new("api-bind", "ADDR", "127.0.0.1:10001", "address of the server for the farm's services"),
+    Setting::new("worker-token-file", "FILE", "", "bearer tokens of workers, one a line, each with the USER_ID that it is bound to, if any"),
+    Setting::new("api-token-file", "FILE", "", "bearer tokens of the farm's services, one a line"),
+    Setting::new("allow-open-api", "", "false", "let anybody who reaches the API server give orders, beyond this machine too").switch(),
     Setting::new("amqp-url", "URL", "", "RabbitMQ, as amqp://user:password@host:port/vhost; without it the user manager takes its messages from the API server").secret(),
     Setting::new("data-dir", "DIR", "./data", "folder in which messages are kept"),
     Setting::new("blend-root", "DIR", ".", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many(),
@@ -47,6 +52,10 @@ pub struct Config {
     pub http_bind: SocketAddr,
     /// Address of the server for the farm's services.
     pub api_bind: SocketAddr,
+    /// Who may ask the server for workers; anybody without.
+    pub worker_tokens: Option<Arc<Tokens>>,
+    /// Who may ask the server for the farm's services; whoever reaches it without.
+    pub api_tokens: Option<Arc<Tokens>>,
     /// What requests may take.
     pub limits: Limits,
     /// What the actors have to know.
@@ -81,9 +90,23 @@ impl Config {
                 ..AmqpConfig::new(url)
             }),
         };
+        let tokens = |key| {
+            layers.parse_or_why(key, |text| match text {
+                "" => Ok(None),
+                file => Tokens::read(Path::new(file)).map(Arc::new).map(Some),
+            })
+        };
+        let api_tokens = tokens("api-token-file")?;
+        let open_api = layers.parse("allow-open-api", "true or false", |text| text.parse().ok())?;
         Ok(Self {
+            worker_tokens: tokens("worker-token-file")?,
             http_bind: layers.parse("http-bind", ADDRESS, |text| text.parse().ok())?,
-            api_bind: layers.parse("api-bind", ADDRESS, |text| text.parse().ok())?,
+            api_bind: layers.parse_or_why("api-bind", |text| {
+                let address: SocketAddr = text.parse().map_err(|_| format!("expected {ADDRESS}"))?;
+                let is_guarded = address.ip().is_loopback() || api_tokens.is_some() || open_api;
+                if is_guarded { Ok(address) } else { Err(OPEN_API.to_owned()) }
+            })?,
+            api_tokens,
             limits: Limits {
                 max_body: layers.parse("max-body", "a size below 4GiB, such as 64MiB", max_body)?,
                 max_inflight: layers.parse("max-inflight", SIZE, size)?,
@@ -100,6 +123,10 @@ impl Config {
         })
     }
 }
+
+/// Why the API server is not reachable from elsewhere by accident.
+const OPEN_API: &str = "whoever reaches this address could leave and take messages; give --api-token-file, or \
+                        --allow-open-api where only the farm's services reach it";
 
 const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:10000";
 const SIZE: &str = "a size such as 64MiB";

@@ -7,6 +7,7 @@ use user_http_actors::UserHttpActors;
 use crate::http::error::Failure;
 
 mod api;
+mod authenticate;
 mod delivery;
 mod error;
 mod limits;
@@ -17,6 +18,7 @@ mod request;
 mod user_manager;
 mod worker;
 
+pub(crate) use authenticate::{Audience, authenticate};
 use limits::Inflight;
 
 pub use delivery::H1_WRITE_BUFFER_SIZE;

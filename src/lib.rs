@@ -4,6 +4,7 @@
 //! shutdown signal; [`configure_http_routes`] and [`configure_api_routes`] mount its routes in somebody else's `App`.
 #![deny(missing_docs)]
 
+use std::future;
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
@@ -19,8 +20,11 @@ use user_http_actors::messages::StopLending;
 use user_http_actors::store::StoreError;
 use user_http_actors::{StartError, UserHttpActors};
 
+pub mod auth;
 pub mod config;
 mod http;
+
+use http::{Audience, authenticate};
 
 pub use config::Config;
 pub use http::{
@@ -94,14 +98,21 @@ impl UserHttpServer {
         let gateway = Gateway::new(actors.clone(), config.limits);
         introduce(&config, &listeners)?;
         let for_workers = gateway.clone();
+        let (worker_tokens, api_tokens) = (config.worker_tokens, config.api_tokens);
         let stopping = Arc::new(AtomicBool::new(false));
         let (http_stopping, api_stopping) = (Arc::clone(&stopping), Arc::clone(&stopping));
         let http = HttpServer::new(move || {
-            let stopping = Arc::clone(&http_stopping);
+            let (stopping, tokens) = (Arc::clone(&http_stopping), worker_tokens.clone());
             App::new()
                 .configure(configure_http_routes(for_workers.clone()))
                 .default_service(web::to(http::not_found))
-                .wrap_fn(move |request, service| last_answer(Arc::clone(&stopping), service.call(request)))
+                .wrap_fn(move |request, service| {
+                    let answer = match authenticate(tokens.as_deref(), Audience::Workers, request) {
+                        Either::Left(request) => Either::Left(service.call(request)),
+                        Either::Right(refusal) => Either::Right(future::ready(Ok(refusal))),
+                    };
+                    last_answer(Arc::clone(&stopping), answer)
+                })
         })
         .on_connect(http::remember_socket)
         .listen(listeners.http)?
@@ -112,11 +123,17 @@ impl UserHttpServer {
         .disable_signals()
         .run();
         let api = HttpServer::new(move || {
-            let stopping = Arc::clone(&api_stopping);
+            let (stopping, tokens) = (Arc::clone(&api_stopping), api_tokens.clone());
             App::new()
                 .configure(configure_api_routes(gateway.clone()))
                 .default_service(web::to(http::not_found))
-                .wrap_fn(move |request, service| last_answer(Arc::clone(&stopping), service.call(request)))
+                .wrap_fn(move |request, service| {
+                    let answer = match authenticate(tokens.as_deref(), Audience::Services, request) {
+                        Either::Left(request) => Either::Left(service.call(request)),
+                        Either::Right(refusal) => Either::Right(future::ready(Ok(refusal))),
+                    };
+                    last_answer(Arc::clone(&stopping), answer)
+                })
         })
         .on_connect(http::remember_socket)
         .listen(listeners.api)?

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use user_http_server::config::ConfigError;
-use user_http_server::{Config, Listeners, UserHttpServer};
+use user_http_server::{Config, Listeners, UserHttpServer, auth};
 
 /// What a wrong command line, environment or file ends with, as other programs do.
 const EXIT_USAGE: u8 = 2;
@@ -21,6 +21,12 @@ fn main() -> ExitCode {
         .filter_module("amiquip::io_loop::handshake_state", log::LevelFilter::Info)
         .init();
     allocator::keep_little();
+    if std::env::args_os().skip(1).eq(["token"]) {
+        let (token, line) = auth::new_token();
+        eprintln!("in a token file, this line stands for it too, and does not tell it: {line}");
+        println!("{token}");
+        return ExitCode::SUCCESS;
+    }
     let config = match Config::load(std::env::args_os(), std::env::vars_os()) {
         Ok(config) => config,
         Err(ConfigError::CommandLine(error)) => error.exit(),
@@ -60,6 +66,13 @@ fn raise_file_limit() {
 
 async fn run(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let tokens: Vec<_> = config.worker_tokens.iter().chain(&config.api_tokens).cloned().collect();
+    actix_web::rt::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tokens.iter().for_each(|tokens| tokens.reload());
+        }
+    });
     let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = async move {
         tokio::select! {

@@ -76,6 +76,17 @@ pub enum UserMessage {
     },
 }
 
+impl UserMessage {
+    /// Who sent it: the first [`MAX_LABEL_CHARS`] characters.
+    pub fn user_id(&self) -> &str {
+        match self {
+            Self::Forward(OutgoingMessage { user_id, .. })
+            | Self::Test { user_id, .. }
+            | Self::Other { user_id, .. } => user_id,
+        }
+    }
+}
+
 /// A message for a worker, ready to be delivered.
 #[derive(Clone, Debug)]
 pub struct BufferMsg {

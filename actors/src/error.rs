@@ -9,6 +9,8 @@ use crate::store::StoreError;
 pub enum ErrorKind {
     /// The asker: the same request fails again until it is changed.
     Request,
+    /// The asker, who has no right to this.
+    Forbidden,
     /// Nobody: there is no such thing, or not any more.
     Absent,
     /// Time: somebody else has it right now.
@@ -57,6 +59,12 @@ pub enum Error {
     /// No message for the user manager has this id.
     #[error("no message has this id")]
     NoSuchMessage,
+    /// The message claims to be another user's than its sender is.
+    #[error("USER_ID is {claimed:?}, which the sender's token is not bound to")]
+    OtherUser {
+        /// Who it claims to be from.
+        claimed: String,
+    },
     /// The service is shutting down.
     #[error("the service is shutting down")]
     Stopping,
@@ -68,6 +76,7 @@ impl Error {
         match self {
             Self::Decode(_) | Self::Blend(_) => ErrorKind::Request,
             Self::NoBufferMsg | Self::NoSuchMessage => ErrorKind::Absent,
+            Self::OtherUser { .. } => ErrorKind::Forbidden,
             Self::InDelivery => ErrorKind::Busy,
             Self::NoRoom { .. } | Self::Store(StoreError::NoSpace(_)) => ErrorKind::NoRoom,
             Self::BrokerIsConfigured => ErrorKind::Setup,

@@ -11,17 +11,23 @@ use crate::messages::{AddBufferMsg, CountUserMessage, SendMessageToUserManager};
 use crate::publisher::UserManagerPublisher;
 
 /// Handles what a worker has posted (`handleUserMessage` of the specification). `Ok` is the promise of 200: what is to
-/// be forwarded is on stable storage and will reach the user manager.
+/// be forwarded is on stable storage and will reach the user manager. Where the sender is known to be `only` one user, the
+/// message may claim no other.
 ///
 /// # Errors
 /// See [`Error`].
 pub async fn handle_user_message(
     decoder: &Addr<Decoder>,
     publisher: &Addr<UserManagerPublisher>,
+    only: Option<&str>,
     format: Format,
     body: Bytes,
 ) -> Result<(), Error> {
-    match decode(decoder, format, body, codec::decode_user_message).await? {
+    let message = decode(decoder, format, body, codec::decode_user_message).await?;
+    if only.is_some_and(|only| only != message.user_id()) {
+        return Err(Error::OtherUser { claimed: message.user_id().to_owned() });
+    }
+    match message {
         UserMessage::Forward(message) => publisher.send(SendMessageToUserManager(message)).await?,
         UserMessage::Test { user_id, data } => {
             log::info!("TEST from {user_id:?}: {data}");

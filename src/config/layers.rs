@@ -254,7 +254,8 @@ fn command(settings: &[Setting]) -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("The HTTP gateway of a Blender render farm")
         .after_help(
-            "Flags beat the environment, that beats the file, that beats the defaults. RUST_LOG sets what is logged.",
+            "Flags beat the environment, that beats the file, that beats the defaults. RUST_LOG sets what is logged.\n\
+             `user-http-server token` prints a new bearer token.",
         )
         .args(settings.iter().map(Setting::arg))
         .arg(config)

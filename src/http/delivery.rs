@@ -146,7 +146,6 @@ impl<L: Lease> DeliveryBody<L> {
             watch.hand_over(chunk.len() as u64);
         }
         if self.left == 0
-            && self.reaches_end
             && let Some(lease) = &self.lease
         {
             lease.finishing();

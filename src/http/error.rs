@@ -21,6 +21,7 @@ pub struct Failure {
     text: String,
     retry_after: Option<u32>,
     allow: Option<&'static str>,
+    authenticate: bool,
 }
 
 #[derive(Serialize)]
@@ -38,7 +39,7 @@ struct PickleForm<'a> {
 
 impl Failure {
     fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), retry_after: None, allow: None }
+        Self { status, text: text.into(), retry_after: None, allow: None, authenticate: false }
     }
 
     pub fn bad_request(text: impl Into<String>) -> Self {
@@ -52,6 +53,11 @@ impl Failure {
     pub fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
         let text = format!("{method} is not offered here, only {allowed}");
         Self { allow: Some(allowed), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, text) }
+    }
+
+    pub fn unauthorized() -> Self {
+        let text = "a valid token is needed: Authorization: Bearer TOKEN";
+        Self { authenticate: true, ..Self::new(StatusCode::UNAUTHORIZED, text) }
     }
 
     pub fn too_large(limit: u64) -> Self {
@@ -104,6 +110,9 @@ impl Failure {
         if let Some(allowed) = self.allow {
             response.insert_header((header::ALLOW, allowed));
         }
+        if self.authenticate {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"user-http-server\""));
+        }
         response
     }
 }
@@ -112,6 +121,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (status, retry_after) = match error.kind() {
             ErrorKind::Request => (StatusCode::BAD_REQUEST, None),
+            ErrorKind::Forbidden => (StatusCode::FORBIDDEN, None),
             ErrorKind::Absent => match error {
                 Error::NoSuchMessage => (StatusCode::NOT_FOUND, None),
                 _ => (StatusCode::BAD_REQUEST, None),
@@ -131,7 +141,7 @@ impl From<Error> for Failure {
             }
             _ => error.to_string(),
         };
-        Self { status, text, retry_after, allow: None }
+        Self { retry_after, ..Self::new(status, text) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use user_http_actors::blend::{BlendFile, refine_data_from_metadata};
 use user_http_actors::buffer::LeasedBufferMsg;
@@ -13,6 +13,7 @@ use user_http_actors::handle::handle_user_message;
 use user_http_actors::messages::{BufferMsgView, LeaseBufferMsg, PeekBufferMsg};
 use user_http_actors::{BufferUuid, Error, UserHttpActors};
 
+use crate::auth::Bearer;
 use crate::http::Gateway;
 use crate::http::delivery::{DeliveryBody, LengthOnly, Source, total_len};
 use crate::http::error::Failure;
@@ -133,7 +134,9 @@ pub async fn send_data_to_server(
 async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let body = request::body(request, payload, gateway).await?;
     let UserHttpActors { decoder, publisher, .. } = &gateway.actors;
-    handle_user_message(decoder, publisher, request::format(request.headers()), body.bytes.clone()).await?;
+    let bearer = request.extensions().get::<Bearer>().cloned().unwrap_or_default();
+    let format = request::format(request.headers());
+    handle_user_message(decoder, publisher, bearer.user_id.as_deref(), format, body.bytes.clone()).await?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     Ok(HttpResponse::Ok().json(Received { data: "RECEIVED", time }))
 }

@@ -13,6 +13,7 @@ mod amqp_faults;
 mod amqp_parked;
 mod amqp_proxy;
 mod api;
+mod authentication;
 mod bad_input;
 mod concurrency;
 mod configuration;
