@@ -202,6 +202,34 @@ fn sharing_that_would_keep_the_peer_hashing_is_refused() {
 }
 
 #[test]
+fn keys_of_one_hash_that_would_keep_the_peer_comparing_are_refused() {
+    // CPython's hash of an int is its residue modulo 2^61 - 1.
+    let int = |index: u32| [b"\x8a\x0c".to_vec(), (u128::from(index) * ((1 << 61) - 1)).to_le_bytes()[..12].to_vec()];
+    let ints = |count: u32| (1..=count).map(|index| int(index).concat());
+    let dict = |keys: Vec<Vec<u8>>| [b"}(".to_vec(), keys.join(&b"N"[..]), b"Nu".to_vec()].concat();
+    forwarded(frame(&dict(ints(1_000).collect())));
+    let bound = "equal hashes, which take more than 16,777,216 comparisons";
+    assert!(refusal(frame(&dict(ints(6_000).collect()))).contains(bound));
+    assert!(refusal(frame(&dict(ints(4_000).map(|int| [&int[..], b"K\x01\x86"].concat()).collect()))).contains(bound));
+    assert!(
+        refusal(frame(&[b"\x8f(", &ints(6_000).collect::<Vec<_>>().concat()[..], b"\x90"].concat())).contains(bound)
+    );
+    let dropped = [&dict(ints(6_000).collect())[..], b"0N"].concat();
+    assert!(refusal(frame(&dropped)).contains(bound), "CPython makes it before it drops it");
+    let spelled = (1..=6_000_u128).map(|index| format!("L{}L\n", index * ((1 << 61) - 1)).into_bytes());
+    assert!(refusal(frame(&dict(spelled.collect()))).contains(bound));
+
+    // Where the hashes differ, there may be many.
+    let floats = (1..=100_000).map(|index| [b"G".to_vec(), f64::from(index).to_be_bytes().to_vec()].concat());
+    forwarded(frame(&dict(floats.collect())));
+    let pairs = (0..50_000_u16).map(|index| [&b"M"[..], &index.to_le_bytes(), b"\x8c\x01a\x86"].concat());
+    forwarded(frame(&dict(pairs.collect())));
+    let names =
+        (0..50_000).map(|index| [format!("X\x05\0\0\0{index:05}").as_bytes(), b"\x8c\x02\xc3\xa9\x86"].concat());
+    forwarded(frame(&dict(names.collect())));
+}
+
+#[test]
 fn calls_that_would_fill_the_peers_memory_are_refused() {
     let mut data = b"](c_codecs\nencode\n\x94X\x10\x27\x00\x00".to_vec();
     data.extend(vec![b'x'; 10_000]);

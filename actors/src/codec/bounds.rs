@@ -29,7 +29,11 @@ pub const MAX_MEMO_GAP: usize = 65_536;
 /// kilobyte could keep it busy for years.
 pub const MAX_HASHED_VALUES: usize = 16_777_216;
 
-/// How many values one of them may hold; an int counts once more for every 64 bytes.
+/// How many values a pickle's keys may make CPython compare with one another because their hashes are equal: half a
+/// second's work. The number grows with the square of the keys, so that a megabyte of them could take hours.
+pub const MAX_KEY_COMPARISONS: usize = 16_777_216;
+
+/// How many values one key may hold; an int counts once more for every 64 bytes.
 pub const MAX_KEY_VALUES: usize = u16::MAX as usize - 1;
 
 /// How many times a pickle's own length its calls of `_codecs.encode` and `builtins.bytearray` may make, in bytes.

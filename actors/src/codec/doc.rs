@@ -244,6 +244,11 @@ impl Doc {
         self.nodes.len()
     }
 
+    /// Every value, in the order in which they were made.
+    pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> {
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+
     /// The bytes of a scalar's content.
     pub(super) fn content(&self, id: NodeId) -> &[u8] {
         &self.source[self.node(id).range()]

@@ -1,6 +1,7 @@
 //! Pickles: read by a bounded scan, forwarded by splicing, written at protocol 4 without frames.
 
 mod call;
+mod collide;
 mod container;
 mod depth;
 mod machine;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::call::check_plain;
 use super::machine::{Edit, Machine};
-use super::{depth, opcode as op};
+use super::{collide, depth, opcode as op};
 use crate::codec::DecodeError;
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::text::Spelling;
@@ -169,6 +169,7 @@ impl Machine<'_> {
         }
         let root = self.pop()?;
         check_plain(&self.doc, root)?;
+        collide::check(&self.doc, self.hashed)?;
         self.doc.root = root;
         Ok(Pickle { doc: self.doc, memo: self.memo, edits: self.edits, stop: self.at })
     }
