@@ -21,6 +21,7 @@ mod delivery;
 mod disk;
 mod files;
 mod health;
+mod hostile;
 mod json;
 mod kill;
 mod limits;

@@ -8,6 +8,7 @@ import random
 
 import requests
 
+from hostile.attack import hostile_bodies
 from values import Maker, show
 
 PICKLE = {"content-type": "application/octet-stream"}
@@ -137,4 +138,4 @@ def bad_bodies(worker, api, seed, cases):
     return dict(counted)
 
 
-ALL = {call.__name__: call for call in (buffer_round_trips, frame_round_trips, bad_bodies)}
+ALL = {call.__name__: call for call in (buffer_round_trips, frame_round_trips, bad_bodies, hostile_bodies)}

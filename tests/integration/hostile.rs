@@ -1,0 +1,38 @@
+//! A corpus of hostile pickles and JSON (`tests/peers/hostile`), against the whole server.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Farm, frame};
+
+/// Sends a part of the corpus to both servers. Python's side stops at the first answer that is not as it should be,
+/// and at the first message passed on that CPython does not read as the value that was sent.
+fn attack(part: u64, parts: u64) -> Value {
+    let mut farm = Farm::with(&["--max-body", "16MiB"]);
+    let pid = farm.pid();
+    let arguments = json!({
+        "worker": farm.server.worker_url(), "api": farm.server.api_url(""), "part": part, "parts": parts,
+    });
+    let report = farm.peer.call("hostile_bodies", arguments);
+    println!("{report:#}");
+
+    assert!(farm.is_running(), "the server has ended");
+    assert_eq!(farm.pid(), pid);
+    let log = farm.log();
+    assert!(!log.contains("panicked"), "{log}");
+    farm.expect_nothing_for_the_user_manager();
+    farm.post(&frame("FRAME_RENDERED", "'well'"));
+    assert!(farm.take().value.contains("'well'"));
+    report
+}
+
+#[test]
+fn every_hostile_body_is_refused_by_name_or_passed_on_as_cpython_reads_it() {
+    let report = attack(0, 2);
+    assert!(report["answered"]["400"].as_u64() > Some(1_000), "{report}");
+}
+
+#[test]
+fn every_other_hostile_body_is_refused_by_name_or_passed_on_as_cpython_reads_it() {
+    let report = attack(1, 2);
+    assert!(report["answered"]["400"].as_u64() > Some(1_000), "{report}");
+}
