@@ -13,8 +13,10 @@ use user_http_actors::broker::amqp::{AmqpConfig, AmqpUrl};
 
 use crate::Limits;
 use crate::auth::Tokens;
+use crate::tls::Tls;
 
 mod layers;
+mod tls;
 
 pub use layers::ConfigError;
 use layers::{Layers, Setting};
@@ -26,6 +28,11 @@ const SETTINGS: &[Setting] = &[
     Setting::new("worker-token-file", "FILE", "", "bearer tokens of workers, one a line, each with the USER_ID that it is bound to, if any"),
     Setting::new("api-token-file", "FILE", "", "bearer tokens of the farm's services, one a line"),
     Setting::new("allow-open-api", "", "false", "let anybody who reaches the API server give orders, beyond this machine too").switch(),
+    Setting::new("http-tls-cert", "FILE", "", "certificate of the server for workers, with its chain, in PEM; with it, that server speaks TLS"),
+    Setting::new("http-tls-key", "FILE", "", "its private key, in PEM"),
+    Setting::new("api-tls-cert", "FILE", "", "certificate of the server for the farm's services, with its chain, in PEM; with it, that server speaks TLS"),
+    Setting::new("api-tls-key", "FILE", "", "its private key, in PEM"),
+    Setting::new("api-client-ca", "FILE", "", "CA certificates, in PEM; with it, a client of that server must have a certificate of one of them"),
     Setting::new("amqp-url", "URL", "", "RabbitMQ, as amqp://user:password@host:port/vhost; without it the user manager takes its messages from the API server").secret(),
     Setting::new("data-dir", "DIR", "./data", "folder in which messages are kept"),
     Setting::new("blend-root", "DIR", ".", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many(),
@@ -56,6 +63,10 @@ pub struct Config {
     pub worker_tokens: Option<Arc<Tokens>>,
     /// Who may ask the server for the farm's services; whoever reaches it without.
     pub api_tokens: Option<Arc<Tokens>>,
+    /// TLS of the server for workers.
+    pub http_tls: Option<Tls>,
+    /// TLS of the server for the farm's services.
+    pub api_tls: Option<Tls>,
     /// What requests may take.
     pub limits: Limits,
     /// What the actors have to know.
@@ -98,15 +109,20 @@ impl Config {
         };
         let api_tokens = tokens("api-token-file")?;
         let open_api = layers.parse("allow-open-api", "true or false", |text| text.parse().ok())?;
+        let api_tls = tls::API.load(&layers)?;
+        let asks_for_certificates = api_tls.as_ref().is_some_and(Tls::asks_for_certificates);
         Ok(Self {
             worker_tokens: tokens("worker-token-file")?,
             http_bind: layers.parse("http-bind", ADDRESS, |text| text.parse().ok())?,
             api_bind: layers.parse_or_why("api-bind", |text| {
                 let address: SocketAddr = text.parse().map_err(|_| format!("expected {ADDRESS}"))?;
-                let is_guarded = address.ip().is_loopback() || api_tokens.is_some() || open_api;
+                let is_guarded =
+                    address.ip().is_loopback() || api_tokens.is_some() || open_api || asks_for_certificates;
                 if is_guarded { Ok(address) } else { Err(OPEN_API.to_owned()) }
             })?,
             api_tokens,
+            http_tls: tls::HTTP.load(&layers)?,
+            api_tls,
             limits: Limits {
                 max_body: layers.parse("max-body", "a size below 4GiB, such as 64MiB", max_body)?,
                 max_inflight: layers.parse("max-inflight", SIZE, size)?,
@@ -122,11 +138,16 @@ impl Config {
             },
         })
     }
+
+    /// TLS of whichever server has it.
+    pub fn tls(&self) -> impl Iterator<Item = &Tls> {
+        self.http_tls.iter().chain(&self.api_tls)
+    }
 }
 
 /// Why the API server is not reachable from elsewhere by accident.
-const OPEN_API: &str = "whoever reaches this address could leave and take messages; give --api-token-file, or \
-                        --allow-open-api where only the farm's services reach it";
+const OPEN_API: &str = "whoever reaches this address could leave and take messages; give --api-token-file, \
+                        --api-client-ca, or --allow-open-api where only the farm's services reach it";
 
 const ADDRESS: &str = "an IP address and a port, such as 127.0.0.1:10000";
 const SIZE: &str = "a size such as 64MiB";

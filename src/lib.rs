@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use actix_web::dev::{Service, ServiceResponse};
 use actix_web::http::ConnectionType;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use futures::future::Either;
 use user_http_actors::messages::StopLending;
 use user_http_actors::store::StoreError;
@@ -23,6 +23,8 @@ use user_http_actors::{StartError, UserHttpActors};
 pub mod auth;
 pub mod config;
 mod http;
+mod server;
+pub mod tls;
 
 use http::{Audience, authenticate};
 
@@ -31,17 +33,11 @@ pub use http::{
     GRACE, Gateway, H1_WRITE_BUFFER_SIZE, Limits, configure_api_routes, configure_http_routes, remember_socket,
 };
 
-/// How long a stop waits for requests in flight, in seconds. With what the actors need afterwards (3 s at the most)
-/// and [`LAST_REQUESTS`] the process ends within 10 s.
-const SHUTDOWN_TIMEOUT: u64 = 6;
+use tls::Tls;
 
 /// How long a stop goes on answering requests on the connections that there are, each answer being the connection's last:
 /// a request that is with the kernel when the stop begins would be thrown away unread by a server that stops at once.
 const LAST_REQUESTS: Duration = Duration::from_millis(500);
-
-/// How long an idle connection is kept. Shorter than [`SHUTDOWN_TIMEOUT`], so that it does not decide how long a stop
-/// takes.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// The sockets that the service listens on, bound by whoever starts it.
 #[derive(Debug)]
@@ -98,10 +94,10 @@ impl UserHttpServer {
         let gateway = Gateway::new(actors.clone(), config.limits);
         introduce(&config, &listeners)?;
         let for_workers = gateway.clone();
-        let (worker_tokens, api_tokens) = (config.worker_tokens, config.api_tokens);
+        let (worker_tokens, api_tokens) = (config.worker_tokens.clone(), config.api_tokens.clone());
         let stopping = Arc::new(AtomicBool::new(false));
         let (http_stopping, api_stopping) = (Arc::clone(&stopping), Arc::clone(&stopping));
-        let http = HttpServer::new(move || {
+        let http = server::serve(listeners.http, config.http_tls.clone(), true, move || {
             let (stopping, tokens) = (Arc::clone(&http_stopping), worker_tokens.clone());
             App::new()
                 .configure(configure_http_routes(for_workers.clone()))
@@ -113,16 +109,9 @@ impl UserHttpServer {
                     };
                     last_answer(Arc::clone(&stopping), answer)
                 })
-        })
-        .on_connect(http::remember_socket)
-        .listen(listeners.http)?
-        .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
-        .keep_alive(KEEP_ALIVE)
-        .tcp_nodelay(true)
-        .shutdown_timeout(SHUTDOWN_TIMEOUT)
-        .disable_signals()
-        .run();
-        let api = HttpServer::new(move || {
+        })?;
+        // who hangs up no longer waits for a message
+        let api = server::serve(listeners.api, config.api_tls.clone(), false, move || {
             let (stopping, tokens) = (Arc::clone(&api_stopping), api_tokens.clone());
             App::new()
                 .configure(configure_api_routes(gateway.clone()))
@@ -134,17 +123,8 @@ impl UserHttpServer {
                     };
                     last_answer(Arc::clone(&stopping), answer)
                 })
-        })
-        .on_connect(http::remember_socket)
-        .listen(listeners.api)?
-        .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
-        // who hangs up no longer waits for a message
-        .h1_allow_half_closed(false)
-        .keep_alive(KEEP_ALIVE)
-        .tcp_nodelay(true)
-        .shutdown_timeout(SHUTDOWN_TIMEOUT)
-        .disable_signals()
-        .run();
+        })?;
+        let watch = actix_web::rt::spawn(tls::watch(config.tls().cloned().collect()));
         let (http_handle, api_handle) = (http.handle(), api.handle());
         let servers = async { futures::try_join!(http, api).map(|_| ()) };
         let stop = async {
@@ -155,7 +135,7 @@ impl UserHttpServer {
                     Some(failure)
                 }
             };
-            log::info!("stopping: no new requests, {SHUTDOWN_TIMEOUT} s for those in flight");
+            log::info!("stopping: no new requests, {} s for those in flight", server::SHUTDOWN_TIMEOUT);
             stopping.store(true, Ordering::Relaxed);
             // a server that is gone has nothing to stop
             let _ = actors.publisher.send(StopLending).await;
@@ -165,6 +145,7 @@ impl UserHttpServer {
             failure
         };
         let (served, failure) = futures::join!(servers, stop);
+        watch.abort();
         actors.drain().await;
         served?;
         failure.map_or(Ok(()), |failure| Err(failure.into()))
@@ -185,13 +166,15 @@ async fn last_answer(
 
 /// Says where the service is, how it works, and what to try first.
 fn introduce(config: &Config, listeners: &Listeners) -> io::Result<()> {
-    let (http, api) = (listeners.http.local_addr()?, listeners.api.local_addr()?);
-    log::info!("worker server listening on http://{http}");
-    log::info!("API server listening on http://{api}");
+    let scheme = |tls: &Option<Tls>| if tls.is_some() { "https" } else { "http" };
+    let http = format!("{}://{}", scheme(&config.http_tls), listeners.http.local_addr()?);
+    let api = format!("{}://{}", scheme(&config.api_tls), listeners.api.local_addr()?);
+    log::info!("worker server listening on {http}");
+    log::info!("API server listening on {api}");
     match &config.actors.amqp {
         Some(amqp) => log::info!("mode: RabbitMQ at {}", amqp.url),
         None => {
-            log::info!("mode: no broker, the user manager takes its messages from http://{api}/UserManager/NextMessage")
+            log::info!("mode: no broker, the user manager takes its messages from {api}/UserManager/NextMessage")
         }
     }
     match &config.actors.data_dir {
@@ -199,7 +182,7 @@ fn introduce(config: &Config, listeners: &Listeners) -> io::Result<()> {
         None => log::info!("data directory: none, a stop loses every message (--memory)"),
     }
     log::info!(
-        "try: curl -i http://{http}/ -H 'Content-Type: application/json' -d '{{\"USER_ID\": \"me\", \"MAIN_DATA\": \
+        "try: curl -i {http}/ -H 'Content-Type: application/json' -d '{{\"USER_ID\": \"me\", \"MAIN_DATA\": \
          {{\"TYPE\": \"TEST\", \"DATA\": \"hello\"}}}}'"
     );
     Ok(())

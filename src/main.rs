@@ -3,11 +3,14 @@
 mod allocator;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use user_http_server::auth::{self, Tokens};
 use user_http_server::config::ConfigError;
-use user_http_server::{Config, Listeners, UserHttpServer, auth};
+use user_http_server::tls::Tls;
+use user_http_server::{Config, Listeners, UserHttpServer};
 
 /// What a wrong command line, environment or file ends with, as other programs do.
 const EXIT_USAGE: u8 = 2;
@@ -66,14 +69,10 @@ fn raise_file_limit() {
 
 async fn run(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let tokens: Vec<_> = config.worker_tokens.iter().chain(&config.api_tokens).cloned().collect();
-    actix_web::rt::spawn(async move {
-        while hangup.recv().await.is_some() {
-            tokens.iter().for_each(|tokens| tokens.reload());
-        }
-    });
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let tokens = config.worker_tokens.iter().chain(&config.api_tokens).cloned().collect();
+    let tls = config.tls().cloned().collect();
+    actix_web::rt::spawn(reload_on_hangup(signal(SignalKind::hangup())?, tokens, tls));
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -81,4 +80,16 @@ async fn run(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::er
         }
     };
     Ok(UserHttpServer::start_service(config, listeners, shutdown).await?)
+}
+
+async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec<Tls>) {
+    while hangup.recv().await.is_some() {
+        let (tokens, tls) = (tokens.clone(), tls.clone());
+        let reload = move || {
+            tokens.iter().for_each(|tokens| tokens.reload());
+            tls.iter().for_each(Tls::reload);
+        };
+        // its panic has been told of
+        let _ = actix_web::rt::task::spawn_blocking(reload).await;
+    }
 }

@@ -202,9 +202,14 @@ impl Layers {
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<T, ConfigError> {
+        let text = self.values[key].1.first().map_or("", String::as_str);
+        parse(text).map_err(|why| self.bad_value(key, why))
+    }
+
+    /// What is wrong with the value of a setting beyond its form.
+    pub fn bad_value(&self, key: &'static str, why: String) -> ConfigError {
         let (setting, values, origin) = &self.values[key];
-        let text = values.first().map_or("", String::as_str);
-        parse(text).map_err(|why| bad_value(setting, text, origin, why))
+        bad_value(setting, values.first().map_or("", String::as_str), origin, why)
     }
 
     /// The values of a setting that may have several.

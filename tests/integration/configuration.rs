@@ -4,8 +4,22 @@ use std::process::Command;
 
 use crate::harness::{Farm, Server, Setup, request};
 
-const SETTINGS: [&str; 9] =
-    ["http-bind", "api-bind", "amqp-url", "data-dir", "blend-root", "max-body", "max-buffered", "buffer-ttl", "memory"];
+const SETTINGS: [&str; 14] = [
+    "http-bind",
+    "http-tls-cert",
+    "http-tls-key",
+    "api-bind",
+    "api-tls-cert",
+    "api-tls-key",
+    "api-client-ca",
+    "amqp-url",
+    "data-dir",
+    "blend-root",
+    "max-body",
+    "max-buffered",
+    "buffer-ttl",
+    "memory",
+];
 
 fn variable(setting: &str) -> String {
     format!("USER_HTTP_SERVER_{}", setting.replace('-', "_").to_uppercase())

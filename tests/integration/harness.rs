@@ -7,6 +7,7 @@ mod http;
 mod proxy;
 mod python;
 mod server;
+mod tls;
 mod traffic;
 
 use std::fmt::Debug;
@@ -16,10 +17,11 @@ pub use amqp::AmqpFarm;
 pub(crate) use broker::for_each_broker;
 pub use broker::{Broker, FaultyBroker, Version};
 pub use farm::{Farm, forwarded, frame, order};
-pub use http::{Connection, Response, request};
+pub use http::{Connection, Response, connect, request};
 pub use proxy::{Proxy, Way};
 pub use python::{Answer, Peer, hex};
 pub use server::{Server, Setup, files_below};
+pub use tls::{Ca, Client, Identity};
 pub use traffic::{Arrivals, Posting, post_frame};
 
 /// How long anything may take that takes no time on an idle machine.

@@ -12,17 +12,23 @@ const PICKLE: [(&str, &str); 1] = [("Content-Type", "application/octet-stream")]
 /// The grace of every transfer, and what a busy machine adds.
 const CUT_OFF: Duration = Duration::from_secs(60);
 
+/// A connection whose reads take no longer than `patience`, and its socket.
+fn connect(farm: &Farm, patience: Duration) -> (Connection, TcpStream) {
+    let socket = TcpStream::connect(farm.http).expect("the server accepts");
+    socket.set_read_timeout(Some(patience)).expect("a time limit");
+    (Connection::over(farm.http, socket.try_clone().expect("a clone")), socket)
+}
+
 /// Says that a body of `len` bytes follows; whether it may be sent, or why not.
 fn announce(farm: &Farm, len: usize) -> Result<Connection, u16> {
-    let mut connection = Connection::open(farm.http);
+    let (mut connection, socket) = connect(farm, Duration::from_millis(300));
     let length = len.to_string();
     connection.send_head("POST", "/", &[PICKLE[0], ("Content-Length", &length)]);
-    connection.set_read_timeout(Duration::from_millis(300));
     // only a refusal comes before the body
     match connection.try_read_head() {
         Ok(head) => Err(head.status),
         Err(_) => {
-            connection.set_read_timeout(SOON);
+            socket.set_read_timeout(Some(SOON)).expect("a time limit");
             Ok(connection)
         }
     }
@@ -58,8 +64,7 @@ fn more_bodies_than_memory_is_given_are_refused_before_they_are_read() {
 #[test]
 fn a_body_that_comes_too_slowly_is_answered_408() {
     let farm = Farm::start();
-    let mut slow = Connection::open(farm.http);
-    slow.set_read_timeout(CUT_OFF);
+    let (mut slow, _) = connect(&farm, CUT_OFF);
     let headers = [PICKLE[0], ("Content-Length", "1000000")];
     slow.send_head("POST", "/", &headers);
     slow.send(&[0; 1_000]);

@@ -32,6 +32,8 @@ mod restart;
 mod round_trips;
 mod routes;
 mod stopping;
+mod tls;
+
 mod user_manager;
 mod worker_get;
 mod worker_post;

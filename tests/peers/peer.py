@@ -54,16 +54,16 @@ class Peer:
     def json_loads(self, data):
         return show(json.loads(bytes.fromhex(data)))
 
-    def get(self, url, uuid):
+    def get(self, url, uuid, **tls):
         """A worker fetches its message."""
-        return answer_of(requests.get(url, params={"bufferUUID": uuid}, timeout=60))
+        return answer_of(requests.get(url, params={"bufferUUID": uuid}, timeout=60, **tls))
 
-    def post_pickle(self, url, value, protocol):
+    def post_pickle(self, url, value, protocol, **tls):
         data = pickle.dumps(evaluate(value), protocol=protocol)
-        return answer_of(requests.post(url, data=data, headers=PICKLE, timeout=60))
+        return answer_of(requests.post(url, data=data, headers=PICKLE, timeout=60, **tls))
 
-    def post_json(self, url, value):
-        return answer_of(requests.post(url, json=evaluate(value), timeout=60))
+    def post_json(self, url, value, **tls):
+        return answer_of(requests.post(url, json=evaluate(value), timeout=60, **tls))
 
     def post_size(self, url, size, chunked):
         """Posts a body of `size` bytes, its length declared, or in chunks."""

@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use super::SOON;
 
@@ -51,10 +50,15 @@ impl std::fmt::Debug for Response {
     }
 }
 
+/// What a connection goes over.
+pub trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
+
 /// One connection. What begins with `try_` is for a server that may go away meanwhile.
 pub struct Connection {
     to: SocketAddr,
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
 }
 
 impl Connection {
@@ -64,16 +68,12 @@ impl Connection {
     }
 
     pub fn try_open(to: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(to)?;
-        stream.set_read_timeout(Some(SOON))?;
-        stream.set_write_timeout(Some(SOON))?;
-        stream.set_nodelay(true)?;
-        Ok(Self { to, stream: BufReader::with_capacity(1 << 20, stream) })
+        Ok(Self::over(to, connect(to)?))
     }
 
-    /// How long a read may take, where that is longer than it usually may.
-    pub fn set_read_timeout(&mut self, timeout: Duration) {
-        self.stream.get_ref().set_read_timeout(Some(timeout)).expect("a time limit");
+    /// A connection over something that is connected already.
+    pub fn over(to: SocketAddr, stream: impl Stream + 'static) -> Self {
+        Self { to, stream: BufReader::with_capacity(1 << 20, Box::new(stream)) }
     }
 
     /// Sends bytes as they are.
@@ -222,6 +222,15 @@ impl Connection {
         line.truncate(line.len() - 2);
         Ok(String::from_utf8(line).expect("a head in ASCII"))
     }
+}
+
+/// A TCP connection on which nothing waits for ever.
+pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.set_write_timeout(Some(SOON))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Sends one request over a connection of its own.

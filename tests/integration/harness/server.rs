@@ -91,7 +91,8 @@ impl Setup {
     fn launch(self) -> Server {
         let process = Process::spawn(&self);
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        Server { setup: self, process, http: unknown, api: unknown }
+        let (http_scheme, api_scheme) = (String::new(), String::new());
+        Server { setup: self, process, http_scheme, api_scheme, http: unknown, api: unknown }
     }
 
     fn command(&self) -> Command {
@@ -134,6 +135,8 @@ impl Setup {
 pub struct Server {
     setup: Setup,
     process: Process,
+    http_scheme: String,
+    api_scheme: String,
     /// Where workers reach it.
     pub http: SocketAddr,
     /// Where the farm's services reach it.
@@ -158,12 +161,12 @@ impl Server {
 
     /// The URL of the workers' server.
     pub fn worker_url(&self) -> String {
-        format!("http://{}/", self.http)
+        format!("{}://{}/", self.http_scheme, self.http)
     }
 
     /// A URL of the API server.
     pub fn api_url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.api)
+        format!("{}://{}{path}", self.api_scheme, self.api)
     }
 
     /// Writes a file into the first blend root.
@@ -266,16 +269,22 @@ impl Server {
 
     fn wait_until_ready(&mut self) {
         let address = |server: &mut Self, name: &str| {
-            let said = format!("{name} listening on http://");
+            let said = format!("{name} listening on ");
             eventually(&format!("{name:?} in the log"), SOON, || {
                 assert!(server.is_running(), "the server ended at once; its log:\n{}", server.log());
                 let log = server.log();
                 let rest = log.split_once(&said).map(|(_, rest)| rest.to_owned()).ok_or(log)?;
-                rest.split_whitespace().next().unwrap_or_default().trim_end_matches('/').parse().map_err(|_| rest)
+                let url = rest.split_whitespace().next().unwrap_or_default().to_owned();
+                let (scheme, address) = url.split_once("://").ok_or(rest)?;
+                address.parse().map(|address| (scheme.to_owned(), address)).map_err(|_| url)
             })
         };
-        self.http = address(self, "worker server");
-        self.api = address(self, "API server");
+        (self.http_scheme, self.http) = address(self, "worker server");
+        (self.api_scheme, self.api) = address(self, "API server");
+        if self.api_scheme == "https" {
+            // It takes connections; who may ask it something is the test's own matter.
+            return;
+        }
         eventually("GET /readyz answers 200", SOON, || {
             let answer = request(self.api, "GET", "/readyz", &[], b"");
             super::holds(answer.status == 200, answer)

@@ -1,0 +1,154 @@
+//! Certificates for the tests, and a client that checks them.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use tempfile::TempDir;
+
+use super::{Connection, connect};
+
+/// A certificate authority of a test's own.
+pub struct Ca {
+    dir: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+/// A certificate and its key.
+pub struct Identity {
+    /// As PEM, the CA's certificate behind it.
+    pub chain: String,
+    /// As PEM.
+    pub key: String,
+    /// As DER.
+    pub certificate: CertificateDer<'static>,
+    private: PrivateKeyDer<'static>,
+}
+
+impl Ca {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("uhs-ca-").tempdir().expect("a folder for the CA");
+        let mut params = CertificateParams::new(Vec::new()).expect("a CA");
+        params.distinguished_name = named(&dir.path().display().to_string());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        fs::write(dir.path().join("ca.pem"), certificate.pem()).expect("the CA's certificate");
+        Self { dir, issuer: Issuer::new(params, key), certificate: certificate.der().clone() }
+    }
+
+    /// The file with its certificate.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// A new certificate, for 127.0.0.1 and localhost.
+    pub fn issue(&self) -> Identity {
+        self.issue_for(&["127.0.0.1", "localhost"])
+    }
+
+    /// A new certificate for names of hosts.
+    pub fn issue_for(&self, names: &[&str]) -> Identity {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(names).expect("names of hosts");
+        params.distinguished_name = named("host");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        Identity {
+            chain: certificate.pem() + &fs::read_to_string(self.path()).expect("the CA's certificate"),
+            key: key.serialize_pem(),
+            certificate: certificate.der().clone(),
+            private: PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
+        }
+    }
+
+    /// A certificate for 127.0.0.1 in files of that name: chain and key.
+    pub fn issue_files(&self, name: &str) -> [String; 2] {
+        self.issue().write(self.dir.path(), name)
+    }
+}
+
+impl Identity {
+    /// Writes it to `NAME.pem` and `NAME.key`, the certificate first.
+    pub fn write(&self, folder: &Path, name: &str) -> [String; 2] {
+        let paths = [folder.join(format!("{name}.pem")), folder.join(format!("{name}.key"))];
+        for (path, text) in paths.iter().zip([&self.chain, &self.key]) {
+            fs::write(path, text).expect("a PEM file");
+        }
+        paths.map(|path| path.into_os_string().into_string().expect("UTF-8"))
+    }
+}
+
+/// OpenSSL takes a certificate for its own issuer whose name is the same.
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+/// A client that trusts one CA.
+#[derive(Clone)]
+pub struct Client(Arc<ClientConfig>);
+
+impl Client {
+    pub fn trusting(ca: &Ca) -> Self {
+        Self::with(ca, None, rustls::DEFAULT_VERSIONS, &[])
+    }
+
+    /// With a certificate of its own, versions of TLS and protocols that it offers.
+    pub fn with(
+        ca: &Ca,
+        identity: Option<&Identity>,
+        versions: &[&'static SupportedProtocolVersion],
+        protocols: &[&str],
+    ) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.certificate.clone()).expect("a CA");
+        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(versions)
+            .expect("versions of TLS")
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(Identity { certificate, private, .. }) => builder
+                .with_client_auth_cert(vec![certificate.clone()], private.clone_key())
+                .expect("a client's certificate"),
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Self(Arc::new(config))
+    }
+
+    /// A connection whose handshake is over, with what it has found.
+    pub fn try_shake_hands(&self, to: SocketAddr) -> io::Result<StreamOwned<ClientConnection, std::net::TcpStream>> {
+        let mut socket = connect(to)?;
+        let name = ServerName::IpAddress(to.ip().into());
+        let mut tls = ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket)?;
+        }
+        Ok(StreamOwned::new(tls, socket))
+    }
+
+    /// A connection for HTTP.
+    pub fn try_open(&self, to: SocketAddr) -> io::Result<Connection> {
+        Ok(Connection::over(to, self.try_shake_hands(to)?))
+    }
+
+    #[track_caller]
+    pub fn open(&self, to: SocketAddr) -> Connection {
+        self.try_open(to).unwrap_or_else(|error| panic!("{to}: {error}"))
+    }
+
+    /// The certificate that a server shows.
+    #[track_caller]
+    pub fn certificate_of(&self, to: SocketAddr) -> CertificateDer<'static> {
+        let stream = self.try_shake_hands(to).unwrap_or_else(|error| panic!("{to}: {error}"));
+        stream.conn.peer_certificates().expect("a certificate")[0].clone().into_owned()
+    }
+}
