@@ -85,7 +85,7 @@ fn a_reader_that_is_too_slow_is_cut_off_and_the_message_is_offered_again() {
         let in_delivery = farm.readyz()["buffer"]["in_delivery"].clone();
         holds(answer.status == 200 && in_delivery == 0, (answer, in_delivery))
     });
-    assert!(farm.log().contains("read more slowly"), "{}", farm.log());
+    farm.server.wait_for_log("read more slowly");
     drop(stalled);
     assert_eq!(farm.ask("GET", "id-1", &[]).status, 200);
 }
