@@ -33,7 +33,8 @@ const SETTINGS: &[Setting] = &[
     Setting::new("api-tls-cert", "FILE", "", "certificate of the server for the farm's services, with its chain, in PEM; with it, that server speaks TLS"),
     Setting::new("api-tls-key", "FILE", "", "its private key, in PEM"),
     Setting::new("api-client-ca", "FILE", "", "CA certificates, in PEM; with it, a client of that server must have a certificate of one of them"),
-    Setting::new("amqp-url", "URL", "", "RabbitMQ, as amqp://user:password@host:port/vhost; without it the user manager takes its messages from the API server").secret(),
+    Setting::new("amqp-url", "URL", "", "RabbitMQ, as amqp://user:password@host:port/vhost, or amqps:// for TLS; without it the user manager takes its messages from the API server").secret(),
+    Setting::new("amqp-ca-file", "FILE", "", "CA certificates, in PEM, of which RabbitMQ's must be, for amqps://; without it, those that the system trusts"),
     Setting::new("data-dir", "DIR", "./data", "folder in which messages are kept"),
     Setting::new("blend-root", "DIR", ".", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many(),
     Setting::new("max-body", "SIZE", "256MiB", "largest body that is taken, below 4GiB"),
@@ -90,10 +91,12 @@ impl Config {
             "" => Ok(None),
             url => AmqpUrl::from_str(url).map(Some).map_err(|error| error.to_string()),
         })?;
+        let ca_file = tls::amqp_ca_file(&layers, amqp_url.as_ref())?;
         let name = |key| layers.parse(key, "a name of 1 to 255 bytes", amqp_name);
         let amqp = match amqp_url {
             None => None,
             Some(url) => Some(AmqpConfig {
+                ca_file,
                 own_exchange: name("amqp-exchange")?,
                 own_queue: name("amqp-queue")?,
                 exchange: name("amqp-publish-exchange")?,

@@ -1,19 +1,19 @@
 //! TLS of the two servers: certificate, key and CA from PEM files, loaded again when they change.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{InconsistentKeys, ServerConfig};
+use user_http_actors::tls::{certificates, pem_error, provider, roots};
 
 mod stream;
 
@@ -185,10 +185,7 @@ impl TlsFiles {
     fn clients(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         let Some(path) = &self.client_ca else { return Ok(Arc::new(NoClientAuth)) };
         let bad = |why: String| TlsError::of(TlsFile::ClientCa, path, why);
-        let mut roots = RootCertStore::empty();
-        for ca in certificates(path).map_err(bad)? {
-            roots.add(ca).map_err(|error| bad(error.to_string()))?;
-        }
+        let roots = roots(path).map_err(bad)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
         verifier.map_err(|error| bad(error.to_string()))
     }
@@ -197,27 +194,5 @@ impl TlsFiles {
 impl TlsError {
     fn of(file: TlsFile, path: &Path, why: impl ToString) -> Self {
         Self { file, path: path.to_owned(), why: why.to_string() }
-    }
-}
-
-/// Chosen here for each use: a default of the whole process is not a library's to set.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
-/// All certificates of a file, one at least.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read.map_err(pem_error)? {
-        none if none.is_empty() => Err("there is no certificate in it".to_owned()),
-        certificates => Ok(certificates),
-    }
-}
-
-fn pem_error(error: pem::Error) -> String {
-    match error {
-        pem::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => "it is no text".to_owned(),
-        pem::Error::Io(error) => format!("it cannot be read: {error}"),
-        error => format!("it is no PEM: {error}"),
     }
 }

@@ -12,8 +12,10 @@
 //! | what is done with a body from outside | [`handle`], [`decoder`], [`codec`] |
 //! | where messages are kept | [`store`], [`payload`] |
 //! | RabbitMQ | [`broker`] |
+//! | certificates | [`tls`] |
 //!
-//! The crate installs no logger, no signal handler and no panic hook, and reads no environment.
+//! The crate installs no logger, no signal handler, no panic hook and no default of rustls. It reads no environment, but
+//! for where the system's CAs are (`SSL_CERT_FILE`, `SSL_CERT_DIR`), with a broker over TLS that has no CA file.
 //!
 //! ```
 //! use std::time::Duration;
@@ -57,6 +59,7 @@ pub mod payload;
 pub mod publisher;
 pub mod store;
 pub mod system;
+pub mod tls;
 
 pub use buffer::BufferActor;
 pub use consumer::CommunicationInterfaceConsumer;

@@ -1,6 +1,9 @@
 //! The settings of TLS: which belong together, and what they load.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use user_http_actors::broker::amqp::AmqpUrl;
+use user_http_actors::tls::roots;
 
 use super::layers::{ConfigError, Layers};
 use crate::tls::{Tls, TlsFile, TlsFiles};
@@ -44,4 +47,16 @@ impl TlsSettings {
 
 fn needs(layers: &Layers, setting: &'static str, other: &str) -> ConfigError {
     layers.bad_value(setting, format!("expected --{other} beside it, as a flag, in the environment or in the file"))
+}
+
+/// The file of the CAs that the broker is checked by. It is read at each connection; what is wrong with it at the start
+/// is told then.
+pub fn amqp_ca_file(layers: &Layers, url: Option<&AmqpUrl>) -> Result<Option<PathBuf>, ConfigError> {
+    layers.parse_or_why("amqp-ca-file", |text| match text {
+        "" => Ok(None),
+        _ if !url.is_some_and(AmqpUrl::is_tls) => {
+            Err("expected an AMQP URL that begins with amqps:// beside it".to_owned())
+        }
+        path => roots(Path::new(path)).map(|_| Some(path.into())),
+    })
 }

@@ -76,9 +76,10 @@ mod tests {
     use rustls::{ClientConfig, RootCertStore};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio_rustls::TlsConnector;
+    use user_http_actors::tls::provider;
 
     use super::*;
-    use crate::tls::{TlsFiles, provider};
+    use crate::tls::TlsFiles;
 
     /// How many bytes the connection below takes before somebody reads.
     const ROOM: usize = 1000;

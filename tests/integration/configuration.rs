@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::harness::{Farm, Server, Setup, request};
 
-const SETTINGS: [&str; 14] = [
+const SETTINGS: [&str; 15] = [
     "http-bind",
     "http-tls-cert",
     "http-tls-key",
@@ -13,6 +13,7 @@ const SETTINGS: [&str; 14] = [
     "api-tls-key",
     "api-client-ca",
     "amqp-url",
+    "amqp-ca-file",
     "data-dir",
     "blend-root",
     "max-body",

@@ -33,7 +33,7 @@ mod round_trips;
 mod routes;
 mod stopping;
 mod tls;
-
+mod tls_amqp;
 mod user_manager;
 mod worker_get;
 mod worker_post;

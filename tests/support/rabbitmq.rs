@@ -33,6 +33,8 @@ total_memory_available_override_value = 4GB
 pub struct RabbitMq {
     /// The port of AMQP; stays the same through restarts.
     pub port: u16,
+    /// The port of AMQP over TLS, where there is one.
+    pub tls_port: Option<u16>,
     chroot: Option<PathBuf>,
     /// The node's folder, as the node sees it.
     home: PathBuf,
@@ -69,6 +71,22 @@ impl RabbitMq {
         broker
     }
 
+    /// As [`RabbitMq::start`], with TLS on a second port, for which there are these files in PEM.
+    pub fn start_with_tls(certificate: &str, key: &str) -> Self {
+        let mut broker = Self::prepare();
+        let [port, ..] = free_ports();
+        let tls = format!(
+            "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {certificate}\n\
+             ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\nssl_options.verify = verify_none\n\
+             ssl_options.fail_if_no_peer_cert = false\n"
+        );
+        let configuration = format!("{CONFIGURATION}{tls}");
+        fs::write(broker.folder().join("rabbitmq.conf"), configuration).expect("the broker's configuration");
+        broker.tls_port = Some(port);
+        broker.launch();
+        broker
+    }
+
     /// A broker with its port chosen that does not run yet.
     pub fn prepare() -> Self {
         Self::prepare_in(None)
@@ -82,6 +100,7 @@ impl RabbitMq {
         let [port, epmd_port, dist_port] = free_ports();
         let broker = Self {
             port,
+            tls_port: None,
             chroot: chroot.map(Path::to_owned),
             home,
             node: format!("{name}@localhost"),
@@ -145,8 +164,10 @@ impl RabbitMq {
     }
 
     fn accepts(&self) -> bool {
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
-        TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+        [Some(self.port), self.tls_port].into_iter().flatten().all(|port| {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+        })
     }
 
     /// The URL to connect to, with the vhost `/` and the user `guest`.

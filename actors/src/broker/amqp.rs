@@ -11,9 +11,12 @@
 //! Two connections, since RabbitMQ stops *reading* from one that publishes while it is short of memory or disk, and
 //! acknowledgements must get through then.
 
+use std::path::PathBuf;
+
 mod connection;
 mod consumer;
 mod publisher;
+mod tls;
 mod topology;
 mod url;
 mod worker;
@@ -30,6 +33,9 @@ const MAX_NAME_BYTES: usize = 255;
 pub struct AmqpConfig {
     /// The broker.
     pub url: AmqpUrl,
+    /// The CAs of which the broker's certificate must be, in a PEM file that is read for each connection; without,
+    /// those that the system trusts. For a URL with TLS.
+    pub ca_file: Option<PathBuf>,
     /// The own exchange, through which others reach the own queue.
     pub own_exchange: String,
     /// The own queue, consumed from; bound to the own exchange under its own name.
@@ -45,6 +51,7 @@ impl AmqpConfig {
     pub fn new(url: AmqpUrl) -> Self {
         Self {
             url,
+            ca_file: None,
             own_exchange: "USER_HTTP_SERVER_EXCHANGE".to_owned(),
             own_queue: "UHTTPSE_CI".to_owned(),
             exchange: "COMMUNICATION_INTERFACE_EXCHANGE".to_owned(),

@@ -9,13 +9,14 @@ use std::time::Duration;
 use amiquip::{Auth, Channel, Connection, ConnectionOptions, ConnectionTuning, Error};
 use crossbeam_channel::{Receiver, bounded, select};
 
+use super::tls::{TlsStream, shake_hands};
 use super::{AmqpConfig, AmqpUrl, topology};
 
 /// For each address that the host's name resolves to.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest silence of the broker during the handshake. RabbitMQ makes a client with a wrong password wait for
+/// The longest silence of the broker during the handshake of AMQP, and the time for that of TLS before it. RabbitMQ makes a client with a wrong password wait for
 /// 3 s before it hangs up, so less would hide the reason.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// amiquip gives a connection up after two intervals without a byte, so a dead peer is noticed within 20 s.
 const HEARTBEAT_SECONDS: u16 = 10;
 /// How long the broker has to confirm a close. It never does while it has blocked the connection, since it does not
@@ -38,6 +39,8 @@ pub(super) enum SessionError {
     Amqp(#[from] Error),
     #[error("the broker has cancelled the consumer; its queue has been deleted")]
     ConsumerCancelled,
+    #[error("{0}")]
+    Tls(String),
     #[error("no thread: {0}")]
     Thread(io::Error),
 }
@@ -90,7 +93,7 @@ pub(super) fn run_session(
             .name("amqp-guard".to_owned())
             .spawn_scoped(scope, || guard(&socket, stop, &phases))
             .map_err(SessionError::Thread)?;
-        let mut connection = open(&config.url, stream)?;
+        let mut connection = open(config, stream)?;
         let ended = topology::declare(&mut connection, config)
             .map_err(SessionError::from)
             .and_then(|channel| session(&mut connection, channel));
@@ -147,7 +150,9 @@ fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
     Err(failed)
 }
 
-fn open(url: &AmqpUrl, stream: TcpStream) -> Result<Connection, SessionError> {
+fn open(config: &AmqpConfig, stream: TcpStream) -> Result<Connection, SessionError> {
+    let url = &config.url;
+    let session = url.tls.then(|| shake_hands(config, &stream)).transpose().map_err(SessionError::Tls)?;
     let options = ConnectionOptions::default()
         .auth(Auth::Plain { username: url.user.clone(), password: url.password.clone() })
         .virtual_host(url.vhost.as_str())
@@ -160,5 +165,9 @@ fn open(url: &AmqpUrl, stream: TcpStream) -> Result<Connection, SessionError> {
         .buffered_writes_high_water(HIGH_WATER_BYTES)
         .buffered_writes_low_water(LOW_WATER_BYTES);
     let stream = mio::net::TcpStream::from_stream(stream).map_err(|source| Error::IoErrorWritingSocket { source })?;
-    Ok(Connection::insecure_open_stream(stream, options, tuning)?)
+    // "insecure" is what amiquip calls a stream whose encryption is not its own affair.
+    Ok(match session {
+        None => Connection::insecure_open_stream(stream, options, tuning)?,
+        Some(session) => Connection::insecure_open_stream(TlsStream::new(session, stream), options, tuning)?,
+    })
 }

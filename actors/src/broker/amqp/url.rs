@@ -8,6 +8,8 @@ use url::{Host, Url};
 
 /// The port registered for AMQP without TLS.
 const DEFAULT_PORT: u16 = 5672;
+/// The port registered for AMQP with TLS.
+const DEFAULT_TLS_PORT: u16 = 5671;
 /// RabbitMQ's preset user and, likewise, its password.
 const DEFAULT_CREDENTIAL: &str = "guest";
 const DEFAULT_VHOST: &str = "/";
@@ -16,12 +18,15 @@ const MAX_VHOST_BYTES: usize = 255;
 /// What a URL's parts may hold unescaped (RFC 3986, "unreserved").
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// `amqp://USER:PASSWORD@HOST:PORT/VHOST`, as [RabbitMQ reads it](https://www.rabbitmq.com/docs/uri-spec).
+/// `amqp://USER:PASSWORD@HOST:PORT/VHOST`, as [RabbitMQ reads it](https://www.rabbitmq.com/docs/uri-spec), or
+/// `amqps://` for TLS.
 ///
-/// Left out, the user and the password are `guest`, the host `localhost`, the port 5672 and the vhost `/`.
+/// Left out, the user and the password are `guest`, the host `localhost`, the port 5672 (5671 with TLS) and the vhost
+/// `/`.
 /// Neither `Debug` nor `Display` shows the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AmqpUrl {
+    pub(super) tls: bool,
     pub(super) user: String,
     pub(super) password: String,
     pub(super) host: String,
@@ -32,7 +37,8 @@ pub struct AmqpUrl {
 /// Why a text is no [`AmqpUrl`]. Quotes nothing that could be part of a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0}; an AMQP URL is amqp://USER:PASSWORD@HOST:PORT/VHOST, where a / ? # @ : or % in a part is percent-encoded"
+    "{0}; an AMQP URL is amqp://USER:PASSWORD@HOST:PORT/VHOST (amqps:// for TLS), where a / ? # @ : or % in a part is \
+     percent-encoded"
 )]
 pub struct AmqpUrlError(String);
 
@@ -47,16 +53,14 @@ impl FromStr for AmqpUrl {
 
     fn from_str(text: &str) -> Result<Self, AmqpUrlError> {
         let url = Url::parse(text).map_err(|error| AmqpUrlError::new(format!("this is no URL: {error}")))?;
-        match url.scheme() {
-            "amqp" => {}
-            "amqps" => {
-                return Err(AmqpUrlError::new("TLS to the broker is not built in; use amqp:// over a private network"));
-            }
+        let tls = match url.scheme() {
+            "amqp" => false,
+            "amqps" => true,
             // Not quoted: in "secret@host:5672/" everything before the colon is the scheme.
-            _ => return Err(AmqpUrlError::new("the scheme is not amqp")),
-        }
+            _ => return Err(AmqpUrlError::new("the scheme is neither amqp nor amqps")),
+        };
         if url.cannot_be_a_base() {
-            return Err(AmqpUrlError::new("the // after amqp: is missing"));
+            return Err(AmqpUrlError::new(format!("the // after {}: is missing", url.scheme())));
         }
         refuse_rest(&url)?;
         let user = match url.username() {
@@ -74,7 +78,15 @@ impl FromStr for AmqpUrl {
             Some(Host::Ipv6(address)) => address.to_string(),
             Some(Host::Ipv4(address)) => address.to_string(),
         };
-        Ok(Self { user, password, host, port: url.port().unwrap_or(DEFAULT_PORT), vhost: vhost(url.path())? })
+        let port = url.port().unwrap_or(if tls { DEFAULT_TLS_PORT } else { DEFAULT_PORT });
+        Ok(Self { tls, user, password, host, port, vhost: vhost(url.path())? })
+    }
+}
+
+impl AmqpUrl {
+    /// Whether the broker is spoken to over TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls
     }
 }
 
@@ -121,7 +133,8 @@ impl fmt::Display for AmqpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let escaped = |part| utf8_percent_encode(part, ESCAPED);
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        write!(f, "amqp://{}:***@{host}:{}/{}", escaped(&self.user), self.port, escaped(&self.vhost))
+        let scheme = if self.tls { "amqps" } else { "amqp" };
+        write!(f, "{scheme}://{}:***@{host}:{}/{}", escaped(&self.user), self.port, escaped(&self.vhost))
     }
 }
 
@@ -165,6 +178,8 @@ mod tests {
         let url = parsed("amqp://");
         assert_eq!((url.user.as_str(), url.password.as_str()), ("guest", "guest"));
         assert_eq!((url.host.as_str(), url.port), ("localhost", 5672));
+        assert_eq!((parsed("amqps://h").port, parsed("amqps://h:1").port), (5671, 1));
+        assert_eq!(parsed("amqps://h").to_string(), "amqps://guest:***@h:5671/%2F");
         assert_eq!(parsed("amqp://[::1]:5673").host, "::1");
         assert_eq!(parsed("amqp://[::1]:5673").to_string(), "amqp://guest:***@[::1]:5673/%2F");
     }
@@ -189,7 +204,7 @@ mod tests {
             "user:secret@h",
             "secret@h",
             "secret",
-            "amqps://user:secret@h",
+            "amqps:user:secret@h",
             "http://user:secret@h",
             "amqp:user:secret@h",
             "amqp://user:secret/x@h",
@@ -210,6 +225,5 @@ mod tests {
             assert!(refusal.contains("amqp://USER:PASSWORD@HOST:PORT/VHOST"), "{text}: {refusal}");
         }
         assert!(refusal("amqp://h?heartbeat=10").contains("\"heartbeat\""));
-        assert!(refusal("amqps://h").contains("TLS to the broker is not built in; use amqp://"));
     }
 }

@@ -1,0 +1,48 @@
+//! What both sides of TLS need: cryptography, and certificates from PEM files.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
+
+/// Chosen here for each use: a default of the whole process is not a library's to set.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// All certificates of a file, one at least.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read.map_err(pem_error)? {
+        none if none.is_empty() => Err("there is no certificate in it".to_owned()),
+        certificates => Ok(certificates),
+    }
+}
+
+/// The certificates of a file, as those of CAs to be trusted.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for ca in certificates(path)? {
+        roots.add(ca).map_err(|error| format!("a certificate in it cannot be used: {error}"))?;
+    }
+    Ok(roots)
+}
+
+/// Why a PEM file cannot be read.
+pub fn pem_error(error: pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => "it is no text".to_owned(),
+        pem::Error::Io(error) => format!("it cannot be read: {error}"),
+        error => format!("it is no PEM: {error}"),
+    }
+}
