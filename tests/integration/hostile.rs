@@ -1,18 +1,17 @@
-//! A corpus of hostile pickles and JSON (`tests/peers/hostile`), against the whole server.
+//! Hostile pickles and JSON (`tests/peers/hostile`), against the whole server.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Farm, frame};
 
-/// Sends a part of the corpus to both servers. Python's side stops at the first answer that is not as it should be,
-/// and at the first message passed on that CPython does not read as the value that was sent.
-fn attack(part: u64, parts: u64) -> Value {
+/// Has a campaign attack both servers; its report. Python's side stops at the first answer that is not as it should
+/// be, and at the first message passed on that CPython does not read as the value that was sent.
+fn attack(campaign: &str, mut arguments: Value) -> Value {
     let mut farm = Farm::with(&["--max-body", "16MiB"]);
     let pid = farm.pid();
-    let arguments = json!({
-        "worker": farm.server.worker_url(), "api": farm.server.api_url(""), "part": part, "parts": parts,
-    });
-    let report = farm.peer.call("hostile_bodies", arguments);
+    arguments["worker"] = farm.server.worker_url().into();
+    arguments["api"] = farm.server.api_url("").into();
+    let report = farm.peer.call(campaign, arguments);
     println!("{report:#}");
 
     assert!(farm.is_running(), "the server has ended");
@@ -27,12 +26,18 @@ fn attack(part: u64, parts: u64) -> Value {
 
 #[test]
 fn every_hostile_body_is_refused_by_name_or_passed_on_as_cpython_reads_it() {
-    let report = attack(0, 2);
+    let report = attack("hostile_bodies", json!({ "part": 0, "parts": 2 }));
     assert!(report["answered"]["400"].as_u64() > Some(1_000), "{report}");
 }
 
 #[test]
 fn every_other_hostile_body_is_refused_by_name_or_passed_on_as_cpython_reads_it() {
-    let report = attack(1, 2);
+    let report = attack("hostile_bodies", json!({ "part": 1, "parts": 2 }));
     assert!(report["answered"]["400"].as_u64() > Some(1_000), "{report}");
+}
+
+#[test]
+fn a_changed_body_is_refused_or_passed_on_as_cpython_reads_it() {
+    let report = attack("changed_bodies", json!({ "seed": 1, "cases": 600 }));
+    assert!(report["answered"]["200"].as_u64() > Some(20), "{report}");
 }

@@ -25,6 +25,7 @@ mod hostile;
 mod json;
 mod kill;
 mod limits;
+mod log_lines;
 mod pickle;
 mod range;
 mod render_farm;

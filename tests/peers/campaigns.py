@@ -8,7 +8,8 @@ import random
 
 import requests
 
-from hostile.attack import hostile_bodies
+from hostile.attack import Attacker, hostile_bodies
+from hostile.make import Case
 from values import Maker, show
 
 PICKLE = {"content-type": "application/octet-stream"}
@@ -138,4 +139,24 @@ def bad_bodies(worker, api, seed, cases):
     return dict(counted)
 
 
-ALL = {call.__name__: call for call in (buffer_round_trips, frame_round_trips, bad_bodies, hostile_bodies)}
+def changed_bodies(worker, api, seed, cases):
+    """Garbled bodies to both servers: what is accepted is passed on as Python reads it.
+
+    Returns what `Attacker.report` does.
+    """
+    rng = random.Random(seed)
+    maker = Maker(seed, json_only=True)
+    attacker = Attacker(worker, api)
+    for number in range(cases):
+        name, value = f"case {number} of seed {seed}", maker.value()
+        kind = rng.choice(["FRAME_RENDERED", "RENDER_COMPLETED"])
+        user = {"USER_ID": "u", "MAIN_DATA": {"TYPE": kind, "DATA": value}}
+        order = {"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "changed", "BUFFER_MSG": value}}
+        call, message = rng.choice([("user", user), ("order", order)])
+        form = rng.choice(["pickle", "pickle", "json"])
+        body = pickle.dumps(message, protocol=number % 6) if form == "pickle" else json.dumps(message).encode()
+        attacker.send(Case(name, call, form, mangled(rng, body), "reading", "either"))
+    return attacker.report()
+
+
+ALL = {call.__name__: call for call in (buffer_round_trips, frame_round_trips, bad_bodies, changed_bodies, hostile_bodies)}

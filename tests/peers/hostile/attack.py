@@ -80,11 +80,11 @@ class Attacker:
 
     def report(self):
         """How often each status was answered, and the slowest bodies, in ms for each MiB."""
-        slowest = sorted(self.slowest, reverse=True)[:12]
-        return {
-            "answered": dict(self.counted),
-            "slowest": [f"{each:.0f} ms/MiB, {status}: {name}" for each, status, name in slowest],
-        }
+        report = {"answered": dict(self.counted)}
+        for status in (200, 400):
+            slowest = sorted((of[0], of[2]) for of in self.slowest if of[1] == status)[-6:]
+            report[f"slowest of {status}"] = [f"{each:.0f} ms/MiB: {name}" for each, name in reversed(slowest)]
+        return report
 
 
 def hostile_bodies(worker, api, part, parts):
