@@ -38,6 +38,7 @@ const SETTINGS: &[Setting] = &[
     Setting::new("data-dir", "DIR", "./data", "folder in which messages are kept"),
     Setting::new("blend-root", "DIR", ".", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many(),
     Setting::new("max-body", "SIZE", "256MiB", "largest body that is taken, below 4GiB"),
+    Setting::new("max-connections", "NUMBER", "10000", "how many connections each server has open at once"),
     Setting::new("max-inflight", "SIZE", "1GiB", "how much of all bodies together is held in memory at once"),
     Setting::new("min-transfer-rate", "SIZE", "16KiB", "how many bytes a second a body and an answer have to make after 30 s"),
     Setting::new("max-buffered", "SIZE", "1GiB", "how much is buffered for workers"),
@@ -68,6 +69,8 @@ pub struct Config {
     pub http_tls: Option<Tls>,
     /// TLS of the server for the farm's services.
     pub api_tls: Option<Tls>,
+    /// How many connections each server has open at once.
+    pub max_connections: usize,
     /// What requests may take.
     pub limits: Limits,
     /// What the actors have to know.
@@ -126,6 +129,9 @@ impl Config {
             api_tokens,
             http_tls: tls::HTTP.load(&layers)?,
             api_tls,
+            max_connections: layers.parse("max-connections", "a number from 1 on", |text| {
+                text.parse().ok().filter(|number| *number > 0)
+            })?,
             limits: Limits {
                 max_body: layers.parse("max-body", "a size below 4GiB, such as 64MiB", max_body)?,
                 max_inflight: layers.parse("max-inflight", SIZE, size)?,

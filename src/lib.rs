@@ -95,9 +95,10 @@ impl UserHttpServer {
         introduce(&config, &listeners)?;
         let for_workers = gateway.clone();
         let (worker_tokens, api_tokens) = (config.worker_tokens.clone(), config.api_tokens.clone());
+        let max_connections = config.max_connections;
         let stopping = Arc::new(AtomicBool::new(false));
         let (http_stopping, api_stopping) = (Arc::clone(&stopping), Arc::clone(&stopping));
-        let http = server::serve(listeners.http, config.http_tls.clone(), true, move || {
+        let http = server::serve(listeners.http, config.http_tls.clone(), true, max_connections, move || {
             let (stopping, tokens) = (Arc::clone(&http_stopping), worker_tokens.clone());
             App::new()
                 .configure(configure_http_routes(for_workers.clone()))
@@ -111,7 +112,7 @@ impl UserHttpServer {
                 })
         })?;
         // who hangs up no longer waits for a message
-        let api = server::serve(listeners.api, config.api_tls.clone(), false, move || {
+        let api = server::serve(listeners.api, config.api_tls.clone(), false, max_connections, move || {
             let (stopping, tokens) = (Arc::clone(&api_stopping), api_tokens.clone());
             App::new()
                 .configure(configure_api_routes(gateway.clone()))

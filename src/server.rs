@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
+use std::num::NonZero;
+use std::thread;
 use std::time::Duration;
 
 use actix_http::{HttpService, Request, Response};
@@ -29,8 +31,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Starts a server of the apps that `factory` makes. `half_closed` says whether a client that has closed its side
-/// still waits for its answer.
-pub fn serve<F, I, S, B>(listener: TcpListener, tls: Option<Tls>, half_closed: bool, factory: F) -> io::Result<Server>
+/// still waits for its answer; `max_connections` is how many connections are open at once, those beyond wait in the
+/// kernel.
+pub fn serve<F, I, S, B>(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    half_closed: bool,
+    max_connections: usize,
+    factory: F,
+) -> io::Result<Server>
 where
     F: Fn() -> I + Send + Clone + 'static,
     I: IntoServiceFactory<S, Request>,
@@ -42,9 +51,13 @@ where
     <S::Service as Service<Request>>::Future: 'static,
     B: MessageBody + 'static,
 {
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    let connections = max_connections.div_ceil(workers).max(1);
     match tls {
         None => Ok(HttpServer::new(factory)
             .on_connect(remember_socket)
+            .workers(workers)
+            .max_connections(connections)
             .listen(listener)?
             .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
             .h1_allow_half_closed(half_closed)
@@ -54,13 +67,22 @@ where
             .shutdown_timeout(SHUTDOWN_TIMEOUT)
             .disable_signals()
             .run()),
-        Some(tls) => serve_tls(listener, tls, half_closed, factory),
+        Some(tls) => {
+            let builder = ServerBuilder::new().workers(workers).max_concurrent_connections(connections);
+            serve_tls(builder, listener, tls, half_closed, factory)
+        }
     }
 }
 
 /// As `HttpServer` does it, which has no room for a stream that is exact about what it has written: see
 /// `TlsStream`.
-fn serve_tls<F, I, S, B>(listener: TcpListener, tls: Tls, half_closed: bool, factory: F) -> io::Result<Server>
+fn serve_tls<F, I, S, B>(
+    builder: ServerBuilder,
+    listener: TcpListener,
+    tls: Tls,
+    half_closed: bool,
+    factory: F,
+) -> io::Result<Server>
 where
     F: Fn() -> I + Send + Clone + 'static,
     I: IntoServiceFactory<S, Request>,
@@ -73,7 +95,7 @@ where
     B: MessageBody + 'static,
 {
     let address = listener.local_addr()?;
-    let builder = ServerBuilder::new().shutdown_timeout(SHUTDOWN_TIMEOUT).disable_signals();
+    let builder = builder.shutdown_timeout(SHUTDOWN_TIMEOUT).disable_signals();
     let stopping = builder.graceful_shutdown_signal();
     let server = builder.listen("https", listener, move || {
         let app = factory().into_factory().map_err(|error| error.into().error_response());

@@ -119,3 +119,25 @@ fn many_slow_and_idle_clients_hold_up_nobody() {
     let mut nothing = Vec::new();
     first.read_to_end(&mut nothing).expect("an end");
 }
+
+#[test]
+fn no_more_connections_are_open_than_allowed_and_the_others_have_their_turn() {
+    let mut farm = Farm::with(&["--max-connections", "20"]);
+    let sockets = |farm: &Farm| {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", farm.pid())).expect("the process");
+        let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    };
+    let before = sockets(&farm);
+    let idle: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(farm.http).expect("the kernel accepts")).collect();
+    let most = eventually("the idle ones are accepted", SOON, || {
+        let open = sockets(&farm) - before;
+        // each has two file descriptors
+        if open >= 30 { Ok(open) } else { Err(open) }
+    });
+    assert!(most <= 2 * 24, "{most} file descriptors");
+    farm.leave("id-1", "'in turn'");
+    // the others are behind the idle ones, each of which is closed after some seconds
+    drop(idle);
+    assert_eq!(farm.fetch_value("id-1"), "'in turn'");
+}
