@@ -17,7 +17,8 @@ use user_http_actors::publisher::MessageLease;
 use crate::http::reader::ReaderWatch;
 
 /// The `h1_write_buffer_size` that makes a delivery exact: the connection asks the body for more only when everything
-/// before has been taken by the socket, so that the question after the last chunk says that all of it has.
+/// before has been taken by the socket, so that the question after the last chunk says that all of it has. With
+/// actix-web's own TLS, rustls may still have the last 64 KiB; [`UserHttpServer`](crate::UserHttpServer) sees to that.
 pub const H1_WRITE_BUFFER_SIZE: usize = 1;
 
 /// How many bytes of a file are read at once. Streaming 1 GiB over loopback was measured at 0.8 GB/s with 64 KiB, 1.5

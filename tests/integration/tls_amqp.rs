@@ -1,21 +1,24 @@
 //! TLS to the broker.
 
+use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::{
-    AmqpFarm, Arrivals, Ca, Connection, Farm, SOON, Server, Setup, eventually, holds, post_frame, request,
+    AmqpFarm, Arrivals, Ca, Connection, Farm, SOON, Server, Setup, eventually, holds, order, post_frame, request,
 };
 use crate::rabbitmq::RabbitMq;
 
 /// A broker with TLS whose certificate is for 127.0.0.1 and for no name.
 struct TlsBroker {
     rabbitmq: RabbitMq,
-    ca: Ca,
+    /// The certificate of its CA.
+    ca_file: PathBuf,
 }
 
 impl TlsBroker {
@@ -24,9 +27,13 @@ impl TlsBroker {
         static SHARED: OnceLock<TlsBroker> = OnceLock::new();
         SHARED.get_or_init(|| {
             let ca = Ca::new();
-            let folder = ca.path().parent().expect("a folder").to_owned();
-            let [certificate, key] = ca.issue_for(&["127.0.0.1"]).write(&folder, "broker");
-            Self { rabbitmq: RabbitMq::start_with_tls(&certificate, &key), ca }
+            let mut rabbitmq = RabbitMq::prepare();
+            // Nothing else in a static is ever cleared away.
+            let ca_file = rabbitmq.folder().join("ca.pem");
+            fs::copy(ca.path(), &ca_file).expect("a CA");
+            let [certificate, key] = ca.issue_for(&["127.0.0.1"]).write(&rabbitmq.folder(), "broker");
+            rabbitmq.launch_with_tls(&certificate, &key);
+            Self { rabbitmq, ca_file }
         })
     }
 
@@ -37,10 +44,10 @@ impl TlsBroker {
 
 /// A server that cannot reach its broker for a reason; both directions tell it, and it takes work all the same.
 #[track_caller]
-fn assert_disconnected(url: &str, ca_file: Option<&Ca>, reason: &str) -> Server {
+fn assert_disconnected(url: &str, ca_file: Option<&Path>, reason: &str) -> Server {
     let mut setup = Setup::default().args(["--amqp-url", url]);
-    if let Some(ca) = ca_file {
-        setup = setup.args(["--amqp-ca-file", &ca.path().display().to_string()]);
+    if let Some(path) = ca_file {
+        setup = setup.args(["--amqp-ca-file", &path.display().to_string()]);
     }
     let server = setup.start();
     eventually("both directions tell the reason", SOON, || {
@@ -57,7 +64,7 @@ fn assert_disconnected(url: &str, ca_file: Option<&Ca>, reason: &str) -> Server 
 #[test]
 fn messages_flow_both_ways_over_tls() {
     let broker = TlsBroker::get();
-    let (url, ca_file) = (broker.url("127.0.0.1"), broker.ca.path().display().to_string());
+    let (url, ca_file) = (broker.url("127.0.0.1"), broker.ca_file.display().to_string());
     let farm = Farm::of(Setup::default().args(["--amqp-url", &url, "--amqp-ca-file", &ca_file]));
     let mut amqp = AmqpFarm { farm, url: broker.rabbitmq.url() };
     amqp.wait_until_consuming();
@@ -69,9 +76,19 @@ fn messages_flow_both_ways_over_tls() {
         post_frame(&mut worker, number, if number % 10 == 0 { 8 << 20 } else { 1000 });
     }
     arrivals.receive_all(&mut amqp, 0..40);
+
+    // Writes that stop in the middle because nobody reads, and go on where they were: all of these are more than what
+    // the sockets and the client's buffers hold.
+    broker.rabbitmq.sigstop();
+    for number in 40..100 {
+        post_frame(&mut worker, number, 256 << 10);
+    }
+    broker.rabbitmq.sigcont();
+    arrivals.receive_all(&mut amqp, 40..100);
+
     for (uuid, len) in [("small", 10), ("large", 20 << 20)] {
         let message = format!("'x' * {len}");
-        amqp.publish_value(&crate::harness::order(uuid, &message));
+        amqp.publish_value(&order(uuid, &message));
         let fetched = amqp.fetch_when_there(uuid);
         assert_eq!(fetched.len(), len + 2, "{uuid}");
     }
@@ -81,8 +98,8 @@ fn messages_flow_both_ways_over_tls() {
     amqp.farm.wait_for_log(reason);
     amqp.wait_until_consuming();
     amqp.user_manager();
-    post_frame(&mut worker, 40, 1000);
-    arrivals.receive_all(&mut amqp, 40..41);
+    post_frame(&mut worker, 100, 1000);
+    arrivals.receive_all(&mut amqp, 100..101);
     assert!(amqp.farm.server.stop().success());
 }
 
@@ -91,7 +108,7 @@ fn a_broker_whose_certificate_is_of_another_ca_is_not_trusted() {
     let broker = TlsBroker::get();
     let stranger = Ca::new();
     let reason = format!("the broker's certificate is not trusted: it is not of a CA in {}", stranger.path().display());
-    assert_disconnected(&broker.url("127.0.0.1"), Some(&stranger), &reason);
+    assert_disconnected(&broker.url("127.0.0.1"), Some(&stranger.path()), &reason);
     assert_disconnected(&broker.url("127.0.0.1"), None, "not trusted: it is not of a CA that the system trusts");
 }
 
@@ -99,15 +116,15 @@ fn a_broker_whose_certificate_is_of_another_ca_is_not_trusted() {
 fn a_broker_with_a_certificate_for_another_name_is_not_trusted() {
     let broker = TlsBroker::get();
     let reason = "the name does not match: the broker's certificate is not for \"localhost\"";
-    assert_disconnected(&broker.url("localhost"), Some(&broker.ca), reason);
+    assert_disconnected(&broker.url("localhost"), Some(&broker.ca_file), reason);
 }
 
 #[test]
 fn a_ca_file_that_is_replaced_holds_for_the_next_connection() {
     let broker = TlsBroker::get();
     let stranger = Ca::new();
-    let server = assert_disconnected(&broker.url("127.0.0.1"), Some(&stranger), "is not trusted");
-    std::fs::copy(broker.ca.path(), stranger.path()).expect("a CA");
+    let server = assert_disconnected(&broker.url("127.0.0.1"), Some(&stranger.path()), "is not trusted");
+    fs::copy(&broker.ca_file, stranger.path()).expect("a CA");
     eventually("the broker is connected", SOON, || {
         let ready = request(server.api, "GET", "/readyz", &[], b"").json();
         holds(ready["broker"] == "connected", (ready, server.log()))
@@ -118,10 +135,10 @@ fn a_ca_file_that_is_replaced_holds_for_the_next_connection() {
 fn a_port_without_tls_and_one_that_says_nothing_are_told_apart() {
     let broker = TlsBroker::get();
     let plain = format!("amqps://guest:guest@127.0.0.1:{}/%2f", broker.rabbitmq.port);
-    assert_disconnected(&plain, Some(&broker.ca), "does not speak TLS");
+    assert_disconnected(&plain, Some(&broker.ca_file), "does not speak TLS");
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("amqps://guest:guest@{}/%2f", silent.local_addr().expect("an address"));
-    let mut server = assert_disconnected(&url, Some(&broker.ca), "the TLS handshake is not over within 5s");
+    let mut server = assert_disconnected(&url, Some(&broker.ca_file), "the TLS handshake is not over within 5s");
     // In the middle of the next handshake.
     let (mut socket, _) = silent.accept().expect("a connection");
     socket.read_exact(&mut [0; 5]).expect("a handshake");

@@ -71,22 +71,6 @@ impl RabbitMq {
         broker
     }
 
-    /// As [`RabbitMq::start`], with TLS on a second port, for which there are these files in PEM.
-    pub fn start_with_tls(certificate: &str, key: &str) -> Self {
-        let mut broker = Self::prepare();
-        let [port, ..] = free_ports();
-        let tls = format!(
-            "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {certificate}\n\
-             ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\nssl_options.verify = verify_none\n\
-             ssl_options.fail_if_no_peer_cert = false\n"
-        );
-        let configuration = format!("{CONFIGURATION}{tls}");
-        fs::write(broker.folder().join("rabbitmq.conf"), configuration).expect("the broker's configuration");
-        broker.tls_port = Some(port);
-        broker.launch();
-        broker
-    }
-
     /// A broker with its port chosen that does not run yet.
     pub fn prepare() -> Self {
         Self::prepare_in(None)
@@ -117,6 +101,20 @@ impl RabbitMq {
             fs::write(hosts, "127.0.0.1 localhost\n").expect("the chroot's hosts");
         }
         broker
+    }
+
+    /// As [`RabbitMq::launch`], with TLS on a second port, for which there are these files in PEM.
+    pub fn launch_with_tls(&mut self, certificate: &str, key: &str) {
+        let [port, ..] = free_ports();
+        let tls = format!(
+            "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {certificate}\n\
+             ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\nssl_options.verify = verify_none\n\
+             ssl_options.fail_if_no_peer_cert = false\n"
+        );
+        let configuration = format!("{CONFIGURATION}{tls}");
+        fs::write(self.folder().join("rabbitmq.conf"), configuration).expect("the broker's configuration");
+        self.tls_port = Some(port);
+        self.launch();
     }
 
     /// Starts a broker that does not run, with the data that an earlier run has left, and waits until it accepts
@@ -234,8 +232,8 @@ impl RabbitMq {
         }
     }
 
-    /// The node's folder, as this process sees it.
-    fn folder(&self) -> PathBuf {
+    /// The node's folder, as this process sees it. It goes with the node.
+    pub fn folder(&self) -> PathBuf {
         match &self.chroot {
             Some(root) => root.join(self.home.strip_prefix("/").unwrap_or(&self.home)),
             None => self.home.clone(),
