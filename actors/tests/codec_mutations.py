@@ -21,7 +21,8 @@ import codec_peer as peer
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 
 SHARED = ["shared", {"k": (1, 2.5)}]
-PLAIN = {"list": [1, -70_000, 2**40, 1.5, None, True], "é": "日本😀\n", "": {"a": {"b": []}}, "same": [SHARED, SHARED]}
+PLAIN = {"list": [1, -70_000, 2**40, 1.5, None, True], "é": "日本😀\n", "": {"a": {"b": []}},
+         "same": [SHARED, SHARED]}
 RICH = PLAIN | {"bytes": (b"", b"\x00\xff'\n", b"x" * 300), "array": bytearray(b"ab"), "set": {1, "x", (2, b"y")},
                 "frozen": frozenset([frozenset([1]), 2.5]), 7: 10**30, (1, "t"): float("inf"), None: "\ud800"}
 CYCLE = ["cycle"]
@@ -32,7 +33,8 @@ def messages():
     """Valid messages, as call, format and body."""
     blend = {"TYPE": "RENDER", "DATA": {"META_DATA": "EXTRACT_BLEND_FILE_FROM_PATH", "n": [1, "x"],
                                        "BINARY_BLEND_FILE": "/farm/é.blend"}}
-    users = [("FRAME_RENDERED", RICH), ("RENDER_COMPLETED", PLAIN), ("RENDER_COMPLETED", RICH), ("FRAME_RENDERED", CYCLE)]
+    users = [("FRAME_RENDERED", RICH), ("RENDER_COMPLETED", PLAIN), ("RENDER_COMPLETED", RICH),
+             ("FRAME_RENDERED", CYCLE)]
     made = [("U", {"USER_ID": "worker-1", "MAIN_DATA": {"TYPE": kind, "DATA": data}}) for kind, data in users]
     made += [("C", {"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "id", "BUFFER_MSG": data}})
              for data in (RICH, blend)]

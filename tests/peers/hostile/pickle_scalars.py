@@ -5,18 +5,27 @@ import struct
 LENGTHS = {"BINBYTES8": b"\x8e", "BINUNICODE8": b"\x8d", "BYTEARRAY8": b"\x96", "FRAME": b"\x95"}
 UTF8 = {
     "0xFF": b"\xff", "an overlong NUL": b"\xc0\x80", "an overlong slash": b"\xe0\x80\xaf",
-    "an overlong euro": b"\xf0\x82\x82\xac", "beyond U+10FFFF": b"\xf4\x90\x80\x80", "five bytes": b"\xf8\x88\x80\x80\x80",
+    "an overlong euro": b"\xf0\x82\x82\xac", "beyond U+10FFFF": b"\xf4\x90\x80\x80",
+    "five bytes": b"\xf8\x88\x80\x80\x80",
     "a lone continuation": b"a\x80", "a character cut short": b"\xe2\x82", "a surrogate cut short": b"\xed\xa0",
 }
-INT = ["", "x", "-", "+1", "--1", "1-", "0x10", "0b1", "0o7", "010", "-0", "1_000", " 1", "1 ", "1L", "1.0", "1e3", "00x",
-       "001", "+01", "1\r", "1\0", "\u0661"]
+INT = [
+    "", "x", "-", "+1", "--1", "1-", "0x10", "0b1", "0o7", "010", "-0", "1_000", " 1", "1 ", "1L", "1.0", "1e3",
+    "00x", "001", "+01", "1\r", "1\0", "\u0661",
+]
 LONG = [*INT, "L", "5LL", "5l", "-L", "0xFFL"]
-FLOAT = ["", "x", "-", "1e", "1e+", "1_0", "0x1p3", "1e400", "-1e400", " 1", "1 ", "1,5", "infinity", "INF", "+inf",
-         "nan(1)", "+nan", "1.5.5", ".", ".5", "5.", "1\0", "1f", "1e5", "1E-400", "0." + "0" * 100_000 + "1"]
-STRING = ["", "x", "'", '"', "'x", "x'", "'x\"", "'\\'", "'\\x4'", "'\\xg0'", "'\\q'", "'\\xe9'", "'\\u0041'", "'\\0'",
-          "'\\101'", "'\\\n'", "''x", "'a'b'", " 'a'", "'a' ", "'\xe9'"]
-UNICODE = ["", "\\u", "\\u12", "\\u12g4", "\\U0001f60", "\\U00110000", "\\Uffffffff", "\\ud800", "\\udc00\\ud800",
-           "\\", "\\\\u0041", "\\\\\\u0041", "\\x41", "\\N{DIGIT ONE}", "a\rb", "\xff", "\\u 041", "\\u+041"]
+FLOAT = [
+    "", "x", "-", "1e", "1e+", "1_0", "0x1p3", "1e400", "-1e400", " 1", "1 ", "1,5", "infinity", "INF", "+inf",
+    "nan(1)", "+nan", "1.5.5", ".", ".5", "5.", "1\0", "1f", "1e5", "1E-400", "0." + "0" * 100_000 + "1",
+]
+STRING = [
+    "", "x", "'", '"', "'x", "x'", "'x\"", "'\\'", "'\\x4'", "'\\xg0'", "'\\q'", "'\\xe9'", "'\\u0041'", "'\\0'",
+    "'\\101'", "'\\\n'", "''x", "'a'b'", " 'a'", "'a' ", "'\xe9'",
+]
+UNICODE = [
+    "", "\\u", "\\u12", "\\u12g4", "\\U0001f60", "\\U00110000", "\\Uffffffff", "\\ud800", "\\udc00\\ud800", "\\",
+    "\\\\u0041", "\\\\\\u0041", "\\x41", "\\N{DIGIT ONE}", "a\rb", "\xff", "\\u 041", "\\u+041",
+]
 
 
 def lengths():
@@ -35,7 +44,8 @@ def lengths():
         yield f"{name} of 255", opcode + b"\xff", attacks, "refused"
     yield "a frame within a frame", b"\x95" + struct.pack("<Q", 10) + b"\x95" + struct.pack("<Q", 1) + b"N", (
         "where frames end"), "refused"
-    yield "a frame that ends within an opcode", b"\x95" + struct.pack("<Q", 3) + b"J\x01\0\0\0", "where frames end", "refused"
+    yield "a frame that ends within an opcode", b"\x95" + struct.pack("<Q", 3) + b"J\x01\0\0\0", (
+        "where frames end"), "refused"
     yield "LONG1 of nothing", b"\x8a\x00", "ints without bytes", "accepted"
     yield "LONG4 of nothing", b"\x8b\x00\x00\x00\x00", "ints without bytes", "accepted"
 
@@ -46,7 +56,8 @@ def strings():
                        b"\x8d" + struct.pack("<Q", len(data))):
             yield f"{name} by 0x{opcode[0]:02x}", opcode + data, "reading UTF-8", "refused"
         yield f"{name} as a key", b"}\x8c" + bytes([len(data)]) + data + b"Ns", "reading UTF-8", "refused"
-    for name, data in {"a lone surrogate": b"\xed\xa0\x80", "a pair of surrogates": b"\xed\xa0\xbd\xed\xb8\x80"}.items():
+    for name, data in {"a lone surrogate": b"\xed\xa0\x80",
+                       "a pair of surrogates": b"\xed\xa0\xbd\xed\xb8\x80"}.items():
         yield name, b"\x8c" + bytes([len(data)]) + data, "reading UTF-8", "accepted"
         yield f"{name} as a key", b"}\x8c" + bytes([len(data)]) + data + b"Ns", "reading UTF-8", "accepted"
     yield "a string of Python 2 that is not ASCII", b"U\x01\xe9", "reading ASCII", "refused"
@@ -61,7 +72,8 @@ def numbers():
     digits = "reading decimal digits, the time of which grows with their square"
     for name, opcode, end in (("INT", b"I", b"\n"), ("LONG", b"L", b"L\n")):
         for sign in (b"", b"-"):
-            yield f"{name} of a million digits {sign.decode()}", opcode + sign + b"7" * 1_000_000 + end, digits, "refused"
+            data = opcode + sign + b"7" * 1_000_000 + end
+            yield f"{name} of a million digits {sign.decode()}", data, digits, "refused"
             yield f"{name} of 65,536 digits {sign.decode()}", opcode + sign + b"7" * 65_536 + end, digits, "accepted"
     yield "64 times LONG of 65,536 digits", b"(" + (b"L" + b"7" * 65_536 + b"L\n") * 64 + b"t", digits, "accepted"
     yield "65 times LONG of 65,536 digits", b"(" + (b"L" + b"7" * 65_536 + b"L\n") * 65 + b"t", digits, "refused"
@@ -79,8 +91,8 @@ def values():
     """Opcodes that push what pretends to be one value: a name, the opcodes, what is attacked, what is expected."""
     for part in (lengths, strings, numbers):
         yield from part()
-    for name, opcode, lines in (("INT", b"I", INT), ("LONG", b"L", LONG), ("FLOAT", b"F", FLOAT), ("STRING", b"S", STRING),
-                                ("UNICODE", b"V", UNICODE)):
+    for name, opcode, lines in (("INT", b"I", INT), ("LONG", b"L", LONG), ("FLOAT", b"F", FLOAT),
+                                ("STRING", b"S", STRING), ("UNICODE", b"V", UNICODE)):
         for line in lines:
             data = opcode + line.encode("latin-1" if line != "\u0661" else "utf-8") + b"\n"
             yield f"{name} {line[:20]!r}", data, "reading text as protocol 0 writes it", "either"
