@@ -171,7 +171,8 @@ pub struct DeleteMessage {
     pub message_id: Uuid,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): which messages has the broker refused for good?
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): which messages has the broker refused for good? The
+/// reply comes when that is on stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "ParkedMessages")]
 pub struct GetParkedMessages;

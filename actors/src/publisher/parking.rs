@@ -24,7 +24,7 @@ impl UserManagerPublisher {
 }
 
 impl Handler<GetParkedMessages> for UserManagerPublisher {
-    type Result = ParkedMessages;
+    type Result = ResponseFuture<ParkedMessages>;
 
     fn handle(&mut self, _: GetParkedMessages, _: &mut Self::Context) -> Self::Result {
         let parked = self.outbox.parked().filter_map(|(seq, parked)| {
@@ -38,7 +38,13 @@ impl Handler<GetParkedMessages> for UserManagerPublisher {
                 since_ms: parked.since_ms,
             })
         });
-        ParkedMessages(parked.collect())
+        let parked = ParkedMessages(parked.collect());
+        // what is listed stays parked through a kill
+        let marked = self.store.flush();
+        Box::pin(async move {
+            marked.await;
+            parked
+        })
     }
 }
 
