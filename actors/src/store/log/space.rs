@@ -11,9 +11,9 @@ use crate::store::{Seq, StoreError};
 /// How many bytes of records are moved with one sync while space is given back.
 const MOVED_TOGETHER: u64 = 4 << 20;
 
-/// How much of the disk is kept, so that removals can be written when it is full: 32,000 of them, after each of which
+/// How much of the disk is kept, so that removals can be written when it is full: 8,000 of them, after each of which
 /// a segment may be given back.
-const RESERVE_BYTES: usize = 1 << 20;
+const RESERVE_BYTES: usize = 256 << 10;
 
 impl LogStore {
     fn reserve_path(&self) -> PathBuf {
