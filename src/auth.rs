@@ -39,8 +39,8 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Reads a file with one token a line: the token or `sha256:` and its hash in hexadecimal digits, then, for a worker, the
-    /// `USER_ID` that it is bound to, if any. Empty lines and lines that begin with `#` say nothing.
+    /// Reads a file with one token a line: the token or `sha256:` and its hash in hexadecimal digits, then, for a
+    /// worker, the `USER_ID` that it is bound to, if any. Empty lines and lines that begin with `#` say nothing.
     ///
     /// # Errors
     /// A text that names the file, the line and what is wrong with it; never the token.

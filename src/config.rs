@@ -88,7 +88,8 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let layers = Layers::read(SETTINGS, args, environment)?;
         let max_body = |text: &str| size(text).filter(|size| *size <= MAX_MAX_BODY);
-        let memory: bool = layers.parse("memory", "true or false", |text| text.parse().ok())?;
+        let switch = |key| layers.parse(key, "true or false", |text| text.parse::<bool>().ok());
+        let memory = switch("memory")?;
         let data_dir = layers.parse("data-dir", "a folder", path)?;
         let amqp_url = layers.parse_or_why("amqp-url", |text| match text {
             "" => Ok(None),
@@ -114,7 +115,7 @@ impl Config {
             })
         };
         let api_tokens = tokens("api-token-file")?;
-        let open_api = layers.parse("allow-open-api", "true or false", |text| text.parse().ok())?;
+        let open_api = switch("allow-open-api")?;
         let api_tls = tls::API.load(&layers)?;
         let asks_for_certificates = api_tls.as_ref().is_some_and(Tls::asks_for_certificates);
         Ok(Self {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_web::dev::{Service, ServiceResponse};
+use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::{App, web};
 use futures::future::Either;
@@ -26,6 +26,7 @@ mod http;
 mod server;
 pub mod tls;
 
+use auth::Tokens;
 use http::{Audience, authenticate};
 
 pub use config::Config;
@@ -35,8 +36,9 @@ pub use http::{
 
 use tls::Tls;
 
-/// How long a stop goes on answering requests on the connections that there are, each answer being the connection's last:
-/// a request that is with the kernel when the stop begins would be thrown away unread by a server that stops at once.
+/// How long a stop goes on answering requests on the connections that there are, each answer being the connection's
+/// last: a request that is with the kernel when the stop begins would be thrown away unread by a server that stops at
+/// once.
 const LAST_REQUESTS: Duration = Duration::from_millis(500);
 
 /// The sockets that the service listens on, bound by whoever starts it.
@@ -80,8 +82,8 @@ pub enum ServiceError {
 pub struct UserHttpServer;
 
 impl UserHttpServer {
-    /// Runs the service (`startService`) until `shutdown` resolves or the disk fails, then finishes the requests in flight, settles
-    /// what is in hand and returns.
+    /// Runs the service (`startService`) until `shutdown` resolves or the disk fails, then finishes the requests in
+    /// flight, settles what is in hand and returns.
     ///
     /// # Errors
     /// See [`ServiceError`].
@@ -94,36 +96,29 @@ impl UserHttpServer {
         let gateway = Gateway::new(actors.clone(), config.limits);
         introduce(&config, &listeners)?;
         let for_workers = gateway.clone();
-        let (worker_tokens, api_tokens) = (config.worker_tokens.clone(), config.api_tokens.clone());
         let max_connections = config.max_connections;
         let stopping = Arc::new(AtomicBool::new(false));
-        let (http_stopping, api_stopping) = (Arc::clone(&stopping), Arc::clone(&stopping));
+        let door = |tokens: &Option<Arc<Tokens>>, audience| Door {
+            tokens: tokens.clone(),
+            audience,
+            stopping: Arc::clone(&stopping),
+        };
+        let http_door = door(&config.worker_tokens, Audience::Workers);
+        let api_door = door(&config.api_tokens, Audience::Services);
         let http = server::serve(listeners.http, config.http_tls.clone(), true, max_connections, move || {
-            let (stopping, tokens) = (Arc::clone(&http_stopping), worker_tokens.clone());
+            let door = http_door.clone();
             App::new()
                 .configure(configure_http_routes(for_workers.clone()))
                 .default_service(web::to(http::not_found))
-                .wrap_fn(move |request, service| {
-                    let answer = match authenticate(tokens.as_deref(), Audience::Workers, request) {
-                        Either::Left(request) => Either::Left(service.call(request)),
-                        Either::Right(refusal) => Either::Right(future::ready(Ok(refusal))),
-                    };
-                    last_answer(Arc::clone(&stopping), answer)
-                })
+                .wrap_fn(move |request, service| door.answer(request, service))
         })?;
         // who hangs up no longer waits for a message
         let api = server::serve(listeners.api, config.api_tls.clone(), false, max_connections, move || {
-            let (stopping, tokens) = (Arc::clone(&api_stopping), api_tokens.clone());
+            let door = api_door.clone();
             App::new()
                 .configure(configure_api_routes(gateway.clone()))
                 .default_service(web::to(http::not_found))
-                .wrap_fn(move |request, service| {
-                    let answer = match authenticate(tokens.as_deref(), Audience::Services, request) {
-                        Either::Left(request) => Either::Left(service.call(request)),
-                        Either::Right(refusal) => Either::Right(future::ready(Ok(refusal))),
-                    };
-                    last_answer(Arc::clone(&stopping), answer)
-                })
+                .wrap_fn(move |request, service| door.answer(request, service))
         })?;
         let watch = actix_web::rt::spawn(tls::watch(config.tls().cloned().collect()));
         let (http_handle, api_handle) = (http.handle(), api.handle());
@@ -153,16 +148,37 @@ impl UserHttpServer {
     }
 }
 
-/// Ends the connection with this answer once the service is stopping.
-async fn last_answer(
+/// What a server does around every request: it asks for a token where there are any, and once the service is stopping
+/// each answer is its connection's last.
+#[derive(Clone)]
+struct Door {
+    tokens: Option<Arc<Tokens>>,
+    audience: Audience,
     stopping: Arc<AtomicBool>,
-    answer: impl Future<Output = Result<ServiceResponse, actix_web::Error>>,
-) -> Result<ServiceResponse, actix_web::Error> {
-    let mut answer = answer.await?;
-    if stopping.load(Ordering::Relaxed) {
-        answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+}
+
+impl Door {
+    fn answer<S>(
+        &self,
+        request: ServiceRequest,
+        service: &S,
+    ) -> impl Future<Output = Result<ServiceResponse, actix_web::Error>> + use<S>
+    where
+        S: Service<ServiceRequest, Response = ServiceResponse, Error = actix_web::Error>,
+    {
+        let answer = match authenticate(self.tokens.as_deref(), self.audience, request) {
+            Either::Left(request) => Either::Left(service.call(request)),
+            Either::Right(refusal) => Either::Right(future::ready(Ok(refusal))),
+        };
+        let stopping = Arc::clone(&self.stopping);
+        async move {
+            let mut answer = answer.await?;
+            if stopping.load(Ordering::Relaxed) {
+                answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+            }
+            Ok(answer)
+        }
     }
-    Ok(answer)
 }
 
 /// Says where the service is, how it works, and what to try first.

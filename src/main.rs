@@ -59,7 +59,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Each connection takes two file descriptors, and the limit is often 1,024 only for the sake of programs that use `select`.
+/// Each connection takes two file descriptors, and the limit is often 1,024 only for the sake of programs that use
+/// `select`.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {

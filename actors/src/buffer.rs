@@ -1,6 +1,6 @@
 //! `BufferActor`: owns the buffer map. Messages are added, lent for delivery, and removed once delivered.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -15,12 +15,12 @@ use crate::messages::{
     PeekBufferMsg,
 };
 use crate::payload::Payload;
-use crate::store::{NO_RECORD, Recovered, Seq, StoreError, StoreEvent, StoreHandle, now_ms};
+use crate::store::{NO_RECORD, Recovered, Seq, StoreError, StoreEvent, StoreHandle, encode_meta, now_ms};
 
-mod gone;
+mod brought;
 mod lease;
 
-use gone::Gone;
+use brought::Brought;
 pub use lease::{BufferLease, LeasedBufferMsg};
 use lease::{Settle, Settled};
 
@@ -36,9 +36,7 @@ pub struct BufferActor {
     messages: HashMap<BufferUuid, Held>,
     /// The same messages by age.
     by_age: BTreeMap<Seq, BufferUuid>,
-    /// Those among them that a broker has brought.
-    from_broker: HashSet<Fingerprint>,
-    gone: Gone,
+    brought: Brought,
     bytes: u64,
     /// Bytes of messages on their way to the store.
     reserved: u64,
@@ -72,7 +70,7 @@ struct LeaseInner {
     waiting: Vec<LeaseReply>,
 }
 
-/// What a record is beside its body.
+/// What a record is beside its body. Untagged, so that a message is written as its [`Meta`] alone.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum RecordMeta {
@@ -94,8 +92,8 @@ struct Meta {
 }
 
 impl BufferActor {
-    /// An actor that holds the `recovered` messages of `store`, keeps at most `max_bytes` bytes of messages (a later one
-    /// is refused), each for `ttl`.
+    /// An actor that holds the `recovered` messages of `store`, keeps at most `max_bytes` bytes of messages (a later
+    /// one is refused), each for `ttl`.
     ///
     /// # Errors
     /// The number of a record that is no buffered message.
@@ -103,8 +101,7 @@ impl BufferActor {
         let mut actor = Self {
             messages: HashMap::new(),
             by_age: BTreeMap::new(),
-            from_broker: HashSet::new(),
-            gone: Gone::default(),
+            brought: Brought::default(),
             bytes: 0,
             reserved: 0,
             max_bytes,
@@ -117,10 +114,10 @@ impl BufferActor {
             expired_total: 0,
         };
         for record in recovered {
-            let meta = match serde_json::from_slice(&record.meta).map_err(|_| record.seq)? {
+            let meta = match record.decode_meta()? {
                 RecordMeta::Message(meta) => meta,
                 RecordMeta::Gone { gone, gone_at_ms } => {
-                    actor.gone.add(gone_at_ms, gone, record.seq);
+                    actor.brought.add_gone(gone_at_ms, gone, record.seq);
                     continue;
                 }
             };
@@ -146,7 +143,7 @@ impl BufferActor {
         }
         let waiting = self.remove(&uuid, ctx);
         self.bytes += held.payload.len();
-        self.from_broker.extend(held.fingerprint);
+        held.fingerprint.into_iter().for_each(|fingerprint| self.brought.hold(fingerprint));
         self.by_age.insert(held.seq, uuid.clone());
         self.messages.insert(uuid, held);
         waiting
@@ -158,7 +155,7 @@ impl BufferActor {
         self.by_age.remove(&held.seq);
         self.bytes -= held.payload.len();
         if let Some(fingerprint) = held.fingerprint {
-            self.from_broker.remove(&fingerprint);
+            self.brought.release(&fingerprint);
             // while a store is read there is no context, and what is replaced was replaced before
             if let Some(ctx) = ctx {
                 self.remember(fingerprint, ctx);
@@ -172,21 +169,18 @@ impl BufferActor {
     fn remember(&mut self, fingerprint: Fingerprint, ctx: &mut Context<Self>) {
         let gone_at_ms = now_ms();
         let meta = RecordMeta::Gone { gone: fingerprint, gone_at_ms };
-        let put = self.store.put(serde_json::to_vec(&meta).unwrap_or_default().into(), Vec::new());
-        self.gone.announce(fingerprint);
+        let put = self.store.put(encode_meta(&meta), Vec::new());
+        self.brought.announce_gone(fingerprint);
         ctx.spawn(put.into_actor(self).map(move |outcome, actor, _| {
             // without room for that it is known until the next restart
             let record = outcome.map_or(NO_RECORD, |(seq, _)| seq);
-            actor.gone.add(gone_at_ms, fingerprint, record);
+            actor.brought.add_gone(gone_at_ms, fingerprint, record);
         }));
     }
 
     /// Whether a broker has brought this before, as far as is remembered.
     fn has_come(&self, delivery: Option<BrokerDelivery>) -> bool {
-        let redelivered = delivery.filter(|delivery| delivery.redelivered);
-        redelivered.is_some_and(|BrokerDelivery { fingerprint, .. }| {
-            self.from_broker.contains(&fingerprint) || self.gone.contains(&fingerprint)
-        })
+        delivery.is_some_and(|delivery| delivery.redelivered && self.brought.contains(&delivery.fingerprint))
     }
 
     fn end_lease(&mut self, lease: Option<Lease>) -> Vec<LeaseReply> {
@@ -251,7 +245,7 @@ impl BufferActor {
 
     /// Forgets what was not fetched in time; what is being delivered stays until that is over.
     fn expire(&mut self, ctx: &mut Context<Self>) {
-        for record in self.gone.forget_old(now_ms()) {
+        for record in self.brought.forget_old(now_ms()) {
             self.store.remove(record);
         }
         let old = self.by_age.values().map_while(|uuid| {
@@ -299,9 +293,7 @@ impl Handler<AddBufferMsg> for BufferActor {
             blend_at: message.blend.as_ref().map(|blend| blend.offset),
             blend_path: message.blend.as_ref().and_then(|blend| blend.path.clone()),
         };
-        // strings and numbers always have a JSON form
-        let encoded = serde_json::to_vec(&RecordMeta::Message(meta)).unwrap_or_default();
-        let put = self.store.put(encoded.into(), message.pickle);
+        let put = self.store.put(encode_meta(&meta), message.pickle);
         Box::pin(put.into_actor(self).map(move |outcome, actor, ctx| {
             actor.reserved -= size;
             let (seq, payload) = outcome?;

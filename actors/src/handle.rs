@@ -11,8 +11,8 @@ use crate::messages::{AddBufferMsg, CountUserMessage, SendMessageToUserManager};
 use crate::publisher::UserManagerPublisher;
 
 /// Handles what a worker has posted (`handleUserMessage` of the specification). `Ok` is the promise of 200: what is to
-/// be forwarded is on stable storage and will reach the user manager. Where the sender is known to be `only` one user, the
-/// message may claim no other.
+/// be forwarded is on stable storage and will reach the user manager. Where the sender is known to be `only` one user,
+/// the message may claim no other.
 ///
 /// # Errors
 /// See [`Error`].

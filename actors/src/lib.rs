@@ -14,8 +14,8 @@
 //! | RabbitMQ | [`broker`] |
 //! | certificates | [`tls`] |
 //!
-//! The crate installs no logger, no signal handler, no panic hook and no default of rustls. It reads no environment, but
-//! for where the system's CAs are (`SSL_CERT_FILE`, `SSL_CERT_DIR`), with a broker over TLS that has no CA file.
+//! The crate installs no logger, no signal handler, no panic hook and no default of rustls. It reads no environment,
+//! but for where the system's CAs are (`SSL_CERT_FILE`, `SSL_CERT_DIR`), with a broker over TLS that has no CA file.
 //!
 //! ```
 //! use std::time::Duration;

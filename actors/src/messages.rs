@@ -71,8 +71,8 @@ pub struct AddBufferMsg {
 pub struct BrokerDelivery {
     /// What is delivered.
     pub fingerprint: Fingerprint,
-    /// Whether the broker says that it may have delivered it before. Then it is not buffered again where a message of this
-    /// fingerprint is held, or has gone within the last hour.
+    /// Whether the broker says that it may have delivered it before. Then it is not buffered again where a message of
+    /// this fingerprint is held, or has gone within the last hour.
     pub redelivered: bool,
 }
 
@@ -206,8 +206,8 @@ pub struct PublishParkedMessage {
     pub message_id: Uuid,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): forget this parked message. The reply comes when that is on
-/// stable storage.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): forget this parked message. The reply comes when that is
+/// on stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct DeleteParkedMessage {

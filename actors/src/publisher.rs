@@ -14,7 +14,7 @@ use crate::messages::{
     BrokerState, CountUserMessage, DeleteMessage, Drain, GetOutboxState, OutboxState, SendMessageToUserManager,
     StopLending, TakeNextMessage,
 };
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, now_ms};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, encode_meta, now_ms};
 
 mod forward;
 mod lend;
@@ -24,7 +24,7 @@ mod parking;
 use forward::{Forwarder, Next};
 use lend::{EndLoan, Lender};
 pub use lend::{MessageLease, NextMessage};
-use outbox::{Outbox, OutboxMeta, RecordMeta};
+use outbox::{Outbox, OutboxMeta};
 
 /// How long a stop waits for the broker's answer to what is on its way. What has none by then is sent again
 /// after the next start, under the same `message-id`.
@@ -191,9 +191,7 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
             return Box::pin(fut::ready(Err(error)));
         }
         let meta = OutboxMeta::new(&message, now_ms());
-        // strings and numbers always have a JSON form
-        let encoded = serde_json::to_vec(&RecordMeta::Message(meta.clone())).unwrap_or_default();
-        let put = self.store.put(encoded.into(), message.body);
+        let put = self.store.put(encode_meta(&meta), message.body);
         Box::pin(put.into_actor(self).map(move |outcome, actor, ctx| {
             actor.reserved -= size;
             let (seq, payload) = outcome?;

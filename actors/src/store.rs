@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::payload::Payload;
 
@@ -22,8 +24,9 @@ pub use writer::{StoreEvent, StoreHandle};
 /// The number of a record: greater than that of every record that was put before it, never used again.
 pub type Seq = u64;
 
-/// The number that no record has. Removing it changes nothing, and still writes and syncs where the backend does; unlike
-/// other removals it needs as much room as a [`Change::Put`]. So it finds out whether a full disk has room again.
+/// The number that no record has. Removing it changes nothing, and still writes and syncs where the backend does;
+/// unlike other removals it needs as much room as a [`Change::Put`]. So it finds out whether a full disk has room
+/// again.
 pub const NO_RECORD: Seq = 0;
 
 /// One change of a store.
@@ -51,6 +54,11 @@ pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// What its owner notes beside a record's body. It consists of strings and numbers, which always have a JSON form.
+pub(crate) fn encode_meta(meta: &impl Serialize) -> Bytes {
+    serde_json::to_vec(meta).unwrap_or_default().into()
+}
+
 /// A record found when a store was opened.
 #[derive(Clone, Debug)]
 pub struct Recovered {
@@ -60,6 +68,16 @@ pub struct Recovered {
     pub meta: Bytes,
     /// Where its body is.
     pub body: Payload,
+}
+
+impl Recovered {
+    /// What [`encode_meta`] has made `meta` of.
+    ///
+    /// # Errors
+    /// The record's number, where it is nothing of that kind.
+    pub(crate) fn decode_meta<T: DeserializeOwned>(&self) -> Result<T, Seq> {
+        serde_json::from_slice(&self.meta).map_err(|_| self.seq)
+    }
 }
 
 /// What a commit has brought about.

@@ -17,8 +17,8 @@ pub enum Audience {
     Services,
 }
 
-/// Lets a request pass that carries a valid token, where tokens are asked for, and tells its handler whose it is. Answers
-/// any other.
+/// Lets a request pass that carries a valid token, where tokens are asked for, and tells its handler whose it is.
+/// Answers any other.
 pub fn authenticate(
     tokens: Option<&Tokens>,
     audience: Audience,

@@ -2,13 +2,15 @@
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
-use user_http_actors::Error;
 use user_http_actors::messages::{DeleteParkedMessage, GetParkedMessages, PublishParkedMessage};
 use uuid::Uuid;
 
 use crate::http::Gateway;
 use crate::http::api::Success;
 use crate::http::error::Failure;
+use crate::http::user_manager::{found, message_id};
+
+const PARKED: &str = "parked message";
 
 /// A parked message in the list.
 #[derive(Serialize)]
@@ -42,8 +44,8 @@ pub async fn list(gateway: web::Data<Gateway>) -> HttpResponse {
 
 /// `POST /UserManager/Parked/{id}/Publish`: the message is sent to the broker again.
 pub async fn publish(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
-    let message = PublishParkedMessage { message_id: Uuid::try_parse(&id).unwrap_or(Uuid::nil()) };
-    match answer(&id, gateway.actors.publisher.send(message).await) {
+    let message = PublishParkedMessage { message_id: message_id(&id) };
+    match found(gateway.actors.publisher.send(message).await, PARKED, &id) {
         Ok(()) => HttpResponse::Ok().json(Success::new()),
         Err(failure) => failure.json(),
     }
@@ -51,16 +53,9 @@ pub async fn publish(id: web::Path<String>, gateway: web::Data<Gateway>) -> Http
 
 /// `DELETE /UserManager/Parked/{id}`: the message is forgotten.
 pub async fn delete(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
-    let message = DeleteParkedMessage { message_id: Uuid::try_parse(&id).unwrap_or(Uuid::nil()) };
-    match answer(&id, gateway.actors.publisher.send(message).await) {
+    let message = DeleteParkedMessage { message_id: message_id(&id) };
+    match found(gateway.actors.publisher.send(message).await, PARKED, &id) {
         Ok(()) => HttpResponse::NoContent().finish(),
         Err(failure) => failure.json(),
     }
-}
-
-fn answer(id: &str, reply: Result<Result<(), Error>, actix::MailboxError>) -> Result<(), Failure> {
-    reply?.map_err(|error| match error {
-        Error::NoSuchMessage => Failure::not_found(format!("there is no parked message {id:?}")),
-        error => error.into(),
-    })
 }

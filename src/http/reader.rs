@@ -21,8 +21,8 @@ const TAKEN_WHOLE: u64 = 64 << 10;
 #[derive(Clone)]
 struct Socket(Arc<TcpStream>);
 
-/// Keeps the socket of a connection where its requests find it: for [`HttpServer::on_connect`]. Without this, slow readers
-/// are waited for.
+/// Keeps the socket of a connection where its requests find it: for [`HttpServer::on_connect`]. Without this, slow
+/// readers are waited for.
 ///
 /// [`HttpServer::on_connect`]: actix_web::HttpServer::on_connect
 pub fn remember_socket(connection: &dyn Any, extensions: &mut Extensions) {
@@ -41,7 +41,8 @@ pub struct ReaderWatch {
 }
 
 impl ReaderWatch {
-    /// Cuts the request's connection as soon as a chunk of its answer of `len` bytes is taken more slowly than `limits` allow.
+    /// Cuts the request's connection as soon as a chunk of its answer of `len` bytes is taken more slowly than `limits`
+    /// allow.
     pub fn start(request: &HttpRequest, limits: Limits, len: u64) -> Option<Self> {
         let socket = request.conn_data::<Socket>().filter(|_| len > TAKEN_WHOLE)?.clone();
         let handed_over = Rc::new(Cell::new((Instant::now(), 0)));

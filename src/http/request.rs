@@ -30,8 +30,8 @@ pub struct Body {
 /// Reads the whole body.
 ///
 /// # Errors
-/// 413 as soon as it is known to be longer than the limit, 415 where it is encoded, 503 where there is no memory for it, 408
-/// where it comes too slowly, 400 where it breaks off.
+/// 413 as soon as it is known to be longer than the limit, 415 where it is encoded, 503 where there is no memory for
+/// it, 408 where it comes too slowly, 400 where it breaks off.
 pub async fn body(request: &HttpRequest, mut payload: web::Payload, gateway: &Gateway) -> Result<Body, Failure> {
     let limits = &gateway.limits;
     let limit = limits.max_body;

@@ -72,11 +72,20 @@ pub async fn delete_message(id: web::Path<String>, gateway: web::Data<Gateway>) 
 }
 
 async fn delete(id: &str, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    // an id that is none is asked for all the same: where there is a broker, the answer is another
-    let message_id = Uuid::try_parse(id).unwrap_or(Uuid::nil());
-    gateway.actors.publisher.send(DeleteMessage { message_id }).await?.map_err(|error| match error {
-        Error::NoSuchMessage => Failure::not_found(format!("there is no message {id:?}")),
-        error => error.into(),
-    })?;
+    let reply = gateway.actors.publisher.send(DeleteMessage { message_id: message_id(id) }).await;
+    found(reply, "message", id)?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// The id in a path. One that is none is asked for all the same, as that of no message: the answer may be another.
+pub fn message_id(id: &str) -> Uuid {
+    Uuid::try_parse(id).unwrap_or(Uuid::nil())
+}
+
+/// Names what there is none of, where that is the reply.
+pub fn found(reply: Result<Result<(), Error>, actix::MailboxError>, what: &str, id: &str) -> Result<(), Failure> {
+    reply?.map_err(|error| match error {
+        Error::NoSuchMessage => Failure::not_found(format!("there is no {what} {id:?}")),
+        error => error.into(),
+    })
 }

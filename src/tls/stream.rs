@@ -10,7 +10,8 @@ use tokio_rustls::{TlsAcceptor, server};
 
 use super::Tls;
 
-/// How long a client may take for the handshake. Until then it has a socket and a few KiB, nothing that others wait for.
+/// How long a client may take for the handshake. Until then it has a socket and a few KiB, nothing that others wait
+/// for.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Shakes hands with a client.

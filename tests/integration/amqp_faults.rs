@@ -59,10 +59,7 @@ fn a_restart_of_the_broker_is_survived_in_both_directions(version: Version) {
     let mut broker = FaultyBroker::of(version);
     let url = broker.url.clone();
     let mut amqp = AmqpFarm::at(&url);
-    amqp.user_manager();
-    let mut arrivals = Arrivals::default();
-    amqp.post_frames(0..10);
-    arrivals.receive_all(&mut amqp, 0..10);
+    let mut arrivals = amqp.first_frames(10);
 
     broker.kill9();
     amqp.wait_until("disconnected");
@@ -159,10 +156,7 @@ fn a_frozen_broker_delays_no_answer_and_everything_arrives_when_it_goes_on(versi
     let mut broker = FaultyBroker::of(version);
     let url = broker.url.clone();
     let mut amqp = AmqpFarm::at(&url);
-    amqp.user_manager();
-    let mut arrivals = Arrivals::default();
-    amqp.post_frames(0..10);
-    arrivals.receive_all(&mut amqp, 0..10);
+    let mut arrivals = amqp.first_frames(10);
     wait_for_outbox(&amqp.farm, "messages", 0);
     amqp.orders_start();
 
@@ -221,7 +215,7 @@ fn connections_that_the_broker_closes_under_load_lose_nothing(version: Version) 
 fn a_frame_larger_than_the_broker_takes_is_set_aside_and_all_others_arrive(version: Version) {
     /// No other frame has this number.
     const REFUSED: usize = 1_000_000;
-    let (url, limit, broker) = match version {
+    let (url, limit, mut broker) = match version {
         // RabbitMQ 4.0 has this limit by itself; 3.10 has one of 128 MiB.
         Version::V4_0 => (Broker::of(version).url, 16 << 20, None),
         Version::Debian => {
@@ -229,12 +223,8 @@ fn a_frame_larger_than_the_broker_takes_is_set_aside_and_all_others_arrive(versi
             (broker.url.clone(), 1 << 20, Some(broker))
         }
     };
-    let set_limit = |broker: &mut FaultyBroker, limit: usize| {
-        broker.ctl(&["eval", &format!("application:set_env(rabbit, max_message_size, {limit}).")]);
-    };
-    let mut broker = broker;
     if let Some(broker) = &mut broker {
-        set_limit(broker, limit);
+        broker.set_max_message_size(limit);
     }
     let proxy = Proxy::to(&url);
     let mut amqp = AmqpFarm::behind(&proxy, &url);
@@ -251,7 +241,7 @@ fn a_frame_larger_than_the_broker_takes_is_set_aside_and_all_others_arrive(versi
     let ready = wait_for_outbox(&amqp.farm, "messages", 1);
     assert_eq!((&ready["outbox"]["parked"], &ready["ready"]), (&json!(1), &json!(true)), "{ready}");
     if let Some(broker) = &mut broker {
-        set_limit(broker, 128 << 20);
+        broker.set_max_message_size(128 << 20);
     }
 }
 

@@ -33,12 +33,7 @@ fn id(message: &Value) -> &str {
 fn parked_messages_are_listed_through_a_kill_and_published_or_deleted(version: Version) {
     const LIMIT: usize = 1 << 20;
     let mut broker = FaultyBroker::of(version);
-    let set_limit = |broker: &mut FaultyBroker, limit: usize| {
-        // RabbitMQ 3.10 reads the first of these, 4.0 the second
-        let set = format!("application:set_env(rabbit, max_message_size, {limit})");
-        broker.ctl(&["eval", &format!("{set}, persistent_term:put(max_message_size, {limit}).")]);
-    };
-    set_limit(&mut broker, LIMIT);
+    broker.set_max_message_size(LIMIT);
     let mut amqp = AmqpFarm::at(&broker.url);
     amqp.user_manager();
     for (number, image) in [(0, 100), (1, LIMIT), (2, 100), (3, LIMIT + 5)] {
@@ -72,7 +67,7 @@ fn parked_messages_are_listed_through_a_kill_and_published_or_deleted(version: V
         let again = parked(&amqp.farm);
         holds(again.len() == 2 && again[0]["id"] == listed[0]["id"] && again[0]["since"] != listed[0]["since"], again)
     });
-    set_limit(&mut broker, 16 << 20);
+    broker.set_max_message_size(16 << 20);
     // the limit is read when a channel is opened
     broker.ctl(&["close_all_connections", "a larger limit"]);
     eventually("it has arrived", SOON, || {
@@ -115,8 +110,7 @@ fn a_broker_keeps_what_there_is_no_room_for_until_there_is(version: Version) {
     for number in 0..MESSAGES {
         assert_eq!(amqp.fetch_when_there(&format!("id-{number}")).len(), 10_002);
     }
-    let left = broker.rabbitmq.ctl(&["list_queues", "-p", broker.vhost(), "--no-table-headers", "messages"]);
-    assert_eq!(left.trim(), "0");
+    broker.wait_until_all_is_acknowledged();
 }
 
 fn a_delivered_message_is_not_brought_back_when_its_acknowledgement_was_lost(version: Version) {
@@ -127,11 +121,7 @@ fn a_delivered_message_is_not_brought_back_when_its_acknowledgement_was_lost(ver
     assert_eq!(amqp.fetch_when_there("id-1"), "'once'");
     proxy.forward();
     amqp.wait_until_consuming();
-    eventually("the second delivery is acknowledged", SOON, || {
-        let held =
-            broker.rabbitmq.ctl(&["list_queues", "-p", broker.vhost(), "--no-table-headers", "name", "messages"]);
-        holds(held.split_whitespace().eq(["UHTTPSE_CI", "0"]), held)
-    });
+    broker.wait_until_all_is_acknowledged();
     amqp.farm.expect_no_message("id-1");
     // left anew, it is another matter
     amqp.publish_value(&order("id-1", "'once'"));

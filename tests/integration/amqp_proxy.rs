@@ -50,10 +50,7 @@ fn a_network_that_swallows_everything_is_noticed_by_heartbeats_and_survived(vers
     let url = Broker::of(version).url;
     let proxy = Proxy::to(&url);
     let mut amqp = AmqpFarm::behind(&proxy, &url);
-    amqp.user_manager();
-    let mut arrivals = Arrivals::default();
-    amqp.post_frames(0..10);
-    arrivals.receive_all(&mut amqp, 0..10);
+    let mut arrivals = amqp.first_frames(10);
 
     proxy.swallow(&BOTH_WAYS);
     let swallowed = Instant::now();
@@ -104,11 +101,7 @@ fn a_message_whose_acknowledgement_is_lost_is_delivered_again_and_not_lost(versi
     amqp.lose_the_acknowledgement_of(&proxy, &order("id-1", "'kept'"));
     proxy.forward();
     amqp.wait_until_consuming();
-    eventually("the second delivery is acknowledged", SOON, || {
-        let held =
-            broker.rabbitmq.ctl(&["list_queues", "-p", broker.vhost(), "--no-table-headers", "name", "messages"]);
-        holds(held.split_whitespace().eq(["UHTTPSE_CI", "0"]), held)
-    });
+    broker.wait_until_all_is_acknowledged();
     assert_eq!(amqp.fetch_when_there("id-1"), "'kept'");
     amqp.publish_value(&order("id-2", "'after it'"));
     assert_eq!(amqp.fetch_when_there("id-2"), "'after it'");

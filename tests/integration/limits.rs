@@ -12,47 +12,35 @@ const PICKLE: [(&str, &str); 1] = [("Content-Type", "application/octet-stream")]
 /// The grace of every transfer, and what a busy machine adds.
 const CUT_OFF: Duration = Duration::from_secs(60);
 
-/// A connection whose reads take no longer than `patience`, and its socket.
-fn connect(farm: &Farm, patience: Duration) -> (Connection, TcpStream) {
-    let socket = TcpStream::connect(farm.http).expect("the server accepts");
-    socket.set_read_timeout(Some(patience)).expect("a time limit");
-    (Connection::over(farm.http, socket.try_clone().expect("a clone")), socket)
-}
-
-/// Says that a body of `len` bytes follows; whether it may be sent, or why not.
-fn announce(farm: &Farm, len: usize) -> Result<Connection, u16> {
-    let (mut connection, socket) = connect(farm, Duration::from_millis(300));
-    let length = len.to_string();
-    connection.send_head("POST", "/", &[PICKLE[0], ("Content-Length", &length)]);
-    // only a refusal comes before the body
-    match connection.try_read_head() {
-        Ok(head) => Err(head.status),
-        Err(_) => {
-            socket.set_read_timeout(Some(SOON)).expect("a time limit");
-            Ok(connection)
-        }
-    }
+/// Says that a body of `len` bytes follows.
+fn announce(farm: &Farm, len: usize) -> Connection {
+    let mut connection = Connection::open(farm.http);
+    connection.send_head("POST", "/", &[PICKLE[0], ("Content-Length", &len.to_string())]);
+    connection
 }
 
 #[test]
 fn more_bodies_than_memory_is_given_are_refused_before_they_are_read() {
     let mut farm = Farm::with(&["--max-inflight", "1MiB"]);
     let body = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(700000)"), 4);
-    assert_eq!(announce(&farm, 2 << 20).err(), Some(503), "larger than all");
-    let mut first = announce(&farm, body.len()).expect("room");
+    // larger than all
+    let refused = announce(&farm, 2 << 20).read_response();
+    refused.failure(503);
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    let mut first = announce(&farm, body.len());
     first.send(&body[..600_000]);
-    let refused = eventually("the first one's bytes are counted", SOON, || match announce(&farm, body.len()) {
-        Err(status) => Ok(status),
-        Ok(_) => Err("taken"),
+    eventually("the first one's bytes are counted", SOON, || {
+        let answer = farm.post_bytes(PICKLE[0].1, &body);
+        holds(answer.status == 503, answer)
     });
-    assert_eq!(refused, 503);
+    announce(&farm, body.len()).read_response().failure(503);
     // what is small enough goes on
     farm.post(&frame("FRAME_RENDERED", "'small'"));
     first.send(&body[600_000..]);
     assert_eq!(first.read_response().status, 200);
     let answer = farm.post_bytes(PICKLE[0].1, &body);
     assert_eq!(answer.status, 200, "{answer:?}");
-    let mut broken = announce(&farm, body.len()).expect("room");
+    let mut broken = announce(&farm, body.len());
     broken.send(&body[..600_000]);
     drop(broken);
     eventually("the broken one's bytes are given back", SOON, || {
@@ -64,7 +52,9 @@ fn more_bodies_than_memory_is_given_are_refused_before_they_are_read() {
 #[test]
 fn a_body_that_comes_too_slowly_is_answered_408() {
     let farm = Farm::start();
-    let (mut slow, _) = connect(&farm, CUT_OFF);
+    let socket = TcpStream::connect(farm.http).expect("the server accepts");
+    socket.set_read_timeout(Some(CUT_OFF)).expect("a time limit");
+    let mut slow = Connection::over(farm.http, socket);
     let headers = [PICKLE[0], ("Content-Length", "1000000")];
     slow.send_head("POST", "/", &headers);
     slow.send(&[0; 1_000]);

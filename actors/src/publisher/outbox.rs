@@ -9,8 +9,8 @@ use crate::codec::{Format, ForwardedType, OutgoingMessage};
 use crate::payload::Payload;
 use crate::store::{Recovered, Seq};
 
-/// The messages of the outbox. Each one waits, or is out: on its way to the broker, or lent to the user manager; or it is
-/// parked, since the broker has refused it for good.
+/// The messages of the outbox. Each one waits, or is out: on its way to the broker, or lent to the user manager; or it
+/// is parked, since the broker has refused it for good.
 #[derive(Debug, Default)]
 pub struct Outbox {
     messages: BTreeMap<Seq, OutboxMessage>,
@@ -37,7 +37,8 @@ pub struct Parked {
     pub mark: Option<Seq>,
 }
 
-/// What a record is beside its body: a message, or the mark that another record is parked.
+/// What a record is beside its body: a message, or the mark that another record is parked. Untagged, so that a message
+/// is written as its [`OutboxMeta`] alone.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum RecordMeta {
@@ -95,7 +96,7 @@ impl Outbox {
         let mut outbox = Self::default();
         let mut useless = Vec::new();
         for record in recovered {
-            match serde_json::from_slice(&record.meta).map_err(|_| record.seq)? {
+            match record.decode_meta()? {
                 RecordMeta::Message(meta) => outbox.add(record.seq, meta, record.body),
                 RecordMeta::Mark { parked, reason, since_ms } => {
                     let mark = Some(record.seq);

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::messages::{DeleteParkedMessage, GetParkedMessages, ParkedMessage, ParkedMessages, PublishParkedMessage};
 use crate::publisher::outbox::{OutboxMessage, RecordMeta};
 use crate::publisher::{Route, UserManagerPublisher};
-use crate::store::{Seq, now_ms};
+use crate::store::{Seq, encode_meta, now_ms};
 
 impl UserManagerPublisher {
     /// Keeps a message until somebody decides about it, through a restart too.
@@ -14,8 +14,7 @@ impl UserManagerPublisher {
         let since_ms = now_ms();
         self.outbox.park(seq, reason.clone(), since_ms);
         let meta = RecordMeta::Mark { parked: seq, reason, since_ms };
-        // strings and numbers always have a JSON form
-        let put = self.store.put(serde_json::to_vec(&meta).unwrap_or_default().into(), Vec::new());
+        let put = self.store.put(encode_meta(&meta), Vec::new());
         ctx.spawn(put.into_actor(self).map(move |outcome, actor, _| match outcome {
             Ok((mark, _)) => actor.outbox.marked(seq, mark).into_iter().for_each(|mark| actor.store.remove(mark)),
             Err(error) => log::warn!("a restart will send a parked message again: {error}"),

@@ -22,8 +22,8 @@
 //! | 8 | length of the body |
 //! | … | meta, then body |
 //!
-//! A commit is written after everything before it was synced. So a record that begins one says that no crash has torn what
-//! stands before it. The salt keeps anybody from sending a body that looks like such a record.
+//! A commit is written after everything before it was synced. So a record that begins one says that no crash has torn
+//! what stands before it. The salt keeps anybody from sending a body that looks like such a record.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};

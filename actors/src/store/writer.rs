@@ -125,8 +125,8 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         }
     }
 
-    /// Commits `first` and whatever waits behind it. While the disk is full and nobody puts anything, it finds out whether
-    /// there is room again.
+    /// Commits `first` and whatever waits behind it. While the disk is full and nobody puts anything, it finds out
+    /// whether there is room again.
     fn commit_group(&mut self, first: Option<Command>, queue: &Receiver<Command>) {
         let mut puts = Vec::new();
         let mut replies = Vec::new();

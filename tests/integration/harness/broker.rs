@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::{SOON, eventually, holds};
 use crate::rabbitmq::RabbitMq;
 
 /// Made in one go when a broker starts: each call of rabbitmqctl takes a second or two of processor time.
@@ -31,6 +32,16 @@ impl Broker {
     /// The name of the vhost.
     pub fn vhost(&self) -> &str {
         self.url.rsplit('/').next().expect("a vhost")
+    }
+
+    /// Waits until every message in the server's own queue has been acknowledged.
+    #[track_caller]
+    pub fn wait_until_all_is_acknowledged(&self) {
+        eventually("everything is acknowledged", SOON, || {
+            let held =
+                self.rabbitmq.ctl(&["list_queues", "-p", self.vhost(), "--no-table-headers", "name", "messages"]);
+            holds(held.split_whitespace().eq(["UHTTPSE_CI", "0"]), held)
+        });
     }
 
     /// A fresh vhost.
@@ -97,6 +108,13 @@ impl FaultyBroker {
     /// Lets it go on.
     pub fn thaw(&mut self) {
         self.rabbitmq().sigcont();
+    }
+
+    /// The largest message that it takes from a channel opened from now on, in bytes.
+    pub fn set_max_message_size(&mut self, limit: usize) {
+        // RabbitMQ 3.10 reads the first of these, 4.0 the second
+        let set = format!("application:set_env(rabbit, max_message_size, {limit})");
+        self.ctl(&["eval", &format!("{set}, persistent_term:put(max_message_size, {limit}).")]);
     }
 
     /// Runs rabbitmqctl on it.

@@ -131,6 +131,16 @@ impl Arrivals {
 }
 
 impl AmqpFarm {
+    /// A user manager receives the first frames of a worker: messages flow.
+    #[track_caller]
+    pub fn first_frames(&mut self, count: usize) -> Arrivals {
+        self.user_manager();
+        let mut arrivals = Arrivals::default();
+        self.post_frames(0..count);
+        arrivals.receive_all(self, 0..count);
+        arrivals
+    }
+
     /// A worker posts frames.
     #[track_caller]
     pub fn post_frames(&self, numbers: Range<usize>) {

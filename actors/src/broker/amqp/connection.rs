@@ -14,8 +14,8 @@ use super::{AmqpConfig, AmqpUrl, topology};
 
 /// For each address that the host's name resolves to.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest silence of the broker during the handshake of AMQP, and the time for that of TLS before it. RabbitMQ makes a client with a wrong password wait for
-/// 3 s before it hangs up, so less would hide the reason.
+/// The longest silence of the broker during the handshake of AMQP, and the time for that of TLS before it. RabbitMQ
+/// makes a client with a wrong password wait for 3 s before it hangs up, so less would hide the reason.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// amiquip gives a connection up after two intervals without a byte, so a dead peer is noticed within 20 s.
 const HEARTBEAT_SECONDS: u16 = 10;

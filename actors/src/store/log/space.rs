@@ -1,7 +1,9 @@
 //! Disk space: how a log gives it back, and what it keeps for the day when there is none.
 
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::{fs::File, io, path::PathBuf};
 
 use super::{Location, LogStore};
 use crate::payload::Payload;
