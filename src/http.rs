@@ -23,6 +23,7 @@ use limits::Inflight;
 
 pub use delivery::H1_WRITE_BUFFER_SIZE;
 pub use limits::{GRACE, Limits};
+pub(crate) use reader::remember;
 pub use reader::remember_socket;
 
 /// What the routes have to know.
@@ -50,13 +51,17 @@ impl Gateway {
 /// [`remember_socket`] is the server's `on_connect`.
 pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
     move |routes| {
-        let root = web::resource(["", "/"])
-            .app_data(web::Data::new(gateway))
-            .route(web::get().to(worker::get_data_from_server))
-            .route(web::head().to(worker::head_data_from_server))
-            .route(web::post().to(worker::send_data_to_server))
-            .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST")));
-        routes.service(root);
+        let gateway = web::Data::new(gateway);
+        // one pattern for both would be matched by a regular expression
+        for root in ["", "/"] {
+            let root = web::resource(root)
+                .app_data(gateway.clone())
+                .route(web::get().to(worker::get_data_from_server))
+                .route(web::head().to(worker::head_data_from_server))
+                .route(web::post().to(worker::send_data_to_server))
+                .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST")));
+            routes.service(root);
+        }
     }
 }
 

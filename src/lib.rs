@@ -22,6 +22,7 @@ use user_http_actors::{StartError, UserHttpActors};
 
 pub mod auth;
 pub mod config;
+mod connection;
 mod http;
 mod server;
 pub mod tls;

@@ -1,6 +1,7 @@
 //! TLS of the two servers: certificate, key and CA from PEM files, loaded again when they change.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,11 +14,14 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use user_http_actors::tls::{certificates, pem_error, provider, roots};
 
-mod stream;
-
-pub(crate) use stream::{TlsStream, accept};
+/// How long a client may take for the handshake. Until then it has a socket and a few KiB, nothing that others wait
+/// for.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the files are looked at.
 const POLL: Duration = Duration::from_secs(1);
@@ -128,6 +132,18 @@ impl Tls {
     fn current(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Shakes hands with a client.
+///
+/// # Errors
+/// Why it did not come to that.
+pub(crate) async fn accept<S>(tls: Tls, socket: S) -> io::Result<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = TlsAcceptor::from(tls.current()).accept(socket);
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await?
 }
 
 /// Loads the files of each again whenever they change. Never ends.

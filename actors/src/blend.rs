@@ -10,6 +10,8 @@ use bytes::{Bytes, BytesMut};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 
+use crate::payload::read_cached;
+
 /// `O_NONBLOCK` of Linux: opening a pipe that nobody writes to returns at once.
 const O_NONBLOCK: i32 = 0o4000;
 
@@ -128,10 +130,27 @@ impl BlendFile {
         let len = self.len().saturating_sub(offset).min(len as u64) as usize;
         let mut chunk = BytesMut::zeroed(len);
         self.file.read_exact_at(&mut chunk, offset)?;
-        if Stamp::of(&self.file)? != self.stamp {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file has changed while it was sent"));
-        }
+        self.check_unchanged()?;
         Ok(chunk.freeze())
+    }
+
+    /// Reads what of the range that starts at `offset` can be had without waiting for the disk, up to the length of
+    /// `buffer`. Returns how many bytes that is; 0 says to [`BlendFile::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.len().saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let read = read_cached(&self.file, offset, &mut buffer[..len]);
+        self.check_unchanged()?;
+        Ok(read)
+    }
+
+    fn check_unchanged(&self) -> io::Result<()> {
+        if Stamp::of(&self.file)? == self.stamp {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the file has changed while it was sent"))
     }
 }
 

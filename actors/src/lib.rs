@@ -36,7 +36,7 @@
 //!     })?;
 //!     let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
 //!     handle::handle_communication_interface_message(&actors.decoder, &actors.buffer, Format::Json, body.into()).await?;
-//!     let leased = actors.buffer.send(LeaseBufferMsg { buffer_uuid: "one".into() }).await??;
+//!     let leased = actors.buffer.send(LeaseBufferMsg { buffer_uuid: "one".into(), in_one_go: 0 }).await??;
 //!     assert!(leased.view.payload.len() > 10);
 //!     leased.lease.delivered();
 //!     actors.drain().await;
@@ -57,6 +57,7 @@ pub mod handle;
 pub mod messages;
 pub mod payload;
 pub mod publisher;
+mod reply;
 pub mod store;
 pub mod system;
 pub mod tls;

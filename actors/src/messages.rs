@@ -15,7 +15,7 @@ use crate::codec::{BlendHole, BufferMsg, Format, ForwardedType, OutgoingMessage}
 use crate::error::Error;
 use crate::payload::Payload;
 use crate::publisher::NextMessage;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreEvent};
 
 /// The name under which a message is buffered: whatever string the communication interface has chosen.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,6 +85,9 @@ pub struct BrokerDelivery {
 pub struct LeaseBufferMsg {
     /// The name of the message.
     pub buffer_uuid: BufferUuid,
+    /// A message of at most so many bytes is delivered in one go: its last part counts as on the way from the start, and
+    /// [`BufferLease::finishing`](crate::buffer::BufferLease::finishing) need not say so. 0 where none is.
+    pub in_one_go: u64,
 }
 
 /// To [`BufferActor`](crate::BufferActor): what does this message look like? Delivers nothing.
@@ -274,6 +277,11 @@ pub struct ConsumerState {
     /// Deliveries that could never be stored, and were rejected.
     pub rejected_total: u64,
 }
+
+/// To an actor, from its store.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct FromStore(pub StoreEvent);
 
 /// To an actor: take no more work, settle what is in hand, reply when that is done, and end.
 #[derive(Debug, Message)]

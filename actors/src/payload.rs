@@ -1,11 +1,12 @@
 //! The bytes of a message body, wherever they lie.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 /// The body of a stored message: in memory, or a range of a store's file.
 ///
@@ -72,10 +73,28 @@ impl Payload {
         self.read(0, self.len() as usize)
     }
 
+    /// Reads what of the range that starts at `offset` can be had without waiting for the disk, up to the length of
+    /// `buffer`. Returns how many bytes that is; 0 says to [`Payload::read`].
+    pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> usize {
+        let len = (self.len().saturating_sub(offset)).min(buffer.len() as u64) as usize;
+        match self {
+            Self::Memory(parts) => {
+                buffer[..len].copy_from_slice(&read_parts(parts, offset, len));
+                len
+            }
+            Self::File { file, offset: start, .. } => read_cached(file, start + offset, &mut buffer[..len]),
+        }
+    }
+
     /// Whether reading cannot block.
     pub fn is_in_memory(&self) -> bool {
         matches!(self, Self::Memory(_))
     }
+}
+
+/// Reads what the page cache has; nothing where the file system cannot tell, or something is wrong.
+pub(crate) fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> usize {
+    preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
 }
 
 fn read_parts(parts: &[Bytes], mut offset: u64, len: usize) -> Bytes {

@@ -8,12 +8,14 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::broker::{PublisherEvent, PublisherLink};
-use crate::buffer::FromStore;
 use crate::error::Error;
 use crate::messages::{
-    BrokerState, CountUserMessage, DeleteMessage, Drain, GetOutboxState, OutboxState, SendMessageToUserManager,
-    StopLending, TakeNextMessage,
+    BrokerState, CountUserMessage, DeleteMessage, Drain, FromStore, GetOutboxState, OutboxState,
+    SendMessageToUserManager, StopLending, TakeNextMessage,
 };
+use crate::payload::Payload;
+use crate::reply::{Deferred, Reply, deferred};
+use crate::store::puts::{PutDone, Puts};
 use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, encode_meta, now_ms};
 
 mod forward;
@@ -45,11 +47,27 @@ pub struct UserManagerPublisher {
     full: bool,
     route: Route,
     store: StoreHandle,
+    puts: Puts<WhatFor>,
     store_failure: Option<StoreError>,
     draining: Option<Vec<oneshot::Sender<()>>>,
     forwarded_total: u64,
     test_total: u64,
     unknown_total: u64,
+}
+
+/// What is on its way to the store.
+#[derive(Debug)]
+enum WhatFor {
+    Message(Box<Incoming>),
+    /// The mark of a parked message.
+    Mark(Seq),
+}
+
+#[derive(Debug)]
+struct Incoming {
+    meta: OutboxMeta,
+    size: u64,
+    reply: Reply<Result<(), Error>>,
 }
 
 #[derive(Debug)]
@@ -89,6 +107,7 @@ impl UserManagerPublisher {
             full: false,
             route: Route::ToBe(ToBe(start_link)),
             store,
+            puts: Puts::default(),
             store_failure: None,
             draining: None,
             forwarded_total: 0,
@@ -108,6 +127,22 @@ impl UserManagerPublisher {
         }
         self.reserved += size;
         Ok(())
+    }
+
+    /// A message has been stored, or could not be.
+    fn take_in(&mut self, incoming: Incoming, outcome: Result<(Seq, Payload), StoreError>, ctx: &mut Context<Self>) {
+        let Incoming { meta, size, reply } = incoming;
+        self.reserved -= size;
+        let (seq, payload) = match outcome {
+            Ok(stored) => stored,
+            Err(error) => return reply.send(Err(error.into())),
+        };
+        if let Route::UserManager(lender) = &mut self.route {
+            lender.added(meta.message_id, seq);
+        }
+        self.outbox.add(seq, meta, payload);
+        self.advance(ctx);
+        reply.send(Ok(()));
     }
 
     /// Moves messages on, as far as they can go.
@@ -166,6 +201,7 @@ impl Actor for UserManagerPublisher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.add_stream(self.puts.clone());
         let Route::ToBe(ToBe(start_link)) = &mut self.route else { return };
         self.route = match start_link.take() {
             Some(start_link) => {
@@ -179,29 +215,32 @@ impl Actor for UserManagerPublisher {
 }
 
 impl Handler<SendMessageToUserManager> for UserManagerPublisher {
-    type Result = ResponseActFuture<Self, Result<(), Error>>;
+    type Result = Deferred<Result<(), Error>>;
 
     fn handle(
         &mut self,
         SendMessageToUserManager(message): SendMessageToUserManager,
         _: &mut Self::Context,
     ) -> Self::Result {
+        let (reply, deferred) = deferred();
         let size = message.body.iter().map(|part| part.len() as u64).sum();
         if let Err(error) = self.reserve(size) {
-            return Box::pin(fut::ready(Err(error)));
+            reply.send(Err(error));
+            return deferred;
         }
         let meta = OutboxMeta::new(&message, now_ms());
         let put = self.store.put(encode_meta(&meta), message.body);
-        Box::pin(put.into_actor(self).map(move |outcome, actor, ctx| {
-            actor.reserved -= size;
-            let (seq, payload) = outcome?;
-            if let Route::UserManager(lender) = &mut actor.route {
-                lender.added(meta.message_id, seq);
-            }
-            actor.outbox.add(seq, meta, payload);
-            actor.advance(ctx);
-            Ok(())
-        }))
+        self.puts.add(put, WhatFor::Message(Box::new(Incoming { meta, size, reply })));
+        deferred
+    }
+}
+
+impl StreamHandler<PutDone<WhatFor>> for UserManagerPublisher {
+    fn handle(&mut self, PutDone { what_for, outcome }: PutDone<WhatFor>, ctx: &mut Self::Context) {
+        match what_for {
+            WhatFor::Message(incoming) => self.take_in(*incoming, outcome, ctx),
+            WhatFor::Mark(seq) => self.marked(seq, outcome.map(|(mark, _)| mark)),
+        }
     }
 }
 
@@ -233,7 +272,7 @@ impl Handler<FromBroker> for UserManagerPublisher {
                 self.advance(ctx);
             }
             Next::Park(seq, reason) => {
-                self.park(seq, reason, ctx);
+                self.park(seq, reason);
                 self.advance(ctx);
             }
             Next::Rest(delay) => {
@@ -354,6 +393,8 @@ impl Handler<Drain> for UserManagerPublisher {
             let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
         };
         let flushed = settled.into_actor(self).then(|(), actor, _| actor.store.flush().into_actor(actor));
-        Box::pin(flushed.map(|(), _, ctx| ctx.stop()))
+        // the outcome of every put has been told by then, but maybe not taken in
+        let settled = flushed.then(|(), actor, _| actor.puts.all_settled().into_actor(actor));
+        Box::pin(settled.map(|(), _, ctx| ctx.stop()))
     }
 }

@@ -16,10 +16,12 @@ use crate::payload::Payload;
 pub mod disk;
 pub mod log;
 pub mod memory;
+pub(crate) mod puts;
 mod segment;
 mod writer;
 
-pub use writer::{StoreEvent, StoreHandle};
+pub use puts::PutOutcome;
+pub use writer::{Put, StoreEvent, StoreHandle};
 
 /// The number of a record: greater than that of every record that was put before it, never used again.
 pub type Seq = u64;

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use crate::blend::BlendRoots;
 use crate::broker::amqp::{self, AmqpConfig};
-use crate::buffer::{BufferActor, FromStore};
+use crate::buffer::BufferActor;
 use crate::consumer::{CommunicationInterfaceConsumer, PREFETCH};
 use crate::decoder::Decoder;
-use crate::messages::Drain;
+use crate::messages::{Drain, FromStore};
 use crate::publisher::UserManagerPublisher;
 use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;

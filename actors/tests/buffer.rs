@@ -47,7 +47,7 @@ async fn add(buffer: &Addr<BufferActor>, uuid: &str, body: &[u8]) -> Result<(), 
 }
 
 async fn lease(buffer: &Addr<BufferActor>, uuid: &str) -> Result<LeasedBufferMsg, Error> {
-    buffer.send(LeaseBufferMsg { buffer_uuid: uuid.into() }).await.expect("alive")
+    buffer.send(LeaseBufferMsg { buffer_uuid: uuid.into(), in_one_go: 0 }).await.expect("alive")
 }
 
 async fn state(buffer: &Addr<BufferActor>) -> BufferState {
@@ -85,7 +85,7 @@ async fn a_lease_whose_asker_has_gone_does_not_keep_the_message() {
     let buffer = start(1_000, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     // asked for, and not waited for
-    drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into() }));
+    drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), in_one_go: 0 }));
     assert!(lease(&buffer, "a").await.is_ok());
 }
 
@@ -106,7 +106,7 @@ async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
         add(&buffer, "a", b"message").await.expect("room");
         let first = lease(&buffer, "a").await.expect("it is there");
         first.lease.finishing();
-        let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into() });
+        let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), in_one_go: 0 });
         // in the mailbox by the time that this is answered
         assert_eq!(state(&buffer).await.in_delivery, 1);
         if delivered {

@@ -156,7 +156,7 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
                 }
             }
             Step::Lease(uuid) => {
-                let lease = LeaseBufferMsg { buffer_uuid: uuid.to_string().as_str().into() };
+                let lease = LeaseBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), in_one_go: 0 };
                 match (buffer.send(lease).await.expect("alive"), model.messages.get_mut(&uuid)) {
                     (Err(Error::NoBufferMsg), None) => {}
                     (Err(Error::InDelivery), Some(Message { leased: true, .. })) => {}

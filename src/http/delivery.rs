@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use actix_web::HttpRequest;
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -14,16 +16,24 @@ use user_http_actors::buffer::BufferLease;
 use user_http_actors::payload::Payload;
 use user_http_actors::publisher::MessageLease;
 
+use crate::connection::Flush;
+use crate::http::limits::Limits;
 use crate::http::reader::ReaderWatch;
 
-/// The `h1_write_buffer_size` that makes a delivery exact: the connection asks the body for more only when everything
-/// before has been taken by the socket, so that the question after the last chunk says that all of it has. With
-/// actix-web's own TLS, rustls may still have the last 64 KiB; [`UserHttpServer`](crate::UserHttpServer) sees to that.
+/// The `h1_write_buffer_size` that makes a delivery exact in an [`HttpServer`](actix_web::HttpServer): the connection
+/// asks the body for more only when everything before has been taken by the socket, so that the question after the last
+/// chunk says that all of it has. Head and body are two packets then, and with TLS the last 64 KiB may still be with
+/// rustls. [`UserHttpServer`](crate::UserHttpServer) has connections of its own, which know better.
 pub const H1_WRITE_BUFFER_SIZE: usize = 1;
 
-/// How many bytes of a file are read at once. Streaming 1 GiB over loopback was measured at 0.8 GB/s with 64 KiB, 1.5
-/// with 256 KiB, 2.7 with 1 MiB; each stream holds two of them, one on its way out and one being read.
+/// How many bytes of a file are read at once by a thread that waits for the disk. Streaming 1 GiB over loopback was
+/// measured at 0.8 GB/s with 64 KiB, 1.5 with 256 KiB, 2.7 with 1 MiB; each stream holds two of them, one on its way out
+/// and one being read.
 const CHUNK: usize = 1 << 20;
+
+/// How many bytes are read at once from the page cache, where no thread has to wait: few enough to be still in the
+/// processor's own cache when they are copied into the socket, and to leave room for other connections' requests.
+const CACHED_CHUNK: usize = 256 << 10;
 
 /// Where a part of an answer comes from.
 #[derive(Clone, Debug)]
@@ -50,6 +60,18 @@ impl Source {
             Self::Bytes(_) => false,
             Self::Payload(payload, ..) => !payload.is_in_memory(),
             Self::Blend(_) => true,
+        }
+    }
+
+    /// What can be had without waiting for the disk; see [`BlendFile::read_cached`].
+    fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Bytes(_) => Ok(0),
+            Self::Payload(payload, start, end) => {
+                let len = (end - start - offset).min(buffer.len() as u64) as usize;
+                Ok(payload.read_cached(start + offset, &mut buffer[..len]))
+            }
+            Self::Blend(file) => file.read_cached(offset, buffer),
         }
     }
 
@@ -101,15 +123,32 @@ pub struct DeliveryBody<L> {
     /// How many bytes are still to be handed over, those being read among them.
     left: u64,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
+    /// The page cache did not have it all: a thread reads the rest.
+    cold: bool,
+    /// The chunk before, whose memory is used again once the connection has copied it.
+    last: Bytes,
+    /// Lets the thread's other connections have their turn.
+    pause: Option<Pin<Box<dyn Future<Output = ()>>>>,
     /// Settled when `left` has come to nothing, where that is the end of the message.
     lease: Option<L>,
     reaches_end: bool,
     watch: Option<ReaderWatch>,
+    /// Says when the socket has the last chunk, where the connection knows.
+    flush: Option<Flush>,
 }
 
 impl<L: Lease> DeliveryBody<L> {
-    /// Hands over, to a reader that `watch` watches, the bytes of `sources` from `start` up to, without, `end`.
-    pub fn new(sources: Vec<Source>, start: u64, end: u64, lease: L, watch: Option<ReaderWatch>) -> Self {
+    /// Answers `request` with the bytes of `sources` from `start` up to, without, `end`; whoever takes them more slowly
+    /// than `limits` allow is cut off.
+    pub fn new(
+        request: &HttpRequest,
+        limits: Limits,
+        sources: Vec<Source>,
+        Range { start, end }: Range<u64>,
+        lease: L,
+    ) -> Self {
+        let watch = ReaderWatch::start(request, limits, end - start);
+        let flush = request.conn_data().cloned();
         let reaches_end = end == total_len(&sources);
         let mut sources = VecDeque::from(sources);
         let mut offset = start;
@@ -119,7 +158,19 @@ impl<L: Lease> DeliveryBody<L> {
             offset -= first.len();
             sources.pop_front();
         }
-        Self { sources, offset, left: end - start, reading: None, lease: Some(lease), reaches_end, watch }
+        Self {
+            sources,
+            offset,
+            left: end - start,
+            reading: None,
+            cold: false,
+            last: Bytes::new(),
+            pause: None,
+            lease: Some(lease),
+            reaches_end,
+            watch,
+            flush,
+        }
     }
 
     /// Whether reading the next chunk would block; false at the end.
@@ -129,6 +180,31 @@ impl<L: Lease> DeliveryBody<L> {
             self.offset = 0;
         }
         self.sources.front().is_some_and(Source::may_block)
+    }
+
+    /// The next chunk, as far as that can be had without waiting for the disk.
+    fn cached_chunk(&mut self) -> io::Result<Option<Bytes>> {
+        let Some(source) = self.sources.front().filter(|_| !self.cold) else { return Ok(None) };
+        let len = (source.len() - self.offset).min(self.left).min(CACHED_CHUNK as u64) as usize;
+        let mut buffer = std::mem::take(&mut self.last).try_into_mut().unwrap_or_default();
+        buffer.resize(len, 0);
+        let read = source.read_cached(self.offset, &mut buffer)?;
+        if read == 0 {
+            self.cold = true;
+            return Ok(None);
+        }
+        buffer.truncate(read);
+        self.offset += read as u64;
+        self.last = buffer.freeze();
+        if self.left > read as u64 {
+            self.pause = Some(Box::pin(tokio::task::yield_now()));
+        }
+        Ok(Some(self.last.clone()))
+    }
+
+    /// Has a thread read the next chunk.
+    fn read_ahead(&mut self) {
+        self.reading = Some(tokio::task::spawn_blocking(self.next_chunk()));
     }
 
     /// What reads the next chunk.
@@ -146,10 +222,9 @@ impl<L: Lease> DeliveryBody<L> {
         if let Some(watch) = &self.watch {
             watch.hand_over(chunk.len() as u64);
         }
-        if self.left == 0
-            && let Some(lease) = &self.lease
-        {
-            lease.finishing();
+        if self.left == 0 {
+            self.lease.iter().for_each(Lease::finishing);
+            self.flush.iter().for_each(Flush::is_due);
         }
         chunk
     }
@@ -165,6 +240,9 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let this = self.get_mut();
         if this.left == 0 {
+            if let Some(flush) = &this.flush {
+                ready!(flush.poll(cx));
+            }
             if let Some(lease) = this.lease.take()
                 && this.reaches_end
             {
@@ -172,8 +250,16 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
             }
             return Poll::Ready(None);
         }
+        if let Some(pause) = &mut this.pause {
+            ready!(pause.as_mut().poll(cx));
+            this.pause = None;
+        }
         if this.reading.is_none() && this.would_block() {
-            this.reading = Some(tokio::task::spawn_blocking(this.next_chunk()));
+            match this.cached_chunk() {
+                Ok(Some(chunk)) => return Poll::Ready(Some(Ok(this.hand_over(chunk)))),
+                Ok(None) => this.read_ahead(),
+                Err(error) => return Poll::Ready(Some(Err(broken_off(error)))),
+            }
         }
         let chunk = match &mut this.reading {
             None => this.next_chunk()(),
@@ -186,18 +272,20 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
         Poll::Ready(Some(match chunk {
             Ok(chunk) => {
                 let chunk = this.hand_over(chunk);
-                if this.left > 0 && this.would_block() {
-                    // read ahead while this chunk goes out
-                    this.reading = Some(tokio::task::spawn_blocking(this.next_chunk()));
+                if this.left > 0 && this.cold && this.would_block() {
+                    // while this chunk goes out
+                    this.read_ahead();
                 }
                 Ok(chunk)
             }
-            Err(error) => {
-                log::warn!("a delivery has broken off: {error}");
-                Err(error)
-            }
+            Err(error) => Err(broken_off(error)),
         }))
     }
+}
+
+fn broken_off(error: io::Error) -> io::Error {
+    log::warn!("a delivery has broken off: {error}");
+    error
 }
 
 /// The body of an answer to `HEAD`: its length alone.

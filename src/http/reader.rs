@@ -12,10 +12,11 @@ use actix_web::{HttpRequest, rt};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::connection::Connection;
 use crate::http::limits::Limits;
 
 /// Answers up to this length are not watched: the sockets' buffers take them whole.
-const TAKEN_WHOLE: u64 = 64 << 10;
+pub const TAKEN_WHOLE: u64 = 64 << 10;
 
 /// The socket of a connection.
 #[derive(Clone)]
@@ -26,9 +27,19 @@ struct Socket(Arc<TcpStream>);
 ///
 /// [`HttpServer::on_connect`]: actix_web::HttpServer::on_connect
 pub fn remember_socket(connection: &dyn Any, extensions: &mut Extensions) {
-    let descriptor: Option<BorrowedFd<'_>> =
-        connection.downcast_ref().map(|stream: &rt::net::TcpStream| stream.as_fd());
-    if let Some(Ok(socket)) = descriptor.map(|descriptor| descriptor.try_clone_to_owned()) {
+    if let Some(socket) = connection.downcast_ref::<rt::net::TcpStream>() {
+        insert_socket(socket.as_fd(), extensions);
+    }
+}
+
+/// Keeps of a connection of this server's own what its requests need.
+pub(crate) fn remember(connection: &Connection, extensions: &mut Extensions) {
+    insert_socket(connection.socket().as_fd(), extensions);
+    extensions.insert(connection.flush());
+}
+
+fn insert_socket(descriptor: BorrowedFd<'_>, extensions: &mut Extensions) {
+    if let Ok(socket) = descriptor.try_clone_to_owned() {
         extensions.insert(Socket(Arc::new(socket.into())));
     }
 }

@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 use crate::http::delivery::{DeliveryBody, Source};
 use crate::http::error::Failure;
-use crate::http::reader::ReaderWatch;
 use crate::http::{Gateway, request};
 
 /// How long a request may wait for a message, in seconds: the contract's bound.
@@ -52,8 +51,8 @@ async fn lend(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, 
         Format::Pickle => response.content_type("application/octet-stream").insert_header(("DATA_FORMAT", "BYTES")),
     };
     let len = payload.len();
-    let watch = ReaderWatch::start(request, gateway.limits, len);
-    Ok(response.body(DeliveryBody::new(vec![Source::Payload(payload, 0, len)], 0, len, lease, watch)))
+    let source = Source::Payload(payload, 0, len);
+    Ok(response.body(DeliveryBody::new(request, gateway.limits, vec![source], 0..len, lease)))
 }
 
 fn seconds(request: &HttpRequest, name: &str, default: f64, min: f64, max: f64) -> Result<Duration, Failure> {

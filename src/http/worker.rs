@@ -18,7 +18,7 @@ use crate::http::Gateway;
 use crate::http::delivery::{DeliveryBody, LengthOnly, Source, total_len};
 use crate::http::error::Failure;
 use crate::http::range::{self, Selected};
-use crate::http::reader::ReaderWatch;
+use crate::http::reader::TAKEN_WHOLE;
 use crate::http::request;
 
 /// How long a request waits for a delivery of the same message that has begun its last chunk. On a connection that
@@ -33,7 +33,7 @@ pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gatew
 }
 
 async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid(request)? };
+    let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid(request)?, in_one_go: TAKEN_WHOLE };
     let leased = tokio::time::timeout(FINISHING_WAIT, gateway.actors.buffer.send(lease)).await;
     let LeasedBufferMsg { view, lease } = leased.map_err(|_| Error::InDelivery)???;
     let Answer { sources, etag } = Answer::new(gateway, view).await?;
@@ -55,8 +55,7 @@ async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpRespons
         }
     };
     response.insert_header((header::ETAG, etag)).insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
-    let watch = ReaderWatch::start(request, gateway.limits, end - start);
-    Ok(response.body(DeliveryBody::new(sources, start, end, lease, watch)))
+    Ok(response.body(DeliveryBody::new(request, gateway.limits, sources, start..end, lease)))
 }
 
 /// `HEAD /?bufferUUID=…`: the size of that message; delivers nothing.

@@ -1,10 +1,27 @@
 //! The right to deliver one buffered message: a value that restores the message when it is dropped.
 
-use actix::{Addr, Message};
+use actix::prelude::*;
 
 use crate::buffer::BufferActor;
-use crate::messages::{BufferMsgView, BufferUuid};
+use crate::error::Error;
+use crate::messages::{BufferMsgView, BufferUuid, LeaseBufferMsg};
+use crate::reply::{Deferred, Reply, deferred};
 use crate::store::Seq;
+
+/// Someone who wants to deliver a message.
+#[derive(Debug)]
+pub(super) struct Asker {
+    in_one_go: u64,
+    reply: Reply<Result<LeasedBufferMsg, Error>>,
+}
+
+/// A delivery under way.
+#[derive(Debug)]
+pub(super) struct Lease {
+    /// The last part is on its way to the worker, who may ask again before the outcome is known here.
+    finishing: bool,
+    waiting: Vec<Asker>,
+}
 
 /// A message, and the right to deliver it.
 #[derive(Debug)]
@@ -22,18 +39,22 @@ pub struct BufferLease {
     buffer: Addr<BufferActor>,
     uuid: BufferUuid,
     seq: Seq,
+    /// The actor knows that the last part is on the way.
+    finishing: bool,
     settled: Settled,
 }
 
 impl BufferLease {
-    pub(super) fn new(buffer: Addr<BufferActor>, uuid: BufferUuid, seq: Seq) -> Self {
-        Self { buffer, uuid, seq, settled: Settled::Released }
+    pub(super) fn new(buffer: Addr<BufferActor>, uuid: BufferUuid, seq: Seq, finishing: bool) -> Self {
+        Self { buffer, uuid, seq, finishing, settled: Settled::Released }
     }
 
     /// The last part of the message is about to be handed over. Whoever asks for the message from now on waits for
     /// the outcome: a worker that has the last byte may ask again before [`BufferLease::delivered`] is called.
     pub fn finishing(&self) {
-        self.settle(Settled::Finishing);
+        if !self.finishing {
+            self.settle(Settled::Finishing);
+        }
     }
 
     /// The last byte has been handed to the worker's connection: the message is removed.
@@ -67,4 +88,76 @@ pub(super) struct Settle {
     pub uuid: BufferUuid,
     pub seq: Seq,
     pub settled: Settled,
+}
+
+impl BufferActor {
+    fn lease(&mut self, uuid: &BufferUuid, asker: Asker, this: &Addr<Self>) {
+        let (view, held) = match self.view(uuid).map(|view| (view, self.messages.get(uuid))) {
+            Ok((view, Some(held))) => (view, held),
+            Ok((_, None)) => return asker.reply.send(Err(Error::NoBufferMsg)),
+            Err(error) => return asker.reply.send(Err(error)),
+        };
+        match self.leases.get_mut(&held.seq) {
+            Some(lease) if lease.finishing => {
+                lease.waiting.retain(|waiting| !waiting.reply.is_closed());
+                lease.waiting.push(asker);
+            }
+            Some(_) => asker.reply.send(Err(Error::InDelivery)),
+            None => {
+                let finishing = held.blend().is_none() && held.payload.len() <= asker.in_one_go;
+                self.leases.insert(held.seq, Lease { finishing, waiting: Vec::new() });
+                let lease = BufferLease::new(this.clone(), uuid.clone(), held.seq, finishing);
+                // a lease that nobody takes is dropped, and so ends
+                asker.reply.send(Ok(LeasedBufferMsg { view, lease }));
+            }
+        }
+    }
+
+    /// Ends a delivery, if there is one. Returns who waits for its end.
+    pub(super) fn end_lease(&mut self, seq: Seq) -> Vec<Asker> {
+        self.leases.remove(&seq).map_or(Vec::new(), |lease| lease.waiting)
+    }
+
+    /// Asks once more for those who have waited for a delivery to end.
+    pub(super) fn lease_to_waiting(&mut self, uuid: &BufferUuid, waiting: Vec<Asker>, this: &Addr<Self>) {
+        for asker in waiting.into_iter().filter(|asker| !asker.reply.is_closed()) {
+            self.lease(uuid, asker, this);
+        }
+    }
+}
+
+impl Handler<LeaseBufferMsg> for BufferActor {
+    type Result = Deferred<Result<LeasedBufferMsg, Error>>;
+
+    fn handle(&mut self, message: LeaseBufferMsg, ctx: &mut Self::Context) -> Self::Result {
+        let (reply, deferred) = deferred();
+        let asker = Asker { in_one_go: message.in_one_go, reply };
+        self.lease(&message.buffer_uuid, asker, &ctx.address());
+        deferred
+    }
+}
+
+impl Handler<Settle> for BufferActor {
+    type Result = ();
+
+    fn handle(&mut self, Settle { uuid, seq, settled }: Settle, ctx: &mut Self::Context) {
+        // an older message of that name is no longer here, and its delivery matters to nobody
+        if self.messages.get(&uuid).is_none_or(|held| held.seq != seq) {
+            return;
+        }
+        let waiting = match settled {
+            Settled::Finishing => {
+                if let Some(lease) = self.leases.get_mut(&seq) {
+                    lease.finishing = true;
+                }
+                return;
+            }
+            Settled::Delivered => {
+                self.delivered_total += 1;
+                self.remove(&uuid)
+            }
+            Settled::Released => self.end_lease(seq),
+        };
+        self.lease_to_waiting(&uuid, waiting, &ctx.address());
+    }
 }

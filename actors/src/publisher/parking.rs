@@ -5,20 +5,24 @@ use actix::prelude::*;
 use crate::error::Error;
 use crate::messages::{DeleteParkedMessage, GetParkedMessages, ParkedMessage, ParkedMessages, PublishParkedMessage};
 use crate::publisher::outbox::{OutboxMessage, RecordMeta};
-use crate::publisher::{Route, UserManagerPublisher};
-use crate::store::{Seq, encode_meta, now_ms};
+use crate::publisher::{Route, UserManagerPublisher, WhatFor};
+use crate::store::{Seq, StoreError, encode_meta, now_ms};
 
 impl UserManagerPublisher {
     /// Keeps a message until somebody decides about it, through a restart too.
-    pub(super) fn park(&mut self, seq: Seq, reason: String, ctx: &mut Context<Self>) {
+    pub(super) fn park(&mut self, seq: Seq, reason: String) {
         let since_ms = now_ms();
         self.outbox.park(seq, reason.clone(), since_ms);
         let meta = RecordMeta::Mark { parked: seq, reason, since_ms };
-        let put = self.store.put(encode_meta(&meta), Vec::new());
-        ctx.spawn(put.into_actor(self).map(move |outcome, actor, _| match outcome {
-            Ok((mark, _)) => actor.outbox.marked(seq, mark).into_iter().for_each(|mark| actor.store.remove(mark)),
+        self.puts.add(self.store.put(encode_meta(&meta), Vec::new()), WhatFor::Mark(seq));
+    }
+
+    /// The mark of a parked message has been stored, or could not be.
+    pub(super) fn marked(&mut self, seq: Seq, mark: Result<Seq, StoreError>) {
+        match mark {
+            Ok(mark) => self.outbox.marked(seq, mark).into_iter().for_each(|mark| self.store.remove(mark)),
             Err(error) => log::warn!("a restart will send a parked message again: {error}"),
-        }));
+        }
     }
 }
 

@@ -26,7 +26,7 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// Bodies up to this length stay in memory too, as long as [`INLINE_BUDGET`] lasts: fetching one then costs no
 /// trip to a thread that may block.
-const INLINE_BODY: u64 = 16 << 10;
+const INLINE_BODY: u16 = 16 << 10;
 
 /// How many bytes of bodies a store keeps in memory beside those on disk.
 const INLINE_BUDGET: u64 = 64 << 20;
@@ -38,7 +38,7 @@ pub struct LogStore {
     segment_bytes: u64,
     directory: PathBuf,
     _lock: File,
-    segments: BTreeMap<u64, Segment>,
+    segments: BTreeMap<u32, Segment>,
     index: HashMap<Seq, Location>,
     /// Bytes of all records that live, headers included.
     live: u64,
@@ -57,14 +57,24 @@ struct Segment {
     salt: u32,
     len: u64,
     live: u64,
+    /// The records that were put here, in their order; most may live elsewhere by now, or not at all.
+    put: Vec<Seq>,
 }
 
+/// Where a record is. There may be millions, so this is no more than what is needed to find it and to forget it.
 #[derive(Clone, Copy, Debug)]
 struct Location {
-    segment: u64,
+    segment: u32,
+    /// How long the body is that is kept in memory; 0 where none is.
+    inline: u16,
     offset: u64,
-    record: Record,
-    inline: bool,
+    len: u64,
+}
+
+impl Segment {
+    fn new(file: Arc<File>, salt: u32) -> Self {
+        Self { file, salt, len: SEGMENT_HEADER, live: 0, put: Vec::new() }
+    }
 }
 
 impl LogStore {
@@ -86,18 +96,23 @@ impl LogStore {
 
     /// Enters a record that stands in a segment into the index, in place of an earlier copy. A small `body` is kept
     /// in memory while there is room.
-    fn place(&mut self, number: u64, offset: u64, record: Record, body: Option<&[Bytes]>) -> Payload {
+    fn place(&mut self, number: u32, offset: u64, record: &Record, body: Option<&[Bytes]>) -> Payload {
         self.forget(record.seq);
-        let inline = body.filter(|_| record.body_len <= INLINE_BODY && self.inline + record.body_len <= INLINE_BUDGET);
-        self.live += record.len();
-        if inline.is_some() {
-            self.inline += record.body_len;
-        }
-        self.index.insert(record.seq, Location { segment: number, offset, record, inline: inline.is_some() });
-        let segment = self.segments.entry(number).and_modify(|segment| segment.live += record.len());
+        let small = u16::try_from(record.body_len).ok().filter(|&len| len <= INLINE_BODY);
+        let fits = small.filter(|&len| self.inline + u64::from(len) <= INLINE_BUDGET);
+        let inline = body.zip(fits);
+        let len = record.len();
+        self.live += len;
+        let inline_len = inline.map_or(0, |(_, len)| len);
+        self.inline += u64::from(inline_len);
+        self.index.insert(record.seq, Location { segment: number, inline: inline_len, offset, len });
+        let segment = self.segments.entry(number).and_modify(|segment| {
+            segment.live += len;
+            segment.put.push(record.seq);
+        });
         match (inline, segment) {
             // a copy: the parts may be slices of something far larger
-            (Some(parts), _) => Payload::from_parts(vec![parts.concat().into()]),
+            (Some((parts, _)), _) => Payload::from_parts(vec![parts.concat().into()]),
             (None, Entry::Occupied(segment)) => Payload::File {
                 file: Arc::clone(&segment.get().file),
                 offset: record.body_offset(offset),
@@ -108,23 +123,21 @@ impl LogStore {
     }
 
     fn forget(&mut self, seq: Seq) -> bool {
-        let Some(location) = self.index.remove(&seq) else { return false };
-        self.live -= location.record.len();
-        if location.inline {
-            self.inline -= location.record.body_len;
-        }
-        if let Some(segment) = self.segments.get_mut(&location.segment) {
-            segment.live -= location.record.len();
+        let Some(Location { segment, inline, len, .. }) = self.index.remove(&seq) else { return false };
+        self.live -= len;
+        self.inline -= u64::from(inline);
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.live -= len;
         }
         true
     }
 
-    fn path(&self, number: u64) -> PathBuf {
+    fn path(&self, number: u32) -> PathBuf {
         self.directory.join(format!("{number:016}.log"))
     }
 
     /// The newest segment, with room for more: its number, its file, its salt and its length.
-    fn newest(&mut self) -> io::Result<(u64, Arc<File>, u32, u64)> {
+    fn newest(&mut self) -> io::Result<(u32, Arc<File>, u32, u64)> {
         if let Some((&number, segment)) = self.segments.last_key_value()
             && (SEGMENT_HEADER..self.segment_bytes).contains(&segment.len)
         {
@@ -134,17 +147,17 @@ impl LogStore {
         let path = self.path(number);
         let salt = rand::random();
         let file = self.disk.create(&path)?;
-        self.disk.write(&file, &segment::segment_header(number, self.next_seq, salt), 0)?;
+        self.disk.write(&file, &segment::segment_header(number.into(), self.next_seq, salt), 0)?;
         self.disk.sync(&file)?;
         self.disk.sync_directory(&self.directory)?;
         let file = Arc::new(file);
-        self.segments.insert(number, Segment { file: Arc::clone(&file), salt, len: SEGMENT_HEADER, live: 0 });
+        self.segments.insert(number, Segment::new(Arc::clone(&file), salt));
         self.total += SEGMENT_HEADER;
         Ok((number, file, salt, SEGMENT_HEADER))
     }
 
     /// Appends records and syncs them. Returns where each one starts.
-    fn append(&mut self, records: &[(Record, &[u8], &[Bytes])]) -> Result<(u64, Vec<u64>), StoreError> {
+    fn append(&mut self, records: &[(Record, &[u8], &[Bytes])]) -> Result<(u32, Vec<u64>), StoreError> {
         let (number, file, salt, start) = self.newest().map_err(|error| self.refuse(&error))?;
         let mut offsets = Vec::with_capacity(records.len());
         let mut appender = Appender::new(&*self.disk, &file, start);
@@ -234,7 +247,7 @@ impl Store for LogStore {
             match record.kind {
                 Kind::Put => {
                     self.next_seq = self.next_seq.max(record.seq + 1);
-                    let body = self.place(number, offset, record, Some(body));
+                    let body = self.place(number, offset, &record, Some(body));
                     committed.bodies.push(body);
                 }
                 Kind::Removed => {

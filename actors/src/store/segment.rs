@@ -85,6 +85,24 @@ impl Record {
         offset + RECORD_HEADER + u64::from(self.meta_len)
     }
 
+    /// The record that `bytes` begin with, as far as its header and its meta are sound; its body is not looked at.
+    pub fn parse(bytes: &[u8], salt: u32) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(RECORD_HEADER as usize)?;
+        let meta = rest.get(..u32_at(head, 16) as usize)?;
+        if header_crc(salt, head, meta) != u32_at(head, 0) { None } else { Self::of_header(head) }
+    }
+
+    /// The record of a header; none where it is of an unknown kind.
+    fn of_header(head: &[u8]) -> Option<Self> {
+        let kind = match u32_at(head, 4) & !BEGINS_COMMIT {
+            1 => Kind::Put,
+            2 => Kind::Removed,
+            _ => return None,
+        };
+        let (seq, meta_len) = (u64_at(head, 8), u32_at(head, 16));
+        Some(Self { kind, seq, meta_len, body_crc: u32_at(head, 20), body_len: u64_at(head, 24) })
+    }
+
     /// Appends header and meta to `out`; the body follows them.
     pub fn write(&self, meta: &[u8], place: Place, out: &mut Vec<u8>) {
         let mut head = [0; RECORD_HEADER as usize];
@@ -234,13 +252,7 @@ impl<'a> Reader<'a> {
         if header_crc(self.salt, &head, &meta) != u32_at(&head, 0) {
             return bad("a record's header does not match its checksum");
         }
-        let kind = match u32_at(&head, 4) & !BEGINS_COMMIT {
-            1 => Kind::Put,
-            2 => Kind::Removed,
-            _ => return bad("a record is of an unknown kind"),
-        };
-        let record =
-            Record { kind, seq: u64_at(&head, 8), meta_len, body_crc: u32_at(&head, 20), body_len: u64_at(&head, 24) };
+        let Some(record) = Record::of_header(&head) else { return bad("a record is of an unknown kind") };
         if left < record.len() {
             return bad("a record's body is cut off");
         }

@@ -1,7 +1,9 @@
 //! The thread that owns a store: it gathers the changes that wait and commits them together, so that many requests
 //! share one `fdatasync`.
 
+use std::pin::Pin;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::payload::Payload;
+use crate::store::puts::PutOutcome;
 use crate::store::{Change, NO_RECORD, Seq, Store, StoreError};
 
 /// How many bytes of bodies one commit takes at the most before it is closed: past a few MiB the disk's throughput
@@ -31,7 +34,7 @@ pub enum StoreEvent {
     Status(Option<StoreError>),
 }
 
-type Reply = oneshot::Sender<Result<(Seq, Payload), StoreError>>;
+type Reply = oneshot::Sender<PutOutcome>;
 
 enum Command {
     Put { meta: Bytes, body: Vec<Bytes>, reply: Reply },
@@ -63,17 +66,11 @@ impl StoreHandle {
 
     /// Puts a record. The future resolves when it is durable. Where it is dropped before, the record is removed
     /// again: nobody knows its number.
-    pub fn put(
-        &self,
-        meta: Bytes,
-        body: Vec<Bytes>,
-    ) -> impl Future<Output = Result<(Seq, Payload), StoreError>> + use<> {
+    pub fn put(&self, meta: Bytes, body: Vec<Bytes>) -> Put {
         let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(Command::Put { meta, body, reply });
-        async move {
-            sent.map_err(|_| thread_has_ended())?;
-            answer.await.map_err(|_| thread_has_ended())?
-        }
+        // where the thread has ended, `reply` is dropped, and the answer says so
+        let _ = self.commands.send(Command::Put { meta, body, reply });
+        Put(answer)
     }
 
     /// Removes a record, soon: a crash may bring it back. While there is no space even for that, it is kept in
@@ -93,8 +90,17 @@ impl StoreHandle {
     }
 }
 
-fn thread_has_ended() -> StoreError {
-    StoreError::Failed("its thread has ended".into())
+/// A put on its way; see [`StoreHandle::put`].
+#[derive(Debug)]
+pub struct Put(oneshot::Receiver<PutOutcome>);
+
+impl Future for Put {
+    type Output = PutOutcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PutOutcome> {
+        let answer = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(answer.unwrap_or_else(|_| Err(StoreError::Failed("its thread has ended".into()))))
+    }
 }
 
 struct Writer<F> {

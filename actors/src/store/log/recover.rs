@@ -51,7 +51,7 @@ impl LogStore {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(OpenError::io(&self.directory))? {
             let name = entry.map_err(OpenError::io(&self.directory))?.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok()));
+            numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u32>().ok()));
         }
         numbers.sort_unstable();
         let mut records = BTreeMap::new();
@@ -68,7 +68,7 @@ impl LogStore {
 
     fn recover_segment(
         &mut self,
-        number: u64,
+        number: u32,
         newest: bool,
         records: &mut BTreeMap<Seq, Recovered>,
     ) -> Result<(), OpenError> {
@@ -76,8 +76,8 @@ impl LogStore {
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(OpenError::io(&path))?;
         let file = Arc::new(file);
         let len = file.metadata().map_err(OpenError::io(&path))?.len();
-        let mut reader = Reader::new(&file, INLINE_BODY).map_err(OpenError::io(&path))?;
-        match reader.header(number).map_err(OpenError::io(&path))? {
+        let mut reader = Reader::new(&file, INLINE_BODY.into()).map_err(OpenError::io(&path))?;
+        match reader.header(number.into()).map_err(OpenError::io(&path))? {
             FoundHeader::Sound { next_seq } => self.next_seq = self.next_seq.max(next_seq),
             FoundHeader::OtherVersion(found) => {
                 return Err(OpenError::Version { path, found, known: segment::VERSION });
@@ -88,13 +88,13 @@ impl LogStore {
             }
             FoundHeader::Bad(_) if len == 0 => {
                 log::warn!("{}: empty, so whoever runs this service has given up what was in it", path.display());
-                self.segments.insert(number, Segment { file, salt: 0, len: 0, live: 0 });
+                self.segments.insert(number, Segment { len: 0, ..Segment::new(file, 0) });
                 return Ok(());
             }
             FoundHeader::Bad(what) => return Err(OpenError::Damaged { path, offset: 0, what }),
         }
         let salt = reader.salt();
-        self.segments.insert(number, Segment { file: Arc::clone(&file), salt, len: SEGMENT_HEADER, live: 0 });
+        self.segments.insert(number, Segment::new(Arc::clone(&file), salt));
         self.total += SEGMENT_HEADER;
         loop {
             match reader.next().map_err(OpenError::io(&path))? {
@@ -106,7 +106,7 @@ impl LogStore {
                     self.total += record.len();
                     match record.kind {
                         Kind::Put => {
-                            let body = self.place(number, offset, record, body.as_ref().map(std::slice::from_ref));
+                            let body = self.place(number, offset, &record, body.as_ref().map(std::slice::from_ref));
                             records.insert(record.seq, Recovered { seq: record.seq, meta, body });
                         }
                         Kind::Removed => {

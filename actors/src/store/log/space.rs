@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Location, LogStore};
 use crate::payload::Payload;
-use crate::store::segment::RECORD_HEADER;
+use crate::store::segment::{RECORD_HEADER, Record};
 use crate::store::{Seq, StoreError};
 
 /// How many bytes of records are moved with one sync while space is given back.
@@ -56,6 +56,7 @@ impl LogStore {
                     break;
                 }
                 self.move_out_of(oldest, moved)?;
+                debug_assert!(self.segments.get(&oldest).is_none_or(|segment| segment.live == 0), "records are left");
             }
             // A power failure must not bring this one back after a later one, which holds its removals, has gone.
             let deleted = self.disk.remove(&self.path(oldest)).and_then(|()| self.disk.sync_directory(&self.directory));
@@ -67,20 +68,20 @@ impl LogStore {
         Ok(())
     }
 
-    fn move_out_of(&mut self, oldest: u64, moved: &mut Vec<(Seq, Payload)>) -> Result<(), StoreError> {
+    fn move_out_of(&mut self, oldest: u32, moved: &mut Vec<(Seq, Payload)>) -> Result<(), StoreError> {
         let Some(segment) = self.segments.get(&oldest) else { return Ok(()) };
-        let file = Arc::clone(&segment.file);
-        let mut living: Vec<_> = self.index.values().filter(|location| location.segment == oldest).copied().collect();
-        living.sort_unstable_by_key(|location| location.offset);
+        let (file, salt) = (Arc::clone(&segment.file), segment.salt);
+        let here = |seq| self.index.get(seq).filter(|location| location.segment == oldest).copied();
+        let mut living: Vec<Location> = segment.put.iter().filter_map(here).collect();
         while !living.is_empty() {
             let mut bytes = 0;
             let group = living.iter().take_while(|location| {
                 let first = bytes == 0;
-                bytes += location.record.len();
+                bytes += location.len;
                 first || bytes <= MOVED_TOGETHER
             });
             let group: Vec<Location> = living.drain(..group.count()).collect();
-            self.move_records(&file, &group, moved)?;
+            self.move_records(&file, salt, &group, moved)?;
         }
         Ok(())
     }
@@ -88,21 +89,25 @@ impl LogStore {
     fn move_records(
         &mut self,
         file: &Arc<File>,
+        salt: u32,
         group: &[Location],
         moved: &mut Vec<(Seq, Payload)>,
     ) -> Result<(), StoreError> {
         let mut wholes = Vec::with_capacity(group.len());
-        for Location { offset, record, .. } in group {
-            let whole = Payload::File { file: Arc::clone(file), offset: *offset, len: record.len() };
+        for &Location { offset, len, .. } in group {
+            let whole = Payload::File { file: Arc::clone(file), offset, len };
             let whole = whole.read_all().map_err(|error| self.fail(&error))?;
-            let meta = whole.slice(RECORD_HEADER as usize..record.body_offset(0) as usize);
-            wholes.push((*record, meta, [whole.slice(record.body_offset(0) as usize..)]));
+            let record = Record::parse(&whole, salt).filter(|record| record.len() == len);
+            let record = record.ok_or_else(|| self.fail(&io::Error::other("a record has changed on the disk")))?;
+            let body_at = record.body_offset(0) as usize;
+            wholes.push((record, whole.slice(RECORD_HEADER as usize..body_at), [whole.slice(body_at..)]));
         }
         let records: Vec<_> = wholes.iter().map(|(record, meta, body)| (*record, &meta[..], &body[..])).collect();
         let (number, offsets) = self.append(&records)?;
         for ((location, (record, _, body)), offset) in group.iter().zip(wholes).zip(offsets) {
-            let body = self.place(number, offset, record, location.inline.then_some(&body[..]));
-            if !location.inline {
+            let inline = location.inline > 0;
+            let body = self.place(number, offset, &record, inline.then_some(&body[..]));
+            if !inline {
                 moved.push((record.seq, body));
             }
         }

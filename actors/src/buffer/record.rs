@@ -1,0 +1,67 @@
+//! What a record of the buffer's store says beside its body.
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::Fingerprint;
+use crate::buffer::{Held, Rare};
+use crate::codec::BlendHole;
+use crate::messages::BufferUuid;
+use crate::store::{Recovered, Seq};
+
+/// A message, or the memory of one that has gone.
+pub enum RecordMeta {
+    Message(Meta),
+    Gone(Gone),
+}
+
+/// What is kept of a message beside its body.
+#[derive(Serialize, Deserialize)]
+pub struct Meta {
+    pub uuid: BufferUuid,
+    pub stored_at_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blend_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blend_path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// A message of this fingerprint has gone.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Gone {
+    #[serde(rename = "gone")]
+    pub fingerprint: Fingerprint,
+    pub gone_at_ms: u64,
+}
+
+impl RecordMeta {
+    /// # Errors
+    /// The record's number, where it is neither.
+    pub fn decode(record: &Recovered) -> Result<Self, Seq> {
+        // each has fields that the other has not; an untagged enum would take three times as long
+        record.decode_meta().map(Self::Message).or_else(|_| record.decode_meta().map(Self::Gone))
+    }
+}
+
+impl Meta {
+    /// Of a message that is held as `held` under `uuid`.
+    pub fn of(uuid: BufferUuid, stored_at_ms: u64, rare: Option<&Rare>) -> Self {
+        let blend = rare.and_then(|rare| rare.blend.as_ref());
+        Self {
+            uuid,
+            stored_at_ms,
+            blend_at: blend.map(|blend| blend.offset),
+            blend_path: blend.and_then(|blend| blend.path.clone()),
+            fingerprint: rare.and_then(|rare| rare.fingerprint),
+        }
+    }
+
+    /// The message, whose body is that of `record`.
+    pub fn into_held(self, record: Recovered) -> (BufferUuid, Held) {
+        let blend = self.blend_at.map(|offset| BlendHole { offset, path: self.blend_path });
+        let rare = Rare::new(blend, self.fingerprint);
+        let held = Held { seq: record.seq, payload: record.body, stored_at_ms: self.stored_at_ms, rare };
+        (self.uuid, held)
+    }
+}

@@ -1,0 +1,149 @@
+//! A reply that an actor gives later, without a task or a future for it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use actix::dev::{MessageResponse, OneshotSender};
+use actix::{Actor, Message};
+
+/// What a handler returns whose reply comes through a [`Reply`].
+pub struct Deferred<T>(Rc<RefCell<State<T>>>);
+
+/// The right to reply, once. Dropped, the asker learns that there is none ([`actix::MailboxError`]).
+pub struct Reply<T>(Rc<RefCell<State<T>>>);
+
+enum State<T> {
+    /// Neither the reply nor the asker is known.
+    Open,
+    /// The asker; none where nobody wants the reply.
+    Asked(Option<OneshotSender<T>>),
+    Replied(T),
+    Over,
+}
+
+/// A reply, and what the handler returns for it.
+pub fn deferred<T>() -> (Reply<T>, Deferred<T>) {
+    let state = Rc::new(RefCell::new(State::Open));
+    (Reply(Rc::clone(&state)), Deferred(state))
+}
+
+impl<T> Reply<T> {
+    /// Replies. The value is dropped where the asker has gone.
+    pub fn send(self, value: T) {
+        let state = self.0.replace(State::Over);
+        match state {
+            State::Open => drop(self.0.replace(State::Replied(value))),
+            State::Asked(Some(asker)) => drop(asker.send(value)),
+            State::Asked(None) | State::Replied(_) | State::Over => {}
+        }
+    }
+
+    /// Whether the asker has gone.
+    pub fn is_closed(&self) -> bool {
+        match &*self.0.borrow() {
+            State::Open => false,
+            State::Asked(asker) => asker.as_ref().is_none_or(OneshotSender::is_closed),
+            State::Replied(_) | State::Over => true,
+        }
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        // the asker, whose waiting ends with it
+        let asked = matches!(*self.0.borrow(), State::Asked(_));
+        if asked {
+            drop(self.0.replace(State::Over));
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").field("is_closed", &self.is_closed()).finish()
+    }
+}
+
+impl<A: Actor, M: Message> MessageResponse<A, M> for Deferred<M::Result> {
+    fn handle(self, _: &mut A::Context, asker: Option<OneshotSender<M::Result>>) {
+        let only = Rc::strong_count(&self.0) == 1;
+        let state = self.0.replace(State::Over);
+        match state {
+            State::Replied(value) => drop(asker.map(|asker| asker.send(value))),
+            // the reply was dropped: so is the asker
+            State::Open if only => {}
+            _ => drop(self.0.replace(State::Asked(asker))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::{Actor, Addr, Context, Handler, Message};
+
+    use super::*;
+
+    #[derive(Message)]
+    #[rtype(result = "u32")]
+    enum Ask {
+        AtOnce,
+        Later,
+        Never,
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "usize")]
+    struct ReplyToAll;
+
+    #[derive(Default)]
+    struct Answerer(Vec<Reply<u32>>);
+
+    impl Actor for Answerer {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Ask> for Answerer {
+        type Result = Deferred<u32>;
+
+        fn handle(&mut self, ask: Ask, _: &mut Self::Context) -> Self::Result {
+            let (reply, later) = deferred();
+            match ask {
+                Ask::AtOnce => reply.send(1),
+                Ask::Later => self.0.push(reply),
+                Ask::Never => {}
+            }
+            later
+        }
+    }
+
+    impl Handler<ReplyToAll> for Answerer {
+        type Result = usize;
+
+        fn handle(&mut self, _: ReplyToAll, _: &mut Self::Context) -> usize {
+            let gone = self.0.iter().filter(|reply| reply.is_closed()).count();
+            self.0.drain(..).for_each(|reply| reply.send(2));
+            gone
+        }
+    }
+
+    #[test]
+    fn a_reply_comes_at_once_later_or_never() {
+        actix::System::new().block_on(async {
+            let answerer: Addr<Answerer> = Answerer::default().start();
+            assert_eq!(answerer.send(Ask::AtOnce).await, Ok(1));
+            assert!(answerer.send(Ask::Never).await.is_err());
+            let gone = answerer.send(Ask::Later);
+            let mut gone = Box::pin(gone);
+            assert!(futures::poll!(&mut gone).is_pending());
+            let waiting = answerer.send(Ask::Later);
+            let reply_to_all = async {
+                // in the mailbox behind both
+                tokio::task::yield_now().await;
+                drop(gone);
+                answerer.send(ReplyToAll).await
+            };
+            let (reply, gone) = futures::join!(waiting, reply_to_all);
+            assert_eq!((reply, gone), (Ok(2), Ok(1)));
+        });
+    }
+}
