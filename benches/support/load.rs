@@ -1,13 +1,19 @@
 //! The clients: connections that are kept, each with one request under way at any time.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::num::NonZero;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvFlags, recv};
+
+use super::bench::cores;
+
 /// How long a client waits for a server before it gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bodies from here on are sent by a thread for each connection: no socket takes one at once.
+const LARGE: usize = 64 << 10;
 
 /// Stands in a request for a UUID of its own.
 pub const NUMBER: &str = "00000000-0000-4000-8000-############";
@@ -30,21 +36,37 @@ impl Request {
     }
 
     pub fn post(target: &str, json: &str) -> Self {
-        let length = json.len();
-        Self::new(format!(
-            "POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: \
-             {length}\r\n\r\n{json}"
-        ))
+        Self::post_bytes(target, "application/json", json.as_bytes())
     }
 
-    fn new(text: String) -> Self {
-        let digits_at = text.find(NUMBER).map(|start| start + NUMBER.len() - DIGITS);
-        Self { bytes: text.into_bytes(), digits_at, series: 0 }
+    pub fn post_bytes(target: &str, kind: &str, body: &[u8]) -> Self {
+        let length = body.len();
+        let mut request = Self::new(format!(
+            "POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+        ));
+        let head = request.bytes.len();
+        request.bytes.extend(body);
+        // a number is looked for where it may be, not in a large body
+        let first = &body[..body.len().min(1024)];
+        let found = first.windows(NUMBER.len()).position(|window| window == NUMBER.as_bytes());
+        request.digits_at = found.map(|start| head + start + NUMBER.len() - DIGITS);
+        request
+    }
+
+    fn new(head: String) -> Self {
+        let digits_at = head.find(NUMBER).map(|start| start + NUMBER.len() - DIGITS);
+        Self { bytes: head.into_bytes(), digits_at, series: 0 }
     }
 
     /// The same request, with numbers that this one never has.
     pub fn with_other_numbers(&self) -> Self {
-        Self { series: self.series + 1, ..self.clone() }
+        self.with_series(self.series + 1)
+    }
+
+    /// The same request, with the numbers of one of 16 series.
+    pub fn with_series(&self, series: u64) -> Self {
+        assert!(series < 16, "a UUID's last group has 48 bits");
+        Self { series, ..self.clone() }
     }
 
     /// Writes the number that belongs to a turn of a connection: the same for all requests of a series.
@@ -78,7 +100,7 @@ impl Limit {
     }
 }
 
-struct Connection {
+pub struct Connection {
     number: u64,
     stream: TcpStream,
     request: Request,
@@ -86,40 +108,41 @@ struct Connection {
 }
 
 impl Connection {
-    fn open(address: SocketAddr, request: &Request, number: u64, buffer: usize) -> Self {
-        let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_nodelay(true).expect("TCP_NODELAY");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
-        Self { number, stream, request: request.clone(), buffer: vec![0; buffer] }
+    pub fn open(address: SocketAddr, request: &Request, number: u64, buffer: usize) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { number, stream, request: request.clone(), buffer: vec![0; buffer] })
     }
 
-    fn send(&mut self, turn: u64) {
+    pub fn send(&mut self, turn: u64) -> io::Result<()> {
         self.request.set_number(self.number, turn);
-        self.stream.write_all(&self.request.bytes).expect("a request sent");
+        self.stream.write_all(&self.request.bytes)
     }
 
-    fn read(&mut self, offset: usize) -> usize {
-        let read = self.stream.read(&mut self.buffer[offset..]).expect("an answer in time");
-        assert!(read > 0, "the server has closed the connection");
-        read
-    }
-
-    /// Reads an answer to its end; its status and how long its body is.
-    fn receive(&mut self) -> (u16, u64) {
+    /// Reads an answer to its end; its status and how long its body is. What of the body does not come with the head
+    /// is thrown away by the kernel, which copies nothing then.
+    pub fn receive(&mut self) -> io::Result<(u16, u64)> {
         let mut filled = 0;
         let (status, head, length) = loop {
-            filled += self.read(filled);
+            filled += some(self.stream.read(&mut self.buffer[filled..])?)?;
             if let Some(head) = head(&self.buffer[..filled]) {
                 break head;
             }
         };
         let mut left = head as u64 + length - filled as u64;
         while left > 0 {
-            left -= self.read(0) as u64;
+            let most = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let (_, discarded) = recv(&self.stream, &mut self.buffer[..most], RecvFlags::TRUNC)?;
+            left -= some(discarded)? as u64;
         }
-        (status, length)
+        Ok((status, length))
     }
+}
+
+fn some(read: usize) -> io::Result<usize> {
+    if read > 0 { Ok(read) } else { Err(io::Error::other("the server has closed the connection")) }
 }
 
 /// Status, length of the head and length of the body, when the head is whole.
@@ -137,9 +160,10 @@ fn head(answer: &[u8]) -> Option<(u16, usize, u64)> {
 /// Requests per second. The connections are shared out to as many threads as there are cores; a thread takes up the
 /// answers of its connections in turn and sends the next request of each at once.
 pub fn drive(address: SocketAddr, request: &Request, status: u16, connections: u64, limit: Limit) -> f64 {
-    let mut opened: Vec<_> =
-        (0..connections).map(|number| Connection::open(address, request, number, 16 << 10)).collect();
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut opened: Vec<_> = (0..connections)
+        .map(|number| Connection::open(address, request, number, 64 << 10).expect("a connection"))
+        .collect();
+    let threads = if request.bytes.len() < LARGE { cores() } else { opened.len() };
     let start = Instant::now();
     let answers: u64 = thread::scope(|scope| {
         let share = opened.len().div_ceil(threads);
@@ -152,7 +176,7 @@ pub fn drive(address: SocketAddr, request: &Request, status: u16, connections: u
 
 fn take_turns(connections: &mut [Connection], status: u16, limit: Limit) -> u64 {
     let receive = |connection: &mut Connection| {
-        let (answered, _) = connection.receive();
+        let (answered, _) = connection.receive().expect("an answer in time");
         assert_eq!(answered, status, "the status of an answer");
     };
     let mut turns = 0;
@@ -161,7 +185,7 @@ fn take_turns(connections: &mut [Connection], status: u16, limit: Limit) -> u64 
             if turns > 0 {
                 receive(connection);
             }
-            connection.send(turns);
+            connection.send(turns).expect("a request sent");
         }
         turns += 1;
     }
@@ -171,15 +195,28 @@ fn take_turns(connections: &mut [Connection], status: u16, limit: Limit) -> u64 
 
 /// Asks once, on a connection of its own; the status, and how long the body is.
 pub fn fetch(address: SocketAddr, request: &Request) -> (u16, u64) {
-    let mut connection = Connection::open(address, request, 0, 1 << 20);
-    connection.send(0);
+    try_fetch(address, request).expect("an answer")
+}
+
+pub fn try_fetch(address: SocketAddr, request: &Request) -> io::Result<(u16, u64)> {
+    let mut connection = Connection::open(address, request, 0, 1 << 20)?;
+    connection.send(0)?;
     connection.receive()
 }
 
-/// Fetches something large; how long its body is, and the time until its last byte.
-pub fn download(address: SocketAddr, request: &Request) -> (u64, Duration) {
-    let start = Instant::now();
-    let (status, length) = fetch(address, request);
-    assert_eq!(status, 200, "the status of a download");
-    (length, start.elapsed())
+/// Asks once; the body of a small answer.
+pub fn read(address: SocketAddr, request: &Request) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&request.bytes)?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let read = some(stream.read(&mut buffer)?)?;
+        answer.extend(&buffer[..read]);
+        if let Some((_, head, length)) = head(&answer)
+            && answer.len() as u64 >= head as u64 + length
+        {
+            return Ok(answer.split_off(head));
+        }
+    }
 }
