@@ -104,24 +104,24 @@ impl Origin<'_> {
 
     /// Runs `during` while others download without end; what it has returned, and their megabytes a second.
     fn under_downloads<T>(self, during: impl FnOnce() -> T) -> (T, f64) {
-        let (end, number, bytes) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-        thread::scope(|scope| {
-            for _ in 0..AROUND {
-                scope.spawn(|| {
-                    while !end.load(Ordering::Relaxed) {
-                        let came = self.download(number.fetch_add(1, Ordering::Relaxed));
-                        bytes.fetch_add(came, Ordering::Relaxed);
-                    }
-                });
-            }
+        let (end, number) = (AtomicBool::new(false), AtomicU64::new(0));
+        let start = Instant::now();
+        let (result, bytes) = thread::scope(|scope| {
+            let again = || {
+                let mut bytes = 0;
+                while !end.load(Ordering::Relaxed) {
+                    bytes += self.download(number.fetch_add(1, Ordering::Relaxed));
+                }
+                bytes
+            };
+            let running: Vec<_> = (0..AROUND).map(|_| scope.spawn(again)).collect();
             thread::sleep(Duration::from_millis(300));
-            let start = Instant::now();
             let result = during();
-            // those that still run are not counted, as those that ran at the start were
-            let rate = bytes.load(Ordering::Relaxed) as f64 / 1e6 / start.elapsed().as_secs_f64();
             end.store(true, Ordering::Relaxed);
-            (result, rate)
-        })
+            let bytes = running.into_iter().map(|client| client.join().expect("a client's downloads")).sum::<u64>();
+            (result, bytes)
+        });
+        (result, bytes as f64 / 1e6 / start.elapsed().as_secs_f64())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::num::NonZero;
 use std::path::Path;
 use std::process::Command;
@@ -70,7 +70,9 @@ impl Bench {
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
         // on a real file system, which a temporary directory often is not
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let scratch = tempfile::Builder::new().prefix("bench-").tempdir_in(target)?;
+        remove_leftovers(target)?;
+        let prefix = format!("{SCRATCH}{}-", std::process::id());
+        let scratch = tempfile::Builder::new().prefix(&prefix).tempdir_in(target)?;
         let folder = target.with_file_name("benchmarks");
         fs::create_dir_all(&folder)?;
         let results = OpenOptions::new().create(true).append(true).open(folder.join(format!("{name}.jsonl")))?;
@@ -134,6 +136,21 @@ impl Bench {
         result["commit"] = self.commit.as_str().into();
         writeln!(self.results, "{result}").expect("a result written");
     }
+}
+
+/// What the folders begin with in which benchmarks work; the number of the process follows.
+const SCRATCH: &str = "bench-";
+
+/// A benchmark that was killed has left its folder behind, with files of a GiB in it.
+fn remove_leftovers(target: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(target)? {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        let process = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)?.split('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 pub fn cores() -> usize {
