@@ -131,9 +131,14 @@ def machine(results, folder):
     memory = int(re.search(r"MemTotal:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())[1]) / 2**20
     file_system = says("stat", "--file-system", "--format=%T", str(folder))
     commits = sorted({result["commit"] for result in results})
+    rounds = sorted({result["rounds"] for result in results if "rounds" in result})
+    loads = [(bench, max(result.get("load_before", 0) for result in results if result["bench"] == bench))
+             for bench in BENCHES if any(result["bench"] == bench for result in results)]
     python = platform.python_version()
     return [
         f"- {datetime.date.today().isoformat()}, commit {', '.join(commits)}",
+        f"- rounds: {' or '.join(map(str, rounds))}; load average of the minute before each benchmark (its own"
+        f" predecessor's included): {', '.join(f'{bench} {load:.1f}' for bench, load in loads)}",
         f"- {os.cpu_count()} cores ({processor()}), {memory:.0f} GiB of memory, Linux {platform.release()};"
         f" durable data on {file_system}",
         f"- {says('rustc', '--version')}, `cargo bench` (the release profile)",

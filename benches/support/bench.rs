@@ -35,6 +35,8 @@ pub struct Bench {
     scratch: TempDir,
     results: File,
     commit: String,
+    /// The load average of the last minute when it began: whether the machine had other work.
+    load_before: f64,
 }
 
 /// What a figure is to reach.
@@ -80,7 +82,9 @@ impl Bench {
             let rounds = options.rounds;
             println!("{name}: {} cores for server and load; median (min .. max) of {rounds} rounds", cores());
         }
-        Ok(Self { name, options, scratch, results, commit: commit() })
+        let load = fs::read_to_string("/proc/loadavg")?;
+        let load_before = load.split(' ').next().unwrap_or_default().parse()?;
+        Ok(Self { name, options, scratch, results, commit: commit(), load_before })
     }
 
     pub fn rounds(&self) -> u64 {
@@ -134,6 +138,8 @@ impl Bench {
     fn record(&mut self, mut result: Value) {
         result["bench"] = self.name.into();
         result["commit"] = self.commit.as_str().into();
+        result["rounds"] = self.options.rounds.into();
+        result["load_before"] = self.load_before.into();
         writeln!(self.results, "{result}").expect("a result written");
     }
 }
