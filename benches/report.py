@@ -132,13 +132,15 @@ def machine(results, folder):
     file_system = says("stat", "--file-system", "--format=%T", str(folder))
     commits = sorted({result["commit"] for result in results})
     rounds = sorted({result["rounds"] for result in results if "rounds" in result})
-    loads = [(bench, max(result.get("load_before", 0) for result in results if result["bench"] == bench))
-             for bench in BENCHES if any(result["bench"] == bench for result in results)]
+    loads = {}
+    for result in results:
+        if "load_before" in result:
+            loads[result["bench"]] = max(loads.get(result["bench"], 0), result["load_before"])
     python = platform.python_version()
     return [
         f"- {datetime.date.today().isoformat()}, commit {', '.join(commits)}",
         f"- rounds: {' or '.join(map(str, rounds))}; load average of the minute before each benchmark (its own"
-        f" predecessor's included): {', '.join(f'{bench} {load:.1f}' for bench, load in loads)}",
+        f" predecessor's included): {', '.join(f'{bench} {load:.1f}' for bench, load in loads.items())}",
         f"- {os.cpu_count()} cores ({processor()}), {memory:.0f} GiB of memory, Linux {platform.release()};"
         f" durable data on {file_system}",
         f"- {says('rustc', '--version')}, `cargo bench` (the release profile)",
