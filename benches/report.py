@@ -141,7 +141,7 @@ def machine(results, folder):
         f"- {datetime.date.today().isoformat()}, commit {', '.join(commits)}",
         f"- rounds: {' or '.join(map(str, rounds))}; load average of the minute before each benchmark (its own"
         f" predecessor's included): {', '.join(f'{bench} {load:.1f}' for bench, load in loads.items())}",
-        f"- {os.cpu_count()} cores ({processor()}), {memory:.0f} GiB of memory, Linux {platform.release()};"
+        f"- {os.cpu_count()} cores ({processor()}), {memory:.0f} GiB of memory, Linux {platform.release().split('-')[0]};"
         f" durable data on {file_system}",
         f"- {says('rustc', '--version')}, `cargo bench` (the release profile)",
         f"- nginx {package('nginx-light')}, RabbitMQ {package('rabbitmq-server')}, Erlang {package('erlang-base')},"
