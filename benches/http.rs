@@ -1,56 +1,81 @@
-//! How fast the server is, beside a bare actix-web handler whose answers are as long: requests per second of the small
-//! requests, and megabytes per second of a .blend file of 1 GiB.
+//! Requests per second of the small requests, beside a bare actix-web handler whose answers are as long, and beside a
+//! service of the same contract in Python that keeps all in memory.
 //!
-//! Both run as child processes with as many workers each, and take turns round by round. Every round starts them
-//! anew: the server with an empty data directory below the target directory, without a broker.
+//! All run as child processes and take turns round by round. Every round starts them anew: the product with an empty
+//! data directory, without a broker.
 use std::error::Error;
-use std::fs::File;
-use std::io::{self, Read};
-use std::num::NonZero;
-use std::path::Path;
-use std::thread;
-use std::time::Duration;
+use std::fs;
+use std::io;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
-#[path = "http/bare.rs"]
-mod bare;
-#[path = "http/load.rs"]
-mod load;
-#[path = "http/server.rs"]
-mod server;
+#[path = "support/mod.rs"]
+mod support;
 
-use load::{Limit, NUMBER, Request};
-use server::Server;
+use support::bench::{Bench, Options, Target, cores};
+use support::load::{self, Limit, Request};
+use support::server::Server;
+use support::{bare, frames, messages};
 
 /// What a round begins with, unmeasured.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// How many messages are there to be fetched, for each second that a round lasts.
-const HITS_PER_SECOND: u64 = 10_000;
+/// How long a buffered message is.
+const SMALL: usize = 300;
 
-const BLEND_FILE: &str = "scene.blend";
-const BLEND_BYTES: u64 = 1 << 30;
+/// How much faster than the service in Python the product is to be.
+const TIMES_FASTAPI: f64 = 10.0;
 
-#[derive(Clone, Copy, Parser)]
-struct Options {
+#[derive(Clone, Parser)]
+struct Http {
+    #[command(flatten)]
+    common: Options,
     /// How long a round lasts
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Connections at the same time
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
     connections: u64,
-    /// Rounds of which the median is taken
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
-    rounds: u64,
-    /// What cargo adds
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// Only beside this peer
+    #[arg(long)]
+    peer: Option<Peer>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Peer {
+    Bare,
+    Fastapi,
+}
+
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare actix-web",
+            Self::Fastapi => "FastAPI",
+        }
+    }
+
+    fn start(self, bench: &Bench, row: &Row) -> io::Result<Server> {
+        match self {
+            Self::Bare => Server::bare(bench.scratch(), row.status, row.length),
+            Self::Fastapi => Server::fastapi(bench.scratch(), None),
+        }
+    }
+
+    /// How many messages are there to be fetched, for each second that a round lasts.
+    fn hits_per_second(self) -> u64 {
+        match self {
+            Self::Bare => 10_000,
+            Self::Fastapi => 1_000,
+        }
+    }
 }
 
 /// One row of the table.
 struct Row {
-    name: String,
+    name: &'static str,
     request: Request,
     /// Asked of the API server, not of that for workers.
     api: bool,
@@ -60,134 +85,126 @@ struct Row {
     length: u64,
     /// What is stored before under each number that is asked for.
     stored: Option<Request>,
+    /// Beside the bare handler.
+    target: Target,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().collect();
-    if let [_, flag, status, length, file] = args.as_slice()
-        && flag == bare::FLAG
-    {
-        return bare::serve(status.parse()?, length.parse()?, file.into());
+    if bare::serve_if_asked()? {
+        return Ok(());
     }
-    let options = Options::parse();
-    let Options { seconds, connections, rounds, .. } = options;
-    println!("cargo bench --bench http -- --seconds {seconds} --connections {connections} --rounds {rounds}");
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    println!("{cores} cores, shared by the server and the load; median (min .. max) of the rounds; ratio of medians\n");
-    // on a real file system, which a temporary directory often is not
-    let scratch = tempfile::Builder::new().prefix("bench-http-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    let scratch = scratch.path();
-
-    println!("{:<31} {:>27} {:>27} {:>7}", "requests/s", "product", "bare actix-web", "ratio");
-    for row in rows(scratch)? {
-        let (mut product, mut bare) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            product.push(measure(&row, &Server::product(scratch)?, options));
-            bare.push(measure(&row, &Server::bare(scratch, row.status, row.length, BLEND_FILE)?, options));
+    let options = Http::parse();
+    let mut bench = Bench::start("http", options.common.clone())?;
+    for row in rows(&bench)? {
+        if bench.wants(row.name) {
+            measure_row(&mut bench, &row, &options)?;
         }
-        print_row(&row.name, product, bare);
     }
-
-    // written and synced, so that all of it is in the page cache from the first round on, and nothing is left to write
-    let mut blend_file = File::create(scratch.join(BLEND_FILE))?;
-    io::copy(&mut io::repeat(0x5a).take(BLEND_BYTES), &mut blend_file)?;
-    blend_file.sync_all()?;
-    let (mut product, mut bare, mut growth) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        let server = Server::product(scratch)?;
-        growth.extend(download_blend(&server, &mut product));
-        let server = Server::bare(scratch, 200, 0, BLEND_FILE)?;
-        bare.push(megabytes_per_second(&server, &Request::get(bare::FILE)));
-    }
-    println!("\n{:<31} {:>27} {:>27} {:>7}", "MB/s, one client", "product", "bare actix-web", "ratio");
-    print_row("GET .blend 1 GiB", product, bare);
-    match growth.iter().max() {
-        Some(kib) => println!("resident memory of the product grew by {:.1} MiB at the most", *kib as f64 / 1024.0),
-        None => println!("resident memory of the product: not known here"),
+    if bench.wants("load generator") {
+        compare_with_wrk(&mut bench, &options)?;
     }
     Ok(())
 }
 
-/// The rows of the small requests. What the product answers to a `GET` is how long the bare handler's answer is.
-fn rows(scratch: &Path) -> Result<Vec<Row>, Box<dyn Error>> {
-    let user_message = |kind: &str, data: &str| {
-        let body = format!(r#"{{"USER_ID":"bench","MAIN_DATA":{{"TYPE":"{kind}","DATA":"{data}"}}}}"#);
-        Request::post("/", &body)
-    };
-    let render = format!(r#"{{"TYPE":"RENDER","DATA":{{"JOB":"{}","FRAMES":[1,2,3,4]}}}}"#, "x".repeat(246));
-    let add = add_buffer_msg(NUMBER, &render);
-    let get = Request::get(&format!("/?bufferUUID={NUMBER}"));
+fn measure_row(bench: &mut Bench, row: &Row, options: &Http) -> Result<(), Box<dyn Error>> {
+    let peers: Vec<Peer> = [Peer::Bare, Peer::Fastapi]
+        .into_iter()
+        .filter(|&peer| options.peer.is_none_or(|wanted| wanted == peer))
+        .collect();
+    let mut product = Vec::new();
+    let mut others = vec![Vec::new(); peers.len()];
+    for _ in 0..bench.rounds() {
+        product.push(measure(row, &Server::product(bench.scratch())?, Peer::Bare.hits_per_second(), options));
+        for (peer, rates) in peers.iter().zip(&mut others) {
+            rates.push(measure(row, &peer.start(bench, row)?, peer.hits_per_second(), options));
+        }
+    }
+    for (peer, rates) in peers.iter().zip(&others) {
+        let target = if *peer == Peer::Fastapi { Target::AtLeast(TIMES_FASTAPI) } else { row.target };
+        bench.compare(row.name, "requests/s", &product, (peer.name(), rates), target);
+    }
+    Ok(())
+}
 
-    let server = Server::product(scratch)?;
+/// What the product answers to a `GET` is how long the bare handler's answer is.
+fn rows(bench: &Bench) -> Result<Vec<Row>, Box<dyn Error>> {
+    let add = messages::add(SMALL);
+    let get = messages::get();
+    let server = Server::product(bench.scratch())?;
     load::fetch(server.api, &add);
     let (hit, hit_length) = load::fetch(server.http, &get);
     let (miss, miss_length) = load::fetch(server.http, &get);
     assert_eq!((hit, miss), (200, 400), "the statuses of a hit and a miss");
-
-    let posted =
-        |name: String, request: Request, api: bool| Row { name, request, api, status: 200, length: 0, stored: None };
-    let got = |name: &str, status: u16, length: u64, stored: Option<Request>| Row {
-        name: format!("{name} {length} B"),
+    let posted = |name, request, api, target| Row { name, request, api, status: 200, length: 0, stored: None, target };
+    let got = |name, status, length, stored, target| Row {
+        name,
         request: get.clone(),
         api: false,
         status,
         length,
         stored,
+        target,
     };
     Ok(vec![
-        posted("POST TEST".to_owned(), user_message("TEST", "hello"), false),
-        posted(format!("AddBufferMsg {} B, durable", render.len()), add.clone(), true),
-        got("GET hit", 200, hit_length, Some(add)),
-        got("GET miss", 400, miss_length, None),
-        posted("FRAME_RENDERED 1 KiB, durable".to_owned(), user_message("FRAME_RENDERED", &"x".repeat(1024)), false),
+        got("GET hit 300 B", 200, hit_length, Some(add.clone()), Target::AtLeast(0.5)),
+        got("GET miss", 400, miss_length, None, Target::AtLeast(0.6)),
+        posted("AddBufferMsg 300 B", add, true, Target::AtLeast(0.4)),
+        posted("POST TEST", messages::test(), false, Target::None),
+        posted("POST FRAME_RENDERED 1 KiB", frames::post(1 << 10), false, Target::None),
     ])
 }
 
-fn add_buffer_msg(buffer_uuid: &str, message: &str) -> Request {
-    let data = format!(r#"{{"BUFFER_UUID":"{buffer_uuid}","BUFFER_MSG":{message}}}"#);
-    Request::post("/CommunicationInterface/AddBufferMsg", &format!(r#"{{"TYPE":"ADD_BUFFER_MSG","DATA":{data}}}"#))
-}
-
 /// Requests per second.
-fn measure(row: &Row, server: &Server, options: Options) -> f64 {
+fn measure(row: &Row, server: &Server, hits_per_second: u64, options: &Http) -> f64 {
+    let Http { seconds, connections, .. } = *options;
     let address = if row.api { server.api } else { server.http };
-    let drive = |address, request: &Request, status: u16, limit| {
-        load::drive(address, request, status, options.connections, limit)
-    };
+    let drive =
+        |address, request: &Request, status: u16, limit| load::drive(address, request, status, connections, limit);
     let Some(stored) = &row.stored else {
         drive(address, &row.request.with_other_numbers(), row.status, Limit::after(WARM_UP));
-        return drive(address, &row.request, row.status, Limit::after(Duration::from_secs(options.seconds)));
+        return drive(address, &row.request, row.status, Limit::after(Duration::from_secs(seconds)));
     };
-    let each = (HITS_PER_SECOND * options.seconds).div_ceil(options.connections);
-    // both sides: storing wakes the connections' threads and the disk alike
+    let each = (hits_per_second * seconds).div_ceil(connections);
+    // all sides: storing wakes the connections' threads and the disk alike
     drive(server.api, &stored.with_other_numbers(), 200, Limit::after(WARM_UP));
     drive(server.api, stored, 200, Limit::Count(each));
     drive(address, &row.request, row.status, Limit::Count(each))
 }
 
-/// Adds one download to `speeds`; by how many KiB the server's resident memory was larger meanwhile.
-fn download_blend(server: &Server, speeds: &mut Vec<f64>) -> Option<u64> {
-    let message =
-        format!(r#"{{"DATA":{{"META_DATA":"EXTRACT_BLEND_FILE_FROM_PATH","BINARY_BLEND_FILE":"{BLEND_FILE}"}}}}"#);
-    assert_eq!(load::fetch(server.api, &add_buffer_msg("blend", &message)).0, 200, "the status of AddBufferMsg");
-    let before = server.memory("VmRSS")?;
-    speeds.push(megabytes_per_second(server, &Request::get("/?bufferUUID=blend")));
-    Some(server.memory("VmHWM")?.saturating_sub(before))
+/// How strong this load is, beside wrk: requests per second of the bare handler, and what one costs the load itself.
+fn compare_with_wrk(bench: &mut Bench, options: &Http) -> Result<(), Box<dyn Error>> {
+    let Http { seconds, connections, .. } = *options;
+    let (mut own, mut wrk) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+    for _ in 0..bench.rounds() {
+        let server = Server::bare(bench.scratch(), 200, SMALL as u64)?;
+        let (start, before) = (Instant::now(), processor_time()?);
+        let rate =
+            load::drive(server.http, &messages::get(), 200, connections, Limit::after(Duration::from_secs(seconds)));
+        own.1.push((processor_time()?.0 - before.0) * 1e6 / (rate * start.elapsed().as_secs_f64()));
+        own.0.push(rate);
+
+        let (start, before) = (Instant::now(), processor_time()?);
+        let mut command = Command::new("wrk");
+        command.args(["-t", &cores().to_string(), "-c", &connections.to_string(), "-d", &format!("{seconds}s")]);
+        let output = command.arg(format!("http://{}/?bufferUUID=x", server.http)).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let rate = said.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());
+        let rate = rate.ok_or_else(|| format!("wrk says no rate but:\n{said}"))?;
+        wrk.1.push((processor_time()?.1 - before.1) * 1e6 / (rate * start.elapsed().as_secs_f64()));
+        wrk.0.push(rate);
+    }
+    bench.compare("load generator, bare handler", "requests/s", &own.0, ("wrk", &wrk.0), Target::None);
+    bench.compare("load generator, its own cost", "µs/request", &own.1, ("wrk", &wrk.1), Target::None);
+    Ok(())
 }
 
-fn megabytes_per_second(server: &Server, request: &Request) -> f64 {
-    let (bytes, time) = load::download(server.http, request);
-    assert!(bytes >= BLEND_BYTES, "an answer of {bytes} bytes is no whole .blend file");
-    bytes as f64 / 1e6 / time.as_secs_f64()
-}
-
-fn print_row(name: &str, product: Vec<f64>, bare: Vec<f64>) {
-    let cell = |mut rates: Vec<f64>| {
-        rates.sort_by(f64::total_cmp);
-        let middle = rates.len() / 2;
-        let median = if rates.len() % 2 == 1 { rates[middle] } else { rates[middle - 1].midpoint(rates[middle]) };
-        (median, format!("{median:.0} ({:.0} .. {:.0})", rates[0], rates[rates.len() - 1]))
-    };
-    let ((product, product_cell), (bare, bare_cell)) = (cell(product), cell(bare));
-    println!("{name:<31} {product_cell:>27} {bare_cell:>27} {:>7.2}", product / bare);
+/// Seconds on a processor: of this process, and of its children that have ended.
+fn processor_time() -> Result<(f64, f64), Box<dyn Error>> {
+    // USER_HZ, which the kernel has fixed for programs
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').ok_or("no name in /proc/self/stat")?;
+    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(4).flat_map(str::parse).collect();
+    let [user, system, child_user, child_system] = ticks[..] else { return Err("no times in /proc/self/stat".into()) };
+    Ok(((user + system) / TICKS, (child_user + child_system) / TICKS))
 }
