@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 /// its own is not.
 pub struct Connection<S = TcpStream> {
     stream: Stream<S>,
-    flush: Flush,
+    flush: FlushSignal,
 }
 
 enum Stream<S> {
@@ -25,12 +25,12 @@ enum Stream<S> {
 impl<S> Connection<S> {
     /// Without encryption.
     pub fn plain(socket: S) -> Self {
-        Self { stream: Stream::Plain(socket), flush: Flush::default() }
+        Self { stream: Stream::Plain(socket), flush: FlushSignal::default() }
     }
 
     /// After a handshake.
     pub fn tls(stream: TlsStream<S>) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), flush: Flush::default() }
+        Self { stream: Stream::Tls(Box::new(stream)), flush: FlushSignal::default() }
     }
 
     /// What it goes over.
@@ -42,7 +42,7 @@ impl<S> Connection<S> {
     }
 
     /// Tells when what is written to it has been flushed.
-    pub fn flush(&self) -> Flush {
+    pub fn flush_signal(&self) -> FlushSignal {
         self.flush.clone()
     }
 }
@@ -84,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
 /// Tells the answer that is being written to a connection when the socket has all of it. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Flush(Rc<RefCell<State>>);
+pub struct FlushSignal(Rc<RefCell<State>>);
 
 #[derive(Debug, Default)]
 enum State {
@@ -94,13 +94,13 @@ enum State {
     Due(Option<Waker>),
 }
 
-impl Flush {
+impl FlushSignal {
     /// Bytes are about to be written.
     pub fn is_due(&self) {
         *self.0.borrow_mut() = State::Due(None);
     }
 
-    /// Resolves when the socket has everything that was written since [`Flush::is_due`].
+    /// Resolves when the socket has everything that was written since [`FlushSignal::is_due`].
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         match &mut *self.0.borrow_mut() {
             State::Over => Poll::Ready(()),
@@ -160,7 +160,7 @@ mod tests {
         let (mut far, _) = client.expect("a handshake").into_inner();
         let mut server = Connection::tls(server.expect("a handshake"));
 
-        let flush = server.flush();
+        let flush = server.flush_signal();
         flush.is_due();
         let mut flushed = pin!(poll_fn(|cx| flush.poll(cx)));
         server.write_all(&[7; LEN]).await.expect("bytes that rustls takes");
@@ -179,14 +179,14 @@ mod tests {
     async fn a_flush_wakes_who_waits_for_it() {
         let (near, _far) = duplex(ROOM);
         let mut connection = Connection::plain(near);
-        let flush = connection.flush();
+        let flush = connection.flush_signal();
         assert!(futures::poll!(pin!(poll_fn(|cx| flush.poll(cx)))).is_ready(), "nothing was due");
         flush.is_due();
         let waiting = poll_fn(|cx| flush.poll(cx));
         let writing = async {
             tokio::task::yield_now().await;
             connection.write_all(&[7; 10]).await.expect("room");
-            AsyncWriteExt::flush(&mut connection).await.expect("a flush");
+            connection.flush().await.expect("a flush");
         };
         futures::join!(waiting, writing);
     }

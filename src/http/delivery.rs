@@ -16,7 +16,7 @@ use user_http_actors::buffer::BufferLease;
 use user_http_actors::payload::Payload;
 use user_http_actors::publisher::MessageLease;
 
-use crate::connection::Flush;
+use crate::connection::FlushSignal;
 use crate::http::limits::Limits;
 use crate::http::reader::ReaderWatch;
 
@@ -134,7 +134,7 @@ pub struct DeliveryBody<L> {
     reaches_end: bool,
     watch: Option<ReaderWatch>,
     /// Says when the socket has the last chunk, where the connection knows.
-    flush: Option<Flush>,
+    flush: Option<FlushSignal>,
 }
 
 impl<L: Lease> DeliveryBody<L> {
@@ -224,7 +224,7 @@ impl<L: Lease> DeliveryBody<L> {
         }
         if self.left == 0 {
             self.lease.iter().for_each(Lease::finishing);
-            self.flush.iter().for_each(Flush::is_due);
+            self.flush.iter().for_each(FlushSignal::is_due);
         }
         chunk
     }

@@ -35,7 +35,7 @@ pub fn remember_socket(connection: &dyn Any, extensions: &mut Extensions) {
 /// Keeps of a connection of this server's own what its requests need.
 pub(crate) fn remember(connection: &Connection, extensions: &mut Extensions) {
     insert_socket(connection.socket().as_fd(), extensions);
-    extensions.insert(connection.flush());
+    extensions.insert(connection.flush_signal());
 }
 
 fn insert_socket(descriptor: BorrowedFd<'_>, extensions: &mut Extensions) {

@@ -4,7 +4,7 @@
 //! segment only: what still lives there is appended again, then the file is deleted. So a removal can never be
 //! forgotten before the record that it removes.
 
-use std::collections::{BTreeMap, HashMap, btree_map::Entry};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,6 @@ mod space;
 /// in one segment takes milliseconds, large enough that 4 GiB of messages need no more than 256 open files.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
-/// Bodies up to this length stay in memory too, as long as [`INLINE_BUDGET`] lasts: fetching one then costs no
-/// trip to a thread that may block.
-const INLINE_BODY: u16 = 16 << 10;
-
-/// How many bytes of bodies a store keeps in memory beside those on disk.
-const INLINE_BUDGET: u64 = 64 << 20;
-
 /// A store in a directory of its own, which it locks.
 #[derive(Debug)]
 pub struct LogStore {
@@ -44,7 +37,6 @@ pub struct LogStore {
     live: u64,
     /// Bytes of all segments.
     total: u64,
-    inline: u64,
     next_seq: Seq,
     /// The reserve of disk space is there.
     reserved: bool,
@@ -65,8 +57,6 @@ struct Segment {
 #[derive(Clone, Copy, Debug)]
 struct Location {
     segment: u32,
-    /// How long the body is that is kept in memory; 0 where none is.
-    inline: u16,
     offset: u64,
     len: u64,
 }
@@ -94,38 +84,23 @@ impl LogStore {
         self.next_seq
     }
 
-    /// Enters a record that stands in a segment into the index, in place of an earlier copy. A small `body` is kept
-    /// in memory while there is room.
-    fn place(&mut self, number: u32, offset: u64, record: &Record, body: Option<&[Bytes]>) -> Payload {
+    /// Enters a record that stands in a segment into the index, in place of an earlier copy.
+    fn place(&mut self, number: u32, offset: u64, record: &Record) -> Payload {
         self.forget(record.seq);
-        let small = u16::try_from(record.body_len).ok().filter(|&len| len <= INLINE_BODY);
-        let fits = small.filter(|&len| self.inline + u64::from(len) <= INLINE_BUDGET);
-        let inline = body.zip(fits);
         let len = record.len();
         self.live += len;
-        let inline_len = inline.map_or(0, |(_, len)| len);
-        self.inline += u64::from(inline_len);
-        self.index.insert(record.seq, Location { segment: number, inline: inline_len, offset, len });
-        let segment = self.segments.entry(number).and_modify(|segment| {
-            segment.live += len;
-            segment.put.push(record.seq);
-        });
-        match (inline, segment) {
-            // a copy: the parts may be slices of something far larger
-            (Some((parts, _)), _) => Payload::from_parts(vec![parts.concat().into()]),
-            (None, Entry::Occupied(segment)) => Payload::File {
-                file: Arc::clone(&segment.get().file),
-                offset: record.body_offset(offset),
-                len: record.body_len,
-            },
-            (None, Entry::Vacant(_)) => unreachable!("a record is placed in a segment that is there"),
-        }
+        self.index.insert(record.seq, Location { segment: number, offset, len });
+        let Some(segment) = self.segments.get_mut(&number) else {
+            unreachable!("a record is placed in a segment that is there")
+        };
+        segment.live += len;
+        segment.put.push(record.seq);
+        Payload::File { file: Arc::clone(&segment.file), offset: record.body_offset(offset), len: record.body_len }
     }
 
     fn forget(&mut self, seq: Seq) -> bool {
-        let Some(Location { segment, inline, len, .. }) = self.index.remove(&seq) else { return false };
+        let Some(Location { segment, len, .. }) = self.index.remove(&seq) else { return false };
         self.live -= len;
-        self.inline -= u64::from(inline);
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.live -= len;
         }
@@ -243,11 +218,11 @@ impl Store for LogStore {
             Err(StoreError::NoSpace(_)) if frees_only && self.release_reserve() => self.append(&records)?,
             appended => appended?,
         };
-        for ((record, _, body), offset) in records.into_iter().zip(offsets) {
+        for ((record, ..), offset) in records.into_iter().zip(offsets) {
             match record.kind {
                 Kind::Put => {
                     self.next_seq = self.next_seq.max(record.seq + 1);
-                    let body = self.place(number, offset, &record, Some(body));
+                    let body = self.place(number, offset, &record);
                     committed.bodies.push(body);
                 }
                 Kind::Removed => {

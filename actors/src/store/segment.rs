@@ -26,7 +26,7 @@
 //! what stands before it. The salt keeps anybody from sending a body that looks like such a record.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
@@ -142,8 +142,8 @@ pub fn segment_header(number: u64, next_seq: Seq, salt: u32) -> [u8; SEGMENT_HEA
 /// What stands where a record should.
 #[derive(Debug)]
 pub enum Found {
-    /// A sound record, with its meta and, where it is at most as long as asked for, its body.
-    Record { offset: u64, record: Record, meta: Bytes, body: Option<Bytes> },
+    /// A sound record, with its meta.
+    Record { offset: u64, record: Record, meta: Bytes },
     /// The end of the file, right after the last record.
     End,
     /// Something else: torn by a crash, or damaged.
@@ -163,17 +163,15 @@ pub struct Reader<'a> {
     file: BufReader<&'a File>,
     offset: u64,
     len: u64,
-    keep_body: u64,
     salt: u32,
 }
 
 impl<'a> Reader<'a> {
-    /// Bodies of up to `keep_body` bytes are returned, longer ones only checked.
-    pub fn new(file: &'a File, keep_body: u64) -> io::Result<Self> {
+    pub fn new(file: &'a File) -> io::Result<Self> {
         let len = file.metadata()?.len();
         let mut file = BufReader::with_capacity(256 * 1024, file);
         file.seek(SeekFrom::Start(0))?;
-        Ok(Self { file, offset: 0, len, keep_body, salt: 0 })
+        Ok(Self { file, offset: 0, len, salt: 0 })
     }
 
     /// Reads the segment's header; called first, once.
@@ -256,31 +254,27 @@ impl<'a> Reader<'a> {
         if left < record.len() {
             return bad("a record's body is cut off");
         }
-        let (body, crc) = self.body(record.body_len)?;
-        if crc != record.body_crc {
+        if self.body_crc(record.body_len)? != record.body_crc {
             return bad("a record's body does not match its checksum");
         }
         self.offset = offset + record.len();
-        Ok(Found::Record { offset, record, meta: meta.freeze(), body })
+        Ok(Found::Record { offset, record, meta: meta.freeze() })
     }
 
-    fn body(&mut self, len: u64) -> io::Result<(Option<Bytes>, u32)> {
-        if len <= self.keep_body {
-            let mut body = BytesMut::zeroed(len as usize);
-            self.file.read_exact(&mut body)?;
-            let crc = crc32c::crc32c(&body);
-            return Ok((Some(body.freeze()), crc));
-        }
-        let mut left = len;
-        let mut crc = 0;
-        let mut chunk = vec![0; 256 * 1024];
+    fn body_crc(&mut self, len: u64) -> io::Result<u32> {
+        let (mut left, mut crc) = (len, 0);
         while left > 0 {
-            let n = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            self.file.read_exact(&mut chunk[..n])?;
-            crc = crc32c::crc32c_append(crc, &chunk[..n]);
-            left -= n as u64;
+            let buffered = self.file.fill_buf()?;
+            let part = &buffered[..buffered.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+            if part.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            crc = crc32c::crc32c_append(crc, part);
+            let read = part.len();
+            self.file.consume(read);
+            left -= read as u64;
         }
-        Ok((None, crc))
+        Ok(crc)
     }
 }
 

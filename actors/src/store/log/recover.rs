@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{INLINE_BODY, LogStore, Segment};
+use super::{LogStore, Segment};
 use crate::store::disk::Disk;
 use crate::store::segment::{self, Found, FoundHeader, Kind, Reader, SEGMENT_HEADER};
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
@@ -37,7 +37,6 @@ impl LogStore {
             index: HashMap::new(),
             live: 0,
             total: 0,
-            inline: 0,
             next_seq: NO_RECORD + 1,
             reserved: false,
             failed: None,
@@ -76,7 +75,7 @@ impl LogStore {
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(OpenError::io(&path))?;
         let file = Arc::new(file);
         let len = file.metadata().map_err(OpenError::io(&path))?.len();
-        let mut reader = Reader::new(&file, INLINE_BODY.into()).map_err(OpenError::io(&path))?;
+        let mut reader = Reader::new(&file).map_err(OpenError::io(&path))?;
         match reader.header(number.into()).map_err(OpenError::io(&path))? {
             FoundHeader::Sound { next_seq } => self.next_seq = self.next_seq.max(next_seq),
             FoundHeader::OtherVersion(found) => {
@@ -98,7 +97,7 @@ impl LogStore {
         self.total += SEGMENT_HEADER;
         loop {
             match reader.next().map_err(OpenError::io(&path))? {
-                Found::Record { offset, record, meta, body } => {
+                Found::Record { offset, record, meta } => {
                     self.next_seq = self.next_seq.max(record.seq + 1);
                     if let Some(segment) = self.segments.get_mut(&number) {
                         segment.len += record.len();
@@ -106,7 +105,7 @@ impl LogStore {
                     self.total += record.len();
                     match record.kind {
                         Kind::Put => {
-                            let body = self.place(number, offset, &record, body.as_ref().map(std::slice::from_ref));
+                            let body = self.place(number, offset, &record);
                             records.insert(record.seq, Recovered { seq: record.seq, meta, body });
                         }
                         Kind::Removed => {

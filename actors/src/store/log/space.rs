@@ -104,12 +104,8 @@ impl LogStore {
         }
         let records: Vec<_> = wholes.iter().map(|(record, meta, body)| (*record, &meta[..], &body[..])).collect();
         let (number, offsets) = self.append(&records)?;
-        for ((location, (record, _, body)), offset) in group.iter().zip(wholes).zip(offsets) {
-            let inline = location.inline > 0;
-            let body = self.place(number, offset, &record, inline.then_some(&body[..]));
-            if !inline {
-                moved.push((record.seq, body));
-            }
+        for ((record, ..), offset) in wholes.into_iter().zip(offsets) {
+            moved.push((record.seq, self.place(number, offset, &record)));
         }
         Ok(())
     }
