@@ -19,7 +19,7 @@ pub(crate) use broker::for_each_broker;
 pub use broker::{Broker, FaultyBroker, Version};
 pub use farm::{Farm, forwarded, frame, order};
 pub use http::{Connection, Response, connect, request};
-pub use program::{Ended, Program, example};
+pub use program::{Ended, Program, example, outside_cargo};
 pub use proxy::{Proxy, Way};
 pub use python::{Answer, Peer, hex, python};
 pub use server::{Server, Setup, files_below};

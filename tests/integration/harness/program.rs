@@ -62,6 +62,17 @@ fn text(file: &NamedTempFile) -> String {
     String::from_utf8_lossy(&fs::read(file).expect("what the program has said")).into_owned()
 }
 
+/// Takes from a command that runs cargo what cargo has told the tests: dependencies that look at it would be built anew.
+pub fn outside_cargo(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"].iter().any(|told| text.starts_with(told)) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// An example in Rust. `cargo test --test integration` alone builds none.
 pub fn example(name: &str) -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -75,7 +86,7 @@ pub fn example(name: &str) -> Command {
         let target = folder.parent().expect("the target folder");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--locked", "--examples", "--profile", profile, "--target-dir"]).arg(target);
-        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo");
+        let built = outside_cargo(&mut cargo).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         folder.join("examples")
     });
