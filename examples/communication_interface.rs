@@ -2,6 +2,9 @@
 
 #[path = "support/amqp.rs"]
 mod amqp;
+#[path = "support/http.rs"]
+#[allow(dead_code, reason = "shared with examples that use more of it")]
+mod http;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,6 +20,7 @@ use serde_json::json;
 use url::Url;
 
 use amqp::Result;
+use http::{Access, Identity};
 
 /// Leaves a message for a worker at the server and prints its UUID, the only output on stdout.
 #[derive(Parser)]
@@ -43,11 +47,17 @@ struct Args {
     pickle: bool,
 
     /// Over HTTP: the server's API
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:10001", conflicts_with = "amqp_url")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:10001", value_parser = http::server_url)]
     api: Url,
 
+    #[command(flatten)]
+    access: Access,
+
+    #[command(flatten)]
+    identity: Identity,
+
     /// Over AMQP: the broker, such as amqp://guest:guest@localhost:5672
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["api", "token_file", "ca_file", "client_cert"])]
     amqp_url: Option<Url>,
 
     /// The server's exchange
@@ -122,14 +132,11 @@ fn envelope(uuid: &str, message: &str, pickle: bool) -> Result<Vec<u8>> {
 
 fn post(args: &Args, body: &[u8]) -> Result<()> {
     let url = args.api.join("/CommunicationInterface/AddBufferMsg")?;
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(Duration::from_secs(args.timeout)))
-        .build()
-        .into();
+    let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(args.timeout)));
+    let agent = args.access.agent(&url, config, args.identity.load()?)?;
     let content_type = if args.pickle { "application/octet-stream" } else { "application/json" };
     let answer = agent.post(url.as_str()).content_type(content_type).send(body);
-    let mut answer = answer.map_err(|error| format!("{url}: {error}"))?;
+    let mut answer = answer.map_err(|error| format!("{url}: {}", args.access.explain(&error)))?;
     let status = answer.status();
     if status.is_success() {
         eprintln!("left at {}, {} bytes", args.api, body.len());
@@ -138,7 +145,7 @@ fn post(args: &Args, body: &[u8]) -> Result<()> {
     let text = answer.body_mut().read_to_string().unwrap_or_default();
     let reply = serde_json::from_str::<serde_json::Value>(&text).unwrap_or_default();
     let why = reply["ERROR"].as_str().unwrap_or(text.trim());
-    Err(format!("refused with {status}: {why}").into())
+    Err(format!("refused with {}", args.access.refusal(status, why)).into())
 }
 
 /// Publishes with a confirm, and `mandatory`: a message that no queue took is an error here, not lost in silence.

@@ -118,6 +118,13 @@ blender --background --factory-startup --python-exit-code 1 --python "$work/scen
     { cat "$work/scene.log" >&2 && fail 'Blender could not make the scene'; }
 echo "scene.blend, $(wc -c <"$blend") bytes"
 
+step 'making tokens'
+# One for the worker, bound to its user ID, and one for the farm's services.
+for who in worker api; do
+    "$bin/user-http-server" token >"$work/$who.token" 2>"$work/token.log" || fail "no token: $(cat "$work/token.log")"
+done
+echo "$(cat "$work/worker.token") render-farm" >"$work/worker-tokens"
+
 step 'starting the server'
 # Not read from a process substitution: that would not wait for Python to end and let go of the ports.
 ports=$(python3 - <<'PYTHON'
@@ -133,6 +140,7 @@ if [[ -n $amqp_url ]]; then
     broker=connected with_broker=(--amqp-url "$amqp_url")
 fi
 "$bin/user-http-server" --http-bind "127.0.0.1:$http_port" --api-bind "127.0.0.1:$api_port" \
+    --worker-token-file "$work/worker-tokens" --api-token-file "$work/api.token" \
     --data-dir "$work/data" --blend-root "$work/blends" ${with_broker[@]+"${with_broker[@]}"} >"$work/server.log" 2>&1 &
 server_pid=$!
 until_true 30 "$server_pid" is_ready "$api" "$broker" || fail "the server did not become ready (broker: $broker)"
@@ -140,7 +148,7 @@ echo "workers: $http   API: $api   broker: $broker"
 
 # Over AMQP its queue must be there before the first frame is, or the frame waits in the server to be published again.
 step 'starting the user manager'
-where=(--api "$api")
+where=(--api "$api" --token-file "$work/api.token")
 if [[ -n $amqp_url ]]; then
     where=("${with_broker[@]}")
 fi
@@ -160,17 +168,20 @@ echo "UUID $uuid"
 step "the worker ($worker) fetches it, renders, and posts"
 # Published is not yet stored: over AMQP the worker may ask a moment too early.
 stored() {
-    python3 - "$http" "$uuid" <<'PYTHON' 2>/dev/null
-import sys, urllib.request
+    python3 - "$http" "$uuid" "$work/worker.token" <<'PYTHON' 2>/dev/null
+import pathlib, sys, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-request = urllib.request.Request(f"{sys.argv[1]}/?bufferUUID={sys.argv[2]}", method="HEAD")
+token = pathlib.Path(sys.argv[3]).read_text().strip()
+request = urllib.request.Request(f"{sys.argv[1]}/?bufferUUID={sys.argv[2]}", method="HEAD",
+                                 headers={"Authorization": f"Bearer {token}"})
 opener.open(request, timeout=2)
 PYTHON
 }
 until_true 30 "$server_pid" stored || fail 'the server did not take the message'
+as_worker=(--server "$http" --token-file "$work/worker.token" --user-id render-farm)
 case $worker in
-    rust) "$bin/examples/worker" --server "$http" --user-id render-farm "$uuid" ;;
-    python) python3 "$root/examples/python/worker.py" --server "$http" --user-id render-farm "$uuid" ;;
+    rust) "$bin/examples/worker" "${as_worker[@]}" "$uuid" ;;
+    python) python3 "$root/examples/python/worker.py" "${as_worker[@]}" "$uuid" ;;
 esac || fail 'the worker failed'
 
 step 'the user manager has received'

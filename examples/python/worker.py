@@ -8,6 +8,8 @@ before is used.
 
 import argparse
 import pickle
+import re
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -49,8 +51,47 @@ class Patience:
         time.sleep(pause)
 
 
+class Bearer(requests.auth.AuthBase):
+    """Sends the token of a file. As an `auth`, so that no .netrc takes its place."""
+
+    def __init__(self, path):
+        self.token = path.read_text().strip()
+        if not re.fullmatch("[!-~]+", self.token):
+            raise Failure(f"{path} has to hold one token and nothing else")
+
+    def __call__(self, request):
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+def ask(args, method, **more):
+    """One request. It is led nowhere else: the token is for no other server."""
+    try:
+        return requests.request(method, args.server, timeout=args.timeout, auth=args.auth, allow_redirects=False,
+                                verify=str(args.ca_file) if args.ca_file else True, **more)
+    except requests.exceptions.SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+            raise
+        raise Failure(f"the server's certificate is not trusted: {error}; give the farm's CA with --ca-file FILE") from error
+
+
 def is_temporary(answer):
+    """Whoever is refused for who it is will not be another later."""
+    if answer.status_code in (401, 403):
+        return False
     return "Retry-After" in answer.headers or answer.status_code in TEMPORARY
+
+
+def advice(args, answer):
+    """What would be right where the server refuses whoever asks."""
+    if answer.status_code not in (401, 403):
+        return ""
+    if not args.token_file:
+        return "; give a token with --token-file FILE"
+    if answer.status_code == 401:
+        return f"; the token in {args.token_file} is not valid there: give another with --token-file FILE"
+    return (f"; the token in {args.token_file} does not allow it: give another with --token-file FILE, "
+            "or the token's user with --user-id ID")
 
 
 def fetch(args, target):
@@ -63,12 +104,12 @@ def fetch(args, target):
         have = part.stat().st_size if part.exists() else 0
         resume = {"Range": f"bytes={have}-", "If-Range": etag} if have and etag else {}
         try:
-            with requests.get(args.server, params={"bufferUUID": args.uuid}, stream=True, timeout=args.timeout,
-                              headers={"Accept-Encoding": "identity", **resume}) as answer:
+            with ask(args, "GET", params={"bufferUUID": args.uuid}, stream=True,
+                     headers={"Accept-Encoding": "identity", **resume}) as answer:
                 if answer.status_code not in (200, 206):
                     why = refusal(answer)
                     if not is_temporary(answer):
-                        raise Failure(f"the server refused: {why}")
+                        raise Failure(f"the server refused: {why}{advice(args, answer)}")
                     patience.wait(why, answer)
                     continue
                 if answer.status_code == 200:
@@ -149,7 +190,7 @@ def post(args, kind, data, as_pickle):
     patience = Patience(args.patience)
     while True:
         try:
-            answer = requests.post(args.server, timeout=args.timeout, **body)
+            answer = ask(args, "POST", **body)
         except requests.RequestException as error:
             patience.wait(f"sending {kind}: {error}")
             continue
@@ -157,8 +198,17 @@ def post(args, kind, data, as_pickle):
             return
         why = f"sending {kind}: {answer.status_code} {answer.text[:200].strip()}"
         if not is_temporary(answer):
-            raise Failure(f"{why}: refused")
+            raise Failure(f"{why}: refused{advice(args, answer)}")
         patience.wait(why, answer)
+
+
+def check_ca_file(path):
+    """requests would say nothing of a file that it cannot use before it is too late."""
+    try:
+        if path:
+            ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise Failure(f"--ca-file {path}: {error}") from error
 
 
 def work(args, folder):
@@ -186,6 +236,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("uuid", help="UUID of the message")
     parser.add_argument("--server", default="http://127.0.0.1:10000", metavar="URL", help="the server")
+    parser.add_argument("--token-file", type=Path, metavar="FILE",
+                        help="a file with the bearer token to send, and nothing else in it")
+    parser.add_argument("--ca-file", type=Path, metavar="FILE",
+                        help="for https: the CAs to trust, in PEM; without it those of requests")
     parser.add_argument("--user-id", default="example-worker", metavar="ID", help="this worker's user ID")
     parser.add_argument("--work-dir", type=Path, metavar="DIR",
                         help="folder for this message's files; without it a new one, gone at the end")
@@ -198,6 +252,8 @@ def main():
                         help="give up on a request that got no further for so long")
     args = parser.parse_args()
     try:
+        args.auth = Bearer(args.token_file) if args.token_file else None
+        check_ca_file(args.ca_file)
         if args.work_dir:
             args.work_dir.mkdir(parents=True, exist_ok=True)
             work(args, args.work_dir.resolve())

@@ -8,7 +8,7 @@ use ureq::http::{HeaderMap, StatusCode};
 
 use crate::amqp::Result;
 use crate::inbox::{Inbox, Message, Next};
-use crate::{Args, Deadline};
+use crate::{Args, Deadline, http};
 
 /// The longest wait that the server grants.
 const WAIT: Duration = Duration::from_secs(60);
@@ -19,22 +19,21 @@ const ANSWER: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
 
 pub fn receive(args: &Args, deadline: Deadline, inbox: &mut Inbox) -> Result<()> {
-    let agent: Agent = Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_connect(Some(ANSWER))
-        .timeout_per_read(Some(WAIT + ANSWER))
-        .build()
-        .into();
+    let config = Agent::config_builder().timeout_connect(Some(ANSWER)).timeout_per_read(Some(WAIT + ANSWER));
+    let agent = args.access.agent(&args.api, config, args.identity.load()?)?;
     let mut reached = false;
     loop {
         match next(&agent, args, deadline, inbox) {
             Ok(Next::Done) => return Ok(()),
             Ok(Next::More) => reached = true,
             Err(Failure::Fatal(error)) => return Err(error),
-            // A server that was there may be starting again; one that never was is a mistake in the address.
-            Err(Failure::Connection(error)) if !reached => return Err(format!("{}: {error}", args.api).into()),
             Err(Failure::Connection(error)) => {
-                eprintln!("{}: {error}; trying again", args.api);
+                let why = format!("{}: {}", args.api, args.access.explain(&error));
+                // A server that was there may be starting again; one that never was is a mistake in the address.
+                if !reached || http::is_final(&error) {
+                    return Err(why.into());
+                }
+                eprintln!("{why}; trying again");
                 thread::sleep(RETRY.min(deadline.left()?));
             }
         }
@@ -62,7 +61,7 @@ fn next(agent: &Agent, args: &Args, deadline: Deadline, inbox: &mut Inbox) -> st
         StatusCode::NO_CONTENT => return Ok(Next::More),
         status => {
             let text = answer.body_mut().read_to_string().unwrap_or_default();
-            return Err(format!("{url} answered {status}: {}", text.trim()).into());
+            return Err(format!("{url} answered {}", args.access.refusal(status, text.trim())).into());
         }
     }
     let text = |headers: &HeaderMap, name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
@@ -79,11 +78,14 @@ fn next(agent: &Agent, args: &Args, deadline: Deadline, inbox: &mut Inbox) -> st
 fn done_with(agent: &Agent, args: &Args, id: &str) -> std::result::Result<(), Failure> {
     let mut url = args.api.join("/UserManager/Messages/")?;
     url.path_segments_mut().map_err(|()| "--api is no address of a server")?.pop_if_empty().push(id);
-    let answer = agent.delete(url.as_str()).call().map_err(Failure::Connection)?;
+    let mut answer = agent.delete(url.as_str()).call().map_err(Failure::Connection)?;
     match answer.status() {
         status if status.is_success() => Ok(()),
         // Its lease ran out, and whoever took it then was done with it first.
         StatusCode::NOT_FOUND => Ok(()),
-        status => Err(format!("{url} answered {status}").into()),
+        status => {
+            let text = answer.body_mut().read_to_string().unwrap_or_default();
+            Err(format!("{url} answered {}", args.access.refusal(status, text.trim())).into())
+        }
     }
 }

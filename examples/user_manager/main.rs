@@ -4,6 +4,8 @@
 mod amqp;
 mod api;
 mod broker;
+#[path = "../support/http.rs"]
+mod http;
 mod inbox;
 #[path = "../support/pickle.rs"]
 #[allow(dead_code, reason = "shared with an example that uses more of it")]
@@ -17,6 +19,7 @@ use clap::Parser;
 use url::Url;
 
 use amqp::Result;
+use http::{Access, Identity};
 use inbox::{Goal, Inbox};
 
 /// Receives what workers posted: saves each image as DIR/JOB/frame_0001.png and prints a line for each message.
@@ -25,11 +28,17 @@ use inbox::{Goal, Inbox};
 #[derive(Parser)]
 struct Args {
     /// Without a broker: the server's API
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:10001", conflicts_with = "amqp_url")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:10001", value_parser = http::server_url)]
     api: Url,
 
+    #[command(flatten)]
+    access: Access,
+
+    #[command(flatten)]
+    identity: Identity,
+
     /// With a broker: its address, such as amqp://guest:guest@localhost:5672
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["api", "token_file", "ca_file", "client_cert"])]
     amqp_url: Option<Url>,
 
     /// Folder to save images in

@@ -12,6 +12,7 @@ use ureq::http::{HeaderMap, StatusCode, header};
 use url::Url;
 
 use crate::Result;
+use crate::http::{self, Access};
 use crate::net::{self, Patience};
 use crate::pickle::Document;
 use crate::ui::Ui;
@@ -20,6 +21,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 pub struct Fetch<'a> {
     pub agent: &'a Agent,
+    pub access: &'a Access,
     pub ui: &'a Ui,
     pub url: &'a Url,
     pub patience: Duration,
@@ -34,7 +36,8 @@ enum Attempt {
         after: Option<Duration>,
         moved: bool,
     },
-    Refused(String),
+    /// Another would end no other way.
+    Hopeless(String),
 }
 
 /// What a partial file is a part of.
@@ -57,7 +60,7 @@ impl Fetch<'_> {
         loop {
             match self.attempt(&part, &note)? {
                 Attempt::Complete => break,
-                Attempt::Refused(why) => return Err(format!("{} refused: {why}", self.url).into()),
+                Attempt::Hopeless(why) => return Err(format!("{}: {why}", self.url).into()),
                 Attempt::Broken { why, after, moved } => {
                     if moved {
                         patience.renew();
@@ -91,10 +94,10 @@ impl Fetch<'_> {
         let broken = |why: String, after| Attempt::Broken { why, after, moved: false };
         let mut response = match request.call() {
             Ok(response) => response,
-            Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_))) => {
-                return Ok(Attempt::Refused(error.to_string()));
+            Err(error) => {
+                let why = self.access.explain(&error);
+                return Ok(if http::is_final(&error) { Attempt::Hopeless(why) } else { broken(why, None) });
             }
-            Err(error) => return Ok(broken(error.to_string(), None)),
         };
         let total = match response.status() {
             StatusCode::OK => {
@@ -108,11 +111,11 @@ impl Fetch<'_> {
             StatusCode::RANGE_NOT_SATISFIABLE => return start_over(part, "the server has no such range"),
             status => {
                 let (temporary, after) = (net::is_temporary(&response), net::retry_after(&response));
-                let why = format!("{status}: {}", message_of(net::error_body(&mut response)));
-                return Ok(if temporary { broken(why, after) } else { Attempt::Refused(why) });
+                let why = net::refusal(self.access, status, &message_of(net::error_body(&mut response)));
+                return Ok(if temporary { broken(why, after) } else { Attempt::Hopeless(format!("refused: {why}")) });
             }
         };
-        let Some(total) = total else { return Ok(Attempt::Refused("the answer has no Content-Length".into())) };
+        let Some(total) = total else { return Ok(Attempt::Hopeless("the answer has no Content-Length".into())) };
 
         let mut file = OpenOptions::new().create(true).append(true).open(part)?;
         file.set_len(have)?;

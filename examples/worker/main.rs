@@ -3,6 +3,9 @@
 //! It speaks only the wire, over HTTP, and shares no code with the server.
 
 mod fetch;
+#[path = "../support/http.rs"]
+#[allow(dead_code, reason = "shared with examples that use more of it")]
+mod http;
 mod job;
 mod net;
 #[path = "../support/pickle.rs"]
@@ -22,6 +25,7 @@ use tempfile::TempDir;
 use url::Url;
 
 use fetch::Fetch;
+use http::Access;
 use job::Job;
 use render::{Blender, Folder};
 use report::Reporter;
@@ -40,8 +44,11 @@ struct Args {
     uuid: String,
 
     /// The server that workers reach
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:10000", value_parser = server_url)]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:10000", value_parser = http::server_url)]
     server: Url,
+
+    #[command(flatten)]
+    access: Access,
 
     /// This worker's user ID
     #[arg(long, value_name = "ID", default_value = "example-worker")]
@@ -93,14 +100,6 @@ fn main() -> ExitCode {
     }
 }
 
-fn server_url(text: &str) -> std::result::Result<Url, String> {
-    match Url::parse(text) {
-        Ok(url) if url.scheme() == "http" && url.has_host() => Ok(url),
-        Ok(url) if url.scheme() == "https" => Err("this example is built without TLS (ureq's feature rustls)".into()),
-        _ => Err("expected a URL such as http://farm.example:10000".into()),
-    }
-}
-
 fn start(args: &Args, ui: &Ui) -> Result<()> {
     let images = match &args.images {
         Some(folder) => Images::Folder(Folder::open(folder)?),
@@ -140,12 +139,13 @@ fn keep(folder: TempDir, ui: &Ui) {
 fn work(args: &Args, ui: &Ui, images: &Images, folder: &Path) -> Result<()> {
     // Blender resolves a relative path in its own ways.
     let folder = &fs::canonicalize(folder)?;
-    let agent = &net::agent(Duration::from_secs(args.timeout));
+    let access = &args.access;
+    let agent = &access.agent(&args.server, net::config(Duration::from_secs(args.timeout)), None)?;
     let patience = Duration::from_secs(args.patience);
 
     let message = folder.join(MESSAGE);
     let url = &fetch::address(&args.server, &args.uuid);
-    Fetch { agent, ui, url, patience }.run(&message)?;
+    Fetch { agent, access, ui, url, patience }.run(&message)?;
 
     let job = Job::of_message(&message)?;
     let blend = folder.join("scene.blend");
@@ -154,7 +154,7 @@ fn work(args: &Args, ui: &Ui, images: &Images, folder: &Path) -> Result<()> {
         ui.say(format!("{} of {bytes} bytes, frames {:?}", blend.display(), job.frames));
     }
 
-    let reporter = Reporter { agent, ui, server: &args.server, user_id: &args.user_id, patience };
+    let reporter = Reporter { agent, access, ui, server: &args.server, user_id: &args.user_id, patience };
     let bar = ui.frames(job.frames.len());
     for &frame in &job.frames {
         bar.set_message(format!("frame {frame}"));

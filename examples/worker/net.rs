@@ -1,10 +1,14 @@
-//! The worker's side of HTTP: one agent, and the patience to try again.
+//! The worker's side of HTTP: what is worth another attempt, and the patience for it.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use ureq::http::{Response, header};
+use ureq::config::ConfigBuilder;
+use ureq::http::{Response, StatusCode, header};
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Body};
+
+use crate::http::Access;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -12,21 +16,29 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// What is read of an answer that is an error.
 const ERROR_BODY_BYTES: u64 = 64 << 10;
 
-pub fn agent(timeout: Duration) -> Agent {
+pub fn config(timeout: Duration) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
-        .http_status_as_error(false)
         .timeout_connect(Some(timeout))
         .timeout_per_read(Some(timeout))
         .timeout_per_write(Some(timeout))
         .user_agent("render-worker")
-        .build()
-        .into()
 }
 
-/// Whether the same request may be answered otherwise later: the server says when, or its status says so.
+/// Whether the same request may be answered otherwise later: the server says when, or its status says so. Whoever is
+/// refused for who it is will not be another by then.
 pub fn is_temporary(response: &Response<Body>) -> bool {
-    response.headers().contains_key(header::RETRY_AFTER)
-        || matches!(response.status().as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+    match response.status().as_u16() {
+        401 | 403 => false,
+        408 | 429 | 500 | 502 | 503 | 504 => true,
+        _ => response.headers().contains_key(header::RETRY_AFTER),
+    }
+}
+
+/// A refusal in words.
+pub fn refusal(access: &Access, status: StatusCode, text: &str) -> String {
+    let why = access.refusal(status, text);
+    // A token may be bound to a user.
+    if status == StatusCode::FORBIDDEN { why + ", or the token's user with --user-id ID" } else { why }
 }
 
 pub fn retry_after(response: &Response<Body>) -> Option<Duration> {

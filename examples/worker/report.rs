@@ -10,11 +10,13 @@ use ureq::{Agent, SendBody};
 use url::Url;
 
 use crate::Result;
+use crate::http::{self, Access};
 use crate::net::{self, Patience};
 use crate::ui::{Transfer, Ui};
 
 pub struct Reporter<'a> {
     pub agent: &'a Agent,
+    pub access: &'a Access,
     pub ui: &'a Ui,
     pub server: &'a Url,
     pub user_id: &'a str,
@@ -88,16 +90,20 @@ impl Reporter<'_> {
                 Ok(response) if response.status() == StatusCode::OK => return Ok(()),
                 Ok(mut response) => {
                     let (temporary, asked) = (net::is_temporary(&response), net::retry_after(&response));
-                    let why = format!("{}: {}", response.status(), error_of(&net::error_body(&mut response)));
+                    let text = error_of(&net::error_body(&mut response));
+                    let why = net::refusal(self.access, response.status(), &text);
                     if !temporary {
                         return Err(format!("{what}: refused with {why}").into());
                     }
                     (why, asked)
                 }
-                Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_))) => {
-                    return Err(format!("{what}: {error}").into());
+                Err(error) => {
+                    let why = self.access.explain(&error);
+                    if http::is_final(&error) {
+                        return Err(format!("{what}: {why}").into());
+                    }
+                    (why, None)
                 }
-                Err(error) => (error.to_string(), None),
             };
             let Some(pause) = patience.pause(asked) else {
                 return Err(format!("{what}: gave up: {why}").into());

@@ -19,6 +19,7 @@ mod concurrency;
 mod configuration;
 mod delivery;
 mod disk;
+mod example_clients;
 mod files;
 mod health;
 mod hostile;

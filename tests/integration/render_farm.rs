@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Broker, Version};
+use crate::harness::{Broker, Version, outside_cargo};
 
 #[track_caller]
 fn render(args: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let venv = root.join("tests/.venv/bin");
     let path = format!("{}:{}", venv.display(), std::env::var("PATH").expect("PATH"));
-    let output =
-        Command::new(root.join("examples/render_farm.sh")).args(args).env("PATH", path).output().expect("the script");
+    let mut script = Command::new(root.join("examples/render_farm.sh"));
+    let output = outside_cargo(&mut script).args(args).env("PATH", path).output().expect("the script");
     let printed = [output.stdout, output.stderr].map(|part| String::from_utf8_lossy(&part).into_owned()).concat();
     assert!(output.status.success() && printed.contains("PASS"), "{args:?}: {}\n{printed}", output.status);
 }

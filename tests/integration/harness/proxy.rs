@@ -1,4 +1,4 @@
-//! A TCP proxy in front of a broker that delays, cuts and swallows what passes.
+//! A TCP proxy in front of a broker, or of the server itself, that delays, cuts and swallows what passes.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -58,20 +58,29 @@ impl Proxy {
     pub fn to(url: &str) -> Self {
         let (before, rest) = url.rsplit_once('@').expect("a user in the URL");
         let (broker, vhost) = rest.split_once('/').expect("a vhost in the URL");
+        Self::start(broker.parse().expect("an address and a port"), |address| format!("{before}@{address}/{vhost}"))
+    }
+
+    /// A proxy in front of a server with TLS, whose worker is what the rest of this file calls the server.
+    pub fn to_https(server: SocketAddr) -> Self {
+        Self::start(server, |address| format!("https://{address}/"))
+    }
+
+    fn start(broker: SocketAddr, url: impl Fn(SocketAddr) -> String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("the address of a bound socket");
         let shared = Arc::new(Shared {
-            broker: broker.parse().expect("an address and a port"),
+            broker,
             rules: Mutex::default(),
             links: Mutex::default(),
             ended: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accepting.accept(&listener));
-        Self { address, url: format!("{before}@{address}/{vhost}"), shared }
+        Self { address, url: url(address), shared }
     }
 
-    /// The broker's URL by way of this proxy.
+    /// The broker's or server's URL by way of this proxy.
     pub fn url(&self) -> &str {
         &self.url
     }

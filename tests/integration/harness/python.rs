@@ -95,10 +95,9 @@ impl Drop for Peer {
 
 impl Process {
     fn start() -> Self {
-        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-        let python = std::env::var_os("TEST_PYTHON").map_or_else(|| tests.join(".venv/bin/python"), PathBuf::from);
+        let python = python();
         let mut command = Command::new(&python);
-        command.arg("-B").arg(tests.join("peers/peer.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("-B").arg(tests().join("peers/peer.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| {
             panic!("{}: {error}; run ./tests/run once, it installs what the tests need", python.display())
         });
@@ -126,6 +125,15 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// Python with the packages that the farm's programs use.
+pub fn python() -> PathBuf {
+    std::env::var_os("TEST_PYTHON").map_or_else(|| tests().join(".venv/bin/python"), PathBuf::from)
 }
 
 fn text(value: &Value) -> String {

@@ -1,0 +1,94 @@
+//! A program that a test starts and that ends by itself, such as an example.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tempfile::NamedTempFile;
+
+use super::eventually;
+
+/// Longer than any of them takes, shorter than what they may be told to be patient for.
+const END: Duration = Duration::from_secs(120);
+
+/// A running program, killed when dropped.
+pub struct Program {
+    child: Child,
+    /// stdout and stderr.
+    output: [NamedTempFile; 2],
+}
+
+/// How a program has ended, and what it has said.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Program {
+    pub fn start(command: &mut Command) -> Self {
+        // Files never fill up, as pipes do that nobody reads.
+        let output = [(); 2].map(|()| NamedTempFile::new().expect("a file"));
+        let [stdout, stderr] = output.each_ref().map(|file| file.reopen().expect("a file"));
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, output }
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn end(mut self) -> Ended {
+        let status = eventually("the program's end", END, || {
+            let status = self.child.try_wait().expect("a child's status");
+            status.ok_or_else(|| self.output.each_ref().map(text))
+        });
+        let [stdout, stderr] = self.output.each_ref().map(text);
+        Ended { code: status.code(), stdout, stderr }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Fails only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(file: &NamedTempFile) -> String {
+    String::from_utf8_lossy(&fs::read(file).expect("what the program has said")).into_owned()
+}
+
+/// Takes from a command that runs cargo what cargo has told the tests: dependencies that look at it would be built anew.
+pub fn outside_cargo(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"].iter().any(|told| text.starts_with(told)) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// An example in Rust. `cargo test --test integration` alone builds none.
+pub fn example(name: &str) -> Command {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_BIN_EXE_user-http-server")).parent().expect("a profile's folder");
+        let profile = match folder.file_name().and_then(|name| name.to_str()) {
+            Some("debug") => "dev",
+            Some(profile) => profile,
+            None => panic!("{}", folder.display()),
+        };
+        let target = folder.parent().expect("the target folder");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--locked", "--examples", "--profile", profile, "--target-dir"]).arg(target);
+        let built = outside_cargo(&mut cargo).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        folder.join("examples")
+    });
+    Command::new(folder.join(name))
+}
