@@ -1,18 +1,10 @@
-//! A configuration file of any content is read, or refused with words, and never panics.
+//! See `checks/configuration.rs`.
 
 #![no_main]
 
-use std::fs;
-
 use libfuzzer_sys::fuzz_target;
-use user_http_server::Config;
 
-fuzz_target!(|data: &[u8]| {
-    let path = std::env::temp_dir().join(format!("user-http-server-fuzz-{}.toml", std::process::id()));
-    fs::write(&path, data).expect("a temporary file");
-    let arguments = ["user-http-server".into(), "--config".into(), path.into_os_string()];
-    match Config::load(arguments, []) {
-        Ok(config) => assert!(config.max_body <= u64::from(u32::MAX) && !config.actors.buffer_ttl.is_zero()),
-        Err(error) => assert!(!error.to_string().is_empty()),
-    }
-});
+#[path = "../checks/configuration.rs"]
+mod configuration;
+
+fuzz_target!(|data: &[u8]| configuration::check(data));

@@ -1,37 +1,10 @@
-//! Pickles of all kinds are read without a panic, and what is made of an accepted one is accepted again.
+//! See `checks/pickle.rs`.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use user_http_actors::codec::{
-    DecodeError, Format, UserMessage, decode_communication_interface_message, decode_user_message,
-};
 
-/// Whether a pickle that was passed on is read again, up to the envelope that it does not have. One that is as large
-/// or as deep as may be goes beyond a bound with the envelope around it.
-fn check(pickle: Vec<u8>) {
-    let Err(DecodeError::Malformed(error)) = decode_user_message(Format::Pickle, pickle.into()) else {
-        // The value passed on is itself a message.
-        return;
-    };
-    let read = ["USER_ID ", "MAIN_DATA", "the body is "].iter().any(|of| error.starts_with(of));
-    assert!(read || error.contains("deeper than") || error.contains("more than"), "{error}");
-}
+#[path = "../checks/pickle.rs"]
+mod pickle;
 
-/// A worker's message up to the value of its `DATA`.
-const HEAD: &[u8] = b"}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\x8c\x0eFRAME_RENDERED\x8c\x04DATA";
-
-fuzz_target!(|data: &[u8]| {
-    for body in [data.to_vec(), [HEAD, data, b"uu."].concat()] {
-        if let Ok(UserMessage::Forward(message)) = decode_user_message(Format::Pickle, body.into())
-            && message.format == Format::Pickle
-        {
-            check(message.body.concat());
-        }
-    }
-    if let Ok(stored) = decode_communication_interface_message(Format::Pickle, data.to_vec().into())
-        && stored.message.blend.as_ref().is_none_or(|blend| blend.path.is_none())
-    {
-        check(stored.message.pickle.concat());
-    }
-});
+fuzz_target!(|data: &[u8]| pickle::check(data));

@@ -7,6 +7,7 @@ import requests
 
 from hostile import make
 from hostile.judge import has_lone_surrogate, read, read_as_peer, same
+from hostile.wire import RECURSION
 
 TYPES = {"pickle": "application/octet-stream", "json": "application/json"}
 STATUS = {"accepted": (200,), "refused": (400,), "either": (200, 400), "too large": (413,)}
@@ -54,7 +55,7 @@ class Attacker:
         assert answer.status_code == 200, f"{answer.status_code} to GET, {shown}"
         got = read_as_peer("pickle", answer.content)
         assert same(got, message["DATA"]["BUFFER_MSG"]), f"not what was sent, {shown}"
-        self.check_passed_on(case, answer.content, shown)
+        self.check_passed_on(case, got, answer.content, shown)
 
     def check_forwarded(self, case, message, shown):
         answer = self.session.get(f"{self.api}/UserManager/NextMessage", params={"wait": 10}, timeout=60)
@@ -69,14 +70,16 @@ class Attacker:
         inner["USER_ID"] = message["USER_ID"]
         expected = {"TYPE": "MESSAGE_FOR_USER_MANAGER", "DATA": {"TYPE": "USER_MESSAGE", "DATA": inner}}
         assert same(got, expected, as_json), f"not what was sent, {shown}"
-        self.check_passed_on(case, answer.content, shown)
+        self.check_passed_on(case, got, answer.content, shown)
         done = self.session.delete(f"{self.api}/UserManager/Messages/{answer.headers['message-id']}", timeout=60)
         assert done.status_code == 204, f"{done.status_code} to DELETE, {shown}"
 
-    def check_passed_on(self, case, passed_on, shown):
+    def check_passed_on(self, case, got, passed_on, shown):
         assert not (case.never and case.never in passed_on), f"passed on what nobody reads, {shown}"
         # Unfolding what is shared may not cost more than the codec's own bound.
         assert len(passed_on) < (40 << 20) + 20 * len(case.body), f"grown to {len(passed_on)} bytes, {shown}"
+        if case.attacks == RECURSION:
+            repr(got)
 
     def report(self):
         """How often each status was answered, and the slowest bodies, in ms for each MiB."""

@@ -2,7 +2,7 @@
 
 import struct
 
-from hostile.wire import text
+from hostile.wire import RECURSION, text
 
 MERSENNE = 2**61 - 1
 
@@ -58,7 +58,7 @@ def shapes():
         for name, data in nested(depth).items():
             if depth == 1_000_000 and name in ("sets by call", "lists filled from the outside"):
                 continue
-            yield f"{depth} {name}", data, "recursion", "accepted" if depth == 190 else "refused"
+            yield f"{depth} {name}", data, RECURSION, "accepted" if depth == 190 else "refused"
     for levels in (8, 26, 60, 190):
         for name, data in doubled(levels).items():
             attacks = f"memory and time of whoever unfolds 2^{levels} values"
@@ -103,6 +103,25 @@ def inside_themselves():
     yield "a list cut by its own items", b"]q\x00(h\x00h\x00h\x00eh\x00a", of, "accepted"
 
 
+def ring(count, order):
+    """Lists of which each holds the next and the last holds the first, all in one list in that order."""
+    made = b"".join(b"]" + put(n) + b"0" for n in range(count))
+    filled = b"".join(get(n) + get((n + 1) % count) + b"a0" for n in range(count))
+    return made + filled + b"](" + b"".join(map(get, order)) + b"e"
+
+
+def rings():
+    for count in (190, 300, 1_500, 100_000):
+        expected = "accepted" if count == 190 else "refused"
+        for name, order in {"the first": [0], "the last": [count - 1], "all": range(count),
+                            "all, the last first": reversed(range(count))}.items():
+            yield f"a ring of {count} lists, by {name}", ring(count, order), RECURSION, expected
+    parents = b"".join(b"](" + get(0) + b"}" + text("parent") + get(0) + b"se" for _ in range(20_000))
+    yield "20,000 children of one parent", b"]" + put(0) + b"(" + parents + b"e", RECURSION, "accepted"
+    chain = b"".join(b"}" + put(n) + text("parent") + get(n - 1) + b"s" + text("child") for n in range(1, 190))
+    yield "190 generations", b"}" + put(0) + text("child") + chain + b"N" + b"s" * 190, RECURSION, "accepted"
+
+
 def hashed():
     cannot = "keys that cannot be hashed"
     for name, data in {"a list": b"]", "a dict": b"}", "a set": b"\x8f", "a bytearray": b"\x96" + bytes(8),
@@ -136,5 +155,5 @@ def hashed():
 
 def values():
     """Opcodes that push what pretends to be one value: a name, the opcodes, what is attacked, what is expected."""
-    for part in (shapes, memo, inside_themselves, hashed):
+    for part in (shapes, rings, memo, inside_themselves, hashed):
         yield from part()

@@ -3,6 +3,8 @@
 import struct
 
 PLACES = ("FRAME_RENDERED", "RENDER_COMPLETED", "TEST", "BUFFER_MSG")
+# What is attacked by what is nested, or goes round: a peer's `repr` follows it as far as it goes.
+RECURSION = "recursion"
 
 
 def text(value):

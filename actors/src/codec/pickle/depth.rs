@@ -21,7 +21,7 @@ pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
     if !doc.node(doc.root).is_container() {
         return Ok(());
     }
-    // Each container is measured once, however often it is shared: 0 until then.
+    // Each container is measured once, however often it is shared: 0 until then, and where it is empty.
     let mut heights = vec![0_u16; doc.node_count()];
     heights[doc.root.index()] = OPEN;
     let mut path = vec![Level { container: doc.root, next: doc.first(doc.root), height: 0 }];
@@ -40,15 +40,16 @@ pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
         if !doc.node(child).is_container() {
             continue;
         }
-        let height = match heights[child.index()] {
+        let measured = match heights[child.index()] {
             OPEN => continue,
             known => known,
         };
+        let height = measured.max(1);
         level.height = level.height.max(height);
-        if path.len() + usize::from(height.max(1)) > MAX_DEPTH {
+        if path.len() + usize::from(height) > MAX_DEPTH {
             return Err(malformed(format!("nesting deeper than {MAX_DEPTH}"), doc.node(child).at()));
         }
-        if height == 0 {
+        if measured == 0 && doc.first(child) != EdgeId::END {
             heights[child.index()] = OPEN;
             path.push(Level { container: child, next: doc.first(child), height: 0 });
         }

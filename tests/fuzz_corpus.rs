@@ -1,0 +1,75 @@
+//! The fuzz targets, on the inputs kept in `fuzz/corpus`.
+
+use std::fs;
+
+#[path = "../fuzz/checks/configuration.rs"]
+mod configuration;
+#[path = "../fuzz/checks/json.rs"]
+mod json;
+#[path = "../fuzz/checks/pickle.rs"]
+mod pickle;
+#[path = "../fuzz/checks/range.rs"]
+mod range;
+
+/// Fewer inputs than this are not what is kept.
+const FEW: usize = 100;
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let path = format!("{}/fuzz/corpus/{target}.txt", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    for line in text.lines() {
+        println!("{line}");
+        check(&unescaped(line));
+    }
+    assert!(text.lines().count() > FEW, "{path} has few inputs");
+}
+
+/// What stands for these bytes in a bytes literal.
+fn unescaped(line: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = line.bytes();
+    while let Some(byte) = rest.next() {
+        let byte = match byte {
+            b'\\' => match rest.next() {
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(b't') => b'\t',
+                Some(b'\\') => b'\\',
+                Some(b'x') => rest.by_ref().take(2).fold(0, |byte, digit| byte << 4 | hex(digit, line)),
+                _ => panic!("wrong escape: {line}"),
+            },
+            byte => byte,
+        };
+        bytes.push(byte);
+    }
+    bytes
+}
+
+fn hex(digit: u8, line: &str) -> u8 {
+    char::from(digit).to_digit(16).unwrap_or_else(|| panic!("wrong escape: {line}")) as u8
+}
+
+#[test]
+fn inputs_are_read_as_they_are_written() {
+    assert_eq!(unescaped(r"a'b\x00\xff\\x41\n\r\t é"), b"a'b\x00\xff\\x41\n\r\t \xc3\xa9");
+}
+
+#[test]
+fn pickles_are_read_again_as_they_are_passed_on() {
+    replay("pickle", pickle::check);
+}
+
+#[test]
+fn json_is_written_the_same_twice() {
+    replay("json", json::check);
+}
+
+#[test]
+fn ranges_lie_within_the_answer() {
+    replay("range", range::check);
+}
+
+#[test]
+fn configurations_are_read_or_refused_with_words() {
+    replay("configuration", configuration::check);
+}
