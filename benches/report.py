@@ -129,7 +129,7 @@ def processor():
 
 def machine(results, folder):
     memory = int(re.search(r"MemTotal:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())[1]) / 2**20
-    file_system = says("stat", "--file-system", "--format=%T", str(folder))
+    file_system = says("findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(folder))
     commits = sorted({result["commit"] for result in results})
     rounds = sorted({result["rounds"] for result in results if "rounds" in result})
     loads = {}
