@@ -1,11 +1,9 @@
 //! A range lies within the answer, whatever the headers say.
 
-#![allow(dead_code, reason = "the server uses more of the module")]
-
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 
 #[path = "../../src/http/range.rs"]
-mod range;
+mod answer;
 
 /// Takes the answer's length from the first line, `If-Range` from the second if that is not empty, and a `Range` from
 /// each that follows.
@@ -21,7 +19,7 @@ pub fn check(data: &[u8]) {
             headers.append(header::RANGE, value);
         }
     }
-    if let range::Selected::Part { start, end } = range::select(&headers, len, "\"etag\"") {
+    if let answer::Selected::Part { start, end } = answer::select(&headers, len, "\"etag\"") {
         assert!(start < end && end <= len, "{start} to {end} of {len}");
     }
 }
