@@ -1,7 +1,6 @@
 //! Downloads of 1 GiB, beside nginx with `sendfile` and the same file; and the latency of a small answer meanwhile.
 //!
-//! The file is in the page cache for both. The same clients read from both, and have the kernel throw the bytes away,
-//! so that a download costs them next to nothing.
+//! The file is in the page cache for both. The same clients read from both, into memory, as a worker does.
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! The process: arguments, logger, signals, exit code.
 
-mod allocator;
+mod glibc;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         // below this it writes the broker's password down, whatever RUST_LOG says
         .filter_module("amiquip::io_loop::handshake_state", log::LevelFilter::Info)
         .init();
-    allocator::keep_little();
+    glibc::set();
     if std::env::args_os().skip(1).eq(["token"]) {
         let (token, line) = auth::new_token();
         eprintln!("in a token file, this line stands for it too, and does not tell it: {line}");

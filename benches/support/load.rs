@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::{RecvFlags, recv};
 
 use super::bench::cores;
 
@@ -129,8 +128,7 @@ impl Connection {
         self.stream.write_all(&self.request.bytes)
     }
 
-    /// Reads an answer to its end; its status and how long its body is. What of the body does not come with the head
-    /// is thrown away by the kernel, which copies nothing then.
+    /// Reads an answer to its end; its status and how long its body is.
     pub fn receive(&mut self) -> io::Result<(u16, u64)> {
         let mut filled = 0;
         let (status, head, length) = loop {
@@ -142,8 +140,7 @@ impl Connection {
         let mut left = head as u64 + length - filled as u64;
         while left > 0 {
             let most = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let (_, discarded) = recv(&self.stream, &mut self.buffer[..most], RecvFlags::TRUNC)?;
-            left -= some(discarded)? as u64;
+            left -= some(self.stream.read(&mut self.buffer[..most])?)? as u64;
         }
         Ok((status, length))
     }

@@ -31,9 +31,10 @@ pub const H1_WRITE_BUFFER_SIZE: usize = 1;
 /// and one being read.
 const CHUNK: usize = 1 << 20;
 
-/// How many bytes are read at once from the page cache, where no thread has to wait: few enough to be still in the
-/// processor's own cache when they are copied into the socket, and to leave room for other connections' requests.
-const CACHED_CHUNK: usize = 256 << 10;
+/// How many bytes are read at once from the page cache, where no thread has to wait. Of 128 KiB to 1 MiB, the larger the
+/// faster one download (0.93 to 1.20 of nginx), and the later others' requests get their turn: with eight downloads the
+/// median is 0.7 ms with 128 KiB, 1.2 with this, 3.0 with 1 MiB.
+const CACHED_CHUNK: usize = 512 << 10;
 
 /// Where a part of an answer comes from.
 #[derive(Clone, Debug)]
