@@ -4,7 +4,7 @@ use std::error::Error;
 use std::net::TcpListener;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, error, web};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -32,7 +32,14 @@ fn serve(status: StatusCode, length: usize) -> Result<(), Box<dyn Error>> {
     let app = move || {
         let body = body.clone();
         let answer = move || {
-            let answer = HttpResponse::build(status).content_type("application/octet-stream").body(body.clone());
+            let mut answer = HttpResponse::build(status);
+            if status == StatusCode::OK {
+                // as the product's
+                answer
+                    .insert_header((header::ETAG, "\"1-19a1b2c3d4e\""))
+                    .insert_header((header::ACCEPT_RANGES, "bytes"));
+            }
+            let answer = answer.content_type("application/octet-stream").body(body.clone());
             async { answer }
         };
         App::new()

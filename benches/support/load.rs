@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-
 use super::bench::cores;
 
 /// How long a client waits for a server before it gives up.
