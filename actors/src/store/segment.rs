@@ -141,7 +141,7 @@ pub fn segment_header(number: u64, next_seq: Seq, salt: u32) -> [u8; SEGMENT_HEA
 
 /// What stands where a record should.
 #[derive(Debug)]
-pub enum Found {
+pub enum Entry {
     /// A sound record, with its meta.
     Record { offset: u64, record: Record, meta: Bytes },
     /// The end of the file, right after the last record.
@@ -158,20 +158,39 @@ pub enum FoundHeader {
     Bad(&'static str),
 }
 
+/// Where metas are kept that are read one after another: in few large blocks, which go back to the system when all of
+/// their metas have gone. A million small blocks would leave holes in the memory of the process.
+#[derive(Default)]
+pub struct MetaMemory(BytesMut);
+
+/// How large those blocks are: such that the allocator makes each a map of its own.
+const META_BLOCK: usize = 4 << 20;
+
+impl MetaMemory {
+    /// Room for one, of at most [`MAX_META`] bytes.
+    fn take(&mut self, len: usize) -> BytesMut {
+        if self.0.len() < len {
+            self.0 = BytesMut::zeroed(META_BLOCK);
+        }
+        self.0.split_to(len)
+    }
+}
+
 /// Reads a segment from its start to its end.
 pub struct Reader<'a> {
     file: BufReader<&'a File>,
+    metas: &'a mut MetaMemory,
     offset: u64,
     len: u64,
     salt: u32,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(file: &'a File) -> io::Result<Self> {
+    pub fn new(file: &'a File, metas: &'a mut MetaMemory) -> io::Result<Self> {
         let len = file.metadata()?.len();
         let mut file = BufReader::with_capacity(256 * 1024, file);
         file.seek(SeekFrom::Start(0))?;
-        Ok(Self { file, offset: 0, len, salt: 0 })
+        Ok(Self { file, metas, offset: 0, len, salt: 0 })
     }
 
     /// Reads the segment's header; called first, once.
@@ -229,13 +248,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the next record, checksums verified.
-    pub fn next(&mut self) -> io::Result<Found> {
+    pub fn next(&mut self) -> io::Result<Entry> {
         let offset = self.offset;
         let left = self.len - offset;
         if left == 0 {
-            return Ok(Found::End);
+            return Ok(Entry::End);
         }
-        let bad = |what| Ok(Found::Bad { offset, what });
+        let bad = |what| Ok(Entry::Bad { offset, what });
         if left < RECORD_HEADER {
             return bad("a record's header is cut off");
         }
@@ -245,7 +264,7 @@ impl<'a> Reader<'a> {
         if meta_len as usize > MAX_META || left - RECORD_HEADER < u64::from(meta_len) {
             return bad("a record's header is garbled");
         }
-        let mut meta = BytesMut::zeroed(meta_len as usize);
+        let mut meta = self.metas.take(meta_len as usize);
         self.file.read_exact(&mut meta)?;
         if header_crc(self.salt, &head, &meta) != u32_at(&head, 0) {
             return bad("a record's header does not match its checksum");
@@ -258,7 +277,7 @@ impl<'a> Reader<'a> {
             return bad("a record's body does not match its checksum");
         }
         self.offset = offset + record.len();
-        Ok(Found::Record { offset, record, meta: meta.freeze() })
+        Ok(Entry::Record { offset, record, meta: meta.freeze() })
     }
 
     fn body_crc(&mut self, len: u64) -> io::Result<u32> {

@@ -8,8 +8,16 @@ use std::sync::Arc;
 
 use super::{LogStore, Segment};
 use crate::store::disk::Disk;
-use crate::store::segment::{self, Found, FoundHeader, Kind, Reader, SEGMENT_HEADER};
+use crate::store::segment::{self, Entry, FoundHeader, Kind, MetaMemory, Reader, SEGMENT_HEADER};
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
+
+/// What the segments hold.
+#[derive(Default)]
+struct Found {
+    /// Every record that was put, with its segment and where it starts there; it may have been removed since, or moved.
+    records: Vec<(u32, u64, Recovered)>,
+    metas: MetaMemory,
+}
 
 impl LogStore {
     /// [`LogStore::open`] on another disk than the system's, with segments of about `segment_bytes` bytes.
@@ -53,29 +61,29 @@ impl LogStore {
             numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u32>().ok()));
         }
         numbers.sort_unstable();
-        let mut records = BTreeMap::new();
+        let mut found = Found::default();
         for (at, &number) in numbers.iter().enumerate() {
             if at > 0 && numbers[at - 1] + 1 != number {
                 return Err(OpenError::Missing(self.path(numbers[at - 1] + 1)));
             }
-            self.recover_segment(number, at + 1 == numbers.len(), &mut records)?;
+            self.recover_segment(number, at + 1 == numbers.len(), &mut found)?;
         }
         // a kill may have come between a segment's first write and this
         self.disk.sync_directory(&self.directory).map_err(OpenError::io(&self.directory))?;
-        Ok(records.into_values().collect())
+        let lives = |number: u32, offset: u64, seq: Seq| {
+            self.index.get(&seq).is_some_and(|location| (location.segment, location.offset) == (number, offset))
+        };
+        found.records.retain(|(number, offset, record)| lives(*number, *offset, record.seq));
+        found.records.sort_unstable_by_key(|(.., record)| record.seq);
+        Ok(found.records.into_iter().map(|(.., record)| record).collect())
     }
 
-    fn recover_segment(
-        &mut self,
-        number: u32,
-        newest: bool,
-        records: &mut BTreeMap<Seq, Recovered>,
-    ) -> Result<(), OpenError> {
+    fn recover_segment(&mut self, number: u32, newest: bool, found: &mut Found) -> Result<(), OpenError> {
         let path = self.path(number);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(OpenError::io(&path))?;
         let file = Arc::new(file);
         let len = file.metadata().map_err(OpenError::io(&path))?.len();
-        let mut reader = Reader::new(&file).map_err(OpenError::io(&path))?;
+        let mut reader = Reader::new(&file, &mut found.metas).map_err(OpenError::io(&path))?;
         match reader.header(number.into()).map_err(OpenError::io(&path))? {
             FoundHeader::Sound { next_seq } => self.next_seq = self.next_seq.max(next_seq),
             FoundHeader::OtherVersion(found) => {
@@ -97,7 +105,7 @@ impl LogStore {
         self.total += SEGMENT_HEADER;
         loop {
             match reader.next().map_err(OpenError::io(&path))? {
-                Found::Record { offset, record, meta } => {
+                Entry::Record { offset, record, meta } => {
                     self.next_seq = self.next_seq.max(record.seq + 1);
                     if let Some(segment) = self.segments.get_mut(&number) {
                         segment.len += record.len();
@@ -106,16 +114,15 @@ impl LogStore {
                     match record.kind {
                         Kind::Put => {
                             let body = self.place(number, offset, &record);
-                            records.insert(record.seq, Recovered { seq: record.seq, meta, body });
+                            found.records.push((number, offset, Recovered { seq: record.seq, meta, body }));
                         }
                         Kind::Removed => {
                             self.forget(record.seq);
-                            records.remove(&record.seq);
                         }
                     }
                 }
-                Found::End => break,
-                Found::Bad { offset, what } => {
+                Entry::End => break,
+                Entry::Bad { offset, what } => {
                     let torn = newest && !reader.has_commit_after(offset).map_err(OpenError::io(&path))?;
                     if !torn {
                         return Err(OpenError::Damaged { path, offset, what });
