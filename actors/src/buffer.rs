@@ -139,12 +139,15 @@ impl BufferActor {
 
     /// Puts a message into the map, in place of an older one of that name. Returns who waits for the older one.
     fn hold(&mut self, uuid: BufferUuid, held: Held) -> Vec<Asker> {
-        if self.messages.get(&uuid).is_some_and(|other| other.seq > held.seq) {
-            // two of one name were stored together, and the later one has come here first
-            self.store.remove(held.seq);
-            return Vec::new();
-        }
-        let waiting = self.remove(&uuid);
+        let waiting = match self.messages.get(&uuid) {
+            None => Vec::new(),
+            Some(other) if other.seq < held.seq => self.remove(&uuid),
+            Some(_) => {
+                // two of one name were stored together, and the later one has come here first
+                self.store.remove(held.seq);
+                return Vec::new();
+            }
+        };
         self.bytes += held.payload.len();
         held.fingerprint().into_iter().for_each(|fingerprint| self.brought.hold(fingerprint));
         self.by_age.insert(held.seq, uuid.clone());

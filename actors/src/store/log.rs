@@ -86,10 +86,11 @@ impl LogStore {
 
     /// Enters a record that stands in a segment into the index, in place of an earlier copy.
     fn place(&mut self, number: u32, offset: u64, record: &Record) -> Payload {
-        self.forget(record.seq);
         let len = record.len();
+        if let Some(earlier) = self.index.insert(record.seq, Location { segment: number, offset, len }) {
+            self.left(earlier);
+        }
         self.live += len;
-        self.index.insert(record.seq, Location { segment: number, offset, len });
         let Some(segment) = self.segments.get_mut(&number) else {
             unreachable!("a record is placed in a segment that is there")
         };
@@ -98,13 +99,18 @@ impl LogStore {
         Payload::File { file: Arc::clone(&segment.file), offset: record.body_offset(offset), len: record.body_len }
     }
 
-    fn forget(&mut self, seq: Seq) -> bool {
-        let Some(Location { segment, len, .. }) = self.index.remove(&seq) else { return false };
+    fn forget(&mut self, seq: Seq) {
+        if let Some(location) = self.index.remove(&seq) {
+            self.left(location);
+        }
+    }
+
+    /// A record lives no more where it was.
+    fn left(&mut self, Location { segment, len, .. }: Location) {
         self.live -= len;
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.live -= len;
         }
-        true
     }
 
     fn path(&self, number: u32) -> PathBuf {
