@@ -1,6 +1,6 @@
 //! Opening a log: what every segment holds, and whether a crash explains what is wrong with it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
@@ -42,7 +42,7 @@ impl LogStore {
             directory: directory.to_owned(),
             _lock: lock,
             segments: BTreeMap::new(),
-            index: HashMap::new(),
+            index: BTreeMap::new(),
             live: 0,
             total: 0,
             next_seq: NO_RECORD + 1,
