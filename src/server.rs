@@ -54,6 +54,7 @@ where
     <S::Service as Service<Request>>::Future: 'static,
     B: MessageBody + 'static,
 {
+    // with one on two cores, AddBufferMsg fell to 0.75 and a GET without a message to 0.9
     let workers = thread::available_parallelism().map_or(1, NonZero::get);
     let address = listener.local_addr()?;
     let builder = ServerBuilder::new()

@@ -21,13 +21,9 @@ use crate::store::{Change, NO_RECORD, Seq, Store, StoreError};
 const MAX_GROUP_BYTES: usize = 8 << 20;
 
 /// How many changes one commit takes at the most. At 64 a commit the sync already costs less than the writing
-/// (245,000 records of 300 B a second against 9,100 with one a commit); past a thousand nothing is gained.
+/// (245,000 records of 300 B a second against 9,100 with one a commit); past a thousand nothing is gained. Nor is
+/// anything by waiting for more than have come: with 32 connections a commit takes 14.
 const MAX_GROUP_CHANGES: usize = 1_024;
-
-/// How long a commit is put off where fewer puts wait than it took last time: those who were answered together are about
-/// to ask again. Less than the sync that it saves, and one who is alone never waits: his last commit took one. With 32
-/// connections a commit took 14 puts without this.
-const GATHERING: Duration = Duration::from_micros(50);
 
 /// How long removals wait for others, or for a put to go with: nobody waits for them.
 const REMOVAL_DELAY: Duration = Duration::from_millis(1);
@@ -98,7 +94,6 @@ impl StoreHandle {
             idle: Arc::clone(&idle),
             removals: Vec::new(),
             due: None,
-            last_puts: 0,
             failure: None,
             on_event,
         };
@@ -160,8 +155,6 @@ struct Writer<F> {
     removals: Vec<Seq>,
     /// When it commits at the latest, whatever has come: removals that wait, or another try on a full disk.
     due: Option<Instant>,
-    /// How many puts the last commit has taken.
-    last_puts: usize,
     failure: Option<StoreError>,
     on_event: F,
 }
@@ -182,11 +175,6 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         while open {
             let mut group = Group::default();
             open = self.gather(&mut group);
-            let others_are_coming = !group.puts.is_empty() && group.puts.len() < self.last_puts;
-            if open && others_are_coming && group.flushes.is_empty() {
-                thread::sleep(GATHERING);
-                open = self.gather(&mut group);
-            }
             let due = self.due.is_some_and(|due| due <= Instant::now());
             if due || !open || !group.puts.is_empty() || !group.flushes.is_empty() {
                 self.idle.store(false, Ordering::Relaxed);
@@ -231,7 +219,6 @@ impl<F: Fn(StoreEvent)> Writer<F> {
     /// Commits a group and the removals that wait. While the disk is full and nobody puts anything, it finds out
     /// whether there is room again.
     fn commit_group(&mut self, Group { mut puts, replies, flushes, .. }: Group) {
-        self.last_puts = puts.len();
         // removals go first: they are small and make room
         let mut changes: Vec<Change> = self.removals.iter().copied().map(Change::Remove).collect();
         let removals = changes.len();
