@@ -181,7 +181,8 @@ def plot_ratios(results):
             axis.plot([target, target], [place - 0.42, place + 0.42], color="black", linewidth=2.2)
             sign = "≥" if at_least is not None else "≤"
             text = f"{row['ratio']:.2f}  ({sign} {target:g})"
-            axis.text(max(row["ratio"], target), place, "  " + text, va="center", fontsize=10)
+            at = (max(row["ratio"], target), place)
+            axis.annotate(text, at, xytext=(6, 0), textcoords="offset points", va="center", fontsize=10)
         labels = [row["row"] + ("" if row["peer"] == "FastAPI" else f"  –  {row['peer']}") for row in group]
         axis.set_yticks(range(len(group)), labels)
         axis.set_xlabel(f"{title}; black: the target; orange: missed")
