@@ -1,0 +1,95 @@
+//! The thread of a store: what it commits together, and when.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::store::{Change, Committed, Seq, Store, StoreError, StoreHandle};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Tells of each commit, and makes it once it may.
+struct WatchedStore {
+    commits: Sender<Vec<Change>>,
+    permits: Receiver<()>,
+}
+
+impl Store for WatchedStore {
+    fn commit(&mut self, changes: &[Change]) -> Result<Committed, StoreError> {
+        let _ = self.commits.send(changes.to_vec());
+        // a test that has ended lets everything pass
+        let _ = self.permits.recv();
+        MemoryStore.commit(changes)
+    }
+}
+
+/// A store, its commits, and the permits for them.
+fn start() -> (StoreHandle, Receiver<Vec<Change>>, Sender<()>) {
+    let (commits, seen) = channel();
+    let (permit, permits) = channel();
+    let store = Box::new(WatchedStore { commits, permits });
+    (StoreHandle::start("test", store, 1, |_| {}).expect("a thread"), seen, permit)
+}
+
+fn removed(changes: &[Change]) -> Vec<Seq> {
+    changes.iter().map(|change| if let Change::Remove(seq) = change { *seq } else { panic!("{change:?}") }).collect()
+}
+
+#[test]
+fn puts_that_come_while_a_commit_is_made_are_committed_together() {
+    let (store, commits, permit) = start();
+    let put = || store.put(Bytes::new(), vec![Bytes::from_static(b"body")]);
+    let first = put();
+    assert_eq!(commits.recv_timeout(DEADLINE).expect("a commit").len(), 1);
+    let later: Vec<_> = (0..9).map(|_| put()).collect();
+    permit.send(()).expect("the thread");
+    assert_eq!(commits.recv_timeout(DEADLINE).expect("a commit").len(), 9);
+    permit.send(()).expect("the thread");
+    let outcomes = futures::executor::block_on(futures::future::join_all([first].into_iter().chain(later)));
+    let numbers: Vec<Seq> = outcomes.into_iter().map(|outcome| outcome.expect("room").0).collect();
+    assert_eq!(numbers, (1..=10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_removal_is_committed_soon_by_a_thread_with_nothing_else_to_do() {
+    let (store, commits, permit) = start();
+    for seq in 1..=50 {
+        // long enough for the thread to fall asleep, most times
+        thread::sleep(Duration::from_millis(2));
+        permit.send(()).expect("the thread");
+        store.remove(seq);
+        assert_eq!(removed(&commits.recv_timeout(DEADLINE).expect("a commit")), [seq]);
+    }
+}
+
+#[test]
+fn removals_wait_for_the_commit_of_a_put_and_go_first() {
+    let (store, commits, permit) = start();
+    let put = store.put(Bytes::new(), Vec::new());
+    assert_eq!(commits.recv_timeout(DEADLINE).expect("a commit").len(), 1);
+    store.remove(1);
+    store.remove(2);
+    let later = store.put(Bytes::new(), Vec::new());
+    permit.send(()).expect("the thread");
+    permit.send(()).expect("the thread");
+    let together = commits.recv_timeout(DEADLINE).expect("a commit");
+    assert_eq!(removed(&together[..2]), [1, 2]);
+    assert!(matches!(together[2..], [Change::Put { seq: 2, .. }]), "{together:?}");
+    futures::executor::block_on(futures::future::join(put, later)).1.expect("room");
+}
+
+#[test]
+fn the_thread_ends_with_the_last_handle_and_commits_what_it_was_given() {
+    let (store, commits, permit) = start();
+    let clone = store.clone();
+    drop(store);
+    clone.remove(7);
+    drop(clone);
+    permit.send(()).expect("the thread");
+    assert_eq!(removed(&commits.recv_timeout(DEADLINE).expect("a commit")), [7]);
+    assert!(
+        commits.recv_timeout(DEADLINE).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Disconnected)
+    );
+}
