@@ -1,0 +1,80 @@
+# What tests/run and benches/run share, for bash: installing what is missing on a Debian machine. Whoever sources this
+# has set
+#   PACKAGES      the Debian packages
+#   VENV          the virtual environment for Python
+#   REQUIREMENTS  the file of its packages
+
+LOG=$(mktemp)
+readonly LOG
+trap 'rm -f "$LOG"' EXIT
+
+step() { printf '== %s\n' "$*"; }
+
+fail() {
+    printf '%s: %s\n' "$0" "$*" >&2
+    exit 1
+}
+
+# Runs a command whose output only matters if it fails.
+quietly() {
+    "$@" >"$LOG" 2>&1 </dev/null || {
+        tail -n 40 "$LOG" >&2
+        fail "failed: $*"
+    }
+}
+
+as_root() {
+    if [[ $(id -u) == 0 ]]; then
+        "$@"
+    else
+        command -v sudo >/dev/null || fail "needs root for: $*; run it as root, or install sudo"
+        sudo "$@"
+    fi
+}
+
+is_installed() { [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+# Debian's packages start their services; a test machine wants the programs alone.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d
+    if [[ -e $policy ]]; then
+        "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    local status=0
+    "$@" || status=$?
+    as_root rm -f "$policy"
+    return "$status"
+}
+
+install_packages() {
+    local package missing=()
+    for package in "${PACKAGES[@]}"; do
+        is_installed "$package" || missing+=("$package")
+    done
+    if ((${#missing[@]} == 0)); then
+        step "Debian packages: all there"
+        return
+    fi
+    step "Debian packages: installing ${missing[*]}"
+    command -v apt-get >/dev/null || fail "apt-get is needed to install: ${missing[*]}"
+    quietly as_root apt-get update
+    without_services quietly as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --no-install-recommends "${missing[@]}"
+}
+
+install_python() {
+    local stamp=$VENV/requirements.txt
+    if [[ -x $VENV/bin/python ]] && cmp --silent "$REQUIREMENTS" "$stamp"; then
+        step "Python packages: all there"
+        return
+    fi
+    step "Python packages: installing into $VENV"
+    local python=python3
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || python=/usr/bin/python3
+    quietly "$python" -m venv --clear "$VENV"
+    quietly "$VENV/bin/pip" install --requirement "$REQUIREMENTS"
+    cp "$REQUIREMENTS" "$stamp"
+}
