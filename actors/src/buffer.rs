@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures::future::Either;
 
 use crate::broker::Fingerprint;
 use crate::codec::BlendHole;
@@ -15,7 +16,7 @@ use crate::messages::{
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::puts::{PutDone, Puts};
-use crate::store::{NO_RECORD, Recovered, Seq, StoreError, StoreEvent, StoreHandle, encode_meta, now_ms};
+use crate::store::{NO_RECORD, PutOutcome, Recovered, Seq, StoreError, StoreEvent, StoreHandle, encode_meta, now_ms};
 
 mod brought;
 mod lease;
@@ -24,7 +25,7 @@ mod record;
 use brought::Brought;
 use lease::{Asker, Lease};
 pub use lease::{BufferLease, LeasedBufferMsg};
-use record::{Gone, Meta, RecordMeta};
+use record::{Gone, Meta};
 
 /// How often expired messages are looked for, at the most: often enough that an hour's time to live is kept to
 /// the second, seldom enough to cost nothing.
@@ -80,6 +81,14 @@ impl Held {
         self.rare.as_ref()?.blend.as_ref()
     }
 
+    fn view(&self) -> BufferMsgView {
+        BufferMsgView {
+            version: format!("{:x}-{:x}", self.seq, self.stored_at_ms),
+            payload: self.payload.clone(),
+            blend: self.blend().cloned(),
+        }
+    }
+
     fn fingerprint(&self) -> Option<Fingerprint> {
         self.rare.as_ref()?.fingerprint
     }
@@ -126,12 +135,12 @@ impl BufferActor {
             expired_total: 0,
         };
         for record in recovered {
-            match RecordMeta::decode(&record)? {
-                RecordMeta::Message(meta) => {
+            match record.decode_meta::<Meta, Gone>()? {
+                Either::Left(meta) => {
                     let (uuid, held) = meta.into_held(record);
                     actor.hold(uuid, held);
                 }
-                RecordMeta::Gone(gone) => actor.brought.add_gone(gone.gone_at_ms, gone.fingerprint, record.seq),
+                Either::Right(gone) => actor.brought.add_gone(gone.gone_at_ms, gone.fingerprint, record.seq),
             }
         }
         Ok(actor)
@@ -194,16 +203,13 @@ impl BufferActor {
         Ok(())
     }
 
-    fn view(&self, uuid: &BufferUuid) -> Result<BufferMsgView, Error> {
+    /// The message of this name, unless it is too old.
+    fn find(&self, uuid: &BufferUuid) -> Result<&Held, Error> {
         let held = self.messages.get(uuid).ok_or(Error::NoBufferMsg)?;
         if self.is_expired(held) && !self.leases.contains_key(&held.seq) {
             return Err(Error::NoBufferMsg);
         }
-        Ok(BufferMsgView {
-            version: format!("{:x}-{:x}", held.seq, held.stored_at_ms),
-            payload: held.payload.clone(),
-            blend: held.blend().cloned(),
-        })
+        Ok(held)
     }
 
     fn is_expired(&self, held: &Held) -> bool {
@@ -228,7 +234,7 @@ impl BufferActor {
     }
 
     /// A message has been stored, or could not be.
-    fn take_in(&mut self, incoming: Incoming, outcome: Result<(Seq, Payload), StoreError>, this: &Addr<Self>) {
+    fn take_in(&mut self, incoming: Incoming, outcome: PutOutcome, this: &Addr<Self>) {
         let Incoming { uuid, size, stored_at_ms, rare, delivery, reply } = incoming;
         self.reserved -= size;
         let (seq, payload) = match outcome {
@@ -282,7 +288,7 @@ impl Handler<AddBufferMsg> for BufferActor {
 }
 
 impl StreamHandler<PutDone<WhatFor>> for BufferActor {
-    fn handle(&mut self, PutDone { what_for, outcome }: PutDone<WhatFor>, ctx: &mut Self::Context) {
+    fn handle(&mut self, (outcome, what_for): PutDone<WhatFor>, ctx: &mut Self::Context) {
         match what_for {
             WhatFor::Message(incoming) => self.take_in(*incoming, outcome, &ctx.address()),
             WhatFor::Gone(gone) => {
@@ -298,7 +304,7 @@ impl Handler<PeekBufferMsg> for BufferActor {
     type Result = Result<BufferMsgView, Error>;
 
     fn handle(&mut self, PeekBufferMsg { buffer_uuid }: PeekBufferMsg, _: &mut Self::Context) -> Self::Result {
-        self.view(&buffer_uuid)
+        self.find(&buffer_uuid).map(Held::view)
     }
 }
 

@@ -13,10 +13,9 @@ use crate::messages::{
     BrokerState, CountUserMessage, DeleteMessage, Drain, FromStore, GetOutboxState, OutboxState,
     SendMessageToUserManager, StopLending, TakeNextMessage,
 };
-use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::puts::{PutDone, Puts};
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, encode_meta, now_ms};
+use crate::store::{PutOutcome, Recovered, Seq, StoreError, StoreEvent, StoreHandle, encode_meta, now_ms};
 
 mod forward;
 mod lend;
@@ -130,7 +129,7 @@ impl UserManagerPublisher {
     }
 
     /// A message has been stored, or could not be.
-    fn take_in(&mut self, incoming: Incoming, outcome: Result<(Seq, Payload), StoreError>, ctx: &mut Context<Self>) {
+    fn take_in(&mut self, incoming: Incoming, outcome: PutOutcome, ctx: &mut Context<Self>) {
         let Incoming { meta, size, reply } = incoming;
         self.reserved -= size;
         let (seq, payload) = match outcome {
@@ -236,7 +235,7 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
 }
 
 impl StreamHandler<PutDone<WhatFor>> for UserManagerPublisher {
-    fn handle(&mut self, PutDone { what_for, outcome }: PutDone<WhatFor>, ctx: &mut Self::Context) {
+    fn handle(&mut self, (outcome, what_for): PutDone<WhatFor>, ctx: &mut Self::Context) {
         match what_for {
             WhatFor::Message(incoming) => self.take_in(*incoming, outcome, ctx),
             WhatFor::Mark(seq) => self.marked(seq, outcome.map(|(mark, _)| mark)),

@@ -9,7 +9,7 @@ use actix::{Actor, Message};
 /// What a handler returns whose reply comes through a [`Reply`].
 pub struct Deferred<T>(Rc<RefCell<State<T>>>);
 
-/// The right to reply, once. Dropped, the asker learns that there is none ([`actix::MailboxError`]).
+/// The right to reply, once. Dropped, it tells the asker that there is no reply ([`actix::MailboxError`]).
 pub struct Reply<T>(Rc<RefCell<State<T>>>);
 
 enum State<T> {
@@ -50,10 +50,10 @@ impl<T> Reply<T> {
 
 impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
-        // the asker, whose waiting ends with it
-        let asked = matches!(*self.0.borrow(), State::Asked(_));
-        if asked {
-            drop(self.0.replace(State::Over));
+        // a reply that the asker has not taken yet stays; an asker who waits does so no more
+        let state = self.0.replace(State::Over);
+        if let State::Replied(_) = state {
+            self.0.replace(state);
         }
     }
 }
@@ -66,13 +66,12 @@ impl<T> std::fmt::Debug for Reply<T> {
 
 impl<A: Actor, M: Message> MessageResponse<A, M> for Deferred<M::Result> {
     fn handle(self, _: &mut A::Context, asker: Option<OneshotSender<M::Result>>) {
-        let only = Rc::strong_count(&self.0) == 1;
         let state = self.0.replace(State::Over);
         match state {
+            State::Open => drop(self.0.replace(State::Asked(asker))),
             State::Replied(value) => drop(asker.map(|asker| asker.send(value))),
-            // the reply was dropped: so is the asker
-            State::Open if only => {}
-            _ => drop(self.0.replace(State::Asked(asker))),
+            // there will be none, which dropping the asker tells
+            State::Asked(_) | State::Over => {}
         }
     }
 }

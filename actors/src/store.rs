@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures::future::Either;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -73,12 +74,15 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    /// What [`encode_meta`] has made `meta` of.
+    /// What [`encode_meta`] has made `meta` of: one of two kinds, each with fields that the other has not.
     ///
     /// # Errors
-    /// The record's number, where it is nothing of that kind.
-    pub(crate) fn decode_meta<T: DeserializeOwned>(&self) -> Result<T, Seq> {
-        serde_json::from_slice(&self.meta).map_err(|_| self.seq)
+    /// The record's number, where it is neither.
+    pub(crate) fn decode_meta<A: DeserializeOwned, B: DeserializeOwned>(&self) -> Result<Either<A, B>, Seq> {
+        if let Ok(first) = serde_json::from_slice(&self.meta) {
+            return Ok(Either::Left(first));
+        }
+        serde_json::from_slice(&self.meta).map(Either::Right).map_err(|_| self.seq)
     }
 }
 

@@ -92,21 +92,21 @@ pub(super) struct Settle {
 
 impl BufferActor {
     fn lease(&mut self, uuid: &BufferUuid, asker: Asker, this: &Addr<Self>) {
-        let (view, held) = match self.view(uuid).map(|view| (view, self.messages.get(uuid))) {
-            Ok((view, Some(held))) => (view, held),
-            Ok((_, None)) => return asker.reply.send(Err(Error::NoBufferMsg)),
+        let held = match self.find(uuid) {
+            Ok(held) => held,
             Err(error) => return asker.reply.send(Err(error)),
         };
-        match self.leases.get_mut(&held.seq) {
+        let (seq, view) = (held.seq, held.view());
+        let finishing = view.blend.is_none() && view.payload.len() <= asker.in_one_go;
+        match self.leases.get_mut(&seq) {
             Some(lease) if lease.finishing => {
                 lease.waiting.retain(|waiting| !waiting.reply.is_closed());
                 lease.waiting.push(asker);
             }
             Some(_) => asker.reply.send(Err(Error::InDelivery)),
             None => {
-                let finishing = held.blend().is_none() && held.payload.len() <= asker.in_one_go;
-                self.leases.insert(held.seq, Lease { finishing, waiting: Vec::new() });
-                let lease = BufferLease::new(this.clone(), uuid.clone(), held.seq, finishing);
+                self.leases.insert(seq, Lease { finishing, waiting: Vec::new() });
+                let lease = BufferLease::new(this.clone(), uuid.clone(), seq, finishing);
                 // a lease that nobody takes is dropped, and so ends
                 asker.reply.send(Ok(LeasedBufferMsg { view, lease }));
             }

@@ -6,13 +6,7 @@ use crate::broker::Fingerprint;
 use crate::buffer::{Held, Rare};
 use crate::codec::BlendHole;
 use crate::messages::BufferUuid;
-use crate::store::{Recovered, Seq};
-
-/// A message, or the memory of one that has gone.
-pub enum RecordMeta {
-    Message(Meta),
-    Gone(Gone),
-}
+use crate::store::Recovered;
 
 /// What is kept of a message beside its body.
 #[derive(Serialize, Deserialize)]
@@ -33,15 +27,6 @@ pub struct Gone {
     #[serde(rename = "gone")]
     pub fingerprint: Fingerprint,
     pub gone_at_ms: u64,
-}
-
-impl RecordMeta {
-    /// # Errors
-    /// The record's number, where it is neither.
-    pub fn decode(record: &Recovered) -> Result<Self, Seq> {
-        // each has fields that the other has not; an untagged enum would take three times as long
-        record.decode_meta().map(Self::Message).or_else(|_| record.decode_meta().map(Self::Gone))
-    }
 }
 
 impl Meta {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::Either;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -37,13 +38,12 @@ pub struct Parked {
     pub mark: Option<Seq>,
 }
 
-/// What a record is beside its body: a message, or the mark that another record is parked. Untagged, so that a message
-/// is written as its [`OutboxMeta`] alone.
+/// What a record says that has no body: another record is parked.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum RecordMeta {
-    Message(OutboxMeta),
-    Mark { parked: Seq, reason: String, since_ms: u64 },
+pub struct Mark {
+    pub parked: Seq,
+    pub reason: String,
+    pub since_ms: u64,
 }
 
 /// What is kept of a message beside its body.
@@ -96,9 +96,9 @@ impl Outbox {
         let mut outbox = Self::default();
         let mut useless = Vec::new();
         for record in recovered {
-            match record.decode_meta()? {
-                RecordMeta::Message(meta) => outbox.add(record.seq, meta, record.body),
-                RecordMeta::Mark { parked, reason, since_ms } => {
+            match record.decode_meta::<OutboxMeta, Mark>()? {
+                Either::Left(meta) => outbox.add(record.seq, meta, record.body),
+                Either::Right(Mark { parked, reason, since_ms }) => {
                     let mark = Some(record.seq);
                     // a mark is younger than what it marks
                     if outbox.waiting.remove(&parked) {

@@ -4,7 +4,7 @@ use actix::prelude::*;
 
 use crate::error::Error;
 use crate::messages::{DeleteParkedMessage, GetParkedMessages, ParkedMessage, ParkedMessages, PublishParkedMessage};
-use crate::publisher::outbox::{OutboxMessage, RecordMeta};
+use crate::publisher::outbox::{Mark, OutboxMessage};
 use crate::publisher::{Route, UserManagerPublisher, WhatFor};
 use crate::store::{Seq, StoreError, encode_meta, now_ms};
 
@@ -13,7 +13,7 @@ impl UserManagerPublisher {
     pub(super) fn park(&mut self, seq: Seq, reason: String) {
         let since_ms = now_ms();
         self.outbox.park(seq, reason.clone(), since_ms);
-        let meta = RecordMeta::Mark { parked: seq, reason, since_ms };
+        let meta = Mark { parked: seq, reason, since_ms };
         self.puts.add(self.store.put(encode_meta(&meta), Vec::new()), WhatFor::Mark(seq));
     }
 

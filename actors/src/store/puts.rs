@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
+use futures::future::{Join, Ready, join, ready};
 use futures::stream::{FuturesUnordered, Stream};
 
 use crate::payload::Payload;
@@ -22,20 +23,18 @@ pub type PutOutcome = Result<(Seq, Payload), StoreError>;
 pub struct Puts<T>(Rc<RefCell<Inner<T>>>);
 
 struct Inner<T> {
-    running: FuturesUnordered<Running<T>>,
-    /// Who waits for the last of them.
-    waiting: Vec<Waker>,
+    running: FuturesUnordered<Join<Put, Ready<T>>>,
+    /// The owner's context, where it waits for the last of them.
+    waiting: Option<Waker>,
 }
 
-struct Running<T> {
-    put: Put,
-    what_for: Option<T>,
-}
+/// A put's outcome, and what it was for.
+pub type PutDone<T> = (PutOutcome, T);
 
-impl<T: Unpin> Puts<T> {
+impl<T> Puts<T> {
     /// Takes in one more. It is polled together with the stream, which the owner's context does after each message.
     pub fn add(&self, put: Put, what_for: T) {
-        self.0.borrow_mut().running.push(Running { put, what_for: Some(what_for) });
+        self.0.borrow_mut().running.push(join(put, ready(what_for)));
     }
 
     /// Resolves when the owner has taken in every outcome.
@@ -46,7 +45,7 @@ impl<T: Unpin> Puts<T> {
             if inner.running.is_empty() {
                 return Poll::Ready(());
             }
-            inner.waiting.push(cx.waker().clone());
+            inner.waiting = Some(cx.waker().clone());
             Poll::Pending
         })
     }
@@ -60,7 +59,7 @@ impl<T> Clone for Puts<T> {
 
 impl<T> Default for Puts<T> {
     fn default() -> Self {
-        Self(Rc::new(RefCell::new(Inner { running: FuturesUnordered::new(), waiting: Vec::new() })))
+        Self(Rc::new(RefCell::new(Inner { running: FuturesUnordered::new(), waiting: None })))
     }
 }
 
@@ -70,13 +69,7 @@ impl<T> std::fmt::Debug for Puts<T> {
     }
 }
 
-/// A put's outcome, and what it was for.
-pub struct PutDone<T> {
-    pub what_for: T,
-    pub outcome: PutOutcome,
-}
-
-impl<T: Unpin> Stream for Puts<T> {
+impl<T> Stream for Puts<T> {
     type Item = PutDone<T>;
 
     /// Never ends: there may be another put.
@@ -84,21 +77,8 @@ impl<T: Unpin> Stream for Puts<T> {
         let mut inner = self.0.borrow_mut();
         let Poll::Ready(Some(done)) = Pin::new(&mut inner.running).poll_next(cx) else { return Poll::Pending };
         if inner.running.is_empty() {
-            inner.waiting.drain(..).for_each(Waker::wake);
+            inner.waiting.take().into_iter().for_each(Waker::wake);
         }
         Poll::Ready(Some(done))
-    }
-}
-
-impl<T: Unpin> Future for Running<T> {
-    type Output = PutDone<T>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = ready!(Pin::new(&mut self.put).poll(cx));
-        match self.what_for.take() {
-            Some(what_for) => Poll::Ready(PutDone { what_for, outcome }),
-            // it has told its outcome already
-            None => Poll::Pending,
-        }
     }
 }
