@@ -1,6 +1,7 @@
 //! The process: arguments, logger, signals, exit code.
 
 mod glibc;
+mod scheduling;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         .filter_module("amiquip::io_loop::handshake_state", log::LevelFilter::Info)
         .init();
     glibc::set();
+    scheduling::set();
     if std::env::args_os().skip(1).eq(["token"]) {
         let (token, line) = auth::new_token();
         eprintln!("in a token file, this line stands for it too, and does not tell it: {line}");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use proptest::prelude::*;
 use user_http_actors::payload::Payload;
+use user_http_actors::store::disk::SystemDisk;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, OpenError, Recovered, Seq, Store};
@@ -42,6 +43,14 @@ fn segments(directory: &Path) -> Vec<PathBuf> {
     let mut segments: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
     segments.sort();
     segments
+}
+
+/// What a segment holds, without the zeros behind its records; the last record must not end with one.
+fn records(path: &Path) -> Vec<u8> {
+    let mut content = fs::read(path).expect("a segment");
+    let end = content.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    content.truncate(end);
+    content
 }
 
 /// What every backend owes its owner.
@@ -91,13 +100,17 @@ fn a_tail_that_a_crash_has_torn_is_cut_off_at_any_byte() {
     let kept = fs::metadata(&path).expect("a segment").len();
     store.commit(&[put(2, "torn", &pattern(2, 100))]).expect("room");
     drop(store);
-    let whole = fs::read(&path).expect("a segment");
-    for len in kept..whole.len() as u64 {
-        fs::write(&path, &whole[..len as usize]).expect("writable");
-        let found = reopened(directory.path());
-        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1], "cut at {len}");
-        assert_eq!(found[&1].1, pattern(1, 500));
-        assert_eq!(fs::metadata(&path).expect("a segment").len(), kept, "the torn part is gone");
+    let whole = records(&path);
+    for len in kept + 1..whole.len() as u64 {
+        for zeros_behind in [0, 1, 10_000] {
+            let mut torn = whole[..len as usize].to_vec();
+            torn.resize(torn.len() + zeros_behind, 0);
+            fs::write(&path, &torn).expect("writable");
+            let found = reopened(directory.path());
+            assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1], "cut at {len}");
+            assert_eq!(found[&1].1, pattern(1, 500));
+            assert_eq!(fs::metadata(&path).expect("a segment").len(), kept, "the torn part is gone");
+        }
     }
     // and the log goes on where it was cut
     let (mut store, _) = open(directory.path());
@@ -116,7 +129,7 @@ fn a_garbled_tail_is_cut_off() {
     store.commit(&[put(2, "garbled", &pattern(2, 100))]).expect("room");
     drop(store);
     let whole = fs::read(&path).expect("a segment");
-    for at in kept..whole.len() as u64 {
+    for at in kept..records(&path).len() as u64 {
         fs::write(&path, &whole).expect("writable");
         let file = OpenOptions::new().write(true).open(&path).expect("a segment");
         file.write_all_at(&[whole[at as usize] ^ 0x40], at).expect("writable");
@@ -152,7 +165,7 @@ fn damage_before_a_later_commit_is_refused_in_the_newest_segment_too() {
     let mut ends = Vec::new();
     for seq in 1..=3 {
         store.commit(&[put(seq, "meta", &pattern(seq, 200)), put(seq + 10, "meta", b"second")]).expect("room");
-        ends.push(fs::metadata(&segments(directory.path())[0]).expect("a segment").len());
+        ends.push(records(&segments(directory.path())[0]).len());
     }
     drop(store);
     let path = segments(directory.path()).remove(0);
@@ -160,7 +173,7 @@ fn damage_before_a_later_commit_is_refused_in_the_newest_segment_too() {
     // every byte of the second commit of three
     for at in ends[0]..ends[1] {
         let mut damaged = whole.clone();
-        damaged[at as usize] ^= 0x10;
+        damaged[at] ^= 0x10;
         fs::write(&path, &damaged).expect("writable");
         let error = LogStore::open(directory.path()).expect_err("the damage is seen").to_string();
         assert!(error.contains(&path.display().to_string()) && error.contains("truncate -s 0"), "{at}: {error}");
@@ -168,9 +181,73 @@ fn damage_before_a_later_commit_is_refused_in_the_newest_segment_too() {
     }
     // the last commit may be torn: nothing says that it was ever synced
     let mut torn = whole.clone();
-    torn[ends[1] as usize + 5] ^= 0x10;
+    torn[ends[1] + 5] ^= 0x10;
     fs::write(&path, &torn).expect("writable");
     assert_eq!(reopened(directory.path()).keys().copied().collect::<Vec<_>>(), [1, 2, 11, 12]);
+}
+
+#[test]
+fn small_commits_overwrite_zeros_that_stand_ready_and_are_found_again_with_them() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut lengths = Vec::new();
+    for first in (1..=2_000).step_by(100) {
+        // a stop leaves the zeros there, as a kill does
+        let (mut store, found) = open(directory.path());
+        assert_eq!(found.len() as u64, first - 1);
+        for seq in first..first + 100 {
+            store.commit(&[put(seq, "meta", &pattern(seq, 300))]).expect("room");
+            lengths.push(fs::metadata(&segments(directory.path())[0]).expect("a segment").len());
+        }
+    }
+    let path = segments(directory.path()).remove(0);
+    lengths.dedup();
+    assert!(lengths.len() < 50, "the file has grown {} times for 2000 commits", lengths.len());
+    assert!(lengths.last().expect("a length") - records(&path).len() as u64 <= 1 << 20);
+}
+
+#[test]
+fn a_commit_between_large_ones_gets_no_zeros_behind_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    for seq in 1..=10 {
+        store.commit(&[put(2 * seq, "large", &pattern(seq, 200_000))]).expect("room");
+        store.commit(&[put(2 * seq + 1, "small", b"small")]).expect("room");
+        let path = segments(directory.path()).remove(0);
+        assert_eq!(fs::metadata(&path).expect("a segment").len(), records(&path).len() as u64);
+    }
+}
+
+/// Small commits in segments of 64 KiB; those that are there in the end.
+fn small_segments(directory: &Path) -> Vec<PathBuf> {
+    let opened = LogStore::open_on(Box::new(SystemDisk), directory, 64 << 10);
+    let (mut store, _) = opened.expect("the store opens");
+    for seq in 1..=1_000 {
+        store.commit(&[put(seq, "meta", &pattern(seq, 300))]).expect("room");
+    }
+    segments(directory)
+}
+
+#[test]
+fn a_segment_that_is_followed_by_another_ends_with_its_last_record() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut segments = small_segments(directory.path());
+    let newest = segments.pop().expect("a segment");
+    assert!(segments.len() > 3, "{segments:?}");
+    for path in segments {
+        assert_eq!(fs::metadata(&path).expect("a segment").len(), records(&path).len() as u64, "{path:?}");
+    }
+    assert!(fs::metadata(&newest).expect("a segment").len() > records(&newest).len() as u64, "{newest:?}");
+}
+
+#[test]
+fn zeros_that_no_crash_explains_are_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let oldest = small_segments(directory.path()).remove(0);
+    let mut content = fs::read(&oldest).expect("a segment");
+    content.resize(content.len() + 5, 0);
+    fs::write(&oldest, &content).expect("writable");
+    let error = LogStore::open(directory.path()).expect_err("the zeros are seen").to_string();
+    assert!(error.contains(&oldest.display().to_string()) && error.contains("zeros"), "{error}");
 }
 
 #[test]

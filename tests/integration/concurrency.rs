@@ -1,10 +1,11 @@
 //! Many clients at once.
 
+use std::fs;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use crate::harness::{Connection, SOON, Server};
+use crate::harness::{Connection, SOON, Server, Setup};
 
 const THREADS: usize = 8;
 const EACH: usize = 500;
@@ -107,4 +108,27 @@ fn frames_posted_by_many_at_once_each_reach_the_user_manager_in_their_workers_or
         next[worker] += 1;
     }
     farm.expect_nothing_for_the_user_manager();
+}
+
+/// Niceness and scheduling policy of each thread.
+fn scheduling(server: &Server) -> Vec<(i32, u32)> {
+    let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the process's threads");
+    threads
+        .map(|thread| {
+            let stat = fs::read_to_string(thread.expect("a thread").path().join("stat")).expect("a live thread");
+            let (_, fields) = stat.rsplit_once(')').expect("a name");
+            let field = |number: usize| fields.split_whitespace().nth(number - 3).expect("a field of stat(5)");
+            (field(19).parse().expect("a niceness"), field(41).parse().expect("a policy"))
+        })
+        .collect()
+}
+
+#[test]
+fn no_thread_interrupts_another_unless_the_process_was_given_a_niceness() {
+    const OTHER: u32 = 0;
+    const BATCH: u32 = 3;
+    let threads = scheduling(&Server::start());
+    assert!(threads.iter().all(|&thread| thread == (0, BATCH)), "{threads:?}");
+    let threads = scheduling(&Setup::default().wrapper(&["nice", "-n", "3"]).start());
+    assert!(threads.iter().all(|&thread| thread == (3, OTHER)), "{threads:?}");
 }

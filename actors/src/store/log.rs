@@ -24,6 +24,16 @@ mod space;
 /// in one segment takes milliseconds, large enough that 4 GiB of messages need no more than 256 open files.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
+/// How many zeros are written at the most behind the records of the newest segment: those of 2,500 messages of 300 B,
+/// and about a millisecond of the disk's time.
+const MAX_AHEAD: u64 = 1 << 20;
+
+/// The least of them.
+const MIN_AHEAD: u64 = 64 << 10;
+
+/// A commit longer than this gets no zeros behind it: to write them would take as long as they save.
+const MAX_SMALL_COMMIT: u64 = 64 << 10;
+
 /// A store in a directory of its own, which it locks.
 #[derive(Debug)]
 pub struct LogStore {
@@ -32,6 +42,7 @@ pub struct LogStore {
     directory: PathBuf,
     _lock: File,
     segments: BTreeMap<u32, Segment>,
+    ahead: Ahead,
     /// A tree, which takes growing numbers at its end: faster to fill than a hash table.
     index: BTreeMap<Seq, Location>,
     /// Bytes of all records that live, headers included.
@@ -42,6 +53,18 @@ pub struct LogStore {
     /// The reserve of disk space is there.
     reserved: bool,
     failed: Option<StoreError>,
+}
+
+/// The zeros behind the records of the newest segment. A commit that overwrites them changes neither the length of the
+/// file nor where it lies on the disk, so that its sync writes nothing else: 200 µs instead of 300 on ext4. A segment
+/// that is no longer the newest has none.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// Where the newest segment's file ends.
+    file_end: u64,
+    /// How many the next small commit gets that comes to the end of the file. They double while only small ones come, so
+    /// that one between large ones costs nothing.
+    next: u64,
 }
 
 #[derive(Debug)]
@@ -125,6 +148,7 @@ impl LogStore {
         {
             return Ok((number, Arc::clone(&segment.file), segment.salt, segment.len));
         }
+        self.cut_ahead()?;
         let number = self.segments.last_key_value().map_or(1, |(number, _)| number + 1);
         let path = self.path(number);
         let salt = rand::random();
@@ -134,8 +158,43 @@ impl LogStore {
         self.disk.sync_directory(&self.directory)?;
         let file = Arc::new(file);
         self.segments.insert(number, Segment::new(Arc::clone(&file), salt));
+        self.ahead.file_end = SEGMENT_HEADER;
         self.total += SEGMENT_HEADER;
         Ok((number, file, salt, SEGMENT_HEADER))
+    }
+
+    /// Writes zeros behind a commit that has come to the end of the newest segment's file.
+    fn fill_ahead(&mut self, file: &File, start: u64, end: u64) -> io::Result<()> {
+        let Ahead { file_end, next } = &mut self.ahead;
+        if end <= *file_end {
+            return Ok(());
+        }
+        *file_end = end;
+        if end - start > MAX_SMALL_COMMIT {
+            *next = 0;
+            return Ok(());
+        }
+        let zeros = std::mem::replace(next, (*next * 2).clamp(MIN_AHEAD, MAX_AHEAD));
+        let zeros = zeros.min(self.segment_bytes.saturating_sub(end));
+        if zeros > 0 && self.disk.write(file, &vec![0; zeros as usize], end).is_err() {
+            // the last room belongs to records
+            *next = 0;
+            return self.disk.set_len(file, end);
+        }
+        *file_end += zeros;
+        Ok(())
+    }
+
+    /// Durably takes the zeros away from the newest segment, so that it can be followed by another.
+    fn cut_ahead(&mut self) -> io::Result<()> {
+        if let Some((_, segment)) = self.segments.last_key_value()
+            && segment.len < self.ahead.file_end
+        {
+            self.disk.set_len(&segment.file, segment.len)?;
+            self.disk.sync(&segment.file)?;
+            self.ahead.file_end = segment.len;
+        }
+        Ok(())
     }
 
     /// Appends records and syncs them. Returns where each one starts.
@@ -151,8 +210,10 @@ impl LogStore {
         });
         let written = written.and_then(|()| appender.flush());
         let end = appender.position();
+        let written = written.and_then(|()| self.fill_ahead(&file, start, end));
         if let Err(error) = written {
             // what was written of it must not stand between this record and the next
+            self.ahead.file_end = start;
             return Err(match self.disk.set_len(&file, start) {
                 Ok(()) => self.refuse(&error),
                 Err(second) => self.fail(&second),

@@ -22,6 +22,8 @@
 //! | 8 | length of the body |
 //! | … | meta, then body |
 //!
+//! In the newest segment, zeros may follow them up to the end of the file.
+//!
 //! A commit is written after everything before it was synced. So a record that begins one says that no crash has torn
 //! what stands before it. The salt keeps anybody from sending a body that looks like such a record.
 
@@ -146,6 +148,8 @@ pub enum Entry {
     Record { offset: u64, record: Record, meta: Bytes },
     /// The end of the file, right after the last record.
     End,
+    /// Zeros up to the end of the file, right after the last record.
+    Zeros { offset: u64 },
     /// Something else: torn by a crash, or damaged.
     Bad { offset: u64, what: &'static str },
 }
@@ -255,11 +259,15 @@ impl<'a> Reader<'a> {
             return Ok(Entry::End);
         }
         let bad = |what| Ok(Entry::Bad { offset, what });
-        if left < RECORD_HEADER {
+        let mut head = [0; RECORD_HEADER as usize];
+        let head_len = left.min(RECORD_HEADER);
+        self.file.read_exact(&mut head[..head_len as usize])?;
+        if head == [0; RECORD_HEADER as usize] && self.are_zeros(left - head_len)? {
+            return Ok(Entry::Zeros { offset });
+        }
+        if head_len < RECORD_HEADER {
             return bad("a record's header is cut off");
         }
-        let mut head = [0; RECORD_HEADER as usize];
-        self.file.read_exact(&mut head)?;
         let meta_len = u32_at(&head, 16);
         if meta_len as usize > MAX_META || left - RECORD_HEADER < u64::from(meta_len) {
             return bad("a record's header is garbled");
@@ -281,19 +289,31 @@ impl<'a> Reader<'a> {
     }
 
     fn body_crc(&mut self, len: u64) -> io::Result<u32> {
-        let (mut left, mut crc) = (len, 0);
+        let mut crc = 0;
+        self.read_parts(len, |part| crc = crc32c::crc32c_append(crc, part))?;
+        Ok(crc)
+    }
+
+    fn are_zeros(&mut self, len: u64) -> io::Result<bool> {
+        let mut zeros = true;
+        self.read_parts(len, |part| zeros = zeros && part.iter().all(|&byte| byte == 0))?;
+        Ok(zeros)
+    }
+
+    fn read_parts(&mut self, len: u64, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut left = len;
         while left > 0 {
             let buffered = self.file.fill_buf()?;
             let part = &buffered[..buffered.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
             if part.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            crc = crc32c::crc32c_append(crc, part);
+            take(part);
             let read = part.len();
             self.file.consume(read);
             left -= read as u64;
         }
-        Ok(crc)
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{LogStore, Segment};
+use super::{Ahead, LogStore, Segment};
 use crate::store::disk::Disk;
 use crate::store::segment::{self, Entry, FoundHeader, Kind, MetaMemory, Reader, SEGMENT_HEADER};
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
@@ -42,6 +42,7 @@ impl LogStore {
             directory: directory.to_owned(),
             _lock: lock,
             segments: BTreeMap::new(),
+            ahead: Ahead::default(),
             index: BTreeMap::new(),
             live: 0,
             total: 0,
@@ -122,6 +123,10 @@ impl LogStore {
                     }
                 }
                 Entry::End => break,
+                Entry::Zeros { .. } if newest => break,
+                Entry::Zeros { offset } => {
+                    return Err(OpenError::Damaged { path, offset, what: "zeros stand where a record should" });
+                }
                 Entry::Bad { offset, what } => {
                     let torn = newest && !reader.has_commit_after(offset).map_err(OpenError::io(&path))?;
                     if !torn {
@@ -133,6 +138,7 @@ impl LogStore {
                 }
             }
         }
+        self.ahead.file_end = file.metadata().map_err(OpenError::io(&path))?.len();
         // What was written and not synced before a kill has been found all the same: it must not be lost after
         // somebody has relied on it.
         if newest { self.disk.sync(&file).map_err(OpenError::io(&path)) } else { Ok(()) }
