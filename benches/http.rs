@@ -67,7 +67,7 @@ impl Peer {
     /// How many messages are there to be fetched, for each second that a round lasts.
     fn hits_per_second(self) -> u64 {
         match self {
-            Self::Bare => 10_000,
+            Self::Bare => 40_000,
             Self::Fastapi => 1_000,
         }
     }

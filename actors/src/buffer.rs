@@ -234,7 +234,7 @@ impl BufferActor {
     }
 
     /// A message has been stored, or could not be.
-    fn take_in(&mut self, incoming: Incoming, outcome: PutOutcome, this: &Addr<Self>) {
+    fn take_in(&mut self, incoming: Incoming, outcome: PutOutcome, ctx: &mut Context<Self>) {
         let Incoming { uuid, size, stored_at_ms, rare, delivery, reply } = incoming;
         self.reserved -= size;
         let (seq, payload) = match outcome {
@@ -246,7 +246,7 @@ impl BufferActor {
             self.store.remove(seq);
         } else {
             let waiting = self.hold(uuid.clone(), Held { seq, payload, stored_at_ms, rare });
-            self.lease_to_waiting(&uuid, waiting, this);
+            self.lease_to_waiting(&uuid, waiting, ctx);
         }
         reply.send(Ok(()));
     }
@@ -290,7 +290,7 @@ impl Handler<AddBufferMsg> for BufferActor {
 impl StreamHandler<PutDone<WhatFor>> for BufferActor {
     fn handle(&mut self, (outcome, what_for): PutDone<WhatFor>, ctx: &mut Self::Context) {
         match what_for {
-            WhatFor::Message(incoming) => self.take_in(*incoming, outcome, &ctx.address()),
+            WhatFor::Message(incoming) => self.take_in(*incoming, outcome, ctx),
             WhatFor::Gone(gone) => {
                 // without room for that it is known until the next restart
                 let record = outcome.map_or(NO_RECORD, |(seq, _)| seq);

@@ -78,8 +78,8 @@ pub struct BrokerDelivery {
 
 /// To [`BufferActor`](crate::BufferActor): let me deliver this message; nobody else may until the lease ends.
 ///
-/// Where another delivery is about to end (its last part is on the way), the reply waits for that end, so the
-/// asker sets a time limit.
+/// Where another delivery is about to end (its last part is on the way), the reply waits for that end, for a second at
+/// the most.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<LeasedBufferMsg, Error>")]
 pub struct LeaseBufferMsg {

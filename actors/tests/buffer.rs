@@ -120,6 +120,17 @@ async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
 }
 
 #[actix::test]
+async fn who_waits_for_a_last_chunk_that_does_not_end_is_told_that_it_is_in_delivery() {
+    let buffer = start(1_000, DAY);
+    add(&buffer, "a", b"message").await.expect("room");
+    let stalled = lease(&buffer, "a").await.expect("it is there");
+    stalled.lease.finishing();
+    assert!(matches!(lease(&buffer, "a").await, Err(Error::InDelivery)));
+    stalled.lease.delivered();
+    assert!(matches!(lease(&buffer, "a").await, Err(Error::NoBufferMsg)));
+}
+
+#[actix::test]
 async fn a_later_message_takes_the_place_of_the_earlier_even_while_that_is_delivered() {
     let buffer = start(1_000, DAY);
     add(&buffer, "a", b"earlier").await.expect("room");

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::bench::cores;
 
 /// How long a client waits for a server before it gives up.
@@ -169,8 +171,7 @@ fn head(answer: &[u8]) -> Option<(u16, usize, u64)> {
     Some((status, end + 4, length.expect("a Content-Length in every answer")))
 }
 
-/// Requests per second. The connections are shared out to as many threads as there are cores; a thread takes up the
-/// answers of its connections in turn and sends the next request of each at once.
+/// Requests per second. The connections are shared out to as many threads as there are cores.
 pub fn drive(address: SocketAddr, request: &Request, status: u16, connections: u64, limit: Limit) -> f64 {
     let mut opened: Vec<_> = (0..connections)
         .map(|number| Connection::open(address, request, number, 64 << 10).expect("a connection"))
@@ -180,29 +181,46 @@ pub fn drive(address: SocketAddr, request: &Request, status: u16, connections: u
     let answers: u64 = thread::scope(|scope| {
         let share = opened.len().div_ceil(threads);
         let running: Vec<_> =
-            opened.chunks_mut(share).map(|own| scope.spawn(move || take_turns(own, status, limit))).collect();
+            opened.chunks_mut(share).map(|own| scope.spawn(move || keep_busy(own, status, limit))).collect();
         running.into_iter().map(|thread| thread.join().expect("the answers of some connections")).sum()
     });
     answers as f64 / start.elapsed().as_secs_f64()
 }
 
-fn take_turns(connections: &mut [Connection], status: u16, limit: Limit) -> u64 {
-    let receive = |connection: &mut Connection| {
-        let (answered, _) = connection.receive().expect("an answer in time");
-        assert_eq!(answered, status, "the status of an answer");
-    };
-    let mut turns = 0;
-    while turns == 0 || !limit.is_reached(turns) {
-        for connection in &mut *connections {
-            if turns > 0 {
-                receive(connection);
-            }
-            connection.send(turns).expect("a request sent");
-        }
-        turns += 1;
+/// Keeps each of the connections busy until the limit: whichever has its answer sends its next request at once.
+fn keep_busy(connections: &mut [Connection], status: u16, limit: Limit) -> u64 {
+    let mut busy: Vec<(&mut Connection, u64)> = connections.iter_mut().map(|connection| (connection, 0)).collect();
+    for (connection, turns) in &mut busy {
+        connection.send(*turns).expect("a request sent");
     }
-    connections.iter_mut().for_each(receive);
-    turns * connections.len() as u64
+    let (mut answers, mut answered) = (0, Vec::new());
+    while !busy.is_empty() {
+        answered.clear();
+        answered.extend(ready(&busy));
+        // from behind, so that one that is taken out moves none of those that are still to come
+        for &at in answered.iter().rev() {
+            let (connection, turns) = &mut busy[at];
+            let (answer, _) = connection.receive().expect("an answer in time");
+            assert_eq!(answer, status, "the status of an answer");
+            (*turns, answers) = (*turns + 1, answers + 1);
+            if limit.is_reached(*turns) {
+                busy.swap_remove(at);
+            } else {
+                connection.send(*turns).expect("a request sent");
+            }
+        }
+    }
+    answers
+}
+
+/// Which of these have something to be read; waits until there is one.
+fn ready(busy: &[(&mut Connection, u64)]) -> Vec<usize> {
+    let mut polled: Vec<_> =
+        busy.iter().map(|(connection, _)| PollFd::new(&connection.stream, PollFlags::IN)).collect();
+    let patience = Timespec::try_from(PATIENCE).expect("a time that the kernel can tell");
+    let count = poll(&mut polled, Some(&patience)).expect("a poll");
+    assert!(count > 0, "no answer in time");
+    polled.iter().enumerate().filter(|(_, polled)| !polled.revents().is_empty()).map(|(at, _)| at).collect()
 }
 
 /// Asks once, on a connection of its own; the status, and how long the body is.

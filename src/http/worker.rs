@@ -1,7 +1,7 @@
 //! The routes for workers: a message is fetched, a frame is posted.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
@@ -21,10 +21,6 @@ use crate::http::range::{self, Selected};
 use crate::http::reader::TAKEN_WHOLE;
 use crate::http::request;
 
-/// How long a request waits for a delivery of the same message that has begun its last chunk. On a connection that
-/// takes it this is over in microseconds; one that stalls is a delivery like any other.
-const FINISHING_WAIT: Duration = Duration::from_secs(1);
-
 const PICKLE: &str = "application/octet-stream";
 
 /// `GET /?bufferUUID=…`: delivers the message that is buffered under this UUID.
@@ -34,8 +30,7 @@ pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gatew
 
 async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid(request)?, in_one_go: TAKEN_WHOLE };
-    let leased = tokio::time::timeout(FINISHING_WAIT, gateway.actors.buffer.send(lease)).await;
-    let LeasedBufferMsg { view, lease } = leased.map_err(|_| Error::InDelivery)???;
+    let LeasedBufferMsg { view, lease } = gateway.actors.buffer.send(lease).await??;
     let Answer { sources, etag } = Answer::new(gateway, view).await?;
     let len = total_len(&sources);
     let mut response = HttpResponse::Ok();

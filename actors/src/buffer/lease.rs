@@ -1,5 +1,7 @@
 //! The right to deliver one buffered message: a value that restores the message when it is dropped.
 
+use std::time::{Duration, Instant};
+
 use actix::prelude::*;
 
 use crate::buffer::BufferActor;
@@ -8,10 +10,15 @@ use crate::messages::{BufferMsgView, BufferUuid, LeaseBufferMsg};
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::Seq;
 
+/// How long someone waits for a delivery of the same message whose last part is on its way. Where the worker takes it,
+/// this is over in microseconds; one that stalls is a delivery like any other.
+const FINISHING_WAIT: Duration = Duration::from_secs(1);
+
 /// Someone who wants to deliver a message.
 #[derive(Debug)]
 pub(super) struct Asker {
     in_one_go: u64,
+    asked: Instant,
     reply: Reply<Result<LeasedBufferMsg, Error>>,
 }
 
@@ -91,7 +98,7 @@ pub(super) struct Settle {
 }
 
 impl BufferActor {
-    fn lease(&mut self, uuid: &BufferUuid, asker: Asker, this: &Addr<Self>) {
+    fn lease(&mut self, uuid: &BufferUuid, asker: Asker, ctx: &mut Context<Self>) {
         let held = match self.find(uuid) {
             Ok(held) => held,
             Err(error) => return asker.reply.send(Err(error)),
@@ -101,15 +108,25 @@ impl BufferActor {
         match self.leases.get_mut(&seq) {
             Some(lease) if lease.finishing => {
                 lease.waiting.retain(|waiting| !waiting.reply.is_closed());
+                let left = FINISHING_WAIT.saturating_sub(asker.asked.elapsed());
+                ctx.run_later(left, move |actor, _| actor.end_waiting(seq));
                 lease.waiting.push(asker);
             }
             Some(_) => asker.reply.send(Err(Error::InDelivery)),
             None => {
                 self.leases.insert(seq, Lease { finishing, waiting: Vec::new() });
-                let lease = BufferLease::new(this.clone(), uuid.clone(), seq, finishing);
+                let lease = BufferLease::new(ctx.address(), uuid.clone(), seq, finishing);
                 // a lease that nobody takes is dropped, and so ends
                 asker.reply.send(Ok(LeasedBufferMsg { view, lease }));
             }
+        }
+    }
+
+    /// Those who have waited long enough for the end of this delivery wait no more.
+    fn end_waiting(&mut self, seq: Seq) {
+        let Some(lease) = self.leases.get_mut(&seq) else { return };
+        for asker in lease.waiting.extract_if(.., |asker| asker.asked.elapsed() >= FINISHING_WAIT) {
+            asker.reply.send(Err(Error::InDelivery));
         }
     }
 
@@ -119,9 +136,9 @@ impl BufferActor {
     }
 
     /// Asks once more for those who have waited for a delivery to end.
-    pub(super) fn lease_to_waiting(&mut self, uuid: &BufferUuid, waiting: Vec<Asker>, this: &Addr<Self>) {
+    pub(super) fn lease_to_waiting(&mut self, uuid: &BufferUuid, waiting: Vec<Asker>, ctx: &mut Context<Self>) {
         for asker in waiting.into_iter().filter(|asker| !asker.reply.is_closed()) {
-            self.lease(uuid, asker, this);
+            self.lease(uuid, asker, ctx);
         }
     }
 }
@@ -131,8 +148,8 @@ impl Handler<LeaseBufferMsg> for BufferActor {
 
     fn handle(&mut self, message: LeaseBufferMsg, ctx: &mut Self::Context) -> Self::Result {
         let (reply, deferred) = deferred();
-        let asker = Asker { in_one_go: message.in_one_go, reply };
-        self.lease(&message.buffer_uuid, asker, &ctx.address());
+        let asker = Asker { in_one_go: message.in_one_go, asked: Instant::now(), reply };
+        self.lease(&message.buffer_uuid, asker, ctx);
         deferred
     }
 }
@@ -158,6 +175,6 @@ impl Handler<Settle> for BufferActor {
             }
             Settled::Released => self.end_lease(seq),
         };
-        self.lease_to_waiting(&uuid, waiting, &ctx.address());
+        self.lease_to_waiting(&uuid, waiting, ctx);
     }
 }
