@@ -2,9 +2,12 @@
 //! publishes the same bodies without a server in front of it and without keeping them first.
 //!
 //! Both have the same broker, with a durable queue behind the exchange, persistent messages, confirms, and as much
-//! unconfirmed at once. All of them are processes of their own, and take turns round by round.
+//! unconfirmed at once. All of them are processes of their own, and take turns round by round. Beside large frames stands
+//! what the disk does alone when each is written to it twice, as product and broker together do.
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +32,9 @@ use support::server::Server;
 const QUEUE: &str = "bench";
 
 const CONNECTIONS: u64 = 32;
+
+/// Images from here on are a matter of the disk.
+const LARGE: usize = 1 << 20;
 
 /// How long the broker and a server have to come to an end with what they were given.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -98,7 +104,7 @@ fn measure_row(
     let each = row.each * options.length;
     let body = bench.scratch().join("body");
     fs::write(&body, published(bench, &post, url, queue)?)?;
-    let (mut product, mut alone, mut fastapi) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut product, mut alone, mut fastapi, mut disk) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.rounds() {
         let server = Server::product_with(bench.scratch(), &["--amqp-url", url])?;
         product.push(to_the_broker(&server, &post, each, channel, queue)?);
@@ -106,16 +112,43 @@ fn measure_row(
         alone.push(amiquip_alone::run(url, &body, each * CONNECTIONS)?);
         expect_depth(channel, each * CONNECTIONS)?;
         queue.purge()?;
+        if row.image >= LARGE {
+            disk.push(disk_alone(bench.scratch(), &body, each * CONNECTIONS)?);
+        }
         if let Some(each) = row.fastapi.filter(|_| !options.without_fastapi) {
             let server = Server::fastapi(bench.scratch(), Some(url))?;
             fastapi.push(to_the_broker(&server, &post, each * options.length, channel, queue)?);
         }
     }
     bench.compare(row.name, "frames/s", &product, ("amiquip alone", &alone), Target::AtLeast(row.target));
+    if !disk.is_empty() {
+        bench.compare(row.name, "frames/s", &product, ("the disk, twice", &disk), Target::None);
+    }
     if !fastapi.is_empty() {
         bench.compare(row.name, "frames/s", &product, ("FastAPI", &fastapi), Target::None);
     }
     Ok(())
+}
+
+/// Frames per second when two threads write all of them, each to a file of its own with a sync after each frame.
+fn disk_alone(scratch: &Path, body: &Path, count: u64) -> io::Result<f64> {
+    let body = fs::read(body)?;
+    let write = |name: &str| -> io::Result<()> {
+        let path = scratch.join(name);
+        let mut file = File::create(&path)?;
+        for _ in 0..count {
+            file.write_all(&body)?;
+            file.sync_data()?;
+        }
+        fs::remove_file(path)
+    };
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let second = scope.spawn(|| write("second"));
+        write("first")?;
+        second.join().unwrap_or_else(|_| Err(io::Error::other("a thread that writes has failed")))
+    })?;
+    Ok(count as f64 / start.elapsed().as_secs_f64())
 }
 
 /// What the product publishes for a frame.
