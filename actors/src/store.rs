@@ -96,17 +96,23 @@ pub struct Committed {
     pub moved: Vec<(Seq, Payload)>,
 }
 
-/// A backend.
-///
-/// Once [`Store::commit`] has returned `Ok`, its changes survive a crash of the process, and of the machine
-/// where the backend keeps anything at all.
+/// When the changes of a commit are durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durable {
+    /// When the commit returns: they survive a crash of the machine.
+    Now,
+    /// With the next commit that is durable when it returns. Until then they survive a crash of the process alone.
+    Later,
+}
+
+/// A backend. What "durable" promises is that of one that keeps anything at all.
 pub trait Store: Send {
-    /// Makes `changes` durable, all or (after an error that [`StoreError::is_final`] denies) none of them.
+    /// Makes `changes`, all or (after an error that [`StoreError::is_final`] denies) none of them.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] when there is no room: a later commit may succeed. [`StoreError::Failed`] when the
     /// backend can no longer promise anything: every later commit fails too.
-    fn commit(&mut self, changes: &[Change]) -> Result<Committed, StoreError>;
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError>;
 }
 
 /// Why a commit has failed.

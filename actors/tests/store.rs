@@ -11,7 +11,7 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::disk::SystemDisk;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, OpenError, Recovered, Seq, Store};
+use user_http_actors::store::{Change, Durable, OpenError, Recovered, Seq, Store};
 
 fn put(seq: Seq, meta: &str, body: &[u8]) -> Change {
     let (head, tail) = body.split_at(body.len() / 3);
@@ -56,17 +56,19 @@ fn records(path: &Path) -> Vec<u8> {
 /// What every backend owes its owner.
 fn keeps_the_contract(mut store: impl Store) {
     let long = pattern(2, 3_000_000);
-    let committed = store.commit(&[put(1, "a", b"first"), put(2, "b", &long), put(3, "c", b"")]).expect("room");
+    let committed =
+        store.commit(&[put(1, "a", b"first"), put(2, "b", &long), put(3, "c", b"")], Durable::Now).expect("room");
     assert_eq!(committed.bodies.len(), 3);
     assert_eq!(body(&committed.bodies[0]), b"first");
     assert_eq!(body(&committed.bodies[1]), long);
     assert_eq!(committed.bodies[1].read(999_990, 20).expect("readable"), long[999_990..1_000_010]);
     assert_eq!(committed.bodies[1].read(2_999_999, 20).expect("readable").len(), 1);
     assert!(committed.bodies[2].is_empty());
-    let later = store.commit(&[Change::Remove(2), Change::Remove(77), put(4, "d", b"fourth")]).expect("room");
+    let later =
+        store.commit(&[Change::Remove(2), Change::Remove(77), put(4, "d", b"fourth")], Durable::Now).expect("room");
     assert_eq!(later.bodies.len(), 1);
     assert_eq!(body(&committed.bodies[1]), long, "who holds a body can read it after its removal");
-    assert!(store.commit(&[]).expect("nothing to do").bodies.is_empty());
+    assert!(store.commit(&[], Durable::Now).expect("nothing to do").bodies.is_empty());
 }
 
 #[test]
@@ -95,10 +97,10 @@ fn a_second_server_is_kept_off_the_directory() {
 fn a_tail_that_a_crash_has_torn_is_cut_off_at_any_byte() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(1, "kept", &pattern(1, 500))]).expect("room");
+    store.commit(&[put(1, "kept", &pattern(1, 500))], Durable::Now).expect("room");
     let path = segments(directory.path()).remove(0);
     let kept = fs::metadata(&path).expect("a segment").len();
-    store.commit(&[put(2, "torn", &pattern(2, 100))]).expect("room");
+    store.commit(&[put(2, "torn", &pattern(2, 100))], Durable::Now).expect("room");
     drop(store);
     let whole = records(&path);
     for len in kept + 1..whole.len() as u64 {
@@ -114,7 +116,7 @@ fn a_tail_that_a_crash_has_torn_is_cut_off_at_any_byte() {
     }
     // and the log goes on where it was cut
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(3, "after", b"more")]).expect("room");
+    store.commit(&[put(3, "after", b"more")], Durable::Now).expect("room");
     drop(store);
     assert_eq!(reopened(directory.path()).keys().copied().collect::<Vec<_>>(), [1, 3]);
 }
@@ -123,10 +125,10 @@ fn a_tail_that_a_crash_has_torn_is_cut_off_at_any_byte() {
 fn a_garbled_tail_is_cut_off() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(1, "kept", b"sound")]).expect("room");
+    store.commit(&[put(1, "kept", b"sound")], Durable::Now).expect("room");
     let path = segments(directory.path()).remove(0);
     let kept = fs::metadata(&path).expect("a segment").len();
-    store.commit(&[put(2, "garbled", &pattern(2, 100))]).expect("room");
+    store.commit(&[put(2, "garbled", &pattern(2, 100))], Durable::Now).expect("room");
     drop(store);
     let whole = fs::read(&path).expect("a segment");
     for at in kept..records(&path).len() as u64 {
@@ -141,7 +143,7 @@ fn a_garbled_tail_is_cut_off() {
 fn two_segments(directory: &Path) -> PathBuf {
     let (mut store, _) = open(directory);
     for seq in 1..=20 {
-        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))]).expect("room");
+        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))], Durable::Now).expect("room");
     }
     let segments = segments(directory);
     assert!(segments.len() > 1, "{segments:?}");
@@ -164,7 +166,9 @@ fn damage_before_a_later_commit_is_refused_in_the_newest_segment_too() {
     let (mut store, _) = open(directory.path());
     let mut ends = Vec::new();
     for seq in 1..=3 {
-        store.commit(&[put(seq, "meta", &pattern(seq, 200)), put(seq + 10, "meta", b"second")]).expect("room");
+        store
+            .commit(&[put(seq, "meta", &pattern(seq, 200)), put(seq + 10, "meta", b"second")], Durable::Now)
+            .expect("room");
         ends.push(records(&segments(directory.path())[0]).len());
     }
     drop(store);
@@ -195,7 +199,7 @@ fn small_commits_overwrite_zeros_that_stand_ready_and_are_found_again_with_them(
         let (mut store, found) = open(directory.path());
         assert_eq!(found.len() as u64, first - 1);
         for seq in first..first + 100 {
-            store.commit(&[put(seq, "meta", &pattern(seq, 300))]).expect("room");
+            store.commit(&[put(seq, "meta", &pattern(seq, 300))], Durable::Now).expect("room");
             lengths.push(fs::metadata(&segments(directory.path())[0]).expect("a segment").len());
         }
     }
@@ -210,8 +214,8 @@ fn a_commit_between_large_ones_gets_no_zeros_behind_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
     for seq in 1..=10 {
-        store.commit(&[put(2 * seq, "large", &pattern(seq, 200_000))]).expect("room");
-        store.commit(&[put(2 * seq + 1, "small", b"small")]).expect("room");
+        store.commit(&[put(2 * seq, "large", &pattern(seq, 200_000))], Durable::Now).expect("room");
+        store.commit(&[put(2 * seq + 1, "small", b"small")], Durable::Now).expect("room");
         let path = segments(directory.path()).remove(0);
         assert_eq!(fs::metadata(&path).expect("a segment").len(), records(&path).len() as u64);
     }
@@ -222,7 +226,7 @@ fn small_segments(directory: &Path) -> Vec<PathBuf> {
     let opened = LogStore::open_on(Box::new(SystemDisk), directory, 64 << 10);
     let (mut store, _) = opened.expect("the store opens");
     for seq in 1..=1_000 {
-        store.commit(&[put(seq, "meta", &pattern(seq, 300))]).expect("room");
+        store.commit(&[put(seq, "meta", &pattern(seq, 300))], Durable::Now).expect("room");
     }
     segments(directory)
 }
@@ -254,14 +258,14 @@ fn zeros_that_no_crash_explains_are_refused() {
 fn a_body_that_looks_like_a_log_does_not_make_a_torn_tail_look_like_damage() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(1, "meta", b"first")]).expect("room");
+    store.commit(&[put(1, "meta", b"first")], Durable::Now).expect("room");
     let path = segments(directory.path()).remove(0);
     let kept = fs::metadata(&path).expect("a segment").len();
     // what another log's file holds, sent as a message
     let other = tempfile::tempdir().expect("a directory");
-    open(other.path()).0.commit(&[put(7, "meta", b"second")]).expect("room");
+    open(other.path()).0.commit(&[put(7, "meta", b"second")], Durable::Now).expect("room");
     let body = fs::read(&segments(other.path())[0]).expect("a segment");
-    store.commit(&[put(2, "meta", &body)]).expect("room");
+    store.commit(&[put(2, "meta", &body)], Durable::Now).expect("room");
     drop(store);
     let mut torn = fs::read(&path).expect("a segment");
     torn[kept as usize + 9] ^= 1;
@@ -274,7 +278,7 @@ fn a_missing_segment_is_refused_and_an_empty_one_in_its_place_gives_up_what_was_
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
     for seq in 1..=60 {
-        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))]).expect("room");
+        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))], Durable::Now).expect("room");
     }
     drop(store);
     let missing = segments(directory.path()).remove(1);
@@ -285,7 +289,7 @@ fn a_missing_segment_is_refused_and_an_empty_one_in_its_place_gives_up_what_was_
     let found: Vec<Seq> = reopened(directory.path()).into_keys().collect();
     assert!(found.contains(&1) && found.contains(&60) && found.len() < 60, "{found:?}");
     let (mut store, _) = open(directory.path());
-    store.commit(&found.iter().map(|&seq| Change::Remove(seq)).collect::<Vec<_>>()).expect("room");
+    store.commit(&found.iter().map(|&seq| Change::Remove(seq)).collect::<Vec<_>>(), Durable::Now).expect("room");
     assert!(!missing.exists(), "it is given back like any other");
 }
 
@@ -304,12 +308,12 @@ fn space_is_given_back_and_what_lives_is_moved() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
     let long_lived = pattern(1, 100_000);
-    let mut place = store.commit(&[put(1, "long-lived", &long_lived)]).expect("room").bodies.remove(0);
+    let mut place = store.commit(&[put(1, "long-lived", &long_lived)], Durable::Now).expect("room").bodies.remove(0);
     let mut moves = 0;
     for seq in 2..200 {
         let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
         changes.extend((seq > 2).then(|| Change::Remove(seq - 1)));
-        for (seq, moved) in store.commit(&changes).expect("room").moved {
+        for (seq, moved) in store.commit(&changes, Durable::Now).expect("room").moved {
             if seq == 1 {
                 (place, moves) = (moved, moves + 1);
             }
@@ -334,7 +338,7 @@ fn after_a_million_messages_the_directory_is_hardly_larger_than_what_is_held() {
         // one in a thousand is never fetched; the others are, in no order of their own
         let gone = (first..first + 1_000).map(|seq| (seq + 500) % 1_000 + first).filter(|seq| *seq > HELD);
         let removals = gone.filter(|seq| seq % 1_000 != 7).map(|seq| Change::Remove(seq - HELD));
-        store.commit(&puts.chain(removals).collect::<Vec<_>>()).expect("room");
+        store.commit(&puts.chain(removals).collect::<Vec<_>>(), Durable::Now).expect("room");
     }
     drop(store);
     let size: u64 = fs::read_dir(directory.path())
@@ -355,9 +359,9 @@ fn numbers_are_not_used_again_after_everything_was_removed() {
     for seq in 1..=40 {
         let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
         changes.push(Change::Remove(seq - 1));
-        store.commit(&changes).expect("room");
+        store.commit(&changes, Durable::Now).expect("room");
     }
-    store.commit(&[Change::Remove(40)]).expect("room");
+    store.commit(&[Change::Remove(40)], Durable::Now).expect("room");
     drop(store);
     let (store, recovered) = open(directory.path());
     assert!(recovered.is_empty());
@@ -404,7 +408,7 @@ proptest! {
                 }
                 Step::Remove(_) => {}
                 Step::Commit => {
-                    let committed = store.commit(&pending).expect("room");
+                    let committed = store.commit(&pending, Durable::Now).expect("room");
                     let mut bodies = committed.bodies.into_iter();
                     for change in pending.drain(..) {
                         match change {

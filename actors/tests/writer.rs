@@ -6,27 +6,38 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Committed, Seq, Store, StoreError, StoreHandle};
+use user_http_actors::store::{Change, Committed, Durable, Seq, Store, StoreError, StoreHandle};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Tells of each commit, and makes it once it may.
+/// What a commit makes, and when it is durable.
+type Seen = (Vec<Change>, Durable);
+
+/// Tells of each commit, and makes it once it may; one that makes nothing, at once.
 struct WatchedStore {
-    commits: Sender<Vec<Change>>,
+    commits: Sender<Seen>,
     permits: Receiver<()>,
 }
 
 impl Store for WatchedStore {
-    fn commit(&mut self, changes: &[Change]) -> Result<Committed, StoreError> {
-        let _ = self.commits.send(changes.to_vec());
-        // a test that has ended lets everything pass
-        let _ = self.permits.recv();
-        MemoryStore.commit(changes)
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError> {
+        let _ = self.commits.send((changes.to_vec(), durable));
+        if !changes.is_empty() {
+            // a test that has ended lets everything pass
+            let _ = self.permits.recv();
+        }
+        MemoryStore.commit(changes, durable)
     }
 }
 
+/// The next commit that makes something.
+fn next(commits: &Receiver<Seen>) -> Seen {
+    let mut all = std::iter::repeat_with(|| commits.recv_timeout(DEADLINE).expect("a commit"));
+    all.find(|(changes, _)| !changes.is_empty()).expect("there is no end")
+}
+
 /// A store, its commits, and the permits for them.
-fn start() -> (StoreHandle, Receiver<Vec<Change>>, Sender<()>) {
+fn start() -> (StoreHandle, Receiver<Seen>, Sender<()>) {
     let (commits, seen) = channel();
     let (permit, permits) = channel();
     let store = Box::new(WatchedStore { commits, permits });
@@ -42,10 +53,11 @@ fn puts_that_come_while_a_commit_is_made_are_committed_together() {
     let (store, commits, permit) = start();
     let put = || store.put(Bytes::new(), vec![Bytes::from_static(b"body")]);
     let first = put();
-    assert_eq!(commits.recv_timeout(DEADLINE).expect("a commit").len(), 1);
+    assert_eq!(next(&commits).0.len(), 1);
     let later: Vec<_> = (0..9).map(|_| put()).collect();
     permit.send(()).expect("the thread");
-    assert_eq!(commits.recv_timeout(DEADLINE).expect("a commit").len(), 9);
+    let (together, durable) = next(&commits);
+    assert_eq!((together.len(), durable), (9, Durable::Now));
     permit.send(()).expect("the thread");
     let outcomes = futures::executor::block_on(futures::future::join_all([first].into_iter().chain(later)));
     let numbers: Vec<Seq> = outcomes.into_iter().map(|outcome| outcome.expect("room").0).collect();
@@ -60,7 +72,20 @@ fn a_removal_is_committed_soon_by_a_thread_with_nothing_else_to_do() {
         thread::sleep(Duration::from_millis(2));
         permit.send(()).expect("the thread");
         store.remove(seq);
-        assert_eq!(removed(&commits.recv_timeout(DEADLINE).expect("a commit")), [seq]);
+        assert_eq!(removed(&next(&commits).0), [seq]);
+    }
+}
+
+#[test]
+fn a_removal_is_written_first_and_synced_a_little_later() {
+    let (store, commits, permit) = start();
+    for seq in 1..=5 {
+        permit.send(()).expect("the thread");
+        store.remove(seq);
+        let (changes, durable) = next(&commits);
+        assert_eq!((removed(&changes), durable), (vec![seq], Durable::Later));
+        let (changes, durable) = commits.recv_timeout(DEADLINE).expect("a commit");
+        assert_eq!((changes.len(), durable), (0, Durable::Now));
     }
 }
 
@@ -68,13 +93,14 @@ fn a_removal_is_committed_soon_by_a_thread_with_nothing_else_to_do() {
 fn removals_wait_for_the_commit_of_a_put_and_go_first() {
     let (store, commits, permit) = start();
     let put = store.put(Bytes::new(), Vec::new());
-    assert_eq!(commits.recv_timeout(DEADLINE).expect("a commit").len(), 1);
+    assert_eq!(next(&commits).0.len(), 1);
     store.remove(1);
     store.remove(2);
     let later = store.put(Bytes::new(), Vec::new());
     permit.send(()).expect("the thread");
     permit.send(()).expect("the thread");
-    let together = commits.recv_timeout(DEADLINE).expect("a commit");
+    let (together, durable) = next(&commits);
+    assert_eq!(durable, Durable::Now);
     assert_eq!(removed(&together[..2]), [1, 2]);
     assert!(matches!(together[2..], [Change::Put { seq: 2, .. }]), "{together:?}");
     futures::executor::block_on(futures::future::join(put, later)).1.expect("room");
@@ -88,7 +114,8 @@ fn the_thread_ends_with_the_last_handle_and_commits_what_it_was_given() {
     clone.remove(7);
     drop(clone);
     permit.send(()).expect("the thread");
-    assert_eq!(removed(&commits.recv_timeout(DEADLINE).expect("a commit")), [7]);
+    let (changes, durable) = next(&commits);
+    assert_eq!((removed(&changes), durable), (vec![7], Durable::Now));
     assert!(
         commits.recv_timeout(DEADLINE).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Disconnected)
     );

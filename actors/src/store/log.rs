@@ -1,6 +1,6 @@
 //! The embedded backend: an append-only log of records in segment files.
 //!
-//! A commit appends its changes to the newest segment and syncs it, once. Space is given back from the oldest
+//! A commit appends its changes to the newest segment and syncs it, once, at the latest with the next. Space is given back from the oldest
 //! segment only: what still lives there is appended again, then the file is deleted. So a removal can never be
 //! forgotten before the record that it removes.
 
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::payload::Payload;
 use crate::store::disk::{Appender, Disk, SystemDisk};
 use crate::store::segment::{self, Kind, Place, Record, SEGMENT_HEADER};
-use crate::store::{Change, Committed, NO_RECORD, OpenError, Recovered, Seq, Store, StoreError};
+use crate::store::{Change, Committed, Durable, NO_RECORD, OpenError, Recovered, Seq, Store, StoreError};
 
 mod recover;
 mod space;
@@ -43,6 +43,8 @@ pub struct LogStore {
     _lock: File,
     segments: BTreeMap<u32, Segment>,
     ahead: Ahead,
+    /// The newest segment has records that are not synced.
+    unsynced: bool,
     /// A tree, which takes growing numbers at its end: faster to fill than a hash table.
     index: BTreeMap<Seq, Location>,
     /// Bytes of all records that live, headers included.
@@ -142,13 +144,17 @@ impl LogStore {
     }
 
     /// The newest segment, with room for more: its number, its file, its salt and its length.
-    fn newest(&mut self) -> io::Result<(u32, Arc<File>, u32, u64)> {
+    fn newest(&mut self) -> Result<(u32, Arc<File>, u32, u64), StoreError> {
         if let Some((&number, segment)) = self.segments.last_key_value()
             && (SEGMENT_HEADER..self.segment_bytes).contains(&segment.len)
         {
             return Ok((number, Arc::clone(&segment.file), segment.salt, segment.len));
         }
-        self.cut_ahead()?;
+        self.sync().map_err(|error| self.fail(&error))?;
+        self.begin_segment().map_err(|error| self.refuse(&error))
+    }
+
+    fn begin_segment(&mut self) -> io::Result<(u32, Arc<File>, u32, u64)> {
         let number = self.segments.last_key_value().map_or(1, |(number, _)| number + 1);
         let path = self.path(number);
         let salt = rand::random();
@@ -175,6 +181,7 @@ impl LogStore {
             return Ok(());
         }
         let zeros = std::mem::replace(next, (*next * 2).clamp(MIN_AHEAD, MAX_AHEAD));
+        // none where the next segment begins: there, what is not a record is damage
         let zeros = zeros.min(self.segment_bytes.saturating_sub(end));
         if zeros > 0 && self.disk.write(file, &vec![0; zeros as usize], end).is_err() {
             // the last room belongs to records
@@ -185,25 +192,28 @@ impl LogStore {
         Ok(())
     }
 
-    /// Durably takes the zeros away from the newest segment, so that it can be followed by another.
-    fn cut_ahead(&mut self) -> io::Result<()> {
+    /// Syncs the newest segment, unless it is.
+    fn sync(&mut self) -> io::Result<()> {
         if let Some((_, segment)) = self.segments.last_key_value()
-            && segment.len < self.ahead.file_end
+            && self.unsynced
         {
-            self.disk.set_len(&segment.file, segment.len)?;
             self.disk.sync(&segment.file)?;
-            self.ahead.file_end = segment.len;
+            self.unsynced = false;
         }
         Ok(())
     }
 
-    /// Appends records and syncs them. Returns where each one starts.
-    fn append(&mut self, records: &[(Record, &[u8], &[Bytes])]) -> Result<(u32, Vec<u64>), StoreError> {
-        let (number, file, salt, start) = self.newest().map_err(|error| self.refuse(&error))?;
+    /// Appends records, and syncs them with all before. Returns where each one starts.
+    fn append(
+        &mut self,
+        records: &[(Record, &[u8], &[Bytes])],
+        durable: Durable,
+    ) -> Result<(u32, Vec<u64>), StoreError> {
+        let (number, file, salt, start) = self.newest()?;
         let mut offsets = Vec::with_capacity(records.len());
         let mut appender = Appender::new(&*self.disk, &file, start);
         let written = records.iter().try_for_each(|(record, meta, body)| {
-            let place = Place { salt, begins_commit: offsets.is_empty() };
+            let place = Place { salt, begins_commit: offsets.is_empty() && !self.unsynced };
             offsets.push(appender.position());
             record.write(meta, place, &mut appender.gathered);
             body.iter().try_for_each(|part| appender.append(part))
@@ -219,7 +229,10 @@ impl LogStore {
                 Err(second) => self.fail(&second),
             });
         }
-        if let Err(error) = self.disk.sync(&file) {
+        self.unsynced = true;
+        if durable == Durable::Now
+            && let Err(error) = self.sync()
+        {
             // The kernel may have dropped the pages and call them clean. Cut off, they are not taken for durable by
             // whoever opens this log next, and what is written in their place is written anew.
             let _ = self.disk.set_len(&file, start);
@@ -250,7 +263,7 @@ impl LogStore {
 }
 
 impl Store for LogStore {
-    fn commit(&mut self, changes: &[Change]) -> Result<Committed, StoreError> {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -276,14 +289,17 @@ impl Store for LogStore {
         }
         let mut committed = Committed::default();
         if records.is_empty() {
+            if durable == Durable::Now {
+                self.sync().map_err(|error| self.fail(&error))?;
+            }
             return Ok(committed);
         }
         let frees_only = records.iter().all(|(record, ..)| record.kind == Kind::Removed && record.seq != NO_RECORD);
         if !frees_only && !self.reserve() {
             return Err(StoreError::NoSpace(format!("{}: no room for the reserve", self.directory.display())));
         }
-        let (number, offsets) = match self.append(&records) {
-            Err(StoreError::NoSpace(_)) if frees_only && self.release_reserve() => self.append(&records)?,
+        let (number, offsets) = match self.append(&records, durable) {
+            Err(StoreError::NoSpace(_)) if frees_only && self.release_reserve() => self.append(&records, durable)?,
             appended => appended?,
         };
         for ((record, ..), offset) in records.into_iter().zip(offsets) {
@@ -298,7 +314,7 @@ impl Store for LogStore {
                 }
             }
         }
-        // the changes are durable, whatever becomes of the space that they free
+        // the changes are made, whatever becomes of the space that they free
         if let Err(error) = self.give_space_back(&mut committed.moved) {
             log::warn!("cannot give disk space back: {error}");
         }

@@ -15,7 +15,7 @@
 //! | bytes | what |
 //! | --- | --- |
 //! | 4 | CRC-32C of the salt, the rest of this header and the meta |
-//! | 4 | kind: 1 put, 2 removed; 256 more where the record is the first of its commit |
+//! | 4 | kind: 1 put, 2 removed; 256 more where the record is the first of its commit, and all before it synced |
 //! | 8 | number of the record |
 //! | 4 | length of the meta |
 //! | 4 | CRC-32C of the body |
@@ -24,8 +24,8 @@
 //!
 //! In the newest segment, zeros may follow them up to the end of the file.
 //!
-//! A commit is written after everything before it was synced. So a record that begins one says that no crash has torn
-//! what stands before it. The salt keeps anybody from sending a body that looks like such a record.
+//! A record is marked as the first of its commit only where everything before it was synced. So it says that no crash has
+//! torn what stands before it. The salt keeps anybody from sending a body that looks like such a record.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};

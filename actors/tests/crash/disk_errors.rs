@@ -12,7 +12,7 @@ use futures::future::join_all;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{Change, OpenError, Seq, Store, StoreError, StoreHandle};
+use user_http_actors::store::{Change, Durable, OpenError, Seq, Store, StoreError, StoreHandle};
 
 use crate::disk::{Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
 use crate::power_loss::SEGMENT_BYTES;
@@ -204,7 +204,7 @@ fn where_there_is_no_room_for_zeros_the_record_is_taken_without_them() {
     let (mut store, _) = opened.expect("the store opens");
     let mut put = |seq: Seq| {
         let body = vec![Bytes::from_static(b"a small body")];
-        store.commit(&[Change::Put { seq, meta: Bytes::from_static(b"meta"), body }])
+        store.commit(&[Change::Put { seq, meta: Bytes::from_static(b"meta"), body }], Durable::Now)
     };
     put(1).expect("room");
     disk.set_capacity(disk.used() + 200);

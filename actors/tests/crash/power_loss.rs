@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{Change, Recovered, Seq, Store};
+use user_http_actors::store::{Change, Durable, Recovered, Seq, Store};
 
 use crate::disk::{Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
 
@@ -52,8 +52,9 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
     let mut next_seq = 1;
     for _ in 0..150 {
         let mut changes = Vec::new();
-        let (mut kept, mut uncertain) = (expected.kept.clone(), BTreeMap::new());
-        for _ in 0..random.random_range(0..4) {
+        let (mut kept, mut uncertain) = (expected.kept.clone(), expected.uncertain.clone());
+        let puts = if random.random_bool(0.3) { 0 } else { random.random_range(0..4) };
+        for _ in 0..puts {
             let len = [40, 700, 3_000, 70_000][random.random_range(0..100_usize).min(60) / 20];
             let body: Vec<u8> = (0..random.random_range(0..len)).map(|_| random.random()).collect();
             let parts =
@@ -73,17 +74,19 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
                 expected.kept.remove(&seq);
             }
         }
-        expected.uncertain = uncertain;
+        expected.uncertain.clone_from(&uncertain);
         history.push((disk.len(), expected.clone()));
         let killed = random.random_bool(0.1);
         if killed {
             let at = random.random_range(1..6);
             disk.set_fault(Some(Fault { kind: FaultKind::Any, at, error: ErrorKind::Interrupted, for_good: true }));
         }
-        let committed = store.commit(&changes);
+        let durable = if puts == 0 && random.random_bool(0.7) { Durable::Later } else { Durable::Now };
+        let committed = store.commit(&changes, durable);
         disk.set_fault(None);
         if committed.is_ok() {
-            expected = Expected { kept, uncertain: BTreeMap::new() };
+            let uncertain = if durable == Durable::Now { BTreeMap::new() } else { uncertain };
+            expected = Expected { kept, uncertain };
             history.push((disk.len(), expected.clone()));
         }
         if killed {

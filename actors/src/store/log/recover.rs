@@ -43,6 +43,7 @@ impl LogStore {
             _lock: lock,
             segments: BTreeMap::new(),
             ahead: Ahead::default(),
+            unsynced: false,
             index: BTreeMap::new(),
             live: 0,
             total: 0,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Location, LogStore};
 use crate::payload::Payload;
 use crate::store::segment::{RECORD_HEADER, Record};
-use crate::store::{Seq, StoreError};
+use crate::store::{Durable, Seq, StoreError};
 
 /// How many bytes of records are moved with one sync while space is given back.
 const MOVED_TOGETHER: u64 = 4 << 20;
@@ -103,7 +103,7 @@ impl LogStore {
             wholes.push((record, whole.slice(RECORD_HEADER as usize..body_at), [whole.slice(body_at..)]));
         }
         let records: Vec<_> = wholes.iter().map(|(record, meta, body)| (*record, &meta[..], &body[..])).collect();
-        let (number, offsets) = self.append(&records)?;
+        let (number, offsets) = self.append(&records, Durable::Now)?;
         for ((record, ..), offset) in wholes.into_iter().zip(offsets) {
             moved.push((record.seq, self.place(number, offset, &record)));
         }
