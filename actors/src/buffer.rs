@@ -11,7 +11,6 @@ use crate::codec::BlendHole;
 use crate::error::Error;
 use crate::messages::{
     AddBufferMsg, BrokerDelivery, BufferMsgView, BufferState, BufferUuid, Drain, FromStore, GetBufferState,
-    PeekBufferMsg,
 };
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
@@ -246,7 +245,7 @@ impl BufferActor {
             self.store.remove(seq);
         } else {
             let waiting = self.hold(uuid.clone(), Held { seq, payload, stored_at_ms, rare });
-            self.lease_to_waiting(&uuid, waiting, ctx);
+            self.give_to_waiting(&uuid, waiting, ctx);
         }
         reply.send(Ok(()));
     }
@@ -297,14 +296,6 @@ impl StreamHandler<PutDone<WhatFor>> for BufferActor {
                 self.brought.add_gone(gone.gone_at_ms, gone.fingerprint, record);
             }
         }
-    }
-}
-
-impl Handler<PeekBufferMsg> for BufferActor {
-    type Result = Result<BufferMsgView, Error>;
-
-    fn handle(&mut self, PeekBufferMsg { buffer_uuid }: PeekBufferMsg, _: &mut Self::Context) -> Self::Result {
-        self.find(&buffer_uuid).map(Held::view)
     }
 }
 

@@ -90,7 +90,8 @@ pub struct LeaseBufferMsg {
     pub in_one_go: u64,
 }
 
-/// To [`BufferActor`](crate::BufferActor): what does this message look like? Delivers nothing.
+/// To [`BufferActor`](crate::BufferActor): what does this message look like? Delivers nothing. The reply waits as that to
+/// [`LeaseBufferMsg`] does, so that a message that has just been delivered is not seen any more.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<BufferMsgView, Error>")]
 pub struct PeekBufferMsg {

@@ -107,13 +107,17 @@ async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
         let first = lease(&buffer, "a").await.expect("it is there");
         first.lease.finishing();
         let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), in_one_go: 0 });
+        let mut peek = Box::pin(buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }));
+        assert!(futures::poll!(&mut peek).is_pending());
         // in the mailbox by the time that this is answered
         assert_eq!(state(&buffer).await.in_delivery, 1);
         if delivered {
             first.lease.delivered();
             assert!(matches!(second.await.expect("alive"), Err(Error::NoBufferMsg)));
+            assert!(matches!(peek.await.expect("alive"), Err(Error::NoBufferMsg)));
         } else {
             drop(first);
+            assert_eq!(peek.await.expect("alive").expect("it is offered again").payload.len(), 7);
             assert_eq!(body(&second.await.expect("alive").expect("it is offered again")), b"message");
         }
     }
@@ -126,6 +130,7 @@ async fn who_waits_for_a_last_chunk_that_does_not_end_is_told_that_it_is_in_deli
     let stalled = lease(&buffer, "a").await.expect("it is there");
     stalled.lease.finishing();
     assert!(matches!(lease(&buffer, "a").await, Err(Error::InDelivery)));
+    assert!(buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }).await.expect("alive").is_ok());
     stalled.lease.delivered();
     assert!(matches!(lease(&buffer, "a").await, Err(Error::NoBufferMsg)));
 }

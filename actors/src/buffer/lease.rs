@@ -1,12 +1,13 @@
 //! The right to deliver one buffered message: a value that restores the message when it is dropped.
 
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
-use crate::buffer::BufferActor;
+use crate::buffer::{BufferActor, Held};
 use crate::error::Error;
-use crate::messages::{BufferMsgView, BufferUuid, LeaseBufferMsg};
+use crate::messages::{BufferMsgView, BufferUuid, LeaseBufferMsg, PeekBufferMsg};
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::Seq;
 
@@ -14,12 +15,33 @@ use crate::store::Seq;
 /// this is over in microseconds; one that stalls is a delivery like any other.
 const FINISHING_WAIT: Duration = Duration::from_secs(1);
 
-/// Someone who wants to deliver a message.
+/// Someone who asks for a message.
 #[derive(Debug)]
 pub(super) struct Asker {
-    in_one_go: u64,
     asked: Instant,
-    reply: Reply<Result<LeasedBufferMsg, Error>>,
+    wish: Wish,
+}
+
+/// What somebody asks for.
+#[derive(Debug)]
+enum Wish {
+    /// To deliver it.
+    Lease { in_one_go: u64, reply: Reply<Result<LeasedBufferMsg, Error>> },
+    /// To know what it looks like.
+    View(Reply<Result<BufferMsgView, Error>>),
+}
+
+impl Asker {
+    fn new(wish: Wish) -> Self {
+        Self { asked: Instant::now(), wish }
+    }
+
+    fn is_gone(&self) -> bool {
+        match &self.wish {
+            Wish::Lease { reply, .. } => reply.is_closed(),
+            Wish::View(reply) => reply.is_closed(),
+        }
+    }
 }
 
 /// A delivery under way.
@@ -98,35 +120,51 @@ pub(super) struct Settle {
 }
 
 impl BufferActor {
-    fn lease(&mut self, uuid: &BufferUuid, asker: Asker, ctx: &mut Context<Self>) {
-        let held = match self.find(uuid) {
-            Ok(held) => held,
-            Err(error) => return asker.reply.send(Err(error)),
-        };
-        let (seq, view) = (held.seq, held.view());
-        let finishing = view.blend.is_none() && view.payload.len() <= asker.in_one_go;
-        match self.leases.get_mut(&seq) {
-            Some(lease) if lease.finishing => {
-                lease.waiting.retain(|waiting| !waiting.reply.is_closed());
-                let left = FINISHING_WAIT.saturating_sub(asker.asked.elapsed());
-                ctx.run_later(left, move |actor, _| actor.end_waiting(seq));
-                lease.waiting.push(asker);
-            }
-            Some(_) => asker.reply.send(Err(Error::InDelivery)),
-            None => {
-                self.leases.insert(seq, Lease { finishing, waiting: Vec::new() });
-                let lease = BufferLease::new(ctx.address(), uuid.clone(), seq, finishing);
+    /// Gives an asker what it wants; where a delivery is about to end, when it has ended.
+    fn give(&mut self, uuid: &BufferUuid, asker: Asker, ctx: &mut Context<Self>) {
+        let found = self.find(uuid).map(|held| (held.seq, held.view()));
+        if let Ok((seq, _)) = found
+            && let Some(lease) = self.leases.get_mut(&seq)
+            && lease.finishing
+        {
+            lease.waiting.retain(|waiting| !waiting.is_gone());
+            let left = FINISHING_WAIT.saturating_sub(asker.asked.elapsed());
+            ctx.run_later(left, move |actor, _| actor.end_waiting(seq));
+            lease.waiting.push(asker);
+            return;
+        }
+        match asker.wish {
+            Wish::View(reply) => reply.send(found.map(|(_, view)| view)),
+            Wish::Lease { in_one_go, reply } => {
                 // a lease that nobody takes is dropped, and so ends
-                asker.reply.send(Ok(LeasedBufferMsg { view, lease }));
+                reply.send(found.and_then(|(seq, view)| self.lease(uuid, seq, view, in_one_go, ctx)));
             }
         }
+    }
+
+    fn lease(
+        &mut self,
+        uuid: &BufferUuid,
+        seq: Seq,
+        view: BufferMsgView,
+        in_one_go: u64,
+        ctx: &Context<Self>,
+    ) -> Result<LeasedBufferMsg, Error> {
+        let Entry::Vacant(entry) = self.leases.entry(seq) else { return Err(Error::InDelivery) };
+        let finishing = view.blend.is_none() && view.payload.len() <= in_one_go;
+        entry.insert(Lease { finishing, waiting: Vec::new() });
+        Ok(LeasedBufferMsg { view, lease: BufferLease::new(ctx.address(), uuid.clone(), seq, finishing) })
     }
 
     /// Those who have waited long enough for the end of this delivery wait no more.
     fn end_waiting(&mut self, seq: Seq) {
         let Some(lease) = self.leases.get_mut(&seq) else { return };
+        let view = self.by_age.get(&seq).and_then(|uuid| self.messages.get(uuid)).map(Held::view);
         for asker in lease.waiting.extract_if(.., |asker| asker.asked.elapsed() >= FINISHING_WAIT) {
-            asker.reply.send(Err(Error::InDelivery));
+            match asker.wish {
+                Wish::Lease { reply, .. } => reply.send(Err(Error::InDelivery)),
+                Wish::View(reply) => reply.send(view.clone().ok_or(Error::NoBufferMsg)),
+            }
         }
     }
 
@@ -135,10 +173,10 @@ impl BufferActor {
         self.leases.remove(&seq).map_or(Vec::new(), |lease| lease.waiting)
     }
 
-    /// Asks once more for those who have waited for a delivery to end.
-    pub(super) fn lease_to_waiting(&mut self, uuid: &BufferUuid, waiting: Vec<Asker>, ctx: &mut Context<Self>) {
-        for asker in waiting.into_iter().filter(|asker| !asker.reply.is_closed()) {
-            self.lease(uuid, asker, ctx);
+    /// Gives those who have waited for a delivery to end what they want.
+    pub(super) fn give_to_waiting(&mut self, uuid: &BufferUuid, waiting: Vec<Asker>, ctx: &mut Context<Self>) {
+        for asker in waiting.into_iter().filter(|asker| !asker.is_gone()) {
+            self.give(uuid, asker, ctx);
         }
     }
 }
@@ -148,8 +186,18 @@ impl Handler<LeaseBufferMsg> for BufferActor {
 
     fn handle(&mut self, message: LeaseBufferMsg, ctx: &mut Self::Context) -> Self::Result {
         let (reply, deferred) = deferred();
-        let asker = Asker { in_one_go: message.in_one_go, asked: Instant::now(), reply };
-        self.lease(&message.buffer_uuid, asker, ctx);
+        let wish = Wish::Lease { in_one_go: message.in_one_go, reply };
+        self.give(&message.buffer_uuid, Asker::new(wish), ctx);
+        deferred
+    }
+}
+
+impl Handler<PeekBufferMsg> for BufferActor {
+    type Result = Deferred<Result<BufferMsgView, Error>>;
+
+    fn handle(&mut self, message: PeekBufferMsg, ctx: &mut Self::Context) -> Self::Result {
+        let (reply, deferred) = deferred();
+        self.give(&message.buffer_uuid, Asker::new(Wish::View(reply)), ctx);
         deferred
     }
 }
@@ -175,6 +223,6 @@ impl Handler<Settle> for BufferActor {
             }
             Settled::Released => self.end_lease(seq),
         };
-        self.lease_to_waiting(&uuid, waiting, ctx);
+        self.give_to_waiting(&uuid, waiting, ctx);
     }
 }
