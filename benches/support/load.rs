@@ -193,12 +193,10 @@ fn keep_busy(connections: &mut [Connection], status: u16, limit: Limit) -> u64 {
     for (connection, turns) in &mut busy {
         connection.send(*turns).expect("a request sent");
     }
-    let (mut answers, mut answered) = (0, Vec::new());
+    let mut answers = 0;
     while !busy.is_empty() {
-        answered.clear();
-        answered.extend(ready(&busy));
         // from behind, so that one that is taken out moves none of those that are still to come
-        for &at in answered.iter().rev() {
+        for at in ready(&busy).into_iter().rev() {
             let (connection, turns) = &mut busy[at];
             let (answer, _) = connection.receive().expect("an answer in time");
             assert_eq!(answer, status, "the status of an answer");

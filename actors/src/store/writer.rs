@@ -118,8 +118,7 @@ impl StoreHandle {
     }
 
     /// Removes a record, soon: a crash of the process within a millisecond may bring it back, one of the machine within
-    /// ten. While there is no space even for that, it is kept in
-    /// mind and done as soon as there is.
+    /// ten. While there is no space even for that, it is kept in mind and done as soon as there is.
     pub fn remove(&self, seq: Seq) {
         self.0.send(Command::Remove(seq));
         fence(Ordering::SeqCst);
@@ -188,7 +187,9 @@ impl<F: Fn(StoreEvent)> Writer<F> {
             let now = !open || is_due(self.sync_due) || !group.puts.is_empty() || !group.flushes.is_empty();
             if now || is_due(self.due) {
                 self.idle.store(false, Ordering::Relaxed);
-                self.commit_group(group, if now { Durable::Now } else { Durable::Later });
+                // a full disk is tried once a second: a sync of its own would be another try
+                let durable = if now || self.failure.is_some() { Durable::Now } else { Durable::Later };
+                self.commit_group(group, durable);
             } else if let Some(due) = self.due.into_iter().chain(self.sync_due).min() {
                 self.idle.store(false, Ordering::Relaxed);
                 thread::park_timeout(due.saturating_duration_since(Instant::now()));
