@@ -2,162 +2,79 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, Command};
 
-/// What the environment variables begin with.
-const PREFIX: &str = "USER_HTTP_SERVER_";
+use super::error::ConfigError;
+use super::setting::{Declaration, Kind, PREFIX, Setting};
 
-/// One setting.
-#[derive(Clone, Copy, Debug)]
-pub struct Setting {
-    key: &'static str,
-    value_name: &'static str,
-    default: &'static str,
-    help: &'static str,
-    kind: Kind,
-    secret: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    One,
-    Many,
-    Switch,
-}
-
-impl Setting {
-    pub const fn new(key: &'static str, value_name: &'static str, default: &'static str, help: &'static str) -> Self {
-        Self { key, value_name, default, help, kind: Kind::One, secret: false }
-    }
-
-    /// It may have several values.
-    pub const fn many(self) -> Self {
-        Self { kind: Kind::Many, ..self }
-    }
-
-    /// Its flag takes no value.
-    pub const fn switch(self) -> Self {
-        Self { kind: Kind::Switch, ..self }
-    }
-
-    /// Its value is never shown.
-    pub const fn secret(self) -> Self {
-        Self { secret: true, ..self }
-    }
-
-    fn variable(&self) -> String {
-        format!("{PREFIX}{}", self.key.replace('-', "_").to_uppercase())
-    }
-
-    fn arg(&self) -> Arg {
-        let default = if self.default.is_empty() || self.kind == Kind::Switch {
-            String::new()
-        } else {
-            format!(" [default: {}]", self.default)
-        };
-        let arg = Arg::new(self.key).long(self.key).help(format!("{}{default} [env: {}]", self.help, self.variable()));
-        match self.kind {
-            Kind::One => arg.value_name(self.value_name),
-            Kind::Many => arg.value_name(self.value_name).action(ArgAction::Append),
-            Kind::Switch => arg.action(ArgAction::SetTrue),
-        }
-    }
-}
+/// The flag, and in capitals the end of the variable, that names the file.
+const CONFIG: &str = "config";
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+enum Origin {
     Flag,
     Environment,
     File(PathBuf),
     Default,
 }
 
-/// Why there is no configuration.
-#[derive(Debug)]
-pub enum ConfigError {
-    /// The command line cannot be read, or asks for help: clap's own answer.
-    CommandLine(clap::Error),
-    /// The file cannot be read.
-    File(PathBuf, String),
-    /// A key, in the environment or the file, that is no setting.
-    UnknownKey {
-        /// The key.
-        key: String,
-        /// Where it stands.
-        origin: String,
-        /// What would be accepted.
-        known: Vec<String>,
-    },
-    /// A value that is not accepted.
-    BadValue {
-        /// Setting, value and origin, as the user wrote them.
-        place: String,
-        /// What is wrong with it, or what would be accepted.
-        why: String,
-    },
+/// What was given for a setting.
+struct Given {
+    /// One text a value.
+    texts: Vec<String>,
+    origin: Origin,
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CommandLine(error) => error.fmt(f),
-            Self::File(path, why) => write!(f, "cannot read the configuration file {}: {why}", path.display()),
-            Self::UnknownKey { key, origin, known } => {
-                write!(f, "unknown key {key:?} in {origin}; known are {}", known.join(", "))
-            }
-            Self::BadValue { place, why } => write!(f, "{place}: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// The values of all settings, as text.
+/// What was given for each setting, by its key; nothing for those that are left to their defaults.
 pub struct Layers {
-    values: BTreeMap<&'static str, (Setting, Vec<String>, Origin)>,
+    given: BTreeMap<&'static str, Given>,
 }
 
 impl Layers {
-    /// Reads all layers. The flag or variable `config` names the file.
+    /// Reads all layers. The flag or variable `config` names the file. What is wrong with the environment's names is
+    /// logged.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
     pub fn read(
-        settings: &'static [Setting],
+        settings: &'static [Declaration],
         args: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
-        let default = |setting: &Setting| (*setting, vec![setting.default.to_owned()], Origin::Default);
-        let mut layers = Self { values: settings.iter().map(|setting| (setting.key, default(setting))).collect() };
+        let mut layers = Self { given: BTreeMap::new() };
         let flags = command(settings).try_get_matches_from(args).map_err(ConfigError::CommandLine)?;
-        let variables = variables(settings, environment)?;
-        let file = flags.get_one::<String>("config").or_else(|| variables.get("config"));
-        if let Some(file) = file {
-            layers.read_file(Path::new(file))?;
+        let variables = Variables::read(settings, environment)?;
+        if let Some(file) = flags.get_one::<String>(CONFIG).or(variables.config.as_ref()) {
+            layers.read_file(settings, Path::new(file))?;
         }
         for setting in settings {
-            if let Some(value) = variables.get(setting.key) {
-                let values = match setting.kind {
+            if let Some(value) = variables.values.get(setting.key) {
+                let texts = match setting.kind {
                     Kind::Many => value.split(':').map(str::to_owned).collect(),
                     Kind::One | Kind::Switch => vec![value.clone()],
                 };
-                layers.values.insert(setting.key, (*setting, values, Origin::Environment));
+                layers.given.insert(setting.key, Given { texts, origin: Origin::Environment });
             }
-            let values = match setting.kind {
+            let texts = match setting.kind {
                 Kind::Switch => flags.get_flag(setting.key).then(|| vec!["true".to_owned()]),
-                Kind::One | Kind::Many => flags.get_many(setting.key).map(|values| values.cloned().collect()),
+                Kind::One | Kind::Many => flags.get_many(setting.key).map(|texts| texts.cloned().collect()),
             };
-            if let Some(values) = values {
-                layers.values.insert(setting.key, (*setting, values, Origin::Flag));
+            if let Some(texts) = texts {
+                layers.given.insert(setting.key, Given { texts, origin: Origin::Flag });
             }
         }
         Ok(layers)
     }
 
-    fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+    fn read_file(&mut self, settings: &'static [Declaration], path: &Path) -> Result<(), ConfigError> {
         let unreadable = |why: String| ConfigError::File(path.to_owned(), why);
+        if path.as_os_str().is_empty() {
+            return Err(unreadable(format!("its name is empty; give --{CONFIG} a file, or leave it out")));
+        }
         let text = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
         // what the parser says beside its message quotes the line, and with it perhaps a password
         let table: toml::Table = toml::from_str(&text).map_err(|error: toml::de::Error| {
@@ -165,78 +82,87 @@ impl Layers {
             unreadable(format!("line {line}: {}", error.message()))
         })?;
         for (key, value) in table {
-            let known: Vec<String> = self.values.keys().map(|key| (*key).to_owned()).collect();
-            let Some((setting, values, origin)) = self.values.get_mut(key.replace('_', "-").as_str()) else {
-                return Err(ConfigError::UnknownKey { key, origin: path.display().to_string(), known });
+            let name = key.replace('_', "-");
+            let Some(setting) = settings.iter().find(|setting| setting.key == name) else {
+                let known: Vec<_> = settings.iter().map(|setting| setting.key).collect();
+                let nearest = nearest(&name, known.iter().copied());
+                return Err(ConfigError::UnknownKey { key, file: path.to_owned(), nearest, known });
+            };
+            let bad = |why: &str| ConfigError::BadValue {
+                place: format!("{key} in {}", path.display()),
+                why: why.to_owned(),
             };
             let texts = match value {
                 toml::Value::Array(array) if setting.kind == Kind::Many => array.iter().map(scalar).collect(),
                 ref value => scalar(value).map(|text| vec![text]),
             };
-            *origin = Origin::File(path.to_owned());
-            *values = texts.ok_or_else(|| ConfigError::BadValue {
-                place: format!("{key} in {}", path.display()),
-                why: expected(match setting.kind {
-                    Kind::Many => "a string or an array of strings",
-                    Kind::One => "a string or a number",
-                    Kind::Switch => "true or false",
-                }),
+            let texts: Vec<String> = texts.ok_or_else(|| {
+                bad(match setting.kind {
+                    Kind::Many => "expected a string or an array of strings",
+                    Kind::One => "expected a string or a number",
+                    Kind::Switch => "expected true or false",
+                })
             })?;
+            if texts.is_empty() {
+                return Err(bad("it is empty; give a value, or leave the setting out"));
+            }
+            if self.given.insert(setting.key, Given { texts, origin: Origin::File(path.to_owned()) }).is_some() {
+                return Err(bad("it is given twice, once with _ and once with -"));
+            }
         }
         Ok(())
     }
 
-    /// The value of a setting, made into what it stands for.
-    pub fn parse<T>(
-        &self,
-        key: &'static str,
-        accepted: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<T, ConfigError> {
-        self.parse_or_why(key, |text| parse(text).ok_or_else(|| expected(accepted)))
+    /// The value of a setting.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`], for a setting without value and default as well.
+    pub fn one<T>(&self, setting: &Setting<T>) -> Result<T, ConfigError> {
+        let value = self.optional(setting)?;
+        value.ok_or_else(|| self.bad_value(setting, "expected a value".to_owned()))
     }
 
-    /// As [`Layers::parse`], for a parser that knows itself what is wrong.
-    pub fn parse_or_why<T>(
-        &self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<T, ConfigError> {
-        let text = self.values[key].1.first().map_or("", String::as_str);
-        parse(text).map_err(|why| self.bad_value(key, why))
+    /// The value of a setting; `None` where nobody gives one and there is no default.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`].
+    pub fn optional<T>(&self, setting: &Setting<T>) -> Result<Option<T>, ConfigError> {
+        Ok(self.many(setting)?.into_iter().next())
+    }
+
+    /// All values of a setting.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`].
+    pub fn many<T>(&self, setting: &Setting<T>) -> Result<Vec<T>, ConfigError> {
+        let declaration = setting.declaration();
+        let (texts, origin) = self.texts(declaration);
+        let parse = |text: &&str| setting.parse(text).map_err(|why| bad_value(declaration, text, origin, why));
+        texts.iter().map(parse).collect()
     }
 
     /// What is wrong with the value of a setting beyond its form.
-    pub fn bad_value(&self, key: &'static str, why: String) -> ConfigError {
-        let (setting, values, origin) = &self.values[key];
-        bad_value(setting, values.first().map_or("", String::as_str), origin, why)
+    pub fn bad_value<T>(&self, setting: &Setting<T>, why: String) -> ConfigError {
+        let (texts, origin) = self.texts(setting.declaration());
+        bad_value(setting.declaration(), texts.first().copied().unwrap_or_default(), origin, why)
     }
 
-    /// The values of a setting that may have several.
-    pub fn parse_many<T>(
-        &self,
-        key: &'static str,
-        accepted: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<Vec<T>, ConfigError> {
-        let (setting, values, origin) = &self.values[key];
-        let parsed =
-            values.iter().map(|text| parse(text).ok_or_else(|| bad_value(setting, text, origin, expected(accepted))));
-        parsed.collect()
+    fn texts(&self, setting: Declaration) -> (Vec<&str>, &Origin) {
+        match self.given.get(setting.key) {
+            Some(given) => (given.texts.iter().map(String::as_str).collect(), &given.origin),
+            None if setting.default.is_empty() => (Vec::new(), &Origin::Default),
+            None => (vec![setting.default], &Origin::Default),
+        }
     }
 }
 
-fn expected(accepted: &str) -> String {
-    format!("expected {accepted}")
-}
-
-fn bad_value(setting: &Setting, text: &str, origin: &Origin, why: String) -> ConfigError {
+fn bad_value(setting: Declaration, text: &str, origin: &Origin, why: String) -> ConfigError {
     let value = if setting.secret { "(not shown)".to_owned() } else { format!("{text:?}") };
     let place = match origin {
         Origin::Flag => format!("--{} {value} on the command line", setting.key),
         Origin::Environment => format!("{}={value} in the environment", setting.variable()),
         Origin::File(path) => format!("{} = {value} in {}", setting.key, path.display()),
-        Origin::Default => format!("{} {value} by default", setting.key),
+        Origin::Default => format!("--{} {value} by default", setting.key),
     };
     ConfigError::BadValue { place, why }
 }
@@ -250,9 +176,9 @@ fn scalar(value: &toml::Value) -> Option<String> {
     }
 }
 
-fn command(settings: &[Setting]) -> Command {
-    let config = Arg::new("config")
-        .long("config")
+fn command(settings: &[Declaration]) -> Command {
+    let config = Arg::new(CONFIG)
+        .long(CONFIG)
         .value_name("FILE")
         .help(format!("TOML file with any of these settings as keys [env: {PREFIX}CONFIG]"));
     Command::new("user-http-server")
@@ -262,35 +188,68 @@ fn command(settings: &[Setting]) -> Command {
             "Flags beat the environment, that beats the file, that beats the defaults. RUST_LOG sets what is logged.\n\
              `user-http-server token` prints a new bearer token.",
         )
-        .args(settings.iter().map(Setting::arg))
+        .args(settings.iter().map(Declaration::arg))
         .arg(config)
 }
 
-/// The variables that concern this program, by the key that they set.
-fn variables(
-    settings: &[Setting],
-    environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<BTreeMap<String, String>, ConfigError> {
-    let mut variables = BTreeMap::new();
-    for (name, value) in environment {
-        let Some(key) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
-        let key = key.replace('_', "-").to_lowercase();
-        let Some(setting) = settings.iter().find(|setting| setting.key == key) else {
-            if key == "config" {
-                variables.insert(key, value.to_string_lossy().into_owned());
+/// The variables that concern this program.
+struct Variables {
+    /// By the key of the setting.
+    values: BTreeMap<&'static str, String>,
+    /// The file.
+    config: Option<String>,
+}
+
+impl Variables {
+    fn read(
+        settings: &'static [Declaration],
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let mut variables = Self { values: BTreeMap::new(), config: None };
+        for (name, value) in environment {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+            let key = name[PREFIX.len()..].replace('_', "-").to_lowercase();
+            if key == CONFIG {
+                variables.config = Some(value.to_string_lossy().into_owned()).filter(|file| !file.is_empty());
                 continue;
             }
-            let known = settings.iter().map(Setting::variable).chain([format!("{PREFIX}CONFIG")]).collect();
-            let key = name.to_string_lossy().into_owned();
-            return Err(ConfigError::UnknownKey { key, origin: "the environment".to_owned(), known });
-        };
-        let Ok(value) = value.into_string() else {
-            return Err(bad_value(setting, "(no UTF-8)", &Origin::Environment, expected("text in UTF-8")));
-        };
-        // an empty variable is how a shell or a unit file says that it is not set
-        if !value.is_empty() {
-            variables.insert(key, value);
+            let Some(setting) = settings.iter().find(|setting| setting.key == key) else {
+                log::warn!("{}", unknown_variable(settings, name, &key));
+                continue;
+            };
+            let Ok(value) = value.into_string() else {
+                let why = "expected text in UTF-8".to_owned();
+                return Err(bad_value(*setting, "(no UTF-8)", &Origin::Environment, why));
+            };
+            // most often, an empty variable is how a shell or a unit file says that it is not set
+            if setting.guarded || !value.is_empty() {
+                variables.values.insert(setting.key, value);
+            }
         }
+        Ok(variables)
     }
-    Ok(variables)
+}
+
+/// What the log says of a variable that is no setting. Others set some: Kubernetes gives every pod variables that
+/// begin with a Service's name. Its value is not shown, for it may belong to a setting that is secret.
+fn unknown_variable(settings: &'static [Declaration], name: &str, key: &str) -> String {
+    let known = settings.iter().map(|setting| setting.key).chain([CONFIG]);
+    let nearest = nearest(key, known).replace('-', "_").to_uppercase();
+    let unknown = format!("{name:?} in the environment is ignored: it is no setting");
+    let is_a_services = name.ends_with("_PORT")
+        || name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.contains("_PORT_");
+    let hint = if is_a_services {
+        "; Kubernetes makes such variables of a Service's name, unless the pod has enableServiceLinks: false"
+    } else {
+        ""
+    };
+    format!("{unknown}; did you mean {PREFIX}{nearest}?{hint}")
+}
+
+/// Which of `known`, which are not none, is most like `key`.
+fn nearest(key: &str, known: impl Iterator<Item = &'static str>) -> &'static str {
+    let likeness = |known: &str| strsim::jaro_winkler(key, known);
+    known.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).unwrap_or_default()
 }

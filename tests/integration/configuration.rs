@@ -136,22 +136,108 @@ fn a_bad_value_is_an_error_that_names_the_setting_its_source_and_what_is_accepte
 }
 
 #[test]
-fn an_unknown_key_is_an_error_that_names_it_its_source_and_what_is_accepted() {
-    let in_file = Setup::default().config("max-size = \"1KiB\"\n");
+fn an_unknown_key_of_the_file_or_flag_is_an_error_that_names_it_its_source_and_the_nearest_setting() {
+    let in_file = Setup::default().config("max-bodies = \"1KiB\"\n");
     let file = in_file.path("config.toml").display().to_string();
-    let in_environment = Setup::default().env("USER_HTTP_SERVER_MAX_SIZE", "1KiB");
-    let as_flag = Setup::default().args(["--max-size", "1KiB"]);
-    for (setup, key, source, accepted) in [
-        (in_file, "max-size", file.as_str(), "max-body"),
-        (in_environment, "USER_HTTP_SERVER_MAX_SIZE", "environment", "USER_HTTP_SERVER_MAX_BODY"),
-        (as_flag, "--max-size", "", "--help"),
+    let as_flag = Setup::default().args(["--max-bodies", "1KiB"]);
+    for (setup, parts) in [
+        (in_file, [r#"unknown key "max-bodies""#, file.as_str(), r#"did you mean "max-body"?"#]),
+        (as_flag, ["'--max-bodies'", "'--max-body'", "--help"]),
     ] {
         let (status, log) = setup.start_refused();
-        assert!(status.code().is_some_and(|code| code != 0), "{key}: {status}");
-        for part in [key, source, accepted] {
-            assert!(log.contains(part), "{key}: no {part:?} in:\n{log}");
+        assert_eq!(status.code(), Some(2), "{log}");
+        for part in parts {
+            assert!(log.contains(part), "no {part:?} in:\n{log}");
         }
     }
+    let (status, log) = Setup::default().config("max-body = 1\nmax_body = 2\n").start_refused();
+    assert!(status.code() == Some(2) && log.contains("max_body") && log.contains("given twice"), "{status}: {log}");
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_that_suggests_the_nearest_setting_and_never_tells_its_value() {
+    let injected = [
+        ("PORT", "tcp://10.96.0.7:10000"),
+        ("SERVICE_HOST", "10.96.0.7"),
+        ("SERVICE_PORT", "10000"),
+        ("SERVICE_PORT_WORKERS", "10000"),
+        ("PORT_10000_TCP", "tcp://10.96.0.7:10000"),
+        ("PORT_10000_TCP_PROTO", "tcp"),
+        ("PORT_10000_TCP_PORT", "10000"),
+        ("PORT_10000_TCP_ADDR", "10.96.0.7"),
+        // of a Service user-http-server-max-body
+        ("MAX_BODY_SERVICE_HOST", "10.96.0.8"),
+        ("MAX_BODY_PORT", "tcp://10.96.0.8:80"),
+    ];
+    let mistaken = [
+        ("MAX_BODDY", "1KiB", "MAX_BODY"),
+        ("AMQP_URI", "amqp://u:s3cr3t@host", "AMQP_URL"),
+        ("CONFIG_FILE", "a.toml", "CONFIG"),
+    ];
+    let mut setup = Setup::default();
+    for (name, value) in injected.into_iter().chain(mistaken.map(|(name, value, _)| (name, value))) {
+        setup = setup.env(&format!("USER_HTTP_SERVER_{name}"), value);
+    }
+    let server = setup.start();
+    assert_eq!(limit_of(&server), 8, "none of them sets anything");
+    let log = server.log();
+    let warning = |name: &str| {
+        let name = format!("{:?} in the environment", format!("USER_HTTP_SERVER_{name}"));
+        let line = log.lines().find(|line| line.contains(&name)).unwrap_or_else(|| panic!("no {name} in:\n{log}"));
+        assert!(line.contains(" WARN "), "{line}");
+        line
+    };
+    for (name, _) in injected {
+        assert!(warning(name).contains("enableServiceLinks: false"), "{log}");
+    }
+    for (name, _, nearest) in mistaken {
+        assert!(warning(name).contains(&format!("did you mean USER_HTTP_SERVER_{nearest}?")), "{log}");
+    }
+    assert!(!log.contains("s3cr3t"), "{log}");
+}
+
+#[test]
+fn an_empty_value_for_a_file_a_folder_or_the_broker_is_an_error_wherever_it_stands() {
+    for setting in [
+        "worker-token-file",
+        "api-token-file",
+        "http-tls-cert",
+        "http-tls-key",
+        "api-tls-cert",
+        "api-tls-key",
+        "api-client-ca",
+        "amqp-ca-file",
+        "amqp-url",
+        "data-dir",
+        "blend-root",
+    ] {
+        let flag = format!("--{setting}");
+        for (setup, name) in [
+            (Setup::default().args([&format!("{flag}=")]), flag.as_str()),
+            (Setup::default().env(&variable(setting), ""), &variable(setting)),
+            (Setup::default().config(&format!("{setting} = \"\"\n")), setting),
+        ] {
+            let (status, log) = setup.start_refused();
+            assert_eq!(status.code(), Some(2), "{name}: {log}");
+            assert!(log.contains(name) && log.contains("it is empty"), "{name}: {log}");
+        }
+    }
+    for roots in ["a:", ":a", "a::b"] {
+        let (status, log) = Setup::default().env(&variable("blend-root"), roots).start_refused();
+        assert!(status.code() == Some(2) && log.contains("it is empty"), "{roots:?}: {log}");
+    }
+    let (status, log) = Setup::default().config("blend-root = []\n").start_refused();
+    assert!(status.code() == Some(2) && log.contains("blend-root") && log.contains("it is empty"), "{log}");
+    let (status, log) = Setup::default().args(["--config", ""]).start_refused();
+    assert!(status.code() == Some(2) && log.contains("--config") && log.contains("empty"), "{log}");
+}
+
+#[test]
+fn an_empty_variable_for_anything_else_counts_as_not_set() {
+    let setup = Setup::default().config("max-body = \"1KiB\"\n");
+    let server = setup.env(&variable("max-body"), "").env("USER_HTTP_SERVER_CONFIG", "").start();
+    assert_eq!(limit_of(&server), 1);
+    assert_eq!(limit_of(&Setup::default().env("USER_HTTP_SERVER_CONFIG", "").start()), 8);
 }
 
 #[test]
