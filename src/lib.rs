@@ -73,9 +73,22 @@ pub enum ServiceError {
     /// One of the servers has failed.
     #[error("the HTTP server has failed: {0}")]
     Http(#[from] io::Error),
-    /// The disk has failed: nothing can be promised any more.
-    #[error("{0}; look after the disk, then start the service again: everything that it has acknowledged is there")]
+    /// The disk has failed, or the data directory is gone: nothing can be promised any more.
+    #[error("{0}; {remedy}", remedy = remedy(.0))]
     Store(#[from] StoreError),
+}
+
+/// What whoever runs the service has to do about a store that has failed.
+fn remedy(failure: &StoreError) -> &'static str {
+    match failure {
+        StoreError::Gone(_) => {
+            "what it has acknowledged is lost with it; if the directory was moved, move it back before the service is \
+             started again"
+        }
+        StoreError::NoSpace(_) | StoreError::Failed(_) => {
+            "look after the disk, then start the service again: everything that it has acknowledged is there"
+        }
+    }
 }
 
 /// The service (`userHttpServerService` of the specification).

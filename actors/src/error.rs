@@ -80,7 +80,7 @@ impl Error {
             Self::InDelivery => ErrorKind::Busy,
             Self::NoRoom { .. } | Self::Store(StoreError::NoSpace(_)) => ErrorKind::NoRoom,
             Self::BrokerIsConfigured => ErrorKind::Setup,
-            Self::Store(StoreError::Failed(_)) | Self::Stopping => ErrorKind::Service,
+            Self::Store(StoreError::Failed(_) | StoreError::Gone(_)) | Self::Stopping => ErrorKind::Service,
         }
     }
 

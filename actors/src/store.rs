@@ -110,8 +110,8 @@ pub trait Store: Send {
     /// Makes `changes`, all or (after an error that [`StoreError::is_final`] denies) none of them.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`] when there is no room: a later commit may succeed. [`StoreError::Failed`] when the
-    /// backend can no longer promise anything: every later commit fails too.
+    /// [`StoreError::NoSpace`] when there is no room: a later commit may succeed. [`StoreError::Failed`] and
+    /// [`StoreError::Gone`] when the backend can no longer promise anything: every later commit fails too.
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError>;
 }
 
@@ -124,12 +124,15 @@ pub enum StoreError {
     /// The disk has failed, or the store's thread has ended.
     #[error("the message store has failed: {0}")]
     Failed(String),
+    /// The store's files are no longer where the next start looks for them.
+    #[error("{path} has been deleted, moved or replaced while the service was running", path = .0.display())]
+    Gone(PathBuf),
 }
 
 impl StoreError {
     /// Whether every later commit will fail too.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Failed(_))
+        matches!(self, Self::Failed(_) | Self::Gone(_))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Starts the actors in order, hands out one cheap handle to them, and drains them.
 
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -17,6 +19,9 @@ use crate::publisher::UserManagerPublisher;
 use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle};
+
+/// Every right of the group and of all others.
+const OTHERS: u32 = 0o077;
 
 /// What the actors have to know.
 #[derive(Clone, Debug)]
@@ -91,6 +96,9 @@ impl UserHttpActors {
     pub fn start(config: ActorsConfig) -> Result<Self, StartError> {
         let blend_roots =
             BlendRoots::open(&config.blend_roots).map_err(|(path, source)| StartError::BlendRoot { path, source })?;
+        if let Some(data_dir) = &config.data_dir {
+            warn_if_others_may_enter(data_dir);
+        }
         let (failure, store_failure) = watch::channel(None);
         let buffer = {
             let opened = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
@@ -145,6 +153,17 @@ impl UserHttpActors {
     }
 }
 
+/// The messages of a directory that was made by somebody else are as private as that directory.
+fn warn_if_others_may_enter(data_dir: &Path) {
+    // one that is not there yet is made private
+    let Ok(metadata) = fs::metadata(data_dir) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & OTHERS != 0 {
+        let path = data_dir.display();
+        log::warn!("{path} is open to other users of this machine (mode {mode:04o}); close it: chmod 700 {path}");
+    }
+}
+
 /// A store that is open, and what it held.
 struct OpenStore {
     name: &'static str,
@@ -155,7 +174,7 @@ struct OpenStore {
 }
 
 impl OpenStore {
-    fn open(data_dir: Option<&std::path::Path>, name: &'static str) -> Result<Self, StartError> {
+    fn open(data_dir: Option<&Path>, name: &'static str) -> Result<Self, StartError> {
         let Some(data_dir) = data_dir else {
             let store = Box::new(MemoryStore);
             let next_seq = NO_RECORD + 1;

@@ -158,7 +158,7 @@ fn store_health(buffer: &BufferState, outbox: &OutboxState) -> StoreHealth {
     let failures = [&buffer.store_failure, &outbox.store_failure];
     let health = failures.into_iter().flatten().map(|failure| match failure {
         StoreError::NoSpace(_) => StoreHealth::Full,
-        StoreError::Failed(_) => StoreHealth::Failed,
+        StoreError::Failed(_) | StoreError::Gone(_) => StoreHealth::Failed,
     });
     health.max_by_key(|health| *health == StoreHealth::Failed).unwrap_or(StoreHealth::Ok)
 }

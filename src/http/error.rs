@@ -136,7 +136,7 @@ impl From<Error> for Failure {
                 log::error!("{cause}");
                 match cause {
                     StoreError::NoSpace(_) => "no space left for messages".to_owned(),
-                    StoreError::Failed(_) => "the message store has failed".to_owned(),
+                    StoreError::Failed(_) | StoreError::Gone(_) => "the message store has failed".to_owned(),
                 }
             }
             _ => error.to_string(),

@@ -1,9 +1,11 @@
-//! A disk that somebody else has filled, and one that is gone.
+//! A disk that somebody else has filled, a data directory that is gone, and who may read it.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
 
-use crate::harness::{Farm, SOON, Setup, eventually, frame, holds, request};
+use crate::harness::{Farm, SOON, Setup, eventually, files_below, frame, holds, order, request};
 
 const PICKLE: &str = "application/octet-stream";
 
@@ -61,19 +63,102 @@ fn on_a_disk_without_a_byte_left_fetching_and_forwarding_go_on_and_the_rest_when
     assert_eq!(farm.fetch_value("id-9"), "'room'");
 }
 
-#[test]
-fn a_data_directory_that_is_gone_ends_the_process_with_a_clear_message() {
+/// A server that holds messages, and whose data directory somebody has put away by `put_away`.
+fn farm_without_its_directory(put_away: impl FnOnce(&Path)) -> Farm {
     let mut farm = Farm::start();
-    let outbox = farm.server.setup().data_dir().join("outbox");
-    fs::remove_dir_all(&outbox).expect("deletable");
-    let frame = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(4000000)"), 4);
-    // the file that it has open is still there, and the next one cannot be made
-    let refused = (0..10).map(|_| farm.post_bytes(PICKLE, &frame)).find(|answer| answer.status != 200);
-    refused.expect("a refusal").failure(503);
+    farm.post(&frame("FRAME_RENDERED", "'before'"));
+    farm.leave("id-1", "'before'");
+    put_away(&farm.server.setup().data_dir());
+    farm
+}
+
+/// The server has noticed that `store` is gone: it ends, and does not claim that everything is there.
+fn assert_says_that_it_is_gone(farm: &mut Farm, store: &str) {
     let status = farm.server.wait_for_exit(SOON);
     assert_eq!(status.code(), Some(1), "{status}");
     let log = farm.log();
     let said = log.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("no reason: {log}"));
-    assert!(said.contains("the message store has failed") && said.contains("outbox"), "{said}");
-    assert!(said.contains("start the service again"), "{said}");
+    assert!(said.contains(store) && said.contains("deleted, moved or replaced"), "{said}");
+    assert!(said.contains("lost with it") && !said.contains("everything"), "{said}");
+}
+
+#[test]
+fn after_the_data_directory_is_deleted_the_next_frame_is_refused_and_the_process_ends() {
+    let mut farm = farm_without_its_directory(|data| fs::remove_dir_all(data).expect("deletable"));
+    let small = farm.peer.dumps(&frame("FRAME_RENDERED", "'after'"), 4);
+    farm.post_bytes(PICKLE, &small).failure(503);
+    assert_says_that_it_is_gone(&mut farm, "data/outbox");
+}
+
+#[test]
+fn after_the_data_directory_is_deleted_the_next_message_for_a_worker_is_refused_and_the_process_ends() {
+    let mut farm = farm_without_its_directory(|data| fs::remove_dir_all(data).expect("deletable"));
+    let body = farm.peer.dumps(&order("id-2", "'after'"), 4);
+    farm.order_bytes(PICKLE, &body).failure(503);
+    assert_says_that_it_is_gone(&mut farm, "data/buffer");
+}
+
+#[test]
+fn a_data_directory_that_another_has_replaced_is_as_good_as_deleted() {
+    let mut farm = farm_without_its_directory(|data| {
+        fs::rename(data, data.with_extension("old")).expect("movable");
+        fs::create_dir_all(data.join("outbox")).expect("another");
+        fs::write(data.join("outbox/0000000000000001.log"), "").expect("a file of that name");
+    });
+    let small = farm.peer.dumps(&frame("FRAME_RENDERED", "'after'"), 4);
+    farm.post_bytes(PICKLE, &small).failure(503);
+    assert_says_that_it_is_gone(&mut farm, "data/outbox");
+}
+
+#[test]
+fn a_data_directory_that_is_gone_when_a_new_file_is_needed_is_told_as_well() {
+    let mut farm = farm_without_its_directory(|data| {
+        // all but the file that it has open, which has room for some more
+        for (path, _) in
+            files_below(data).into_iter().filter(|(path, _)| !path.ends_with("outbox/0000000000000001.log"))
+        {
+            fs::remove_file(path).expect("deletable");
+        }
+    });
+    let large = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(17000000)"), 4);
+    farm.post_bytes(PICKLE, &large);
+    fs::remove_dir_all(farm.server.setup().data_dir()).expect("deletable");
+    farm.post_bytes(PICKLE, &large).failure(503);
+    assert_says_that_it_is_gone(&mut farm, "data/outbox");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn a_new_data_directory_is_closed_to_other_users() {
+    let mut farm = Farm::of(Setup::default().wrapper(&["sh", "-c", "umask 0; exec \"$@\"", "sh"]));
+    farm.post(&frame("FRAME_RENDERED", "'private'"));
+    farm.leave("id-1", "'private'");
+    let data = farm.server.setup().data_dir();
+    for directory in [data.clone(), data.join("buffer"), data.join("outbox")] {
+        assert_eq!(mode(&directory), 0o700, "{}", directory.display());
+    }
+    let files = files_below(&data);
+    assert!(files.len() >= 6, "{files:?}");
+    for (file, _) in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    assert!(!farm.log().contains("open to other users"), "{}", farm.log());
+}
+
+#[test]
+fn an_old_data_directory_that_others_may_enter_is_warned_about() {
+    for (wide, told) in [(0o755, true), (0o710, true), (0o704, true), (0o700, false)] {
+        let setup = Setup::default();
+        let data = setup.data_dir();
+        DirBuilder::new().mode(0o700).create(&data).expect("a data directory");
+        fs::set_permissions(&data, Permissions::from_mode(wide)).expect("another mode");
+        let server = setup.start();
+        let log = server.log();
+        assert_eq!(log.contains(&format!("WARN  user_http_actors::system] {} is open", data.display())), told, "{log}");
+        assert_eq!(log.contains(&format!("chmod 700 {}", data.display())), told, "{wide:o}: {log}");
+        assert_eq!(mode(&data), wide, "it is the operator's to change");
+    }
 }

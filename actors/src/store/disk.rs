@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -31,13 +31,23 @@ pub trait Disk: Send + fmt::Debug {
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 }
 
+/// Who may do what with a file of the store: it holds messages, which are for the service alone.
+const FILE_MODE: u32 = 0o600;
+/// … and with its directories.
+pub(super) const DIRECTORY_MODE: u32 = 0o700;
+
+/// Makes an empty file, in place of one of that name, that is open to the service alone.
+pub(super) fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
+}
+
 /// The operating system's file systems.
 #[derive(Debug)]
 pub struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
+        create_private(path)
     }
 
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -5,8 +5,9 @@
 //! forgotten before the record that it removes.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -238,6 +239,9 @@ impl LogStore {
             let _ = self.disk.set_len(&file, start);
             return Err(self.fail(&error));
         }
+        if !is_the_file_at(&file, &self.path(number)) {
+            return Err(self.gone());
+        }
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.len = end;
         }
@@ -255,11 +259,27 @@ impl LogStore {
         }
     }
 
+    fn gone(&mut self) -> StoreError {
+        let error = StoreError::Gone(self.directory.clone());
+        self.failed = Some(error.clone());
+        error
+    }
+
     fn fail(&mut self, error: &io::Error) -> StoreError {
+        if error.kind() == io::ErrorKind::NotFound {
+            return self.gone();
+        }
         let error = StoreError::Failed(format!("{}: {error}", self.directory.display()));
         self.failed = Some(error.clone());
         error
     }
+}
+
+/// Whether the next start will find `file` at `path`. A record in a file that has been deleted, or whose directory has
+/// been moved away, is durable and lost all the same.
+fn is_the_file_at(file: &File, path: &Path) -> bool {
+    let identity = |of: fs::Metadata| (of.dev(), of.ino());
+    file.metadata().is_ok_and(|open| fs::metadata(path).is_ok_and(|named| identity(open) == identity(named)))
 }
 
 impl Store for LogStore {

@@ -56,7 +56,7 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
                     outcome.refused.insert(body);
                     match error {
                         StoreError::NoSpace(_) => outcome.no_space += 1,
-                        StoreError::Failed(_) => outcome.failed += 1,
+                        StoreError::Failed(_) | StoreError::Gone(_) => outcome.failed += 1,
                     }
                 }
             }

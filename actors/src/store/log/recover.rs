@@ -1,13 +1,14 @@
 //! Opening a log: what every segment holds, and whether a crash explains what is wrong with it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{Ahead, LogStore, Segment};
-use crate::store::disk::Disk;
+use crate::store::disk::{DIRECTORY_MODE, Disk, create_private};
 use crate::store::segment::{self, Entry, FoundHeader, Kind, MetaMemory, Reader, SEGMENT_HEADER};
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
 
@@ -31,7 +32,7 @@ impl LogStore {
     ) -> Result<(Self, Vec<Recovered>), OpenError> {
         make_directory(&*disk, directory).map_err(OpenError::io(directory))?;
         let lock_path = directory.join("LOCK");
-        let lock = File::create(&lock_path).map_err(OpenError::io(&lock_path))?;
+        let lock = create_private(&lock_path).map_err(OpenError::io(&lock_path))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::InUse(directory.to_owned()),
             TryLockError::Error(source) => OpenError::Io { path: lock_path, source },
@@ -146,10 +147,10 @@ impl LogStore {
     }
 }
 
-/// Makes a directory and those above it, durably.
+/// Makes a directory and those above it, durably, for the service alone.
 fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.exists()).collect();
-    fs::create_dir_all(directory)?;
+    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
     let parents = missing.iter().filter_map(|path| path.parent());
     parents
         .map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
