@@ -8,6 +8,7 @@ use futures::future::Either;
 
 use crate::broker::Fingerprint;
 use crate::codec::BlendHole;
+use crate::deadlines::Deadlines;
 use crate::error::Error;
 use crate::messages::{
     AddBufferMsg, BrokerDelivery, BufferMsgView, BufferState, BufferUuid, Drain, FromStore, GetBufferState,
@@ -15,33 +16,42 @@ use crate::messages::{
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::puts::{PutDone, Puts};
-use crate::store::{NO_RECORD, PutOutcome, Recovered, Seq, StoreError, StoreEvent, StoreHandle, encode_meta, now_ms};
+use crate::store::{
+    NO_RECORD, PutOutcome, Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms,
+};
+use crate::wait_queue::WaitQueue;
 
+mod age;
 mod brought;
+mod expiry;
 mod lease;
 mod record;
 
+use age::{AgeClock, ByAge, Since};
 use brought::Brought;
-use lease::{Asker, Lease};
+use lease::{Asker, Lease, WaitingIsOver};
 pub use lease::{BufferLease, LeasedBufferMsg};
 use record::{Gone, Meta};
-
-/// How often expired messages are looked for, at the most: often enough that an hour's time to live is kept to
-/// the second, seldom enough to cost nothing.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Owns the buffer map (`bufferMsgs` of the specification) and the store below it.
 #[derive(Debug)]
 pub struct BufferActor {
     messages: HashMap<BufferUuid, Held>,
-    /// The same messages by age.
-    by_age: BTreeMap<Seq, BufferUuid>,
+    /// Their names.
+    names: BTreeMap<Seq, BufferUuid>,
+    by_age: ByAge,
+    clock: AgeClock,
     /// Of those that are being delivered.
     leases: HashMap<Seq, Lease>,
+    deadlines: Deadlines<WaitingIsOver>,
     brought: Brought,
+    /// What the messages cost; see [`cost`].
     bytes: u64,
-    /// Bytes of messages on their way to the store.
+    /// The same of messages on their way to the store.
     reserved: u64,
+    /// The same of messages that were replaced while they are delivered: the delivery still holds them.
+    lingering: HashMap<Seq, u64>,
+    lingering_bytes: u64,
     max_bytes: u64,
     ttl: Duration,
     store: StoreHandle,
@@ -57,7 +67,10 @@ pub struct BufferActor {
 struct Held {
     seq: Seq,
     payload: Payload,
+    meta_len: u32,
     stored_at_ms: u64,
+    /// Its age.
+    since: Since,
     rare: Option<Box<Rare>>,
 }
 
@@ -78,6 +91,10 @@ impl Rare {
 impl Held {
     fn blend(&self) -> Option<&BlendHole> {
         self.rare.as_ref()?.blend.as_ref()
+    }
+
+    fn cost(&self) -> u64 {
+        cost(self.meta_len as usize, self.payload.len())
     }
 
     fn view(&self) -> BufferMsgView {
@@ -103,7 +120,9 @@ enum WhatFor {
 #[derive(Debug)]
 struct Incoming {
     uuid: BufferUuid,
-    size: u64,
+    meta_len: u32,
+    /// What is reserved for it.
+    cost: u64,
     stored_at_ms: u64,
     rare: Option<Box<Rare>>,
     delivery: Option<BrokerDelivery>,
@@ -119,11 +138,16 @@ impl BufferActor {
     pub fn new(store: StoreHandle, recovered: Vec<Recovered>, max_bytes: u64, ttl: Duration) -> Result<Self, Seq> {
         let mut actor = Self {
             messages: HashMap::with_capacity(recovered.len()),
-            by_age: BTreeMap::new(),
+            names: BTreeMap::new(),
+            by_age: ByAge::default(),
+            clock: AgeClock::start(),
             leases: HashMap::new(),
+            deadlines: Deadlines::default(),
             brought: Brought::default(),
             bytes: 0,
             reserved: 0,
+            lingering: HashMap::new(),
+            lingering_bytes: 0,
             max_bytes,
             ttl,
             store,
@@ -136,38 +160,49 @@ impl BufferActor {
         for record in recovered {
             match record.decode_meta::<Meta, Gone>()? {
                 Either::Left(meta) => {
-                    let (uuid, held) = meta.into_held(record);
+                    let since = actor.clock.since(meta.stored_at_ms);
+                    let (uuid, held) = meta.into_held(record, since);
                     actor.hold(uuid, held);
                 }
-                Either::Right(gone) => actor.brought.add_gone(gone.gone_at_ms, gone.fingerprint, record.seq),
+                Either::Right(gone) => {
+                    let since = actor.clock.since(gone.gone_at_ms);
+                    actor.brought.add_gone(since, gone.fingerprint, record.seq);
+                }
             }
         }
+        actor.by_age = ByAge::recovered(actor.messages.values().map(|held| (held.since, held.seq)).collect());
         Ok(actor)
     }
 
     /// Puts a message into the map, in place of an older one of that name. Returns who waits for the older one.
-    fn hold(&mut self, uuid: BufferUuid, held: Held) -> Vec<Asker> {
+    fn hold(&mut self, uuid: BufferUuid, held: Held) -> WaitQueue<Asker> {
         let waiting = match self.messages.get(&uuid) {
-            None => Vec::new(),
-            Some(other) if other.seq < held.seq => self.remove(&uuid),
+            None => WaitQueue::default(),
+            Some(other) if other.seq < held.seq => {
+                if self.leases.contains_key(&other.seq) {
+                    self.lingering_bytes += other.cost();
+                    self.lingering.insert(other.seq, other.cost());
+                }
+                self.remove(&uuid)
+            }
             Some(_) => {
                 // two of one name were stored together, and the later one has come here first
                 self.store.remove(held.seq);
-                return Vec::new();
+                return WaitQueue::default();
             }
         };
-        self.bytes += held.payload.len();
+        self.bytes += held.cost();
         held.fingerprint().into_iter().for_each(|fingerprint| self.brought.hold(fingerprint));
-        self.by_age.insert(held.seq, uuid.clone());
+        self.names.insert(held.seq, uuid.clone());
         self.messages.insert(uuid, held);
         waiting
     }
 
     /// Forgets a message, but for its fingerprint. Returns who waits for it.
-    fn remove(&mut self, uuid: &BufferUuid) -> Vec<Asker> {
-        let Some(held) = self.messages.remove(uuid) else { return Vec::new() };
-        self.by_age.remove(&held.seq);
-        self.bytes -= held.payload.len();
+    fn remove(&mut self, uuid: &BufferUuid) -> WaitQueue<Asker> {
+        let Some(held) = self.messages.remove(uuid) else { return WaitQueue::default() };
+        self.names.remove(&held.seq);
+        self.bytes -= held.cost();
         if let Some(fingerprint) = held.fingerprint() {
             self.brought.release(&fingerprint);
             self.remember(fingerprint);
@@ -188,17 +223,18 @@ impl BufferActor {
         delivery.is_some_and(|delivery| delivery.redelivered && self.brought.contains(&delivery.fingerprint))
     }
 
-    /// Room for a message of `size` bytes under `uuid`, whose older message would go.
-    fn reserve(&mut self, uuid: &BufferUuid, size: u64) -> Result<(), Error> {
+    /// Room for a message of this cost under `uuid`, whose older message would go.
+    fn reserve(&mut self, uuid: &BufferUuid, cost: u64) -> Result<(), Error> {
         if self.draining {
             return Err(Error::Stopping);
         }
-        let replaced = self.messages.get(uuid).map_or(0, |held| held.payload.len());
-        let held = self.bytes + self.reserved - replaced;
-        if held + size > self.max_bytes {
-            return Err(Error::NoRoom { what: "buffered messages", size, held, limit: self.max_bytes });
+        // one that is being delivered is held until that is over
+        let replaced = self.messages.get(uuid).filter(|held| !self.leases.contains_key(&held.seq));
+        let held = self.bytes + self.reserved + self.lingering_bytes - replaced.map_or(0, Held::cost);
+        if held + cost > self.max_bytes {
+            return Err(Error::NoRoom { what: "buffered messages", size: cost, held, limit: self.max_bytes });
         }
-        self.reserved += size;
+        self.reserved += cost;
         Ok(())
     }
 
@@ -211,31 +247,10 @@ impl BufferActor {
         Ok(held)
     }
 
-    fn is_expired(&self, held: &Held) -> bool {
-        now_ms().saturating_sub(held.stored_at_ms) >= self.ttl.as_millis() as u64
-    }
-
-    /// Forgets what was not fetched in time; what is being delivered stays until that is over.
-    fn expire(&mut self) {
-        for record in self.brought.forget_old(now_ms()) {
-            self.store.remove(record);
-        }
-        let old = self
-            .by_age
-            .iter()
-            .take_while(|(_, uuid)| self.messages.get(uuid).is_some_and(|held| self.is_expired(held)));
-        let expired = old.filter(|(seq, _)| !self.leases.contains_key(seq)).map(|(_, uuid)| uuid.clone());
-        for uuid in expired.collect::<Vec<_>>() {
-            self.remove(&uuid);
-            self.expired_total += 1;
-            log::info!("message {uuid:?} has expired: nobody fetched it");
-        }
-    }
-
     /// A message has been stored, or could not be.
     fn take_in(&mut self, incoming: Incoming, outcome: PutOutcome, ctx: &mut Context<Self>) {
-        let Incoming { uuid, size, stored_at_ms, rare, delivery, reply } = incoming;
-        self.reserved -= size;
+        let Incoming { uuid, meta_len, cost, stored_at_ms, rare, delivery, reply } = incoming;
+        self.reserved -= cost;
         let (seq, payload) = match outcome {
             Ok(stored) => stored,
             Err(error) => return reply.send(Err(error.into())),
@@ -244,7 +259,9 @@ impl BufferActor {
             // the first delivery was on its way to the store when this one came
             self.store.remove(seq);
         } else {
-            let waiting = self.hold(uuid.clone(), Held { seq, payload, stored_at_ms, rare });
+            let since = self.clock.now();
+            let waiting = self.hold(uuid.clone(), Held { seq, payload, meta_len, stored_at_ms, since, rare });
+            self.by_age.push(since, seq, self.names.len(), |seq| self.names.contains_key(&seq));
             self.give_to_waiting(&uuid, waiting, ctx);
         }
         reply.send(Ok(()));
@@ -256,8 +273,8 @@ impl Actor for BufferActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.add_stream(self.puts.clone());
-        self.expire();
-        ctx.run_interval(EXPIRY_INTERVAL, |actor, _| actor.expire());
+        ctx.add_stream(self.deadlines.clone());
+        self.expire(ctx);
     }
 }
 
@@ -272,15 +289,16 @@ impl Handler<AddBufferMsg> for BufferActor {
             reply.send(Ok(()));
             return deferred;
         }
-        let size = message.pickle.iter().map(|part| part.len() as u64).sum();
-        if let Err(error) = self.reserve(&uuid, size) {
-            reply.send(Err(error));
-            return deferred;
-        }
         let stored_at_ms = now_ms();
         let rare = Rare::new(message.blend, delivery.map(|delivery| delivery.fingerprint));
         let meta = encode_meta(&Meta::of(uuid.clone(), stored_at_ms, rare.as_deref()));
-        let incoming = Incoming { uuid, size, stored_at_ms, rare, delivery, reply };
+        let cost = cost(meta.len(), message.pickle.iter().map(|part| part.len() as u64).sum());
+        if let Err(error) = self.reserve(&uuid, cost) {
+            reply.send(Err(error));
+            return deferred;
+        }
+        let meta_len = meta.len() as u32;
+        let incoming = Incoming { uuid, meta_len, cost, stored_at_ms, rare, delivery, reply };
         self.puts.add(self.store.put(meta, message.pickle), WhatFor::Message(Box::new(incoming)));
         deferred
     }
@@ -293,7 +311,7 @@ impl StreamHandler<PutDone<WhatFor>> for BufferActor {
             WhatFor::Gone(gone) => {
                 // without room for that it is known until the next restart
                 let record = outcome.map_or(NO_RECORD, |(seq, _)| seq);
-                self.brought.add_gone(gone.gone_at_ms, gone.fingerprint, record);
+                self.brought.add_gone(self.clock.now(), gone.fingerprint, record);
             }
         }
     }
@@ -306,7 +324,7 @@ impl Handler<FromStore> for BufferActor {
         match event {
             StoreEvent::Moved(moved) => {
                 for (seq, payload) in moved {
-                    let held = self.by_age.get(&seq).and_then(|uuid| self.messages.get_mut(uuid));
+                    let held = self.names.get(&seq).and_then(|uuid| self.messages.get_mut(uuid));
                     if let Some(held) = held {
                         held.payload = payload;
                     }

@@ -51,6 +51,7 @@ pub mod broker;
 pub mod buffer;
 pub mod codec;
 pub mod consumer;
+mod deadlines;
 pub mod decoder;
 pub mod error;
 pub mod handle;
@@ -61,6 +62,7 @@ mod reply;
 pub mod store;
 pub mod system;
 pub mod tls;
+mod wait_queue;
 
 pub use buffer::BufferActor;
 pub use consumer::CommunicationInterfaceConsumer;

@@ -120,7 +120,8 @@ pub struct GetBufferState;
 pub struct BufferState {
     /// Messages that are held.
     pub messages: usize,
-    /// Their bytes, without .blend files.
+    /// What they take of the limit, in bytes: their bodies without .blend files, their names, and 512 bytes each for
+    /// what is kept beside them in memory and on the disk.
     pub bytes: u64,
     /// Messages that are being delivered.
     pub in_delivery: usize,
@@ -229,7 +230,7 @@ pub struct GetOutboxState;
 pub struct OutboxState {
     /// Messages that wait, those on their way to the broker among them.
     pub messages: usize,
-    /// Their bytes.
+    /// What they take of the limit, in bytes: their bodies, and about 700 bytes each for what is kept beside them.
     pub bytes: u64,
     /// Those among them that the broker has refused for good, and that wait for somebody's decision.
     pub parked: usize,

@@ -15,7 +15,7 @@ use crate::messages::{
 };
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::puts::{PutDone, Puts};
-use crate::store::{PutOutcome, Recovered, Seq, StoreError, StoreEvent, StoreHandle, encode_meta, now_ms};
+use crate::store::{PutOutcome, Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms};
 
 mod forward;
 mod lend;
@@ -65,7 +65,7 @@ enum WhatFor {
 #[derive(Debug)]
 struct Incoming {
     meta: OutboxMeta,
-    size: u64,
+    cost: u64,
     reply: Reply<Result<(), Error>>,
 }
 
@@ -115,23 +115,24 @@ impl UserManagerPublisher {
         })
     }
 
-    fn reserve(&mut self, size: u64) -> Result<(), Error> {
+    fn reserve(&mut self, cost: u64) -> Result<(), Error> {
         if self.draining.is_some() {
             return Err(Error::Stopping);
         }
         let held = self.outbox.bytes() + self.reserved;
-        if held + size > self.max_bytes {
+        if held + cost > self.max_bytes {
             self.full = true;
-            return Err(Error::NoRoom { what: "messages for the user manager", size, held, limit: self.max_bytes });
+            let (what, limit) = ("messages for the user manager", self.max_bytes);
+            return Err(Error::NoRoom { what, size: cost, held, limit });
         }
-        self.reserved += size;
+        self.reserved += cost;
         Ok(())
     }
 
     /// A message has been stored, or could not be.
     fn take_in(&mut self, incoming: Incoming, outcome: PutOutcome, ctx: &mut Context<Self>) {
-        let Incoming { meta, size, reply } = incoming;
-        self.reserved -= size;
+        let Incoming { meta, cost, reply } = incoming;
+        self.reserved -= cost;
         let (seq, payload) = match outcome {
             Ok(stored) => stored,
             Err(error) => return reply.send(Err(error.into())),
@@ -139,7 +140,7 @@ impl UserManagerPublisher {
         if let Route::UserManager(lender) = &mut self.route {
             lender.added(meta.message_id, seq);
         }
-        self.outbox.add(seq, meta, payload);
+        self.outbox.add(seq, meta, payload, cost);
         self.advance(ctx);
         reply.send(Ok(()));
     }
@@ -151,12 +152,7 @@ impl UserManagerPublisher {
         }
         match &mut self.route {
             Route::Broker(forwarder) => forwarder.send(&mut self.outbox),
-            Route::UserManager(lender) => {
-                for lent in lender.lend(&mut self.outbox, &ctx.address()) {
-                    let end = EndLoan { seq: lent.seq, loan: lent.loan };
-                    ctx.notify_later(end, lent.lease);
-                }
-            }
+            Route::UserManager(lender) => lender.lend(&mut self.outbox, &ctx.address()),
             Route::ToBe(_) => {}
         }
     }
@@ -208,7 +204,11 @@ impl Actor for UserManagerPublisher {
                 let link = start_link(Box::new(move |event| this.do_send(FromBroker(event))));
                 Route::Broker(Forwarder::new(link))
             }
-            None => Route::UserManager(Lender::new(&self.outbox)),
+            None => {
+                let lender = Lender::new(&self.outbox);
+                ctx.add_stream(lender.deadlines());
+                Route::UserManager(lender)
+            }
         };
     }
 }
@@ -222,14 +222,15 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
         _: &mut Self::Context,
     ) -> Self::Result {
         let (reply, deferred) = deferred();
-        let size = message.body.iter().map(|part| part.len() as u64).sum();
-        if let Err(error) = self.reserve(size) {
+        let meta = OutboxMeta::new(&message, now_ms());
+        let encoded = encode_meta(&meta);
+        let cost = cost(encoded.len(), message.body.iter().map(|part| part.len() as u64).sum());
+        if let Err(error) = self.reserve(cost) {
             reply.send(Err(error));
             return deferred;
         }
-        let meta = OutboxMeta::new(&message, now_ms());
-        let put = self.store.put(encode_meta(&meta), message.body);
-        self.puts.add(put, WhatFor::Message(Box::new(Incoming { meta, size, reply })));
+        let put = self.store.put(encoded, message.body);
+        self.puts.add(put, WhatFor::Message(Box::new(Incoming { meta, cost, reply })));
         deferred
     }
 }
@@ -315,6 +316,16 @@ impl Handler<EndLoan> for UserManagerPublisher {
     fn handle(&mut self, EndLoan { seq, loan }: EndLoan, ctx: &mut Self::Context) {
         if let Route::UserManager(lender) = &mut self.route {
             lender.end_loan(seq, loan, &mut self.outbox);
+            self.advance(ctx);
+        }
+    }
+}
+
+/// The loans whose time is over.
+impl StreamHandler<EndLoan> for UserManagerPublisher {
+    fn handle(&mut self, EndLoan { seq, .. }: EndLoan, ctx: &mut Self::Context) {
+        if let Route::UserManager(lender) = &mut self.route {
+            lender.expire(seq, &mut self.outbox);
             self.advance(ctx);
         }
     }

@@ -57,6 +57,15 @@ pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// What a record costs beside its body and its meta, in bytes. One of a million buffered messages took 339 bytes of memory
+/// (`benches/scale.rs`), its name among them; on the disk, a record and its removal have headers of 30 to 60 bytes each.
+pub(crate) const RECORD_OVERHEAD: u64 = 512;
+
+/// How many bytes of its owner's limit a record takes.
+pub(crate) fn cost(meta_len: usize, body_len: u64) -> u64 {
+    meta_len as u64 + body_len + RECORD_OVERHEAD
+}
+
 /// What its owner notes beside a record's body. It consists of strings and numbers, which always have a JSON form.
 pub(crate) fn encode_meta(meta: &impl Serialize) -> Bytes {
     serde_json::to_vec(meta).unwrap_or_default().into()

@@ -18,6 +18,9 @@ use user_http_actors::{BufferActor, Error};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Room for whatever these tests leave.
+const ROOM: u64 = 1 << 20;
+
 fn start(max_bytes: u64, ttl: Duration) -> Addr<BufferActor> {
     let store = StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
     BufferActor::new(store, Vec::new(), max_bytes, ttl).expect("an empty store").start()
@@ -35,7 +38,7 @@ async fn reopen(directory: &Path) -> Addr<BufferActor> {
     };
     let next_seq = store.next_seq();
     let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
-    BufferActor::new(store, recovered, 1_000, DAY).expect("sound").start()
+    BufferActor::new(store, recovered, ROOM, DAY).expect("sound").start()
 }
 
 fn message(body: &[u8]) -> BufferMsg {
@@ -60,7 +63,7 @@ fn body(leased: &LeasedBufferMsg) -> Vec<u8> {
 
 #[actix::test]
 async fn a_delivered_message_is_gone() {
-    let buffer = start(1_000, DAY);
+    let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     let leased = lease(&buffer, "a").await.expect("it is there");
     assert_eq!(body(&leased), b"message");
@@ -72,7 +75,7 @@ async fn a_delivered_message_is_gone() {
 
 #[actix::test]
 async fn a_lease_that_is_dropped_offers_the_message_again_at_once() {
-    let buffer = start(1_000, DAY);
+    let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     for _ in 0..3 {
         drop(lease(&buffer, "a").await.expect("it is there again"));
@@ -82,7 +85,7 @@ async fn a_lease_that_is_dropped_offers_the_message_again_at_once() {
 
 #[actix::test]
 async fn a_lease_whose_asker_has_gone_does_not_keep_the_message() {
-    let buffer = start(1_000, DAY);
+    let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     // asked for, and not waited for
     drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), in_one_go: 0 }));
@@ -91,7 +94,7 @@ async fn a_lease_whose_asker_has_gone_does_not_keep_the_message() {
 
 #[actix::test]
 async fn of_two_askers_one_gets_the_message_and_the_other_is_told_why_not() {
-    let buffer = start(1_000, DAY);
+    let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     let first = lease(&buffer, "a").await.expect("it is there");
     assert!(matches!(lease(&buffer, "a").await, Err(Error::InDelivery)));
@@ -102,7 +105,7 @@ async fn of_two_askers_one_gets_the_message_and_the_other_is_told_why_not() {
 #[actix::test]
 async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
     for delivered in [true, false] {
-        let buffer = start(1_000, DAY);
+        let buffer = start(ROOM, DAY);
         add(&buffer, "a", b"message").await.expect("room");
         let first = lease(&buffer, "a").await.expect("it is there");
         first.lease.finishing();
@@ -125,7 +128,7 @@ async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
 
 #[actix::test]
 async fn who_waits_for_a_last_chunk_that_does_not_end_is_told_that_it_is_in_delivery() {
-    let buffer = start(1_000, DAY);
+    let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     let stalled = lease(&buffer, "a").await.expect("it is there");
     stalled.lease.finishing();
@@ -137,7 +140,7 @@ async fn who_waits_for_a_last_chunk_that_does_not_end_is_told_that_it_is_in_deli
 
 #[actix::test]
 async fn a_later_message_takes_the_place_of_the_earlier_even_while_that_is_delivered() {
-    let buffer = start(1_000, DAY);
+    let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"earlier").await.expect("room");
     let earlier = lease(&buffer, "a").await.expect("it is there");
     add(&buffer, "a", b"later").await.expect("room");
@@ -182,7 +185,7 @@ async fn what_has_gone_is_not_brought_back_by_a_redelivery_even_after_a_restart(
 
 #[actix::test]
 async fn a_redelivery_of_an_older_message_does_not_replace_the_later() {
-    let buffer = start(1_000, DAY);
+    let buffer = start(ROOM, DAY);
     buffer.send(delivery(false, "a", b"older")).await.expect("alive").expect("room");
     add(&buffer, "a", b"later").await.expect("room");
     buffer.send(delivery(true, "a", b"older")).await.expect("alive").expect("it is known");
@@ -191,19 +194,51 @@ async fn a_redelivery_of_an_older_message_does_not_replace_the_later() {
 
 #[actix::test]
 async fn there_is_room_for_so_many_bytes_and_again_when_some_have_gone() {
-    let buffer = start(100, DAY);
+    let buffer = start(1_000, DAY);
     add(&buffer, "a", &[0; 60]).await.expect("room");
+    let taken = state(&buffer).await.bytes;
     let error = add(&buffer, "b", &[0; 60]).await.expect_err("no room");
-    assert!(matches!(error, Error::NoRoom { held: 60, limit: 100, .. }) && !error.never_fits(), "{error}");
-    assert!(add(&buffer, "c", &[0; 101]).await.expect_err("never").never_fits());
+    assert!(
+        matches!(error, Error::NoRoom { held, limit: 1_000, .. } if held == taken) && !error.never_fits(),
+        "{error}"
+    );
+    assert!(add(&buffer, "c", &[0; 1_000]).await.expect_err("never").never_fits());
     add(&buffer, "a", &[0; 100]).await.expect("the earlier one makes room");
     lease(&buffer, "a").await.expect("it is there").lease.delivered();
     add(&buffer, "b", &[0; 60]).await.expect("room again");
 }
 
 #[actix::test]
+async fn a_message_takes_room_for_its_name_and_for_what_is_kept_beside_it() {
+    let buffer = start(ROOM, DAY);
+    let mut accepted = 0;
+    while add(&buffer, &format!("{accepted:01000}"), b"").await.is_ok() {
+        accepted += 1;
+    }
+    assert!(accepted < ROOM / 1_512, "{accepted} messages with names of 1,000 bytes within 1 MiB");
+    lease(&buffer, &format!("{:01000}", 0)).await.expect("it is there").lease.delivered();
+    add(&buffer, &format!("{accepted:01000}"), b"").await.expect("there is room again");
+    assert_eq!(state(&buffer).await.messages as u64, accepted);
+}
+
+#[actix::test]
+async fn what_was_replaced_takes_room_until_its_delivery_is_over() {
+    let buffer = start(ROOM, DAY);
+    let large = vec![0; ROOM as usize / 2 - 1_000];
+    add(&buffer, "a", &large).await.expect("room");
+    let earlier = lease(&buffer, "a").await.expect("it is there");
+    add(&buffer, "a", &large).await.expect("room for both");
+    let later = lease(&buffer, "a").await.expect("it is there");
+    assert!(matches!(add(&buffer, "a", &large).await, Err(Error::NoRoom { .. })), "two are being delivered");
+    drop(earlier);
+    add(&buffer, "a", &large).await.expect("one of the deliveries is over");
+    drop(later);
+    add(&buffer, "b", &large).await.expect("and so is the other");
+}
+
+#[actix::test]
 async fn an_expired_message_is_not_offered_but_one_in_delivery_stays() {
-    let buffer = start(1_000, Duration::from_millis(50));
+    let buffer = start(ROOM, Duration::from_millis(50));
     add(&buffer, "fetched", b"message").await.expect("room");
     add(&buffer, "forgotten", b"message").await.expect("room");
     let leased = lease(&buffer, "fetched").await.expect("in time");
@@ -216,6 +251,61 @@ async fn an_expired_message_is_not_offered_but_one_in_delivery_stays() {
     leased.lease.delivered();
     let state = state(&buffer).await;
     assert_eq!((state.messages, state.delivered_total, state.expired_total), (0, 1, 1));
+}
+
+#[actix::test]
+async fn messages_that_expire_together_are_no_longer_offered_and_all_go() {
+    let buffer = start(1 << 30, Duration::from_millis(50));
+    for number in 0..5_000 {
+        buffer.do_send(AddBufferMsg {
+            buffer_uuid: number.to_string().as_str().into(),
+            message: message(b"m"),
+            delivery: None,
+        });
+    }
+    while state(&buffer).await.expired_total < 5_000 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let state = state(&buffer).await;
+    assert_eq!((state.messages, state.bytes), (0, 0));
+}
+
+#[actix::test]
+async fn a_message_that_gets_too_old_during_a_broken_delivery_is_not_offered_again() {
+    let buffer = start(ROOM, Duration::from_millis(50));
+    add(&buffer, "leased", b"message").await.expect("room");
+    let leased = lease(&buffer, "leased").await.expect("in time");
+    add(&buffer, "forgotten", b"message").await.expect("room");
+    while state(&buffer).await.expired_total == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(leased);
+    assert!(matches!(lease(&buffer, "leased").await, Err(Error::NoBufferMsg)));
+    let state = state(&buffer).await;
+    assert_eq!((state.messages, state.expired_total), (0, 2));
+}
+
+#[actix::test]
+async fn a_message_from_a_clock_that_was_ahead_does_not_keep_others_from_expiring() {
+    let directory = tempfile::tempdir().expect("a directory");
+    {
+        let (store, _) = LogStore::open(directory.path()).expect("an empty store");
+        let next_seq = store.next_seq();
+        let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
+        // the years 2096 and 2001
+        for (uuid, stored_at_ms) in [("ahead", 4_000_000_000_000_u64), ("old", 1_000_000_000_000)] {
+            let meta = format!(r#"{{"uuid": "{uuid}", "stored_at_ms": {stored_at_ms}}}"#);
+            store.put(meta.into(), vec![Bytes::from_static(b"message")]).await.expect("room");
+        }
+    }
+    let buffer = reopen(directory.path()).await;
+    while state(&buffer).await.expired_total == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(matches!(lease(&buffer, "old").await, Err(Error::NoBufferMsg)));
+    let ahead = lease(&buffer, "ahead").await.expect("it is as old as this start");
+    assert_eq!(state(&buffer).await.messages, 1);
+    drop(ahead);
 }
 
 #[actix::test]

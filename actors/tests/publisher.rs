@@ -203,10 +203,24 @@ async fn the_window_bounds_what_is_unconfirmed() {
 
 #[actix::test]
 async fn there_is_room_for_so_many_bytes() {
-    let publisher = start(100, None);
+    let publisher = start(1_000, None);
     send(&publisher, &[0; 60]).await.expect("room");
+    let taken = state(&publisher).await.bytes;
     let error = send(&publisher, &[0; 60]).await.expect_err("no room");
-    assert!(matches!(error, Error::NoRoom { held: 60, limit: 100, .. }), "{error}");
+    assert!(matches!(error, Error::NoRoom { held, limit: 1_000, .. } if held == taken), "{error}");
+}
+
+#[actix::test]
+async fn a_message_takes_room_for_what_is_kept_beside_its_body() {
+    let publisher = start(1 << 20, None);
+    let mut accepted = 0;
+    while send(&publisher, b"").await.is_ok() {
+        accepted += 1;
+    }
+    assert!(accepted < 2_048, "{accepted} empty messages within 1 MiB: each takes more than 512 bytes");
+    let taken = take(&publisher, MINUTE).await.await.expect("lent");
+    publisher.send(DeleteMessage { message_id: taken.message_id }).await.expect("alive").expect("it is there");
+    send(&publisher, b"").await.expect("there is room again");
 }
 
 async fn take(publisher: &Addr<UserManagerPublisher>, lease: Duration) -> oneshot::Receiver<NextMessage> {
@@ -215,11 +229,14 @@ async fn take(publisher: &Addr<UserManagerPublisher>, lease: Duration) -> onesho
     message
 }
 
+/// Room for whatever these tests send.
+const ROOM: u64 = 1 << 20;
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[actix::test]
 async fn messages_are_lent_in_order_and_deleted_when_done() {
-    let publisher = start(1_000, None);
+    let publisher = start(ROOM, None);
     let mut early = take(&publisher, MINUTE).await;
     assert!(early.try_recv().is_err(), "there is nothing yet");
     for body in [b"1", b"2"] {
@@ -240,7 +257,7 @@ async fn messages_are_lent_in_order_and_deleted_when_done() {
 
 #[actix::test]
 async fn a_message_that_does_not_get_away_is_lent_to_the_next() {
-    let publisher = start(1_000, None);
+    let publisher = start(ROOM, None);
     drop(take(&publisher, MINUTE).await);
     send(&publisher, b"1").await.expect("room");
     let first = take(&publisher, MINUTE).await.await.expect("the one who has gone does not get it");
@@ -252,7 +269,7 @@ async fn a_message_that_does_not_get_away_is_lent_to_the_next() {
 
 #[actix::test]
 async fn a_message_that_is_not_deleted_in_time_is_lent_again() {
-    let publisher = start(1_000, None);
+    let publisher = start(ROOM, None);
     send(&publisher, b"1").await.expect("room");
     let first = take(&publisher, Duration::from_millis(50)).await.await.expect("lent");
     let id = first.message_id;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::broker::Fingerprint;
+use crate::buffer::age::Since;
 use crate::store::{NO_RECORD, Seq};
 
 /// How long it is remembered that a message has gone. A broker delivers again what was on the way when a connection
@@ -19,8 +20,8 @@ const MAX_REMEMBERED: usize = 1_000_000;
 pub struct Brought {
     held: HashSet<Fingerprint>,
     gone: HashMap<Fingerprint, Seq>,
-    /// What has gone by age, with the time when it went in milliseconds since 1970.
-    by_age: VecDeque<(u64, Fingerprint, Seq)>,
+    /// What has gone, by age.
+    by_age: VecDeque<(Since, Fingerprint, Seq)>,
 }
 
 impl Brought {
@@ -43,18 +44,18 @@ impl Brought {
         self.gone.insert(fingerprint, NO_RECORD);
     }
 
-    /// It went at `gone_at_ms`; `record` keeps its memory, or none does.
-    pub fn add_gone(&mut self, gone_at_ms: u64, fingerprint: Fingerprint, record: Seq) {
+    /// It went at `since`; `record` keeps its memory, or none does.
+    pub fn add_gone(&mut self, since: Since, fingerprint: Fingerprint, record: Seq) {
         self.gone.insert(fingerprint, record);
-        self.by_age.push_back((gone_at_ms, fingerprint, record));
+        self.by_age.push_back((since, fingerprint, record));
     }
 
-    /// Forgets what went long ago. Returns the records that are not needed any more.
-    pub fn forget_old(&mut self, now_ms: u64) -> Vec<Seq> {
+    /// Forgets what went long ago, up to `limit` of it. Returns the records that are not needed any more.
+    pub fn forget_old(&mut self, now: Since, limit: usize) -> Vec<Seq> {
         let mut forgotten = Vec::new();
-        while let Some(&(gone_at_ms, fingerprint, record)) = self.by_age.front()
-            && (now_ms.saturating_sub(gone_at_ms) >= REMEMBERED.as_millis() as u64
-                || self.by_age.len() > MAX_REMEMBERED)
+        while forgotten.len() < limit
+            && let Some(&(since, fingerprint, record)) = self.by_age.front()
+            && (now - since >= REMEMBERED.as_millis() as Since || self.by_age.len() > MAX_REMEMBERED)
         {
             self.by_age.pop_front();
             if self.gone.get(&fingerprint) == Some(&record) {
@@ -78,10 +79,11 @@ mod tests {
         brought.add_gone(2_000, second, 8);
         // the same message, left and fetched once more
         brought.add_gone(3_000, first, 9);
-        assert!(brought.forget_old(3_600_999).is_empty());
-        assert_eq!(brought.forget_old(3_602_500), [7, 8]);
+        assert!(brought.forget_old(3_600_999, 10).is_empty());
+        assert_eq!(brought.forget_old(3_602_500, 1), [7]);
+        assert_eq!(brought.forget_old(3_602_500, 10), [8]);
         assert!(brought.contains(&first) && !brought.contains(&second));
-        assert_eq!(brought.forget_old(3_603_000), [9]);
+        assert_eq!(brought.forget_old(3_603_000, 10), [9]);
         assert!(!brought.contains(&first));
     }
 }

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use crate::buffer::{BufferActor, Held};
+use crate::deadlines::Deadline;
 use crate::error::Error;
 use crate::messages::{BufferMsgView, BufferUuid, LeaseBufferMsg, PeekBufferMsg};
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::Seq;
+use crate::wait_queue::WaitQueue;
 
 /// How long someone waits for a delivery of the same message whose last part is on its way. Where the worker takes it,
 /// this is over in microseconds; one that stalls is a delivery like any other.
@@ -49,8 +51,19 @@ impl Asker {
 pub(super) struct Lease {
     /// The last part is on its way to the worker, who may ask again before the outcome is known here.
     finishing: bool,
-    waiting: Vec<Asker>,
+    waiting: Waiting,
 }
+
+/// Those who wait for the end of a delivery, and when the first of them has waited long enough.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    askers: WaitQueue<Asker>,
+    deadline: Option<Deadline>,
+}
+
+/// To [`BufferActor`]: some of those who wait for the end of this delivery have waited long enough.
+#[derive(Debug)]
+pub(super) struct WaitingIsOver(Seq);
 
 /// A message, and the right to deliver it.
 #[derive(Debug)]
@@ -127,10 +140,9 @@ impl BufferActor {
             && let Some(lease) = self.leases.get_mut(&seq)
             && lease.finishing
         {
-            lease.waiting.retain(|waiting| !waiting.is_gone());
             let left = FINISHING_WAIT.saturating_sub(asker.asked.elapsed());
-            ctx.run_later(left, move |actor, _| actor.end_waiting(seq));
-            lease.waiting.push(asker);
+            lease.waiting.deadline.get_or_insert_with(|| self.deadlines.add(WaitingIsOver(seq), left));
+            lease.waiting.askers.push(asker, Asker::is_gone);
             return;
         }
         match asker.wish {
@@ -152,32 +164,54 @@ impl BufferActor {
     ) -> Result<LeasedBufferMsg, Error> {
         let Entry::Vacant(entry) = self.leases.entry(seq) else { return Err(Error::InDelivery) };
         let finishing = view.blend.is_none() && view.payload.len() <= in_one_go;
-        entry.insert(Lease { finishing, waiting: Vec::new() });
+        entry.insert(Lease { finishing, waiting: Waiting::default() });
         Ok(LeasedBufferMsg { view, lease: BufferLease::new(ctx.address(), uuid.clone(), seq, finishing) })
     }
 
     /// Those who have waited long enough for the end of this delivery wait no more.
     fn end_waiting(&mut self, seq: Seq) {
         let Some(lease) = self.leases.get_mut(&seq) else { return };
-        let view = self.by_age.get(&seq).and_then(|uuid| self.messages.get(uuid)).map(Held::view);
-        for asker in lease.waiting.extract_if(.., |asker| asker.asked.elapsed() >= FINISHING_WAIT) {
-            match asker.wish {
-                Wish::Lease { reply, .. } => reply.send(Err(Error::InDelivery)),
-                Wish::View(reply) => reply.send(view.clone().ok_or(Error::NoBufferMsg)),
+        lease.waiting.deadline = None;
+        let view = self.names.get(&seq).and_then(|uuid| self.messages.get(uuid)).map(Held::view);
+        while let Some(first) = lease.waiting.askers.first() {
+            let left = FINISHING_WAIT.saturating_sub(first.asked.elapsed());
+            if !left.is_zero() {
+                lease.waiting.deadline = Some(self.deadlines.add(WaitingIsOver(seq), left));
+                return;
+            }
+            match lease.waiting.askers.pop().map(|asker| asker.wish) {
+                Some(Wish::Lease { reply, .. }) => reply.send(Err(Error::InDelivery)),
+                Some(Wish::View(reply)) => reply.send(view.clone().ok_or(Error::NoBufferMsg)),
+                None => {}
             }
         }
     }
 
     /// Ends a delivery, if there is one. Returns who waits for its end.
-    pub(super) fn end_lease(&mut self, seq: Seq) -> Vec<Asker> {
-        self.leases.remove(&seq).map_or(Vec::new(), |lease| lease.waiting)
+    pub(super) fn end_lease(&mut self, seq: Seq) -> WaitQueue<Asker> {
+        let Waiting { askers, deadline } = self.leases.remove(&seq).map(|lease| lease.waiting).unwrap_or_default();
+        deadline.into_iter().for_each(|deadline| self.deadlines.remove(deadline));
+        askers
     }
 
     /// Gives those who have waited for a delivery to end what they want.
-    pub(super) fn give_to_waiting(&mut self, uuid: &BufferUuid, waiting: Vec<Asker>, ctx: &mut Context<Self>) {
-        for asker in waiting.into_iter().filter(|asker| !asker.is_gone()) {
-            self.give(uuid, asker, ctx);
+    pub(super) fn give_to_waiting(
+        &mut self,
+        uuid: &BufferUuid,
+        mut waiting: WaitQueue<Asker>,
+        ctx: &mut Context<Self>,
+    ) {
+        while let Some(asker) = waiting.pop() {
+            if !asker.is_gone() {
+                self.give(uuid, asker, ctx);
+            }
         }
+    }
+}
+
+impl StreamHandler<WaitingIsOver> for BufferActor {
+    fn handle(&mut self, WaitingIsOver(seq): WaitingIsOver, _: &mut Self::Context) {
+        self.end_waiting(seq);
     }
 }
 
@@ -206,8 +240,13 @@ impl Handler<Settle> for BufferActor {
     type Result = ();
 
     fn handle(&mut self, Settle { uuid, seq, settled }: Settle, ctx: &mut Self::Context) {
-        // an older message of that name is no longer here, and its delivery matters to nobody
+        // an older message of that name is no longer here: its delivery matters to nobody, but what it held is free now
         if self.messages.get(&uuid).is_none_or(|held| held.seq != seq) {
+            if settled != Settled::Finishing
+                && let Some(cost) = self.lingering.remove(&seq)
+            {
+                self.lingering_bytes -= cost;
+            }
             return;
         }
         let waiting = match settled {
@@ -221,7 +260,7 @@ impl Handler<Settle> for BufferActor {
                 self.delivered_total += 1;
                 self.remove(&uuid)
             }
-            Settled::Released => self.end_lease(seq),
+            Settled::Released => self.offer_again(&uuid, seq),
         };
         self.give_to_waiting(&uuid, waiting, ctx);
     }

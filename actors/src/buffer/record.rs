@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Fingerprint;
+use crate::buffer::age::Since;
 use crate::buffer::{Held, Rare};
 use crate::codec::BlendHole;
 use crate::messages::BufferUuid;
@@ -42,11 +43,12 @@ impl Meta {
         }
     }
 
-    /// The message, whose body is that of `record`.
-    pub fn into_held(self, record: Recovered) -> (BufferUuid, Held) {
+    /// The message, whose body is that of `record` and whose age is `since`.
+    pub fn into_held(self, record: Recovered, since: Since) -> (BufferUuid, Held) {
         let blend = self.blend_at.map(|offset| BlendHole { offset, path: self.blend_path });
         let rare = Rare::new(blend, self.fingerprint);
-        let held = Held { seq: record.seq, payload: record.body, stored_at_ms: self.stored_at_ms, rare };
+        let Recovered { seq, meta, body: payload } = record;
+        let held = Held { seq, payload, meta_len: meta.len() as u32, stored_at_ms: self.stored_at_ms, since, rare };
         (self.uuid, held)
     }
 }

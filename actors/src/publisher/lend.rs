@@ -1,6 +1,6 @@
 //! The outbox without a broker: messages are lent to the user manager, who deletes them when it is done.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use actix::{Addr, Message};
@@ -8,19 +8,22 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::codec::Format;
+use crate::deadlines::{Deadline, Deadlines};
 use crate::payload::Payload;
 use crate::publisher::UserManagerPublisher;
 use crate::publisher::outbox::Outbox;
 use crate::store::Seq;
+use crate::wait_queue::WaitQueue;
 
 /// The side of the outbox that faces a user manager who comes for its messages.
 #[derive(Debug, Default)]
 pub struct Lender {
-    /// Which loan of a message is the current one.
-    loans: BTreeMap<Seq, Loan>,
-    last_loan: u64,
+    /// The current loan of each message that is out.
+    loans: BTreeMap<Seq, Current>,
+    last_loan: Loan,
+    deadlines: Deadlines<EndLoan>,
     by_id: HashMap<Uuid, Seq>,
-    takers: VecDeque<Taker>,
+    takers: WaitQueue<Taker>,
     stopped: bool,
 }
 
@@ -33,12 +36,11 @@ struct Taker {
     reply: oneshot::Sender<NextMessage>,
 }
 
-/// A loan that was made; it ends after `lease`.
-#[derive(Clone, Copy, Debug)]
-pub struct Lent {
-    pub seq: Seq,
-    pub loan: Loan,
-    pub lease: Duration,
+#[derive(Debug)]
+struct Current {
+    loan: Loan,
+    /// When it ends by itself.
+    deadline: Deadline,
 }
 
 impl Lender {
@@ -47,37 +49,41 @@ impl Lender {
         Self { by_id, ..Self::default() }
     }
 
+    /// The loans whose time is over, as they end.
+    pub fn deadlines(&self) -> Deadlines<EndLoan> {
+        self.deadlines.clone()
+    }
+
     pub fn added(&mut self, message_id: Uuid, seq: Seq) {
         self.by_id.insert(message_id, seq);
     }
 
     pub fn queue(&mut self, lease: Duration, reply: oneshot::Sender<NextMessage>) {
-        self.takers.retain(|taker| !taker.reply.is_closed());
         if !self.stopped {
-            self.takers.push_back(Taker { lease, reply });
+            self.takers.push(Taker { lease, reply }, |taker| taker.reply.is_closed());
         }
     }
 
     /// Tells all who wait, and all who will, that nothing more comes.
     pub fn stop(&mut self) {
         self.stopped = true;
-        self.takers.clear();
+        self.takers = WaitQueue::default();
     }
 
-    /// Lends waiting messages to waiting takers. Returns the loans that were made.
-    pub fn lend(&mut self, outbox: &mut Outbox, publisher: &Addr<UserManagerPublisher>) -> Vec<Lent> {
-        let mut lent = Vec::new();
-        while let Some(taker) = self.takers.pop_front() {
+    /// Lends waiting messages to waiting takers.
+    pub fn lend(&mut self, outbox: &mut Outbox, publisher: &Addr<UserManagerPublisher>) {
+        while let Some(taker) = self.takers.pop() {
             if taker.reply.is_closed() {
                 continue;
             }
             let Some((seq, message)) = outbox.take_first_waiting() else {
-                self.takers.push_front(taker);
+                self.takers.push_first(taker);
                 break;
             };
             self.last_loan += 1;
             let loan = self.last_loan;
-            self.loans.insert(seq, loan);
+            let deadline = self.deadlines.add(EndLoan { seq, loan }, taker.lease);
+            self.loans.insert(seq, Current { loan, deadline });
             message.lent = message.lent.saturating_add(1);
             let next = NextMessage {
                 message_id: message.meta.message_id,
@@ -86,25 +92,35 @@ impl Lender {
                 delivery_count: message.lent,
                 lease: MessageLease { publisher: publisher.clone(), seq, loan, kept: false },
             };
-            lent.push(Lent { seq, loan, lease: taker.lease });
             // if the taker has gone, the lease in what comes back puts the message back
             drop(taker.reply.send(next));
         }
-        lent
     }
 
-    /// A loan has ended; the message waits again, unless it was lent anew since or is gone.
+    /// The time of a loan is over; the message waits again.
+    pub fn expire(&mut self, seq: Seq, outbox: &mut Outbox) {
+        self.loans.remove(&seq);
+        outbox.put_back(seq);
+    }
+
+    /// A loan has ended early; the message waits again, unless it was lent anew since or is gone.
     pub fn end_loan(&mut self, seq: Seq, loan: Loan, outbox: &mut Outbox) {
-        if self.loans.get(&seq) == Some(&loan) {
-            self.loans.remove(&seq);
+        if self.loans.get(&seq).is_some_and(|current| current.loan == loan) {
+            self.forget_loan(seq);
             outbox.put_back(seq);
+        }
+    }
+
+    fn forget_loan(&mut self, seq: Seq) {
+        if let Some(current) = self.loans.remove(&seq) {
+            self.deadlines.remove(current.deadline);
         }
     }
 
     /// Finds a message that is done with.
     pub fn delete(&mut self, message_id: Uuid) -> Option<Seq> {
         let seq = self.by_id.remove(&message_id)?;
-        self.loans.remove(&seq);
+        self.forget_loan(seq);
         Some(seq)
     }
 }
@@ -148,10 +164,10 @@ impl Drop for MessageLease {
     }
 }
 
-/// To [`UserManagerPublisher`], from a lease.
+/// A loan ends: to [`UserManagerPublisher`], from a lease or at the loan's deadline.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct EndLoan {
+pub struct EndLoan {
     pub seq: Seq,
     pub loan: Loan,
 }

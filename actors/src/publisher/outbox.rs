@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::codec::{Format, ForwardedType, OutgoingMessage};
 use crate::payload::Payload;
-use crate::store::{Recovered, Seq};
+use crate::store::{Recovered, Seq, cost};
 
 /// The messages of the outbox. Each one waits, or is out: on its way to the broker, or lent to the user manager; or it
 /// is parked, since the broker has refused it for good.
@@ -17,6 +17,7 @@ pub struct Outbox {
     messages: BTreeMap<Seq, OutboxMessage>,
     waiting: BTreeSet<Seq>,
     parked: BTreeMap<Seq, Parked>,
+    /// What all of them take of the limit.
     bytes: u64,
 }
 
@@ -25,6 +26,8 @@ pub struct Outbox {
 pub struct OutboxMessage {
     pub meta: OutboxMeta,
     pub payload: Payload,
+    /// What it takes of the limit, in bytes.
+    pub cost: u64,
     /// How often it was lent.
     pub lent: u32,
 }
@@ -97,7 +100,10 @@ impl Outbox {
         let mut useless = Vec::new();
         for record in recovered {
             match record.decode_meta::<OutboxMeta, Mark>()? {
-                Either::Left(meta) => outbox.add(record.seq, meta, record.body),
+                Either::Left(meta) => {
+                    let cost = cost(record.meta.len(), record.body.len());
+                    outbox.add(record.seq, meta, record.body, cost);
+                }
                 Either::Right(Mark { parked, reason, since_ms }) => {
                     let mark = Some(record.seq);
                     // a mark is younger than what it marks
@@ -112,9 +118,9 @@ impl Outbox {
         Ok((outbox, useless))
     }
 
-    pub fn add(&mut self, seq: Seq, meta: OutboxMeta, payload: Payload) {
-        self.bytes += payload.len();
-        self.messages.insert(seq, OutboxMessage { meta, payload, lent: 0 });
+    pub fn add(&mut self, seq: Seq, meta: OutboxMeta, payload: Payload, cost: u64) {
+        self.bytes += cost;
+        self.messages.insert(seq, OutboxMessage { meta, payload, cost, lent: 0 });
         self.waiting.insert(seq);
     }
 
@@ -122,7 +128,7 @@ impl Outbox {
     pub fn remove(&mut self, seq: Seq) -> Option<Seq> {
         let message = self.messages.remove(&seq)?;
         self.waiting.remove(&seq);
-        self.bytes -= message.payload.len();
+        self.bytes -= message.cost;
         self.parked.remove(&seq)?.mark
     }
 
