@@ -1,7 +1,9 @@
 //! Bearer tokens (RFC 6750): read from a file, kept as SHA-256, compared in constant time.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -36,24 +38,36 @@ pub struct Bearer {
 pub struct Tokens {
     path: PathBuf,
     current: watch::Sender<Vec<Token>>,
+    /// Held from before the file is read until its tokens count, so that of two who read it the later one's count.
+    reloading: Mutex<()>,
 }
 
 impl Tokens {
-    /// Reads a file with one token a line: the token or `sha256:` and its hash in hexadecimal digits, then, for a
-    /// worker, the `USER_ID` that it is bound to, if any. Empty lines and lines that begin with `#` say nothing.
+    /// Reads a file in UTF-8 with one token a line: the token or `sha256:` and its hash in hexadecimal digits, then, for
+    /// a worker, the `USER_ID` that it is bound to, if any. A line that begins with `#`, and whatever stands behind a `#`
+    /// between white space, is a comment.
     ///
     /// # Errors
     /// A text that names the file, the line and what is wrong with it; never the token.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let (current, _) = watch::channel(parse_file(path)?);
-        Ok(Self { path: path.to_owned(), current })
+        let tokens = parse_file(path)?;
+        if tokens.is_empty() {
+            return Err(format!("{} has no token; `user-http-server token` makes one", path.display()));
+        }
+        let (current, _) = watch::channel(tokens);
+        Ok(Self { path: path.to_owned(), current, reloading: Mutex::new(()) })
     }
 
-    /// Reads the file again. Where it is bad, the tokens stay as they are.
+    /// Reads the file again. Where it is bad, the tokens stay as they are; where it has none, none is valid any more.
     pub fn reload(&self) {
+        let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = self.path.display();
         match parse_file(&self.path) {
             Ok(tokens) => {
-                log::info!("{} tokens read from {}", tokens.len(), self.path.display());
+                match tokens.len() {
+                    0 => log::warn!("{place} has no token any more: every request that needs one is refused"),
+                    number => log::info!("{number} tokens read from {place}"),
+                }
                 self.current.send_replace(tokens);
             }
             Err(error) => log::error!("the tokens stay as they are: {error}"),
@@ -80,34 +94,65 @@ impl Tokens {
 
 fn parse_file(path: &Path) -> Result<Vec<Token>, String> {
     let place = path.display();
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot read the token file {place}: {error}"))?;
+    let bytes = fs::read(path).map_err(|error| format!("cannot read the token file {place}: {error}"))?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{place} is not UTF-8 text; save it as UTF-8"))?;
     let mut tokens = Vec::new();
-    for (at, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
+    let mut seen = HashMap::new();
+    // editors on Windows begin a file with a byte order mark
+    for (at, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        let number = at + 1;
+        let bad = |why: String| format!("{place}, line {number}: {why}");
+        let Some(token) = parse_line(line.trim()).map_err(bad)? else { continue };
+        if let Some((first, user_id)) = seen.get(&token.hash) {
+            if *user_id == token.user_id {
+                continue;
+            }
+            return Err(bad(format!("the token of line {first} again, for another USER_ID; a token is bound once")));
         }
-        tokens.push(parse_line(line).map_err(|why| format!("{place}, line {}: {why}", at + 1))?);
-    }
-    if tokens.is_empty() {
-        return Err(format!("{place} has no token; `user-http-server token` makes one"));
+        seen.insert(token.hash, (number, token.user_id.clone()));
+        tokens.push(token);
     }
     Ok(tokens)
 }
 
-fn parse_line(line: &str) -> Result<Token, String> {
+/// Reads a line without white space around it; none where there is nothing but a comment.
+fn parse_line(line: &str) -> Result<Option<Token>, String> {
+    let Some(line) = without_comment(line)? else { return Ok(None) };
+    if line.contains(|char: char| char.is_control() && char != '\t') {
+        return Err("a line has no control characters but tabs; each token has a line of its own".to_owned());
+    }
     let (token, user_id) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let hash = match token.strip_prefix(HASHED) {
-        Some(digits) => parse_hash(digits).ok_or("after sha256: 64 hexadecimal digits are expected")?,
+    let digits = token.split_at_checked(HASHED.len()).filter(|(start, _)| start.eq_ignore_ascii_case(HASHED));
+    let hash = match digits {
+        Some((_, digits)) => parse_hash(digits).ok_or("after sha256: 64 hexadecimal digits are expected")?,
         None if token.len() < MIN_TOKEN_CHARS => {
             return Err(format!(
                 "a token has at least {MIN_TOKEN_CHARS} characters; `user-http-server token` makes one"
             ));
         }
-        None => Sha256::digest(token.as_bytes()).into(),
+        None => match token.chars().position(|char| !char.is_ascii_graphic()) {
+            Some(at) => return Err(format!("a token is of visible ASCII; character {} of this one is not", at + 1)),
+            None => Sha256::digest(token.as_bytes()).into(),
+        },
     };
-    let user_id = Some(user_id.trim()).filter(|user_id| !user_id.is_empty()).map(str::to_owned);
-    Ok(Token { hash, user_id })
+    let user_id = user_id.trim();
+    Ok(Some(Token { hash, user_id: Some(user_id.to_owned()).filter(|user_id| !user_id.is_empty()) }))
+}
+
+/// What of a line is no comment; none where that is nothing.
+fn without_comment(line: &str) -> Result<Option<&str>, String> {
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let sign = line.match_indices('#').map(|(at, _)| at).find(|at| line[..*at].ends_with(char::is_whitespace));
+    let Some(at) = sign else { return Ok(Some(line)) };
+    match line[at + 1..].chars().next() {
+        // it might belong to the USER_ID
+        Some(next) if !next.is_whitespace() => {
+            Err("put a space behind the # of a comment; no word of a USER_ID begins with # here".to_owned())
+        }
+        _ => Ok(Some(line[..at].trim_end())),
+    }
 }
 
 fn parse_hash(digits: &str) -> Option<Hash> {
@@ -157,12 +202,50 @@ mod tests {
         }
     }
 
+    /// The `USER_ID` that the token in a line is bound to.
+    fn binding(line: &str) -> Option<String> {
+        let tokens = tokens(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        let bearer = tokens.check(Some("Bearer first-token-0123456789")).unwrap_or_else(|| panic!("{line:?}"));
+        bearer.user_id
+    }
+
     #[test]
     fn a_token_may_be_bound_to_a_user() {
         let tokens = tokens("first-token-0123456789 worker 7\nother-token-0123456789\n").expect("a sound file");
         let bearer = tokens.check(Some("Bearer first-token-0123456789")).expect("valid");
         assert_eq!(bearer.user_id.as_deref(), Some("worker 7"));
         assert_eq!(tokens.check(Some("Bearer other-token-0123456789")), Some(Bearer::default()));
+        assert_eq!(binding("first-token-0123456789 worker#7").as_deref(), Some("worker#7"));
+    }
+
+    #[test]
+    fn a_comment_is_no_user() {
+        for line in [
+            "first-token-0123456789 # of the first",
+            "first-token-0123456789\t#\tof the first",
+            "first-token-0123456789 #",
+            "# one\n#two\n # three\nfirst-token-0123456789",
+        ] {
+            assert_eq!(binding(line), None, "{line:?}");
+        }
+        assert_eq!(binding("first-token-0123456789 worker 7 # of the first # and last").as_deref(), Some("worker 7"));
+        let hashed = format!("{HASHED}{} # mine", hexadecimal(&Sha256::digest(b"first-token-0123456789")));
+        assert_eq!(binding(&hashed), None);
+    }
+
+    #[test]
+    fn what_editors_and_shells_put_into_a_file_is_no_part_of_a_token() {
+        for text in [
+            "\u{feff}first-token-0123456789 anna\n",
+            "\u{feff}# a comment\r\nfirst-token-0123456789 anna\r\n",
+            "\u{feff}\u{feff}first-token-0123456789 anna",
+            "  first-token-0123456789   anna  \r\n\r\n",
+            "first-token-0123456789 anna\nfirst-token-0123456789 anna # again\n",
+        ] {
+            assert_eq!(binding(text).as_deref(), Some("anna"), "{text:?}");
+        }
+        let upper = format!("SHA256:{}", hexadecimal(&Sha256::digest(b"first-token-0123456789")).to_uppercase());
+        assert_eq!(binding(&upper), None);
     }
 
     #[test]
@@ -172,10 +255,20 @@ mod tests {
             ("fine-token-0123456789\nshort", "line 2: a token has at least 16 characters"),
             ("sha256:12", "line 1: after sha256: 64 hexadecimal digits"),
             ("sha256:zz00000000000000000000000000000000000000000000000000000000000000", "64 hexadecimal digits"),
+            ("fine-token-0123456789 #7", "line 1: put a space behind the #"),
+            ("fine-token-0123456789 worker #7", "line 1: put a space behind the #"),
+            ("fine-token-0123456789\n\nfine-token-0123456789 anna", "line 3: the token of line 1 again"),
+            ("fine-token-0123456789 berta\nfine-token-0123456789 anna", "line 2: the token of line 1 again"),
+            ("fine-token-0123456789\rfine-token-0123456788", "line 1: a line has no control characters"),
+            ("# a\n\u{feff}fine-token-0123456789", "line 2: a token is of visible ASCII; character 1"),
+            ("fine-token-01234\u{200b}56789", "line 1: a token is of visible ASCII; character 17"),
         ] {
             let error = tokens(text).expect_err("a bad file");
             assert!(error.contains(why) && !error.contains("fine-token"), "{error}");
         }
         assert!(Tokens::read(Path::new("/nowhere/tokens")).expect_err("no file").contains("/nowhere/tokens"));
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), b"\xff\xfef\0i\0n\0e\0").expect("writable");
+        assert!(Tokens::read(file.path()).expect_err("UTF-16").contains("save it as UTF-8"));
     }
 }

@@ -103,28 +103,33 @@ impl Tls {
 
     /// Loads the files again, now. Where they cannot be used, what was loaded before stays, and the log says why.
     pub fn reload(&self) {
-        let Inner { files, current, watch } = &*self.0;
-        watch.lock().unwrap_or_else(PoisonError::into_inner).acted_on = files.stamps();
+        self.load_again(&mut self.0.watch.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Loads the files again if they have changed. Whoever replaces them does so one after the other, so a change
+    /// counts once it has stood still from one look to the next.
+    fn reload_if_changed(&self) {
+        let mut watch = self.0.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.0.files.stamps();
+        let stands_still = now == watch.seen;
+        let is_new = now != watch.acted_on;
+        watch.seen = now;
+        if is_new && stands_still {
+            self.load_again(&mut watch);
+        }
+    }
+
+    /// Loads the files again. `watch` is locked from before they are read until what they hold counts: of two who do
+    /// this at the same time, the one who has read them later wins.
+    fn load_again(&self, watch: &mut Watch) {
+        let Inner { files, current, .. } = &*self.0;
+        watch.acted_on = files.stamps();
         match files.load() {
             Ok(config) => {
                 *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
                 log::info!("new connections use the certificate that is now in {}", files.cert.display());
             }
             Err(error) => log::warn!("new connections go on with the certificate from before: {error}"),
-        }
-    }
-
-    /// Loads the files again if they have changed. Whoever replaces them does so one after the other, so a change
-    /// counts once it has stood still from one look to the next.
-    fn reload_if_changed(&self) {
-        let now = self.0.files.stamps();
-        let mut watch = self.0.watch.lock().unwrap_or_else(PoisonError::into_inner);
-        let stands_still = now == watch.seen;
-        let is_new = now != watch.acted_on;
-        watch.seen = now;
-        drop(watch);
-        if is_new && stands_still {
-            self.reload();
         }
     }
 
@@ -210,5 +215,35 @@ impl TlsFiles {
 impl TlsError {
     fn of(file: TlsFile, path: &Path, why: impl ToString) -> Self {
         Self { file, path: path.to_owned(), why: why.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::TryLockError;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn while_files_are_loaded_again_nobody_else_loads_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        fs::write(&cert, issued.cert.pem()).expect("writable");
+        fs::write(&key, issued.signing_key.serialize_pem()).expect("writable");
+        let tls = Tls::load(TlsFiles { cert, key: key.clone(), client_ca: None }).expect("sound files");
+
+        // who loads it waits for what is written into the pipe
+        fs::remove_file(&key).expect("a file");
+        assert!(Command::new("mkfifo").arg(&key).status().expect("mkfifo").success());
+        let loading = tls.clone();
+        let loading = thread::spawn(move || loading.reload());
+        let pipe = fs::OpenOptions::new().write(true).open(&key).expect("a reader at the other end");
+        assert!(matches!(tls.0.watch.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(pipe);
+        loading.join().expect("no panic");
+        assert!(tls.0.watch.try_lock().is_ok());
     }
 }

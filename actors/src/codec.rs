@@ -55,7 +55,28 @@ pub struct OutgoingMessage {
     pub body: Vec<Bytes>,
 }
 
-/// What a worker has posted.
+/// What a worker has posted, and who it says that it is.
+#[derive(Clone, Debug)]
+pub struct PostedMessage {
+    /// `USER_ID`.
+    pub user_id: UserId,
+    /// What is to be done with it.
+    pub message: UserMessage,
+}
+
+/// A `USER_ID`, whole. Two are equal where Python's strings are: a surrogate that stands alone is a code point like any
+/// other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UserId(Bytes);
+
+impl UserId {
+    /// As UTF-8 in which surrogates are encoded too (Python's `surrogatepass`).
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A message of a worker.
 #[derive(Clone, Debug)]
 pub enum UserMessage {
     /// To be forwarded to the user manager.

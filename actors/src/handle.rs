@@ -4,7 +4,7 @@ use actix::Addr;
 use bytes::Bytes;
 
 use crate::buffer::BufferActor;
-use crate::codec::{self, Format, UserMessage};
+use crate::codec::{self, Format, PostedMessage, UserMessage};
 use crate::decoder::{Decoder, decode};
 use crate::error::Error;
 use crate::messages::{AddBufferMsg, CountUserMessage, SendMessageToUserManager};
@@ -23,8 +23,8 @@ pub async fn handle_user_message(
     format: Format,
     body: Bytes,
 ) -> Result<(), Error> {
-    let message = decode(decoder, format, body, codec::decode_user_message).await?;
-    if only.is_some_and(|only| only != message.user_id()) {
+    let PostedMessage { user_id, message } = decode(decoder, format, body, codec::decode_user_message).await?;
+    if only.is_some_and(|only| only.as_bytes() != user_id.as_bytes()) {
         return Err(Error::OtherUser { claimed: message.user_id().to_owned() });
     }
     match message {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use user_http_actors::codec::{
-    BlendHole, DecodeError, Format, MAX_INT_DIGITS, OutgoingMessage, UserMessage,
+    BlendHole, DecodeError, Format, MAX_INT_DIGITS, OutgoingMessage, PostedMessage, UserMessage,
     decode_communication_interface_message, decode_user_message,
 };
 
@@ -17,7 +17,7 @@ fn pickle_of(kind: &str, data: &[u8]) -> Vec<u8> {
     body
 }
 
-fn frame(data: &[u8]) -> Result<UserMessage, DecodeError> {
+fn frame(data: &[u8]) -> Result<PostedMessage, DecodeError> {
     decode_user_message(Format::Pickle, pickle_of("FRAME_RENDERED", data).into())
 }
 
@@ -25,14 +25,14 @@ fn completed(data: &[u8]) -> OutgoingMessage {
     forwarded(decode_user_message(Format::Pickle, pickle_of("RENDER_COMPLETED", data).into()))
 }
 
-fn json(data: &str) -> Result<UserMessage, DecodeError> {
+fn json(data: &str) -> Result<PostedMessage, DecodeError> {
     let body = format!(r#"{{"USER_ID": "u", "MAIN_DATA": {{"TYPE": "RENDER_COMPLETED", "DATA": {data}}}}}"#);
     decode_user_message(Format::Json, body.into())
 }
 
-fn forwarded(message: Result<UserMessage, DecodeError>) -> OutgoingMessage {
+fn forwarded(message: Result<PostedMessage, DecodeError>) -> OutgoingMessage {
     match message {
-        Ok(UserMessage::Forward(message)) => message,
+        Ok(PostedMessage { message: UserMessage::Forward(message), .. }) => message,
         other => panic!("not forwarded: {other:?}"),
     }
 }
@@ -336,7 +336,7 @@ fn what_is_missing_or_of_another_type_is_named_by_its_path() {
         "MAIN_DATA.DATA is missing; a value is expected"
     );
     let taken = decode_user_message(Format::Json, r#"{"USER_ID": "", "MAIN_DATA": {"TYPE": "TEST"}}"#.into());
-    assert!(matches!(taken, Ok(UserMessage::Test { .. })));
+    assert!(matches!(taken, Ok(PostedMessage { message: UserMessage::Test { .. }, .. })));
 }
 
 #[test]

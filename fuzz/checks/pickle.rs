@@ -20,7 +20,8 @@ const HEAD: &[u8] = b"}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\
 
 pub fn check(data: &[u8]) {
     for body in [data.to_vec(), [HEAD, data, b"uu."].concat()] {
-        if let Ok(UserMessage::Forward(message)) = decode_user_message(Format::Pickle, body.into())
+        if let Ok(UserMessage::Forward(message)) =
+            decode_user_message(Format::Pickle, body.into()).map(|posted| posted.message)
             && message.format == Format::Pickle
         {
             read_again(message.body.concat());

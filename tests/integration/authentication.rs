@@ -92,6 +92,77 @@ fn a_token_bound_to_a_user_sends_for_no_other() {
 }
 
 #[test]
+fn a_bound_user_is_compared_whole_and_exactly() {
+    let setup = Setup::default();
+    let file = setup.path("worker-tokens");
+    let tokens = ["bound-token-0123456789-1", "bound-token-0123456789-2", "bound-token-0123456789-3"];
+    let (long, longer) = ("u".repeat(1024), "v".repeat(5000));
+    let users = [&long, &longer, "w\u{fffd}"];
+    let lines: String = tokens.iter().zip(users).map(|(token, user)| format!("{token} {user}\n")).collect();
+    fs::write(&file, lines).expect("writable");
+    let mut farm = Farm::of(setup.args(["--worker-token-file", file.to_str().expect("UTF-8")]));
+    for (token, claimed, status) in [
+        (tokens[0], long.clone(), 200),
+        (tokens[0], format!("{long}admin"), 403),
+        (tokens[0], "u".repeat(1023), 403),
+        (tokens[1], longer.clone(), 200),
+        (tokens[1], format!("{longer}admin"), 403),
+        (tokens[2], r"w\ufffd".to_owned(), 200),
+        (tokens[2], r"w\ud800".to_owned(), 403),
+        (tokens[2], r"w\udfff".to_owned(), 403),
+    ] {
+        for protocol in [0, 4] {
+            let value = format!("{{'USER_ID': '{claimed}', 'MAIN_DATA': {{'TYPE': 'FRAME_RENDERED', 'DATA': 1}}}}");
+            let body = farm.peer.dumps(&value, protocol);
+            let answer = request(farm.http, "POST", "/", &[PICKLE, ("Authorization", &bearer(token))], &body);
+            assert_eq!(answer.status, status, "protocol {protocol}: {answer:?}");
+        }
+        let json = format!(r#"{{"USER_ID": "{claimed}", "MAIN_DATA": {{"TYPE": "FRAME_RENDERED", "DATA": 1}}}}"#);
+        let answer = request(farm.http, "POST", "/", &[("Authorization", &bearer(token))], json.as_bytes());
+        // JSON with half a surrogate pair is no message of anybody
+        let expected = if claimed.contains(r"\ud") { 400 } else { status };
+        assert_eq!(answer.status, expected, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_token_file_with_a_byte_order_mark_and_comments_is_read_as_it_looks() {
+    let setup = Setup::default();
+    let file = setup.path("worker-tokens");
+    fs::write(&file, format!("\u{feff}{WORKER} # of all workers\r\n{BOUND} anna # hers\r\n")).expect("writable");
+    let mut farm = Farm::of(setup.args(["--worker-token-file", file.to_str().expect("UTF-8")]));
+    assert_eq!((post(&mut farm, WORKER, "x").status, post(&mut farm, BOUND, "anna").status), (200, 200));
+    assert_eq!(post(&mut farm, BOUND, "# hers").status, 403);
+}
+
+#[test]
+fn a_token_file_that_is_emptied_revokes_every_token_at_a_hangup() {
+    let mut farm = guarded_farm();
+    let file = farm.server.setup().path("worker-tokens");
+    assert_eq!(post(&mut farm, WORKER, "x").status, 200);
+    for (nothing, warnings) in [("", 1), ("# none at present\n", 2)] {
+        fs::write(&file, nothing).expect("writable");
+        farm.server.signal("HUP");
+        eventually("the log says so", SOON, || {
+            let told = |line: &&str| line.contains(" WARN ") && line.contains("has no token any more");
+            holds(farm.log().lines().filter(told).count() == warnings, farm.log())
+        });
+        assert_eq!((post(&mut farm, WORKER, "x").status, post(&mut farm, BOUND, "anna").status), (401, 401));
+        assert_eq!(fetch(&farm, "", "id-1"), 401);
+        fs::write(&file, format!("{WORKER}\n")).expect("writable");
+        farm.server.signal("HUP");
+        eventually("the token is valid again", SOON, || {
+            let answer = post(&mut farm, WORKER, "x");
+            holds(answer.status == 200, answer)
+        });
+    }
+    fs::remove_file(&file).expect("a token file");
+    farm.server.signal("HUP");
+    farm.server.wait_for_log("the tokens stay as they are: cannot read the token file");
+    assert_eq!(post(&mut farm, WORKER, "x").status, 200);
+}
+
+#[test]
 fn a_hangup_reads_the_tokens_again_and_a_bad_file_changes_nothing() {
     let mut farm = guarded_farm();
     let file = farm.server.setup().path("worker-tokens");

@@ -8,7 +8,7 @@ use num_bigint::BigInt;
 use super::DecodeError;
 use super::bounds::{MAX_BODY_BYTES, MAX_INT_DIGITS, MAX_LONG_INT_DIGITS, MAX_PEER_INT_DIGITS, MAX_VALUES};
 use super::error::{grouped, malformed};
-use super::text::{CodePoints, Spelling};
+use super::text::{CodePoints, Spelling, to_utf8};
 
 /// A value's number in its [`Doc`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,6 +313,14 @@ impl Doc {
         match self.node(id).tag {
             Tag::Str => str::from_utf8(self.content(id)).ok().map(str::to_owned),
             _ => self.code_points(id)?.map(char::from_u32).collect(),
+        }
+    }
+
+    /// A str in UTF-8, surrogates encoded too; empty for anything else.
+    pub(super) fn utf8(&self, id: NodeId) -> Bytes {
+        match self.node(id).tag {
+            Tag::Str | Tag::SurrogateStr => self.source.slice(self.node(id).range()),
+            _ => self.code_points(id).map(to_utf8).unwrap_or_default().into(),
         }
     }
 

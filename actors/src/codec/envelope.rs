@@ -11,16 +11,20 @@ use super::pieces::Pieces;
 use super::preview::{label, preview};
 use super::{
     BlendHole, BufferMsg, CommunicationInterfaceMessage, DecodeError, Format, ForwardedType, OutgoingMessage,
-    UserMessage,
+    PostedMessage, UserId, UserMessage,
 };
 
 const BLEND_FILE_KEY: &str = "BINARY_BLEND_FILE";
 
 /// Reads what a worker has posted: `{"USER_ID": str, "MAIN_DATA": {"TYPE": str, "DATA": any}}`.
-pub fn decode_user_message(format: Format, body: Bytes) -> Result<UserMessage, DecodeError> {
+pub fn decode_user_message(format: Format, body: Bytes) -> Result<PostedMessage, DecodeError> {
     let message = Message::read(format, body)?;
+    let user_id = str_at(message.doc(), message.doc().root, "USER_ID", "USER_ID")?;
+    Ok(PostedMessage { user_id: UserId(message.doc().utf8(user_id)), message: user_message(&message, user_id)? })
+}
+
+fn user_message(message: &Message, user_id: NodeId) -> Result<UserMessage, DecodeError> {
     let doc = message.doc();
-    let user_id = str_at(doc, doc.root, "USER_ID", "USER_ID")?;
     let main_data = dict_at(doc, doc.root, "MAIN_DATA", "MAIN_DATA")?;
     let kind = str_at(doc, main_data, "TYPE", "MAIN_DATA.TYPE")?;
     let data = doc.get(main_data, "DATA");

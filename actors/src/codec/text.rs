@@ -74,6 +74,23 @@ fn utf8(bytes: &[u8]) -> Option<(u32, usize)> {
     Some((rest.iter().fold(u32::from(bits), |point, byte| point << 6 | u32::from(byte & 0x3F)), length))
 }
 
+/// UTF-8 of code points, surrogates among them.
+pub(super) fn to_utf8(points: impl Iterator<Item = u32>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for point in points {
+        match char::from_u32(point) {
+            Some(char) => bytes.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+            // a surrogate has 16 bits, and so three bytes
+            None => bytes.extend([
+                0xE0 | (point >> 12) as u8,
+                0x80 | (point >> 6 & 0x3F) as u8,
+                0x80 | (point & 0x3F) as u8,
+            ]),
+        }
+    }
+    bytes
+}
+
 /// Whether these bytes are UTF-8, surrogates let through: `Ok(true)` without any. The position of the first byte
 /// that is wrong otherwise.
 pub(super) fn check_utf8(bytes: &[u8]) -> Result<bool, usize> {
@@ -181,6 +198,7 @@ mod tests {
         assert_eq!(check_utf8(b"\xed\xa0"), Err(0));
         assert_eq!(check_utf8(b"\xc0\x80"), Err(0));
         assert_eq!(points(Spelling::Utf8, b"\xed\xa0\xbda"), Some(vec![0xD83D, 0x61]));
+        assert_eq!(to_utf8([0xD83D, 0x61, 0xFFFD, 0x1F600].into_iter()), b"\xed\xa0\xbda\xef\xbf\xbd\xf0\x9f\x98\x80");
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl Peer {
 
     fn answer_user(&mut self, format: Format, body: Bytes) {
         let start = Instant::now();
-        match decode_user_message(format, body) {
+        match decode_user_message(format, body).map(|posted| posted.message) {
             Ok(UserMessage::Forward(message)) => {
                 let outcome = if message.format == Format::Json { b'J' } else { b'P' };
                 self.answer(outcome, &[message.user_id.as_bytes(), &message.body.concat()]);
