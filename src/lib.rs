@@ -85,9 +85,7 @@ fn remedy(failure: &StoreError) -> &'static str {
             "what it has acknowledged is lost with it; if the directory was moved, move it back before the service is \
              started again"
         }
-        StoreError::NoSpace(_) | StoreError::Failed(_) => {
-            "look after the disk, then start the service again: everything that it has acknowledged is there"
-        }
+        _ => "look after the disk, then start the service again: everything that it has acknowledged is there",
     }
 }
 

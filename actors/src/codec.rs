@@ -123,7 +123,8 @@ pub struct BufferMsg {
 pub struct BlendHole {
     /// Where in the pickle the file's byte string (its opcode, its length and its bytes) belongs.
     pub offset: u64,
-    /// The value of `BINARY_BLEND_FILE`; `None` where there is none or it is no string that can name a file.
+    /// The value of `BINARY_BLEND_FILE`, at most [`MAX_BLEND_PATH_BYTES`]; `None` where there is none or it is no string
+    /// that can name a file.
     pub path: Option<String>,
 }
 

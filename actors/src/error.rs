@@ -74,7 +74,7 @@ impl Error {
     /// Who can act on it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Decode(_) | Self::Blend(_) => ErrorKind::Request,
+            Self::Decode(_) | Self::Blend(_) | Self::Store(StoreError::TooLarge { .. }) => ErrorKind::Request,
             Self::NoBufferMsg | Self::NoSuchMessage => ErrorKind::Absent,
             Self::OtherUser { .. } => ErrorKind::Forbidden,
             Self::InDelivery => ErrorKind::Busy,

@@ -48,9 +48,33 @@ pub enum Change {
     Remove(Seq),
 }
 
-/// The largest `meta` of a record in bytes; room for a UUID and a path of the longest kind that Linux takes
-/// (4,096 bytes each), escaped.
+impl Change {
+    /// Whether a store keeps this. The one place where the bounds of a record are checked before it is written.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], which concerns this change alone.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let Self::Put { meta, body, .. } = self else { return Ok(()) };
+        let body = body.iter().map(|part| part.len() as u64).sum();
+        check_bounds(meta.len() as u64, body)
+    }
+}
+
+/// The bounds of a record, for those who write it and those who look for one.
+fn check_bounds(meta: u64, body: u64) -> Result<(), StoreError> {
+    match (meta, body) {
+        _ if meta > MAX_META as u64 => Err(StoreError::TooLarge { what: "meta", size: meta, limit: MAX_META as u64 }),
+        _ if body > MAX_BODY => Err(StoreError::TooLarge { what: "body", size: body, limit: MAX_BODY }),
+        _ => Ok(()),
+    }
+}
+
+/// The largest `meta` of a record in bytes. The largest that an owner makes has a UUID and a path of 4,096 bytes each, and
+/// JSON may write a byte as six.
 pub const MAX_META: usize = 64 * 1024;
+
+/// The largest body of a record in bytes: twice what a request may have.
+pub const MAX_BODY: u64 = 8 << 30;
 
 /// The time that a record's owner notes in its `meta`, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
@@ -119,8 +143,9 @@ pub trait Store: Send {
     /// Makes `changes`, all or (after an error that [`StoreError::is_final`] denies) none of them.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`] when there is no room: a later commit may succeed. [`StoreError::Failed`] and
-    /// [`StoreError::Gone`] when the backend can no longer promise anything: every later commit fails too.
+    /// [`StoreError::NoSpace`] when there is no room: a later commit may succeed. [`StoreError::TooLarge`] where
+    /// [`Change::check`] refuses one of the changes. [`StoreError::Failed`] and [`StoreError::Gone`] when the backend can
+    /// no longer promise anything: every later commit fails too.
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError>;
 }
 
@@ -130,6 +155,16 @@ pub enum StoreError {
     /// The disk or the quota is full.
     #[error("no space left for messages: {0}")]
     NoSpace(String),
+    /// A record is larger than recovery would read.
+    #[error("the {what} of a record has {size} bytes; at most {limit} are kept")]
+    TooLarge {
+        /// Which part of it: `"meta"` or `"body"`.
+        what: &'static str,
+        /// How long that is, in bytes.
+        size: u64,
+        /// How long it may be, in bytes.
+        limit: u64,
+    },
     /// The disk has failed, or the store's thread has ended.
     #[error("the message store has failed: {0}")]
     Failed(String),

@@ -351,6 +351,21 @@ fn a_message_of_the_communication_interface_is_told_from_an_unknown_one() {
 }
 
 #[test]
+fn a_path_that_no_file_can_have_is_refused_and_the_bound_named() {
+    let decode = |path: &str| {
+        let data = format!(r#"{{"META_DATA": "EXTRACT_BLEND_FILE_FROM_PATH", "BINARY_BLEND_FILE": "{path}"}}"#);
+        let message = format!(r#"{{"BUFFER_UUID": "id", "BUFFER_MSG": {{"DATA": {data}}}}}"#);
+        let body = format!(r#"{{"TYPE": "ADD_BUFFER_MSG", "DATA": {message}}}"#);
+        decode_communication_interface_message(Format::Json, body.into())
+    };
+    assert!(decode(&"p".repeat(4_096)).is_ok());
+    for (path, len) in [("p".repeat(4_097), "4,097"), ("é".repeat(35_000), "70,000")] {
+        let said = format!("DATA.BUFFER_MSG.DATA.BINARY_BLEND_FILE is a path of {len} bytes; at most 4,096 are taken");
+        assert_eq!(refusal(decode(&path)), said);
+    }
+}
+
+#[test]
 fn a_blend_file_belongs_where_its_path_was() {
     let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "id", "BUFFER_MSG":
         {"DATA": {"META_DATA": "EXTRACT_BLEND_FILE_FROM_PATH", "BINARY_BLEND_FILE": "/a.blend", "n": 1}}}}"#;

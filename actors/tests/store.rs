@@ -13,6 +13,11 @@ use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, OpenError, Recovered, Seq, Store};
 
+#[path = "store/bounds.rs"]
+mod bounds;
+#[path = "store/torn.rs"]
+mod torn;
+
 fn put(seq: Seq, meta: &str, body: &[u8]) -> Change {
     let (head, tail) = body.split_at(body.len() / 3);
     let body = vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];

@@ -158,6 +158,8 @@ fn store_health(buffer: &BufferState, outbox: &OutboxState) -> StoreHealth {
     let failures = [&buffer.store_failure, &outbox.store_failure];
     let health = failures.into_iter().flatten().map(|failure| match failure {
         StoreError::NoSpace(_) => StoreHealth::Full,
+        // of one record alone, never the state of a store
+        StoreError::TooLarge { .. } => StoreHealth::Ok,
         StoreError::Failed(_) | StoreError::Gone(_) => StoreHealth::Failed,
     });
     health.max_by_key(|health| *health == StoreHealth::Failed).unwrap_or(StoreHealth::Ok)

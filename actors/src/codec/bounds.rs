@@ -53,6 +53,9 @@ pub const MAX_JSON_RATIO: u64 = 8;
 /// How long a `BUFFER_UUID` may be, in bytes.
 pub const MAX_BUFFER_UUID_BYTES: usize = 4_096;
 
+/// How long the path of a .blend file may be, in bytes of UTF-8: `PATH_MAX` of Linux, beyond which no path can be opened.
+pub const MAX_BLEND_PATH_BYTES: usize = 4_096;
+
 /// How many characters of a user's name or of an unknown type are kept for logs and lists. What is forwarded
 /// carries them whole.
 pub const MAX_LABEL_CHARS: usize = 1_024;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::bounds::MAX_BUFFER_UUID_BYTES;
+use super::bounds::{MAX_BLEND_PATH_BYTES, MAX_BUFFER_UUID_BYTES};
 use super::doc::{Doc, NodeId, Tag};
 use super::error::grouped;
 use super::json::{self, NoJsonForm};
@@ -65,7 +65,7 @@ pub fn decode_communication_interface_message(
     let data = dict_at(doc, doc.root, "DATA", "DATA")?;
     let uuid = str_at(doc, data, "BUFFER_UUID", "DATA.BUFFER_UUID")?;
     let buffer_msg = doc.get(data, "BUFFER_MSG").ok_or_else(|| missing("DATA.BUFFER_MSG", "a value"))?;
-    Ok(CommunicationInterfaceMessage { buffer_uuid: buffer_uuid(doc, uuid)?, message: message.keep(buffer_msg) })
+    Ok(CommunicationInterfaceMessage { buffer_uuid: buffer_uuid(doc, uuid)?, message: message.keep(buffer_msg)? })
 }
 
 impl ForwardedType {
@@ -116,17 +116,23 @@ impl Message {
     }
 
     /// A part of the message as one to be delivered.
-    fn keep(&self, part: NodeId) -> BufferMsg {
+    fn keep(&self, part: NodeId) -> Result<BufferMsg, DecodeError> {
         let doc = self.doc();
         let Some(data) = asks_for_blend(doc, part) else {
-            return BufferMsg { pickle: self.to_pickle(|out| out.value(part)), blend: None };
+            return Ok(BufferMsg { pickle: self.to_pickle(|out| out.value(part)), blend: None });
         };
         let Some(place) = doc.find(data, BLEND_FILE_KEY) else {
-            return self.keep_without_blend(part);
+            return Ok(self.keep_without_blend(part));
         };
         let Some(path) = doc.text(doc.child(place)).filter(|path| can_name_a_file(path)) else {
-            return self.keep_without_blend(part);
+            return Ok(self.keep_without_blend(part));
         };
+        if path.len() > MAX_BLEND_PATH_BYTES {
+            let (len, bound) = (grouped(path.len()), grouped(MAX_BLEND_PATH_BYTES));
+            return Err(DecodeError::Malformed(format!(
+                "DATA.BUFFER_MSG.DATA.{BLEND_FILE_KEY} is a path of {len} bytes; at most {bound} are taken"
+            )));
+        }
         let (pickle, offset) = match self {
             Message::Json(doc) => {
                 let mut out = Writer::of(doc);
@@ -150,7 +156,7 @@ impl Message {
                 (pieces.finish(), offset)
             }
         };
-        BufferMsg { pickle, blend: Some(BlendHole { offset, path: Some(path) }) }
+        Ok(BufferMsg { pickle, blend: Some(BlendHole { offset, path: Some(path) }) })
     }
 
     fn keep_without_blend(&self, part: NodeId) -> BufferMsg {

@@ -287,6 +287,7 @@ impl Store for LogStore {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
+        changes.iter().try_for_each(Change::check)?;
         let mut records: Vec<(Record, &[u8], &[Bytes])> = Vec::with_capacity(changes.len());
         for change in changes {
             match change {

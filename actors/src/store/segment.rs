@@ -35,6 +35,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::store::{MAX_META, Seq};
 
+mod search;
+
 /// The version that this program writes, and the only one that it reads.
 pub const VERSION: u16 = 2;
 
@@ -43,9 +45,6 @@ pub const SEGMENT_HEADER: u64 = 28;
 
 /// The length of a record's header in bytes.
 pub const RECORD_HEADER: u64 = 32;
-
-/// How many bytes are searched at once for a record.
-const SEARCHED_TOGETHER: u64 = 1 << 20;
 
 const MAGIC: &[u8; 6] = b"UHSLOG";
 
@@ -126,8 +125,12 @@ impl Record {
 }
 
 fn header_crc(salt: u32, head: &[u8], meta: &[u8]) -> u32 {
-    let salt = crc32c::crc32c(&salt.to_le_bytes());
-    crc32c::crc32c_append(crc32c::crc32c_append(salt, &head[4..]), meta)
+    crc32c::crc32c_append(head_crc(salt, head), meta)
+}
+
+/// The part of a record's checksum that comes before the meta.
+fn head_crc(salt: u32, head: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&salt.to_le_bytes()), &head[4..])
 }
 
 /// The header of a segment.
@@ -225,30 +228,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether a sound header of a record that begins a commit stands anywhere behind `offset`.
-    pub fn has_commit_after(&mut self, offset: u64) -> io::Result<bool> {
-        let file: &File = self.file.get_ref();
-        let mut window = Vec::new();
-        let mut at = offset + 1;
-        while at + RECORD_HEADER <= self.len {
-            let len = (self.len - at).min(SEARCHED_TOGETHER + RECORD_HEADER + MAX_META as u64);
-            window.resize(len as usize, 0);
-            file.read_exact_at(&mut window, at)?;
-            let starts = SEARCHED_TOGETHER.min(len - RECORD_HEADER + 1) as usize;
-            if (0..starts).any(|start| self.begins_commit(&window[start..])) {
-                return Ok(true);
-            }
-            at += starts as u64;
-        }
-        Ok(false)
-    }
-
-    fn begins_commit(&self, bytes: &[u8]) -> bool {
-        let (head, rest) = bytes.split_at(RECORD_HEADER as usize);
-        let meta_len = u32_at(head, 16) as usize;
-        matches!(u32_at(head, 4).checked_sub(BEGINS_COMMIT), Some(1 | 2))
-            && meta_len <= MAX_META
-            && meta_len <= rest.len()
-            && header_crc(self.salt, head, &rest[..meta_len]) == u32_at(head, 0)
+    pub fn has_commit_after(&self, offset: u64) -> io::Result<bool> {
+        search::has_commit_after(self.file.get_ref(), self.salt, offset)
     }
 
     /// Reads the next record, checksums verified.
@@ -269,14 +250,12 @@ impl<'a> Reader<'a> {
             return bad("a record's header is cut off");
         }
         let meta_len = u32_at(&head, 16);
-        if meta_len as usize > MAX_META || left - RECORD_HEADER < u64::from(meta_len) {
+        if left - RECORD_HEADER < u64::from(meta_len) {
             return bad("a record's header is garbled");
         }
-        let mut meta = self.metas.take(meta_len as usize);
-        self.file.read_exact(&mut meta)?;
-        if header_crc(self.salt, &head, &meta) != u32_at(&head, 0) {
+        let Some(meta) = self.meta(&head, offset + RECORD_HEADER, meta_len as usize)? else {
             return bad("a record's header does not match its checksum");
-        }
+        };
         let Some(record) = Record::of_header(&head) else { return bad("a record is of an unknown kind") };
         if left < record.len() {
             return bad("a record's body is cut off");
@@ -285,7 +264,26 @@ impl<'a> Reader<'a> {
             return bad("a record's body does not match its checksum");
         }
         self.offset = offset + record.len();
-        Ok(Entry::Record { offset, record, meta: meta.freeze() })
+        Ok(Entry::Record { offset, record, meta })
+    }
+
+    /// The meta of `len` bytes behind a record's header, where the header's checksum confirms it.
+    fn meta(&mut self, head: &[u8], offset: u64, len: usize) -> io::Result<Option<Bytes>> {
+        let expected = u32_at(head, 0);
+        if len <= MAX_META {
+            let mut meta = self.metas.take(len);
+            self.file.read_exact(&mut meta)?;
+            return Ok((header_crc(self.salt, head, &meta) == expected).then(|| meta.freeze()));
+        }
+        // Earlier versions wrote longer ones, and have acknowledged them. Memory is taken only for what is one.
+        let mut crc = head_crc(self.salt, head);
+        self.read_parts(len as u64, |part| crc = crc32c::crc32c_append(crc, part))?;
+        if crc != expected {
+            return Ok(None);
+        }
+        let mut meta = vec![0; len];
+        self.file.get_ref().read_exact_at(&mut meta, offset)?;
+        Ok(Some(meta.into()))
     }
 
     fn body_crc(&mut self, len: u64) -> io::Result<u32> {

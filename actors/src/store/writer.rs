@@ -208,10 +208,18 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         while group.bytes < MAX_GROUP_BYTES && group.commands < MAX_GROUP_CHANGES {
             match self.queue.try_recv() {
                 Ok(Command::Put { meta, body, reply }) => {
-                    group.bytes += body.iter().map(Bytes::len).sum::<usize>();
-                    group.puts.push(Change::Put { seq: self.next_seq, meta, body });
-                    group.replies.push((self.next_seq, reply));
-                    self.next_seq += 1;
+                    let bytes = body.iter().map(Bytes::len).sum::<usize>();
+                    let put = Change::Put { seq: self.next_seq, meta, body };
+                    match put.check() {
+                        Ok(()) => {
+                            group.bytes += bytes;
+                            group.puts.push(put);
+                            group.replies.push((self.next_seq, reply));
+                            self.next_seq += 1;
+                        }
+                        // not those that would be committed with it
+                        Err(error) => drop(reply.send(Err(error))),
+                    }
                 }
                 Ok(Command::Remove(seq)) => {
                     self.removals.push(seq);

@@ -57,6 +57,7 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
                     match error {
                         StoreError::NoSpace(_) => outcome.no_space += 1,
                         StoreError::Failed(_) | StoreError::Gone(_) => outcome.failed += 1,
+                        StoreError::TooLarge { .. } => unreachable!("small records are put"),
                     }
                 }
             }

@@ -1,0 +1,145 @@
+//! Looks for the start of a commit in what follows a record that cannot be read, in time that grows with the length of
+//! the file alone.
+//!
+//! Whoever sends a body chooses its bytes: every few of them may look like a header with a long meta, and a checksum over
+//! each of these would take minutes. So the checksum of a stretch is derived from those of two prefixes. A CRC is linear:
+//! where `a` is that of a prefix, `b` that of the same prefix with `n` bytes more, and `head` any CRC, going on from `head`
+//! with these `n` bytes gives `(head ^ a) · x^(8n) ^ b`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::{BEGINS_COMMIT, RECORD_HEADER, head_crc, u32_at, u64_at};
+use crate::store::{MAX_META, check_bounds};
+
+/// How many bytes are searched at once.
+const SEARCHED_TOGETHER: u64 = 1 << 20;
+
+/// From one prefix whose CRC is kept to the next, in bytes: those between are computed again when they are asked for.
+const STEP: usize = 64;
+
+/// The polynomial of CRC-32C without its highest term. Bit 31 is the coefficient of x^0, bit 0 that of x^31.
+const POLYNOMIAL: u32 = 0x82F6_3B78;
+
+/// The polynomial 1.
+const ONE: u32 = 1 << 31;
+
+/// The polynomial x^8.
+const ONE_BYTE: u32 = 1 << 23;
+
+/// Whether a sound header of a record that begins a commit stands anywhere in `file` behind `offset`. Headers with a meta
+/// of more than [`MAX_META`], which only earlier versions wrote, are not looked for.
+pub fn has_commit_after(file: &File, salt: u32, offset: u64) -> io::Result<bool> {
+    let end = file.metadata()?.len();
+    let mut powers = Vec::new();
+    let mut bytes = Vec::new();
+    let mut at = offset + 1;
+    while at + RECORD_HEADER <= end {
+        let len = (end - at).min(SEARCHED_TOGETHER + RECORD_HEADER + MAX_META as u64);
+        bytes.resize(len as usize, 0);
+        file.read_exact_at(&mut bytes, at)?;
+        let starts = SEARCHED_TOGETHER.min(len - RECORD_HEADER + 1) as usize;
+        if Window::new(&bytes, salt, &mut powers).has_commit(starts) {
+            return Ok(true);
+        }
+        at += starts as u64;
+    }
+    Ok(false)
+}
+
+/// A part of the file.
+struct Window<'a> {
+    bytes: &'a [u8],
+    salt: u32,
+    /// The CRC of every prefix whose length is a multiple of [`STEP`]; empty until one is needed.
+    prefixes: Vec<u32>,
+    /// The polynomial x^(8n) for each n up to [`MAX_META`]; empty until one is needed.
+    powers: &'a mut Vec<u32>,
+}
+
+impl<'a> Window<'a> {
+    fn new(bytes: &'a [u8], salt: u32, powers: &'a mut Vec<u32>) -> Self {
+        Self { bytes, salt, prefixes: Vec::new(), powers }
+    }
+
+    fn has_commit(&mut self, starts: usize) -> bool {
+        const MARK: u8 = (BEGINS_COMMIT >> 8) as u8;
+        let kinds = &self.bytes[4..starts + 7];
+        let candidates = kinds.windows(4).enumerate().filter(|(_, kind)| matches!(kind, [1 | 2, MARK, 0, 0]));
+        candidates.map(|(start, _)| start).any(|start| self.is_header(start))
+    }
+
+    fn is_header(&mut self, start: usize) -> bool {
+        let (head, rest) = self.bytes[start..].split_at(RECORD_HEADER as usize);
+        let meta = u32_at(head, 16) as usize;
+        if meta > rest.len() || check_bounds(meta as u64, u64_at(head, 24)).is_err() {
+            return false;
+        }
+        if self.prefixes.is_empty() {
+            self.prepare();
+        }
+        let before_meta = start + RECORD_HEADER as usize;
+        let head_crc = head_crc(self.salt, head);
+        let crc = multiply(head_crc ^ self.prefix(before_meta), self.powers[meta]) ^ self.prefix(before_meta + meta);
+        crc == u32_at(head, 0)
+    }
+
+    fn prepare(&mut self) {
+        let mut crc = 0;
+        for step in self.bytes.chunks(STEP) {
+            self.prefixes.push(crc);
+            crc = crc32c::crc32c_append(crc, step);
+        }
+        self.prefixes.push(crc);
+        if self.powers.is_empty() {
+            self.powers
+                .extend(std::iter::successors(Some(ONE), |power| Some(multiply(*power, ONE_BYTE))).take(MAX_META + 1));
+        }
+    }
+
+    /// The CRC of the first `len` bytes.
+    fn prefix(&self, len: usize) -> u32 {
+        crc32c::crc32c_append(self.prefixes[len / STEP], &self.bytes[len / STEP * STEP..len])
+    }
+}
+
+/// The product of two polynomials modulo that of the CRC.
+fn multiply(a: u32, b: u32) -> u32 {
+    let (mut product, mut shifted) = (0, b);
+    for bit in (0..32).rev() {
+        product ^= shifted & (a >> bit & 1).wrapping_neg();
+        shifted = shifted >> 1 ^ POLYNOMIAL & (shifted & 1).wrapping_neg();
+    }
+    product
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Kind, Place, Record};
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_header_is_found_wherever_it_stands_and_only_with_its_own_meta(
+            before in prop::collection::vec(any::<u8>(), 0..300),
+            meta in prop::collection::vec(any::<u8>(), 0..300),
+            after in prop::collection::vec(any::<u8>(), 0..100),
+            salt: u32,
+        ) {
+            let record = Record { kind: Kind::Put, seq: 7, meta_len: meta.len() as u32, body_crc: 1, body_len: 2 };
+            let mut bytes = before.clone();
+            record.write(&meta, Place { salt, begins_commit: true }, &mut bytes);
+            bytes.extend(after);
+            let mut powers = Vec::new();
+            prop_assert!(Window::new(&bytes, salt, &mut powers).is_header(before.len()));
+            prop_assert!(!Window::new(&bytes, salt ^ 1, &mut powers).is_header(before.len()));
+            if !meta.is_empty() {
+                bytes[before.len() + RECORD_HEADER as usize] ^= 1;
+                prop_assert!(!Window::new(&bytes, salt, &mut powers).is_header(before.len()));
+            }
+        }
+    }
+}
