@@ -10,6 +10,7 @@ use user_http_actors::broker::amqp::AmqpConfig;
 
 use crate::Limits;
 use crate::auth::Tokens;
+use crate::http::HostName;
 use crate::tls::Tls;
 
 mod error;
@@ -33,6 +34,9 @@ pub struct Config {
     pub worker_tokens: Option<Arc<Tokens>>,
     /// Who may ask the server for the farm's services; whoever reaches it without.
     pub api_tokens: Option<Arc<Tokens>>,
+    /// The names of other hosts than loopback by which the server for the farm's services may be asked while it listens
+    /// there without tokens.
+    pub api_hosts: Vec<HostName>,
     /// TLS of the server for workers.
     pub http_tls: Option<Tls>,
     /// TLS of the server for the farm's services.
@@ -84,6 +88,7 @@ impl Config {
             api_bind,
             worker_tokens: tokens(&layers, &settings::WORKER_TOKEN_FILE)?,
             api_tokens,
+            api_hosts: layers.many(&settings::API_HOST)?,
             http_tls: tls::HTTP.load(&layers)?,
             api_tls,
             max_connections: layers.one(&settings::MAX_CONNECTIONS)?,

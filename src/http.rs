@@ -11,6 +11,7 @@ mod authenticate;
 mod delivery;
 mod error;
 mod limits;
+mod pages;
 mod parked;
 mod range;
 mod reader;
@@ -20,6 +21,8 @@ mod worker;
 
 pub(crate) use authenticate::{Audience, authenticate};
 use limits::Inflight;
+pub use pages::HostName;
+pub(crate) use pages::PageGuard;
 
 pub use delivery::H1_WRITE_BUFFER_SIZE;
 pub use limits::{GRACE, Limits};

@@ -28,11 +28,12 @@ mod server;
 pub mod tls;
 
 use auth::Tokens;
-use http::{Audience, authenticate};
+use http::{Audience, PageGuard, authenticate};
 
 pub use config::Config;
 pub use http::{
-    GRACE, Gateway, H1_WRITE_BUFFER_SIZE, Limits, configure_api_routes, configure_http_routes, remember_socket,
+    GRACE, Gateway, H1_WRITE_BUFFER_SIZE, HostName, Limits, configure_api_routes, configure_http_routes,
+    remember_socket,
 };
 
 use tls::Tls;
@@ -110,13 +111,16 @@ impl UserHttpServer {
         let for_workers = gateway.clone();
         let max_connections = config.max_connections;
         let stopping = Arc::new(AtomicBool::new(false));
-        let door = |tokens: &Option<Arc<Tokens>>, audience| Door {
+        let trusting = listeners.api.local_addr()?.ip().to_canonical().is_loopback() && config.api_tokens.is_none();
+        let pages = PageGuard::new(trusting, config.api_hosts.clone());
+        let door = |tokens: &Option<Arc<Tokens>>, audience, pages| Door {
             tokens: tokens.clone(),
             audience,
+            pages,
             stopping: Arc::clone(&stopping),
         };
-        let http_door = door(&config.worker_tokens, Audience::Workers);
-        let api_door = door(&config.api_tokens, Audience::Services);
+        let http_door = door(&config.worker_tokens, Audience::Workers, None);
+        let api_door = door(&config.api_tokens, Audience::Services, Some(pages));
         let http = server::serve(listeners.http, config.http_tls.clone(), true, max_connections, move || {
             let door = http_door.clone();
             App::new()
@@ -160,16 +164,24 @@ impl UserHttpServer {
     }
 }
 
-/// What a server does around every request: it asks for a token where there are any, and once the service is stopping
-/// each answer is its connection's last.
+/// What a server does around every request: it refuses those of other servers' web pages where that is asked for, then
+/// asks for a token where there are any, and once the service is stopping each answer is its connection's last.
 #[derive(Clone)]
 struct Door {
     tokens: Option<Arc<Tokens>>,
     audience: Audience,
+    pages: Option<PageGuard>,
     stopping: Arc<AtomicBool>,
 }
 
 impl Door {
+    fn admit(&self, request: ServiceRequest) -> Either<ServiceRequest, ServiceResponse> {
+        match self.pages.as_ref().map_or(Ok(()), |pages| pages.check(request.request())) {
+            Ok(()) => authenticate(self.tokens.as_deref(), self.audience, request),
+            Err(failure) => Either::Right(request.into_response(failure.json())),
+        }
+    }
+
     fn answer<S>(
         &self,
         request: ServiceRequest,
@@ -178,7 +190,7 @@ impl Door {
     where
         S: Service<ServiceRequest, Response = ServiceResponse, Error = actix_web::Error>,
     {
-        let answer = match authenticate(self.tokens.as_deref(), self.audience, request) {
+        let answer = match self.admit(request) {
             Either::Left(request) => Either::Left(service.call(request)),
             Either::Right(refusal) => Either::Right(future::ready(Ok(refusal))),
         };

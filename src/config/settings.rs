@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use user_http_actors::broker::amqp::AmqpUrl;
 
 use super::setting::{Declaration, Setting};
+use crate::http::HostName;
 
 /// The largest body that the codec takes, in bytes: its offsets have 32 bits.
 const MAX_MAX_BODY: u64 = u32::MAX as u64;
@@ -28,6 +29,7 @@ settings! {
     API_BIND: SocketAddr = Setting::new("api-bind", "ADDR", "127.0.0.1:10001", "address of the server for the farm's services", address);
     WORKER_TOKEN_FILE: PathBuf = file("worker-token-file", "bearer tokens of workers, one a line, each with the USER_ID that it is bound to, if any");
     API_TOKEN_FILE: PathBuf = file("api-token-file", "bearer tokens of the farm's services, one a line");
+    API_HOST: HostName = Setting::new("api-host", "NAME", "", "name, beside localhost, that requests to the API server may be for while it listens on loopback without tokens; may be given several times", host).many();
     ALLOW_OPEN_API: bool = Setting::switch("allow-open-api", "let anybody who reaches the API server give orders, beyond this machine too");
     HTTP_TLS_CERT: PathBuf = file("http-tls-cert", "certificate of the server for workers, with its chain, in PEM; with it, that server speaks TLS");
     HTTP_TLS_KEY: PathBuf = file("http-tls-key", "its private key, in PEM");
@@ -69,6 +71,11 @@ const fn name(key: &'static str, default: &'static str, help: &'static str) -> S
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:10000".to_owned())
+}
+
+fn host(text: &str) -> Result<HostName, String> {
+    let expected = "expected the name or the address of a host, without scheme, port and path, such as farm.example";
+    HostName::parse(text).ok_or_else(|| expected.to_owned())
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {

@@ -55,6 +55,10 @@ impl Failure {
         Self { allow: Some(allowed), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, text) }
     }
 
+    pub fn forbidden(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, text)
+    }
+
     pub fn unauthorized() -> Self {
         let text = "a valid token is needed: Authorization: Bearer TOKEN";
         Self { authenticate: true, ..Self::new(StatusCode::UNAUTHORIZED, text) }

@@ -15,6 +15,7 @@ mod amqp_proxy;
 mod api;
 mod authentication;
 mod bad_input;
+mod browsers;
 mod concurrency;
 mod configuration;
 mod delivery;
