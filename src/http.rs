@@ -1,7 +1,7 @@
 //! The HTTP edge: the routes, for this server and for any scope of somebody else's `App`.
 
 use actix_web::http::Method;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, guard, web};
 use user_http_actors::UserHttpActors;
 
 use crate::http::error::Failure;
@@ -73,16 +73,17 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
     move |routes| {
         let gateway = web::Data::new(gateway);
         let resource = |path: &str, method: Method, route: actix_web::Route| {
-            let allowed: &'static str = if method == Method::POST {
-                "POST"
+            let (allowed, route) = if method == Method::POST {
+                ("POST", route.method(method))
             } else if method == Method::DELETE {
-                "DELETE"
+                ("DELETE", route.method(method))
             } else {
-                "GET"
+                // an answer to HEAD is encoded without its body
+                ("GET, HEAD", route.guard(guard::Any(guard::Get()).or(guard::Head())))
             };
             web::resource(path)
                 .app_data(gateway.clone())
-                .route(route.method(method))
+                .route(route)
                 .default_service(web::to(move |request| method_not_allowed(request, allowed)))
         };
         routes

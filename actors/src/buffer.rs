@@ -23,12 +23,14 @@ use crate::wait_queue::WaitQueue;
 
 mod age;
 mod brought;
+mod covered;
 mod expiry;
 mod lease;
 mod record;
 
 use age::{AgeClock, ByAge, Since};
 use brought::Brought;
+use covered::Covered;
 use lease::{Asker, Lease, WaitingIsOver};
 pub use lease::{BufferLease, LeasedBufferMsg};
 use record::{Gone, Meta};
@@ -75,16 +77,18 @@ struct Held {
 }
 
 /// What not every message has.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Rare {
     blend: Option<BlendHole>,
     /// Of a message that a broker has brought.
     fingerprint: Option<Fingerprint>,
+    /// Of a message whose delivery has broken off.
+    covered: Option<Covered>,
 }
 
 impl Rare {
     fn new(blend: Option<BlendHole>, fingerprint: Option<Fingerprint>) -> Option<Box<Self>> {
-        (blend.is_some() || fingerprint.is_some()).then(|| Box::new(Self { blend, fingerprint }))
+        (blend.is_some() || fingerprint.is_some()).then(|| Box::new(Self { blend, fingerprint, covered: None }))
     }
 }
 
@@ -107,6 +111,10 @@ impl Held {
 
     fn fingerprint(&self) -> Option<Fingerprint> {
         self.rare.as_ref()?.fingerprint
+    }
+
+    fn covered(&self) -> Covered {
+        self.rare.as_ref().and_then(|rare| rare.covered.clone()).unwrap_or_default()
     }
 }
 

@@ -156,7 +156,7 @@ pub enum CountUserMessage {
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct TakeNextMessage {
-    /// How long nobody else gets it.
+    /// How long nobody else gets it. Zero shows the message without lending it.
     pub lease: Duration,
     /// Where the message goes.
     pub reply: oneshot::Sender<NextMessage>,

@@ -1,5 +1,6 @@
 //! The buffer actor: messages are added, lent, delivered, offered again, and forgotten in time.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -90,6 +91,41 @@ async fn a_lease_whose_asker_has_gone_does_not_keep_the_message() {
     // asked for, and not waited for
     drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), in_one_go: 0 }));
     assert!(lease(&buffer, "a").await.is_ok());
+}
+
+/// Sends a part of a message of 100 bytes; whether that delivers it.
+async fn send_part(buffer: &Addr<BufferActor>, version: &str, part: Range<u64>, proven: bool) -> bool {
+    let mut lease = lease(buffer, "a").await.expect("it is there").lease;
+    lease.begin(version, 100, part.start, proven);
+    lease.handed_over(part.end - part.start);
+    lease.completes()
+}
+
+#[actix::test]
+async fn parts_that_follow_one_another_complete_a_delivery_and_others_do_not_count() {
+    let buffer = start(1_000, DAY);
+    add(&buffer, "a", &[0; 100]).await.expect("room");
+    for (version, part, proven, completes) in [
+        ("1", 0..0, false, false),
+        ("1", 90..100, false, false),
+        ("1", 0..40, false, false),
+        ("1", 10..20, false, false),
+        ("1", 41..100, false, false),
+        ("1", 40..80, false, false),
+        // another version of the file: nobody has any of it yet
+        ("2", 80..100, false, false),
+        ("1", 80..100, false, true),
+        ("2", 80..90, true, false),
+        ("2", 90..99, false, false),
+        ("2", 99..100, false, true),
+        // what was covered of the first version is forgotten by now
+        ("1", 80..100, false, false),
+        ("3", 50..100, true, true),
+    ] {
+        assert_eq!(send_part(&buffer, version, part.clone(), proven).await, completes, "{part:?} of version {version}");
+    }
+    add(&buffer, "a", &[1; 100]).await.expect("room");
+    assert!(!send_part(&buffer, "3", 50..100, false).await, "it is another message");
 }
 
 #[actix::test]

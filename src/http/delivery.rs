@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use actix_web::HttpRequest;
 use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use user_http_actors::blend::BlendFile;
@@ -90,12 +91,22 @@ pub fn total_len(sources: &[Source]) -> u64 {
     sources.iter().map(Source::len).sum()
 }
 
+/// The start of an answer that delivers, or says what would be delivered: no proxy may keep it or take it in at once, since
+/// what a proxy has taken counts as delivered.
+pub fn response() -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::CACHE_CONTROL, "no-store")).insert_header(("X-Accel-Buffering", "no"));
+    response
+}
+
 /// The right to deliver: dropped, the message is offered again.
 pub trait Lease: Unpin + 'static {
     /// The last chunk is about to be handed over.
     fn finishing(&self);
-    /// The last byte is with the connection.
-    fn delivered(self);
+    /// So many bytes more are with the connection.
+    fn handed_over(&mut self, bytes: u64);
+    /// The whole answer is with the connection.
+    fn over(self);
 }
 
 impl Lease for BufferLease {
@@ -103,16 +114,24 @@ impl Lease for BufferLease {
         BufferLease::finishing(self);
     }
 
-    fn delivered(self) {
-        BufferLease::delivered(self);
+    fn handed_over(&mut self, bytes: u64) {
+        BufferLease::handed_over(self, bytes);
+    }
+
+    fn over(self) {
+        if self.completes() {
+            self.delivered();
+        }
     }
 }
 
 impl Lease for MessageLease {
     fn finishing(&self) {}
 
-    fn delivered(self) {
-        MessageLease::delivered(self);
+    fn handed_over(&mut self, _: u64) {}
+
+    fn over(self) {
+        self.delivered();
     }
 }
 
@@ -123,6 +142,8 @@ pub struct DeliveryBody<L> {
     offset: u64,
     /// How many bytes are still to be handed over, those being read among them.
     left: u64,
+    /// How long the last chunk is, until the connection has taken it.
+    in_hand: u64,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
     /// The page cache did not have it all: a thread reads the rest.
     cold: bool,
@@ -130,9 +151,8 @@ pub struct DeliveryBody<L> {
     last: Bytes,
     /// Lets the thread's other connections have their turn.
     pause: Option<Pin<Box<dyn Future<Output = ()>>>>,
-    /// Settled when `left` has come to nothing, where that is the end of the message.
+    /// Settled when the connection has taken the last byte.
     lease: Option<L>,
-    reaches_end: bool,
     watch: Option<ReaderWatch>,
     /// Says when the socket has the last chunk, where the connection knows.
     flush: Option<FlushSignal>,
@@ -150,7 +170,6 @@ impl<L: Lease> DeliveryBody<L> {
     ) -> Self {
         let watch = ReaderWatch::start(request, limits, end - start);
         let flush = request.conn_data().cloned();
-        let reaches_end = end == total_len(&sources);
         let mut sources = VecDeque::from(sources);
         let mut offset = start;
         while let Some(first) = sources.front()
@@ -163,12 +182,12 @@ impl<L: Lease> DeliveryBody<L> {
             sources,
             offset,
             left: end - start,
+            in_hand: 0,
             reading: None,
             cold: false,
             last: Bytes::new(),
             pause: None,
             lease: Some(lease),
-            reaches_end,
             watch,
             flush,
         }
@@ -220,6 +239,7 @@ impl<L: Lease> DeliveryBody<L> {
 
     fn hand_over(&mut self, chunk: Bytes) -> Bytes {
         self.left -= chunk.len() as u64;
+        self.in_hand = chunk.len() as u64;
         if let Some(watch) = &self.watch {
             watch.hand_over(chunk.len() as u64);
         }
@@ -240,15 +260,16 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let this = self.get_mut();
+        if this.left == 0
+            && let Some(flush) = &this.flush
+        {
+            ready!(flush.poll(cx));
+        }
+        // asked for more, the connection has taken what it had
+        let taken = std::mem::take(&mut this.in_hand);
+        this.lease.iter_mut().for_each(|lease| lease.handed_over(taken));
         if this.left == 0 {
-            if let Some(flush) = &this.flush {
-                ready!(flush.poll(cx));
-            }
-            if let Some(lease) = this.lease.take()
-                && this.reaches_end
-            {
-                lease.delivered();
-            }
+            this.lease.take().into_iter().for_each(Lease::over);
             return Poll::Ready(None);
         }
         if let Some(pause) = &mut this.pause {

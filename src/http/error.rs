@@ -1,7 +1,8 @@
 //! Every answer that is no success: one table from what went wrong to status and headers, and the two forms in which
 //! it is told.
 
-use actix_web::http::{Method, StatusCode, header};
+use actix_web::http::header::{self, HeaderName};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use user_http_actors::store::StoreError;
@@ -19,9 +20,8 @@ const NO_ROOM_RETRY_AFTER: u32 = 5;
 pub struct Failure {
     status: StatusCode,
     text: String,
-    retry_after: Option<u32>,
-    allow: Option<&'static str>,
-    authenticate: bool,
+    /// What else its receiver has to know.
+    header: Option<(HeaderName, String)>,
 }
 
 #[derive(Serialize)]
@@ -39,7 +39,11 @@ struct PickleForm<'a> {
 
 impl Failure {
     fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), retry_after: None, allow: None, authenticate: false }
+        Self { status, text: text.into(), header: None }
+    }
+
+    fn with(self, name: HeaderName, value: impl Into<String>) -> Self {
+        Self { header: Some((name, value.into())), ..self }
     }
 
     pub fn bad_request(text: impl Into<String>) -> Self {
@@ -52,7 +56,7 @@ impl Failure {
 
     pub fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
         let text = format!("{method} is not offered here, only {allowed}");
-        Self { allow: Some(allowed), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, text) }
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, text).with(header::ALLOW, allowed)
     }
 
     pub fn forbidden(text: impl Into<String>) -> Self {
@@ -61,7 +65,8 @@ impl Failure {
 
     pub fn unauthorized() -> Self {
         let text = "a valid token is needed: Authorization: Bearer TOKEN";
-        Self { authenticate: true, ..Self::new(StatusCode::UNAUTHORIZED, text) }
+        let realm = "Bearer realm=\"user-http-server\"";
+        Self::new(StatusCode::UNAUTHORIZED, text).with(header::WWW_AUTHENTICATE, realm)
     }
 
     pub fn too_large(limit: u64) -> Self {
@@ -70,7 +75,8 @@ impl Failure {
 
     pub fn no_memory() -> Self {
         let text = "too many bodies are being received at once; send it again later";
-        Self { retry_after: Some(NO_ROOM_RETRY_AFTER), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, text) }
+        let retry_after = NO_ROOM_RETRY_AFTER.to_string();
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, text).with(header::RETRY_AFTER, retry_after)
     }
 
     pub fn too_slow(rate: u64) -> Self {
@@ -83,10 +89,13 @@ impl Failure {
     }
 
     pub fn range_not_satisfiable(len: u64) -> Self {
-        Self::new(
-            StatusCode::RANGE_NOT_SATISFIABLE,
-            format!("the message has {len} bytes; the range starts behind them"),
-        )
+        let text = format!("the message has {len} bytes; the range starts behind them");
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, text).with(header::CONTENT_RANGE, format!("bytes */{len}"))
+    }
+
+    pub fn precondition_failed(etag: &str) -> Self {
+        let text = format!("If-Match names another version of the message than {etag}; fetch it from its beginning");
+        Self::new(StatusCode::PRECONDITION_FAILED, text).with(header::ETAG, etag)
     }
 
     /// As JSON, `{"STATUS": "FAILED", "ERROR": …}`.
@@ -108,14 +117,8 @@ impl Failure {
 
     fn builder(&self) -> HttpResponseBuilder {
         let mut response = HttpResponse::build(self.status);
-        if let Some(seconds) = self.retry_after {
-            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
-        }
-        if let Some(allowed) = self.allow {
-            response.insert_header((header::ALLOW, allowed));
-        }
-        if self.authenticate {
-            response.insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"user-http-server\""));
+        if let Some((name, value)) = &self.header {
+            response.insert_header((name, value.as_str()));
         }
         response
     }
@@ -146,7 +149,11 @@ impl From<Error> for Failure {
             }
             _ => error.to_string(),
         };
-        Self { retry_after, ..Self::new(status, text) }
+        let failure = Self::new(status, text);
+        match retry_after {
+            Some(seconds) => failure.with(header::RETRY_AFTER, seconds.to_string()),
+            None => failure,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `Range` and `If-Range` (RFC 9110, sections 13.1.5 and 14), as far as a broken transfer needs them: one range.
+//! `Range`, `If-Range` and `If-Match` (RFC 9110, sections 13.1 and 14), as far as a broken transfer needs them: one range.
 
 use actix_web::http::header::{self, HeaderMap};
 
@@ -19,10 +19,29 @@ pub enum Selected {
 pub fn select(headers: &HeaderMap, len: u64, etag: &str) -> Selected {
     let mut ranges = headers.get_all(header::RANGE);
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return Selected::Whole };
-    if headers.get(header::IF_RANGE).is_some_and(|condition| condition.as_bytes() != etag.as_bytes()) {
+    if if_range(headers, etag) == Some(false) {
         return Selected::Whole;
     }
     range.to_str().ok().and_then(|range| parse(range, len)).unwrap_or(Selected::Whole)
+}
+
+/// Whether `If-Range` names this entity tag: whoever sends it has bytes of this version. None where there is none.
+pub fn if_range(headers: &HeaderMap, etag: &str) -> Option<bool> {
+    let mut conditions = headers.get_all(header::IF_RANGE).peekable();
+    conditions.peek()?;
+    // neither a weak tag nor a date is ever equal to a strong tag
+    Some(conditions.all(|condition| condition.as_bytes() == etag.as_bytes()))
+}
+
+/// Whether `If-Match` is absent, `*`, or names this entity tag.
+pub fn if_match(headers: &HeaderMap, etag: &str) -> bool {
+    let mut conditions = headers.get_all(header::IF_MATCH).peekable();
+    if conditions.peek().is_none() {
+        return true;
+    }
+    // a tag of this service holds no comma
+    let mut tags = conditions.flat_map(|tags| tags.as_bytes().split(|&byte| byte == b','));
+    tags.any(|tag| [b"*", etag.as_bytes()].contains(&tag.trim_ascii()))
 }
 
 fn parse(range: &str, len: u64) -> Option<Selected> {
@@ -68,6 +87,32 @@ mod tests {
         assert_eq!(selected("bytes=10-1000"), Selected::Part { start: 10, end: 100 });
         assert_eq!(selected("bytes=-1"), Selected::Part { start: 99, end: 100 });
         assert_eq!(selected("bytes=-1000"), Selected::Part { start: 0, end: 100 });
+    }
+
+    fn headers(name: header::HeaderName, values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), header::HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn if_range_names_a_version_by_its_strong_tag_alone() {
+        let named = |values: &[&'static str]| if_range(&headers(header::IF_RANGE, values), "\"1-a\"");
+        assert_eq!(named(&[]), None);
+        assert_eq!(named(&["\"1-a\""]), Some(true));
+        for other in ["W/\"1-a\"", "\"1-b\"", "1-a", "*", "\"1-b\", \"1-a\"", "Wed, 21 Oct 2015 07:28:00 GMT", ""] {
+            assert_eq!(named(&[other]), Some(false), "{other}");
+        }
+        assert_eq!(named(&["\"1-a\"", "\"1-b\""]), Some(false));
+    }
+
+    #[test]
+    fn if_match_names_a_version_by_its_strong_tag_in_a_list_or_by_a_star() {
+        let matched = |values: &[&'static str]| if_match(&headers(header::IF_MATCH, values), "\"1-a\"");
+        for list in [&[][..], &["*"], &["\"1-a\""], &["\"1-b\" ,\"1-a\""], &["\"1-b\"", "\"1-a\""]] {
+            assert!(matched(list), "{list:?}");
+        }
+        for list in [&[""][..], &["W/\"1-a\""], &["\"1-b\""], &["1-a"], &["\"1-b\",\"1-c\""], &["\"1-a"]] {
+            assert!(!matched(list), "{list:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::sync::oneshot;
 use user_http_actors::Error;
@@ -10,7 +11,7 @@ use user_http_actors::messages::{DeleteMessage, TakeNextMessage};
 use user_http_actors::publisher::NextMessage;
 use uuid::Uuid;
 
-use crate::http::delivery::{DeliveryBody, Source};
+use crate::http::delivery::{self, DeliveryBody, LengthOnly, Source};
 use crate::http::error::Failure;
 use crate::http::{Gateway, request};
 
@@ -23,14 +24,17 @@ const DEFAULT_LEASE: f64 = 60.0;
 /// How long a message may be lent, in seconds: a day, after which whoever took it is not coming back.
 const MAX_LEASE: f64 = 86_400.0;
 
-/// `GET /UserManager/NextMessage?wait=S&lease=S`: lends the oldest message that nobody else has.
+/// `GET /UserManager/NextMessage?wait=S&lease=S`: lends the oldest message that nobody else has; with `lease=0` it only shows
+/// it. `HEAD` tells what `GET` with `lease=0` would.
 pub async fn next_message(request: HttpRequest, gateway: web::Data<Gateway>) -> HttpResponse {
     lend(&request, &gateway).await.unwrap_or_else(Failure::json)
 }
 
 async fn lend(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let wait = seconds(request, "wait", 0.0, 0.0, MAX_WAIT)?;
-    let lease = seconds(request, "lease", DEFAULT_LEASE, 0.001, MAX_LEASE)?;
+    let lease = seconds(request, "lease", DEFAULT_LEASE, 0.0, MAX_LEASE)?;
+    let only_head = request.method() == Method::HEAD;
+    let lease = if only_head { Duration::ZERO } else { lease };
     let (reply, mut message) = oneshot::channel();
     gateway.actors.publisher.send(TakeNextMessage { lease, reply }).await??;
     let waited = tokio::time::timeout(wait, &mut message).await;
@@ -41,9 +45,9 @@ async fn lend(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, 
         Err(_) => message.try_recv().ok(),
     };
     let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
-        return Ok(HttpResponse::NoContent().finish());
+        return Ok(delivery::response().status(StatusCode::NO_CONTENT).finish());
     };
-    let mut response = HttpResponse::Ok();
+    let mut response = delivery::response();
     response.insert_header(("Message-Id", message_id.to_string()));
     response.insert_header(("Delivery-Count", delivery_count.to_string()));
     match format {
@@ -51,6 +55,9 @@ async fn lend(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, 
         Format::Pickle => response.content_type("application/octet-stream").insert_header(("DATA_FORMAT", "BYTES")),
     };
     let len = payload.len();
+    if only_head {
+        return Ok(response.body(LengthOnly(len)));
+    }
     let source = Source::Payload(payload, 0, len);
     Ok(response.body(DeliveryBody::new(request, gateway.limits, vec![source], 0..len, lease)))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use serde::Serialize;
 use user_http_actors::blend::{BlendFile, refine_data_from_metadata};
 use user_http_actors::buffer::LeasedBufferMsg;
@@ -15,7 +15,7 @@ use user_http_actors::{BufferUuid, Error, UserHttpActors};
 
 use crate::auth::Bearer;
 use crate::http::Gateway;
-use crate::http::delivery::{DeliveryBody, LengthOnly, Source, total_len};
+use crate::http::delivery::{self, DeliveryBody, LengthOnly, Source, total_len};
 use crate::http::error::Failure;
 use crate::http::range::{self, Selected};
 use crate::http::reader::TAKEN_WHOLE;
@@ -30,10 +30,11 @@ pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gatew
 
 async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid(request)?, in_one_go: TAKEN_WHOLE };
-    let LeasedBufferMsg { view, lease } = gateway.actors.buffer.send(lease).await??;
-    let Answer { sources, etag } = Answer::new(gateway, view).await?;
+    let LeasedBufferMsg { view, mut lease } = gateway.actors.buffer.send(lease).await??;
+    let answer = Answer::new(gateway, view).await?;
+    let mut response = answer.head(request)?;
+    let Answer { sources, etag } = answer;
     let len = total_len(&sources);
-    let mut response = HttpResponse::Ok();
     let (start, end) = match range::select(request.headers(), len, &etag) {
         Selected::Whole => (0, len),
         Selected::Part { start, end } => {
@@ -41,15 +42,9 @@ async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpRespons
             response.insert_header((header::CONTENT_RANGE, format!("bytes {start}-{}/{len}", end - 1)));
             (start, end)
         }
-        Selected::Nothing => {
-            let mut response = Failure::range_not_satisfiable(len).pickle();
-            if let Ok(range) = header::HeaderValue::try_from(format!("bytes */{len}")) {
-                response.headers_mut().insert(header::CONTENT_RANGE, range);
-            }
-            return Ok(response);
-        }
+        Selected::Nothing => return Err(Failure::range_not_satisfiable(len)),
     };
-    response.insert_header((header::ETAG, etag)).insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
+    lease.begin(&etag, len, start, range::if_range(request.headers(), &etag) == Some(true));
     Ok(response.body(DeliveryBody::new(request, gateway.limits, sources, start..end, lease)))
 }
 
@@ -60,10 +55,8 @@ pub async fn head_data_from_server(request: HttpRequest, gateway: web::Data<Gate
 
 async fn describe(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let view = gateway.actors.buffer.send(PeekBufferMsg { buffer_uuid: buffer_uuid(request)? }).await??;
-    let Answer { sources, etag } = Answer::new(gateway, view).await?;
-    let mut response = HttpResponse::Ok();
-    response.insert_header((header::ETAG, etag)).insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
-    Ok(response.body(LengthOnly(total_len(&sources))))
+    let answer = Answer::new(gateway, view).await?;
+    Ok(answer.head(request)?.body(LengthOnly(total_len(&answer.sources))))
 }
 
 fn buffer_uuid(request: &HttpRequest) -> Result<BufferUuid, Failure> {
@@ -104,6 +97,17 @@ impl Answer {
             Source::Payload(payload, hole.offset, len),
         ];
         Ok(Self { sources, etag })
+    }
+
+    /// The head of the answer to `request`, as of one with all of its bytes.
+    fn head(&self, request: &HttpRequest) -> Result<HttpResponseBuilder, Failure> {
+        if !range::if_match(request.headers(), &self.etag) {
+            return Err(Failure::precondition_failed(&self.etag));
+        }
+        let mut response = delivery::response();
+        response.insert_header((header::ETAG, self.etag.as_str()));
+        response.insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
+        Ok(response)
     }
 }
 

@@ -18,6 +18,7 @@ mod bad_input;
 mod browsers;
 mod concurrency;
 mod configuration;
+mod covered;
 mod delivery;
 mod disk;
 mod example_clients;

@@ -61,6 +61,60 @@ fn a_message_under_lease_is_not_given_to_another() {
 }
 
 #[test]
+fn a_lease_of_zero_seconds_shows_the_oldest_message_and_takes_nothing() {
+    let mut farm = Farm::start();
+    assert!(farm.next("lease=0").is_none());
+    farm.post(&numbered(1));
+    farm.post(&numbered(2));
+    let shown = farm.next("lease=0").expect("a message");
+    assert_eq!((number_of(&shown.value), shown.delivery_count.as_str()), (1, "0"), "not lent yet");
+    let path = "/UserManager/NextMessage?lease=60";
+    let head = request(farm.api, "HEAD", path, &[], b"");
+    assert_eq!((head.status, head.content_length()), (200, shown.body.len() as u64), "{head:?}");
+    assert_eq!(head.header("message-id"), Some(shown.id.as_str()), "{head:?}");
+    let lent = farm.next("lease=60").expect("nobody has it");
+    assert_eq!((lent.id, lent.body, lent.delivery_count.as_str()), (shown.id, shown.body, "1"));
+    let next = farm.next("lease=0").expect("the other message");
+    assert_eq!(number_of(&next.value), 2, "one under lease is not shown");
+    let taken = farm.take();
+    assert_eq!(taken.id, next.id, "none was lent by a look");
+    farm.expect_nothing_for_the_user_manager();
+    assert_eq!(request(farm.api, "HEAD", path, &[], b"").status, 204);
+}
+
+#[test]
+fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_waits_behind() {
+    let mut farm = Farm::start();
+    let mut waiting = ["lease=0", "lease=60"].map(|lease| {
+        let mut connection = Connection::open(farm.api);
+        connection.send_head("GET", &format!("/UserManager/NextMessage?wait=60&{lease}"), &[]);
+        connection
+    });
+    farm.post(&numbered(1));
+    let answers = waiting.each_mut().map(Connection::read_response);
+    assert_eq!(answers.each_ref().map(|answer| answer.status), [200, 200], "{answers:?}");
+    assert_eq!(answers[0].header("message-id"), answers[1].header("message-id"));
+    farm.expect_nothing_for_the_user_manager();
+}
+
+#[test]
+fn a_wait_or_a_lease_out_of_bounds_is_told() {
+    let mut farm = Farm::start();
+    farm.post(&numbered(1));
+    for query in
+        ["lease=-1", "lease=86401", "lease=x", "lease=", "lease=NaN", "lease=0&lease=0", "wait=61", "wait=-0.1"]
+    {
+        for method in ["GET", "HEAD"] {
+            let answer = request(farm.api, method, &format!("/UserManager/NextMessage?{query}"), &[], b"");
+            assert_eq!(answer.status, 400, "{method} {query}: {answer:?}");
+        }
+        let name = query.split('=').next().expect("a name");
+        assert!(farm.next_answer(query).failure(400).contains(name), "{query}");
+    }
+    assert_eq!(number_of(&farm.take().value), 1, "none of these has taken it");
+}
+
+#[test]
 fn a_message_whose_lease_has_ended_is_offered_again_with_its_id_and_a_greater_count() {
     let mut farm = Farm::start();
     farm.post(&numbered(1));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use crate::buffer::covered::{Covered, Transfer};
 use crate::buffer::{BufferActor, Held};
 use crate::deadlines::Deadline;
 use crate::error::Error;
@@ -74,8 +75,8 @@ pub struct LeasedBufferMsg {
     pub lease: BufferLease,
 }
 
-/// The right to deliver one message. Dropped, it offers the message again at once; see
-/// [`BufferLease::delivered`].
+/// The right to deliver one message. Dropped, it offers the message again at once, and what has been handed over of it
+/// counts for the next delivery; see [`BufferLease::begin`] and [`BufferLease::delivered`].
 #[derive(Debug)]
 pub struct BufferLease {
     buffer: Addr<BufferActor>,
@@ -83,12 +84,31 @@ pub struct BufferLease {
     seq: Seq,
     /// The actor knows that the last part is on the way.
     finishing: bool,
-    settled: Settled,
+    /// What deliveries before this one have handed over.
+    covered: Covered,
+    /// What this one sends; none where that does not count.
+    transfer: Option<Transfer>,
+    delivered: bool,
 }
 
 impl BufferLease {
-    pub(super) fn new(buffer: Addr<BufferActor>, uuid: BufferUuid, seq: Seq, finishing: bool) -> Self {
-        Self { buffer, uuid, seq, finishing, settled: Settled::Released }
+    /// The bytes of the message from `start` on are about to be sent. `version` is that of all `len` bytes, the .blend
+    /// file's among them.
+    ///
+    /// They count towards the delivery if `start` is not beyond what has been handed over of this version, from its first
+    /// byte on and without a gap, or if the worker has `proven` that it has the bytes before.
+    pub fn begin(&mut self, version: &str, len: u64, start: u64, proven: bool) {
+        self.transfer = std::mem::take(&mut self.covered).transfer(version, len, start, proven);
+    }
+
+    /// So many bytes more are with the worker's connection.
+    pub fn handed_over(&mut self, bytes: u64) {
+        self.transfer.iter_mut().for_each(|transfer| transfer.add(bytes));
+    }
+
+    /// Whether the whole message has been handed over, by this delivery and those before.
+    pub fn completes(&self) -> bool {
+        self.transfer.as_ref().is_some_and(Transfer::completes)
     }
 
     /// The last part of the message is about to be handed over. Whoever asks for the message from now on waits for
@@ -99,9 +119,9 @@ impl BufferLease {
         }
     }
 
-    /// The last byte has been handed to the worker's connection: the message is removed.
+    /// The whole message has been handed to the worker's connection: it is removed.
     pub fn delivered(mut self) {
-        self.settled = Settled::Delivered;
+        self.delivered = true;
     }
 
     fn settle(&self, settled: Settled) {
@@ -111,16 +131,21 @@ impl BufferLease {
 
 impl Drop for BufferLease {
     fn drop(&mut self) {
-        self.settle(self.settled);
+        let transfer = self.transfer.take();
+        self.settle(match self.delivered {
+            true => Settled::Delivered,
+            false => Settled::Released(transfer.map(Transfer::covered)),
+        });
     }
 }
 
 /// What has become of a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Settled {
     Finishing,
     Delivered,
-    Released,
+    /// With how far the message is covered now, where that may have changed.
+    Released(Option<Covered>),
 }
 
 /// To [`BufferActor`], from a lease.
@@ -165,7 +190,16 @@ impl BufferActor {
         let Entry::Vacant(entry) = self.leases.entry(seq) else { return Err(Error::InDelivery) };
         let finishing = view.blend.is_none() && view.payload.len() <= in_one_go;
         entry.insert(Lease { finishing, waiting: Waiting::default() });
-        Ok(LeasedBufferMsg { view, lease: BufferLease::new(ctx.address(), uuid.clone(), seq, finishing) })
+        let lease = BufferLease {
+            buffer: ctx.address(),
+            uuid: uuid.clone(),
+            seq,
+            finishing,
+            covered: self.messages.get(uuid).map(Held::covered).unwrap_or_default(),
+            transfer: None,
+            delivered: false,
+        };
+        Ok(LeasedBufferMsg { view, lease })
     }
 
     /// Those who have waited long enough for the end of this delivery wait no more.
@@ -241,14 +275,14 @@ impl Handler<Settle> for BufferActor {
 
     fn handle(&mut self, Settle { uuid, seq, settled }: Settle, ctx: &mut Self::Context) {
         // an older message of that name is no longer here: its delivery matters to nobody, but what it held is free now
-        if self.messages.get(&uuid).is_none_or(|held| held.seq != seq) {
-            if settled != Settled::Finishing
+        let Some(held) = self.messages.get_mut(&uuid).filter(|held| held.seq == seq) else {
+            if !matches!(settled, Settled::Finishing)
                 && let Some(cost) = self.lingering.remove(&seq)
             {
                 self.lingering_bytes -= cost;
             }
             return;
-        }
+        };
         let waiting = match settled {
             Settled::Finishing => {
                 if let Some(lease) = self.leases.get_mut(&seq) {
@@ -260,7 +294,12 @@ impl Handler<Settle> for BufferActor {
                 self.delivered_total += 1;
                 self.remove(&uuid)
             }
-            Settled::Released => self.offer_again(&uuid, seq),
+            Settled::Released(covered) => {
+                if covered.is_some() {
+                    held.rare.get_or_insert_default().covered = covered;
+                }
+                self.offer_again(&uuid, seq)
+            }
         };
         self.give_to_waiting(&uuid, waiting, ctx);
     }

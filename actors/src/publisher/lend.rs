@@ -11,7 +11,7 @@ use crate::codec::Format;
 use crate::deadlines::{Deadline, Deadlines};
 use crate::payload::Payload;
 use crate::publisher::UserManagerPublisher;
-use crate::publisher::outbox::Outbox;
+use crate::publisher::outbox::{Outbox, OutboxMessage};
 use crate::store::Seq;
 use crate::wait_queue::WaitQueue;
 
@@ -70,27 +70,30 @@ impl Lender {
         self.takers = WaitQueue::default();
     }
 
-    /// Lends waiting messages to waiting takers.
+    /// Lends waiting messages to waiting takers; who takes one for no time only sees it.
     pub fn lend(&mut self, outbox: &mut Outbox, publisher: &Addr<UserManagerPublisher>) {
         while let Some(taker) = self.takers.pop() {
             if taker.reply.is_closed() {
                 continue;
             }
-            let Some((seq, message)) = outbox.take_first_waiting() else {
+            let lease = |seq, loan, kept| MessageLease { publisher: publisher.clone(), seq, loan, kept };
+            let next = if taker.lease.is_zero() {
+                let first = outbox.first_waiting();
+                // nothing is lent, and nothing has to come back
+                first.map(|(seq, message)| NextMessage::of(message, lease(seq, 0, true)))
+            } else {
+                outbox.take_first_waiting().map(|(seq, message)| {
+                    self.last_loan += 1;
+                    let loan = self.last_loan;
+                    let deadline = self.deadlines.add(EndLoan { seq, loan }, taker.lease);
+                    self.loans.insert(seq, Current { loan, deadline });
+                    message.lent = message.lent.saturating_add(1);
+                    NextMessage::of(message, lease(seq, loan, false))
+                })
+            };
+            let Some(next) = next else {
                 self.takers.push_first(taker);
                 break;
-            };
-            self.last_loan += 1;
-            let loan = self.last_loan;
-            let deadline = self.deadlines.add(EndLoan { seq, loan }, taker.lease);
-            self.loans.insert(seq, Current { loan, deadline });
-            message.lent = message.lent.saturating_add(1);
-            let next = NextMessage {
-                message_id: message.meta.message_id,
-                format: message.meta.format,
-                payload: message.payload.clone(),
-                delivery_count: message.lent,
-                lease: MessageLease { publisher: publisher.clone(), seq, loan, kept: false },
             };
             // if the taker has gone, the lease in what comes back puts the message back
             drop(taker.reply.send(next));
@@ -125,7 +128,7 @@ impl Lender {
     }
 }
 
-/// A message for the user manager, lent.
+/// A message for the user manager, lent or only shown.
 #[derive(Debug)]
 pub struct NextMessage {
     /// The same at every delivery.
@@ -138,6 +141,18 @@ pub struct NextMessage {
     pub delivery_count: u32,
     /// Puts the message back if it does not get away.
     pub lease: MessageLease,
+}
+
+impl NextMessage {
+    fn of(message: &OutboxMessage, lease: MessageLease) -> Self {
+        Self {
+            message_id: message.meta.message_id,
+            format: message.meta.format,
+            payload: message.payload.clone(),
+            delivery_count: message.lent,
+            lease,
+        }
+    }
 }
 
 /// A loan that has not got away yet. Dropped, it puts the message back at once.
