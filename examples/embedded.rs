@@ -15,6 +15,7 @@ use actix::prelude::*;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use clap::Parser;
 use serde::Serialize;
+use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
 use user_http_actors::messages::{GetBufferState, GetOutboxState};
 use user_http_actors::{ActorsConfig, UserHttpActors};
 use user_http_server::{
@@ -31,7 +32,7 @@ struct Args {
     #[arg(long)]
     data_dir: Option<PathBuf>,
     /// Folder in which .blend files may lie.
-    #[arg(long, default_value = ".")]
+    #[arg(long, default_value = "./blends")]
     blend_root: PathBuf,
 }
 
@@ -120,6 +121,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let actors = UserHttpActors::start(ActorsConfig {
         data_dir: args.data_dir,
         blend_roots: vec![args.blend_root],
+        private_files: Vec::new(),
+        max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
         max_buffered: 1 << 30,
         buffer_ttl: Duration::from_secs(86_400),
         max_outbox: 4 << 30,

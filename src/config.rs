@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use user_http_actors::ActorsConfig;
+use user_http_actors::blend::{DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
 use user_http_actors::broker::amqp::AmqpConfig;
 
 use crate::Limits;
@@ -99,7 +100,11 @@ impl Config {
             },
             actors: ActorsConfig {
                 data_dir: (!memory).then_some(data_dir),
-                blend_roots: layers.many(&settings::BLEND_ROOT)?,
+                blend_roots: layers.many_checked(&settings::BLEND_ROOT, |folder| {
+                    check_root(folder).map_err(|error| format!("expected a folder that can be opened: {error}"))
+                })?,
+                private_files: layers.files(settings::ALL),
+                max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
                 max_buffered: layers.one(&settings::MAX_BUFFERED)?,
                 buffer_ttl: layers.one(&settings::BUFFER_TTL)?,
                 max_outbox: layers.one(&settings::MAX_OUTBOX)?,

@@ -74,6 +74,7 @@ impl Error {
     /// Who can act on it.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Blend(error) if error.is_transient() => ErrorKind::NoRoom,
             Self::Decode(_) | Self::Blend(_) | Self::Store(StoreError::TooLarge { .. }) => ErrorKind::Request,
             Self::NoBufferMsg | Self::NoSuchMessage => ErrorKind::Absent,
             Self::OtherUser { .. } => ErrorKind::Forbidden,

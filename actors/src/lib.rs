@@ -20,6 +20,7 @@
 //! ```
 //! use std::time::Duration;
 //!
+//! use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
 //! use user_http_actors::codec::Format;
 //! use user_http_actors::messages::LeaseBufferMsg;
 //! use user_http_actors::{ActorsConfig, UserHttpActors, handle};
@@ -28,7 +29,9 @@
 //! actix::System::new().block_on(async {
 //!     let actors = UserHttpActors::start(ActorsConfig {
 //!         data_dir: None,
-//!         blend_roots: vec![".".into()],
+//!         blend_roots: vec!["./blends".into()],
+//!         private_files: Vec::new(),
+//!         max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
 //!         max_buffered: 1 << 30,
 //!         buffer_ttl: Duration::from_secs(86_400),
 //!         max_outbox: 4 << 30,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::watch;
 
-use crate::blend::BlendRoots;
+use crate::blend::{BlendConfig, BlendRoots};
 use crate::broker::amqp::{self, AmqpConfig};
 use crate::buffer::BufferActor;
 use crate::consumer::{CommunicationInterfaceConsumer, PREFETCH};
@@ -28,8 +28,14 @@ const OTHERS: u32 = 0o077;
 pub struct ActorsConfig {
     /// Where messages are kept; `None` keeps nothing on disk, and then a stop loses all.
     pub data_dir: Option<PathBuf>,
-    /// The folders in which .blend files may lie. Relative paths are relative to the first.
+    /// The folders in which .blend files may lie. Relative paths are relative to the first. One that is missing is a
+    /// warning in the log, and the files in it are missing until it is there.
     pub blend_roots: Vec<PathBuf>,
+    /// Files that are never sent, whatever the blend roots are, such as those of tokens and keys. The data directory is
+    /// never sent anyway.
+    pub private_files: Vec<PathBuf>,
+    /// How many .blend files are open at once at the most, each of them a file descriptor.
+    pub max_open_blend_files: usize,
     /// How many bytes of messages are buffered at the most.
     pub max_buffered: u64,
     /// How long a message is buffered at the most.
@@ -58,8 +64,8 @@ pub enum StartError {
         /// The record's number.
         seq: Seq,
     },
-    /// A permitted folder cannot be opened.
-    #[error("cannot open the blend root {path}: {source}", path = path.display())]
+    /// The key of the ETags cannot be read or made in the data directory, or a blend root has no absolute path.
+    #[error("cannot prepare {path} for sending .blend files: {source}", path = path.display())]
     BlendRoot {
         /// The folder.
         path: PathBuf,
@@ -94,8 +100,6 @@ impl UserHttpActors {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub fn start(config: ActorsConfig) -> Result<Self, StartError> {
-        let blend_roots =
-            BlendRoots::open(&config.blend_roots).map_err(|(path, source)| StartError::BlendRoot { path, source })?;
         if let Some(data_dir) = &config.data_dir {
             warn_if_others_may_enter(data_dir);
         }
@@ -121,6 +125,14 @@ impl UserHttpActors {
                     .map_err(|seq| StartError::Record { path, seq })
             })?
         };
+        // after the stores: they have made the data directory, and nobody else has it open
+        let blend_roots = BlendRoots::new(BlendConfig {
+            roots: config.blend_roots,
+            data_dir: config.data_dir,
+            private_files: config.private_files,
+            max_open: config.max_open_blend_files,
+        })
+        .map_err(|(path, source)| StartError::BlendRoot { path, source })?;
         let decoder = Decoder::start();
         let consumer = config.amqp.map(|amqp| {
             let start: crate::consumer::StartConsuming =

@@ -32,6 +32,8 @@ struct Given {
 /// What was given for each setting, by its key; nothing for those that are left to their defaults.
 pub struct Layers {
     given: BTreeMap<&'static str, Given>,
+    /// The file that was read.
+    file: Option<PathBuf>,
 }
 
 impl Layers {
@@ -45,11 +47,12 @@ impl Layers {
         args: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
-        let mut layers = Self { given: BTreeMap::new() };
+        let mut layers = Self { given: BTreeMap::new(), file: None };
         let flags = command(settings).try_get_matches_from(args).map_err(ConfigError::CommandLine)?;
         let variables = Variables::read(settings, environment)?;
         if let Some(file) = flags.get_one::<String>(CONFIG).or(variables.config.as_ref()) {
             layers.read_file(settings, Path::new(file))?;
+            layers.file = Some(file.into());
         }
         for setting in settings {
             if let Some(value) = variables.values.get(setting.key) {
@@ -139,6 +142,31 @@ impl Layers {
         let (texts, origin) = self.texts(declaration);
         let parse = |text: &&str| setting.parse(text).map_err(|why| bad_value(declaration, text, origin, why));
         texts.iter().map(parse).collect()
+    }
+
+    /// All values of a setting, each of which passes `check` unless nobody has given any.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`], with what `check` says.
+    pub fn many_checked<T>(
+        &self,
+        setting: &Setting<T>,
+        check: impl Fn(&T) -> Result<(), String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let values = self.many(setting)?;
+        let (texts, origin) = self.texts(setting.declaration());
+        if *origin != Origin::Default {
+            for (value, text) in values.iter().zip(texts) {
+                check(value).map_err(|why| bad_value(setting.declaration(), text, origin, why))?;
+            }
+        }
+        Ok(values)
+    }
+
+    /// All files that settings name, the configuration file among them.
+    pub fn files(&self, settings: &[Declaration]) -> Vec<PathBuf> {
+        let named = settings.iter().filter(|setting| setting.is_file()).flat_map(|setting| self.texts(*setting).0);
+        named.map(PathBuf::from).chain(self.file.clone()).collect()
     }
 
     /// What is wrong with the value of a setting beyond its form.

@@ -98,6 +98,11 @@ fn truth(text: &str) -> Result<bool, String> {
 }
 
 impl Declaration {
+    /// Whether its value is the path of a file that is read.
+    pub fn is_file(&self) -> bool {
+        self.placeholder == "FILE"
+    }
+
     /// Its environment variable.
     pub fn variable(&self) -> String {
         format!("{PREFIX}{}", self.key.replace('-', "_").to_uppercase())

@@ -39,7 +39,7 @@ settings! {
     AMQP_URL: AmqpUrl = Setting::new("amqp-url", "URL", "", "RabbitMQ, as amqp://user:password@host:port/vhost, or amqps:// for TLS; without it the user manager takes its messages from the API server", amqp_url).secret().guarded();
     AMQP_CA_FILE: PathBuf = file("amqp-ca-file", "CA certificates, in PEM, of which RabbitMQ's must be, for amqps://; without it, those that the system trusts");
     DATA_DIR: PathBuf = folder("data-dir", "./data", "folder in which messages are kept");
-    BLEND_ROOT: PathBuf = folder("blend-root", ".", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many();
+    BLEND_ROOT: PathBuf = folder("blend-root", "./blends", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many();
     MAX_BODY: u64 = Setting::new("max-body", "SIZE", "256MiB", "largest body that is taken, below 4GiB", body_size);
     MAX_CONNECTIONS: usize = Setting::new("max-connections", "NUMBER", "10000", "how many connections each server has open at once", number);
     MAX_INFLIGHT: u64 = Setting::new("max-inflight", "SIZE", "1GiB", "how much of all bodies together is held in memory at once", size);

@@ -77,11 +77,21 @@ impl Source {
         }
     }
 
+    /// What is in memory.
     fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.slice(offset as usize..offset as usize + len)),
             Self::Payload(payload, start, _) => payload.read(start + offset, len),
-            Self::Blend(file) => file.read(offset, len),
+            Self::Blend(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// What the disk has to be waited for, on threads that may wait: those of the blend root for a .blend file, so that
+    /// a dead file server holds nobody else's.
+    fn read_from_disk(self, offset: u64, len: usize) -> JoinHandle<io::Result<Bytes>> {
+        match self {
+            Self::Blend(file) => tokio::spawn(file.read(offset, len)),
+            source => tokio::task::spawn_blocking(move || source.read(offset, len)),
         }
     }
 }
@@ -224,17 +234,22 @@ impl<L: Lease> DeliveryBody<L> {
 
     /// Has a thread read the next chunk.
     fn read_ahead(&mut self) {
-        self.reading = Some(tokio::task::spawn_blocking(self.next_chunk()));
+        self.reading = self.next_chunk().map(|(source, offset, len)| source.read_from_disk(offset, len));
     }
 
-    /// What reads the next chunk.
-    fn next_chunk(&mut self) -> impl FnOnce() -> io::Result<Bytes> + Send + use<L> {
-        let source = self.sources.front().cloned();
+    /// Reads the next chunk from memory.
+    fn read_now(&mut self) -> io::Result<Bytes> {
+        let (source, offset, len) = self.next_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+        source.read(offset, len)
+    }
+
+    /// Where the next chunk is, and its length.
+    fn next_chunk(&mut self) -> Option<(Source, u64, usize)> {
+        let source = self.sources.front()?.clone();
         let offset = self.offset;
-        let left = source.as_ref().map_or(0, |source| source.len() - offset);
-        let len = left.min(self.left).min(CHUNK as u64) as usize;
+        let len = (source.len() - offset).min(self.left).min(CHUNK as u64) as usize;
         self.offset += len as u64;
-        move || source.map_or(Err(io::ErrorKind::UnexpectedEof.into()), |source| source.read(offset, len))
+        Some((source, offset, len))
     }
 
     fn hand_over(&mut self, chunk: Bytes) -> Bytes {
@@ -284,7 +299,7 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
             }
         }
         let chunk = match &mut this.reading {
-            None => this.next_chunk()(),
+            None => this.read_now(),
             Some(reading) => {
                 let chunk = ready!(Pin::new(reading).poll(cx));
                 this.reading = None;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use serde::Serialize;
-use user_http_actors::blend::{BlendFile, refine_data_from_metadata};
+use user_http_actors::blend::refine_data_from_metadata;
 use user_http_actors::buffer::LeasedBufferMsg;
 use user_http_actors::codec;
 use user_http_actors::handle::handle_user_message;
@@ -83,12 +83,8 @@ impl Answer {
         let Some(hole) = blend else {
             return Ok(Self { sources: vec![Source::Payload(payload, 0, len)], etag: format!("\"{version}\"") });
         };
-        let roots = gateway.actors.blend_roots.clone();
-        let opened = web::block(move || refine_data_from_metadata(&roots, hole.path.as_deref())).await;
-        let file: Arc<BlendFile> = match opened {
-            Ok(opened) => Arc::new(opened.map_err(Error::from)?),
-            Err(_) => return Err(Error::Stopping.into()),
-        };
+        let opened = refine_data_from_metadata(&gateway.actors.blend_roots, hole.path.as_deref()).await;
+        let file = Arc::new(opened.map_err(Error::from)?);
         let etag = format!("\"{version}-{}\"", file.version());
         let sources = vec![
             Source::Payload(payload.clone(), 0, hole.offset),

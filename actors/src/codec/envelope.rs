@@ -124,7 +124,7 @@ impl Message {
         let Some(place) = doc.find(data, BLEND_FILE_KEY) else {
             return Ok(self.keep_without_blend(part));
         };
-        let Some(path) = doc.text(doc.child(place)).filter(|path| can_name_a_file(path)) else {
+        let Some(path) = doc.text(doc.child(place)).filter(|path| !path.is_empty()) else {
             return Ok(self.keep_without_blend(part));
         };
         if path.len() > MAX_BLEND_PATH_BYTES {
@@ -170,10 +170,6 @@ fn asks_for_blend(doc: &Doc, message: NodeId) -> Option<NodeId> {
     let data = doc.get(message, "DATA")?;
     let meta_data = doc.get(data, "META_DATA")?;
     doc.str_is(meta_data, "EXTRACT_BLEND_FILE_FROM_PATH").then_some(data)
-}
-
-fn can_name_a_file(path: &str) -> bool {
-    !path.is_empty() && !path.contains('\0')
 }
 
 /// What of a worker's message is forwarded.

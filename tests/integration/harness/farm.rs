@@ -96,7 +96,10 @@ impl Farm {
     pub fn leave_blend(&mut self, uuid: &str, path: &str) {
         self.leave(
             uuid,
-            &format!("{{'DATA': {{'META_DATA': 'EXTRACT_BLEND_FILE_FROM_PATH', 'BINARY_BLEND_FILE': {path:?}}}}}"),
+            &format!(
+                "{{'DATA': {{'META_DATA': 'EXTRACT_BLEND_FILE_FROM_PATH', 'BINARY_BLEND_FILE': {}}}}}",
+                json!(path)
+            ),
         );
     }
 

@@ -21,12 +21,20 @@ pub struct Setup {
     env: BTreeMap<String, String>,
     config: String,
     wrapper: Vec<String>,
+    default_blend_root: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let dir = tempfile::Builder::new().prefix("uhs-").tempdir().expect("a folder for the test");
-        let setup = Self { dir, args: Vec::new(), env: BTreeMap::new(), config: String::new(), wrapper: Vec::new() };
+        let setup = Self {
+            dir,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            config: String::new(),
+            wrapper: Vec::new(),
+            default_blend_root: false,
+        };
         fs::create_dir(setup.blend_root()).expect("a blend root");
         setup
     }
@@ -56,6 +64,12 @@ impl Setup {
     /// Runs the server by way of another command, which must end by executing its own arguments.
     pub fn wrapper(mut self, command: &[&str]) -> Self {
         self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Leaves the blend root to the server.
+    pub fn default_blend_root(mut self) -> Self {
+        self.default_blend_root = true;
         self
     }
 
@@ -121,7 +135,8 @@ impl Setup {
             let variable = format!("USER_HTTP_SERVER_{}", flag[2..].replace('-', "_").to_uppercase());
             let given = self.args.iter().any(|arg| arg.split('=').next() == Some(flag))
                 || self.env.contains_key(&variable)
-                || self.config.lines().any(|line| line.starts_with(&flag[2..]));
+                || self.config.lines().any(|line| line.starts_with(&flag[2..]))
+                || self.default_blend_root && flag == "--blend-root";
             if !given {
                 command.args([flag, value]);
             }
@@ -342,6 +357,15 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// What a [`Setup::wrapper`] begins with so that it may mount, and nobody else sees what it has mounted.
+pub fn new_mount_namespace() -> &'static [&'static str] {
+    if rustix::process::geteuid().is_root() {
+        &["unshare", "--mount"]
+    } else {
+        &["unshare", "--map-root-user", "--mount"]
     }
 }
 

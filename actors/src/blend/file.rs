@@ -1,0 +1,138 @@
+//! A .blend file that is being sent.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::lane::{Lane, NotDone};
+use super::tag::TagKey;
+use crate::payload;
+
+/// How long one read of a delivery may take, its turn included. It is longer than what opening may take: a delivery that
+/// breaks off has to be resumed, a request that is refused is only asked again.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A .blend file that is being sent: its bytes are those of the moment when it was opened, or reading fails. What becomes
+/// of its names, links, owner and permissions does not matter.
+#[derive(Debug)]
+pub struct BlendFile {
+    /// The descriptor, and its share of how many may be open; `None` only while it is dropped.
+    held: Option<(File, OwnedSemaphorePermit)>,
+    lane: Lane,
+    stamp: Stamp,
+    version: String,
+}
+
+/// What changes when a file's content does. The time of the last change of its metadata (ctime) and the number of its links
+/// are no part of it: a hard link, a rename (Blender's own save renames the file that is being sent), `chmod` and
+/// the like change them and no byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// In bytes.
+    pub len: u64,
+    /// The file system.
+    pub device: u64,
+    /// The file's number there.
+    pub inode: u64,
+    /// Seconds and nanoseconds of the last change of its content.
+    pub modified: (i64, i64),
+}
+
+impl BlendFile {
+    /// A file that has just been opened. `lane` has the threads of its blend root, `permit` is its share of the bound on
+    /// open files.
+    pub(super) fn new(file: File, stamp: Stamp, permit: OwnedSemaphorePermit, lane: Lane, key: &TagKey) -> Self {
+        Self { held: Some((file, permit)), lane, stamp, version: key.tag(&stamp) }
+    }
+
+    /// The length in bytes.
+    pub fn len(&self) -> u64 {
+        self.stamp.len
+    }
+
+    /// Whether the file has no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Differs between two files, and between two contents of one file, as far as the file system tells: 32 hexadecimal
+    /// digits that tell strangers nothing else.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Reads up to `len` bytes that start at `offset`, fewer only where the file ends before. Waits for the disk on a
+    /// thread of the file's blend root, 30 s at the most.
+    ///
+    /// # Errors
+    /// What the file system reports, `InvalidData` where the file has changed since it was opened, and `TimedOut`.
+    pub async fn read(self: Arc<Self>, offset: u64, len: usize) -> io::Result<Bytes> {
+        let lane = self.lane.clone();
+        lane.run(READ_PATIENCE, move || self.read_now(offset, len)).await.unwrap_or_else(|not_done| {
+            Err(match not_done {
+                NotDone::TimedOut => io::Error::new(io::ErrorKind::TimedOut, "the file system does not answer"),
+                NotDone::NoThread => io::Error::other("no thread could be started to read the file"),
+            })
+        })
+    }
+
+    fn read_now(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let len = self.len().saturating_sub(offset).min(len as u64) as usize;
+        let mut chunk = BytesMut::zeroed(len);
+        match self.file()?.read_exact_at(&mut chunk, offset) {
+            // it has become shorter: that is told in one way
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            read => read?,
+        }
+        self.check_unchanged()?;
+        Ok(chunk.freeze())
+    }
+
+    /// Reads what of the range that starts at `offset` can be had without waiting for the disk, up to the length of
+    /// `buffer`. Returns how many bytes that is; 0 says to [`BlendFile::read`].
+    ///
+    /// # Errors
+    /// `InvalidData` where the file has changed since it was opened.
+    pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.len().saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let read = payload::read_cached(self.file()?, offset, &mut buffer[..len]);
+        // A network file system, whose attributes may have to be fetched, gives nothing without waiting. So nothing is
+        // asked of it here either.
+        if read > 0 {
+            self.check_unchanged()?;
+        }
+        Ok(read)
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        self.held.as_ref().map(|(file, _)| file).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn check_unchanged(&self) -> io::Result<()> {
+        if Stamp::of(self.file()?)? == self.stamp {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the file has changed while it was sent"))
+    }
+}
+
+impl Drop for BlendFile {
+    /// Closing may wait for the file system as reading does, and the file counts as open until it is done.
+    fn drop(&mut self) {
+        let held = self.held.take();
+        self.lane.detach(move || drop(held));
+    }
+}
+
+impl Stamp {
+    /// The version that an open file has now.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self { len: meta.len(), device: meta.dev(), inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    }
+}

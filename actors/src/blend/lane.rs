@@ -1,0 +1,240 @@
+//! The threads that wait for the file systems of one blend root. A file system that does not answer (a network mount whose
+//! server is gone) holds these and nothing else.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
+
+/// How many threads wait for one root at once; whoever comes next waits for a turn. Each costs 256 KiB of stack at the
+/// most, and up to one folder's descriptor for each level of the path that it opens. 16 keep a disk or a file server
+/// busy.
+const THREADS: usize = 16;
+
+/// The walk along a path does not recurse, and chunks of files lie on the heap.
+const STACK_BYTES: usize = 256 << 10;
+
+/// How long a thread without work stays.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Why something has not been done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotDone {
+    /// Not within the time that was given: no turn, or no answer of the file system.
+    TimedOut,
+    /// The system has no thread left, or the work has panicked.
+    NoThread,
+}
+
+/// Up to [`THREADS`] threads, started when they are needed. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Lane(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    /// One permit for each job that is running or about to; it comes back when the job has really ended, even where
+    /// nobody waits for it any more.
+    turns: Arc<Semaphore>,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { jobs, threads, idle } = self;
+        f.debug_struct("State").field("jobs", &jobs.len()).field("threads", threads).field("idle", idle).finish()
+    }
+}
+
+impl Lane {
+    /// A lane whose threads have this name.
+    pub fn new(name: String) -> Self {
+        Self(Arc::new(Shared {
+            name,
+            turns: Arc::new(Semaphore::new(THREADS)),
+            state: Mutex::default(),
+            wake: Condvar::new(),
+        }))
+    }
+
+    /// Does `work` on a thread of the lane. Waits for a turn and for the outcome, both together `patience` at the most.
+    /// Work that nobody waits for any more when it has its turn is not begun; work that has begun keeps its turn until
+    /// it ends.
+    ///
+    /// # Errors
+    /// See [`NotDone`].
+    pub async fn run<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotDone> {
+        let outcome = async {
+            let turn = Arc::clone(&self.0.turns).acquire_owned().await.map_err(|_| NotDone::NoThread)?;
+            let (reply, outcome) = oneshot::channel();
+            self.submit(Box::new(move || {
+                if !reply.is_closed() {
+                    // whoever has asked may have gone meanwhile
+                    let _ = reply.send(work());
+                }
+                drop(turn);
+            }))
+            .map_err(|_| NotDone::NoThread)?;
+            outcome.await.map_err(|_| NotDone::NoThread)
+        };
+        tokio::time::timeout(patience, outcome).await.unwrap_or(Err(NotDone::TimedOut))
+    }
+
+    /// Does `work`, whose outcome nobody waits for, when a thread is free; on this one where there is none at all.
+    pub fn detach(&self, work: impl FnOnce() + Send + 'static) {
+        if let Err((job, _)) = self.submit(Box::new(work)) {
+            job();
+        }
+    }
+
+    fn submit(&self, job: Job) -> Result<(), (Job, io::Error)> {
+        let mut state = self.0.lock();
+        state.jobs.push_back(job);
+        if state.idle >= state.jobs.len() {
+            self.0.wake.notify_one();
+        } else if state.threads < THREADS {
+            let shared = Arc::clone(&self.0);
+            let builder = thread::Builder::new().name(self.0.name.clone()).stack_size(STACK_BYTES);
+            match builder.spawn(move || Worker { shared, counted: true }.work()) {
+                Ok(_) => state.threads += 1,
+                // without a thread nobody would ever do it
+                Err(error) if state.threads == 0 => {
+                    return state.jobs.pop_back().map_or(Ok(()), |job| Err((job, error)));
+                }
+                Err(_) => self.0.wake.notify_one(),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // no job runs while it is held
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One thread.
+struct Worker {
+    shared: Arc<Shared>,
+    /// Whether it is counted in [`State::threads`]: until it decides to end, in the moment in which there is no job.
+    counted: bool,
+}
+
+impl Worker {
+    fn work(mut self) {
+        while let Some(job) = self.next() {
+            job();
+        }
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        let mut state = self.shared.lock();
+        if let Some(job) = state.jobs.pop_front() {
+            return Some(job);
+        }
+        state.idle += 1;
+        let waited = self.shared.wake.wait_timeout_while(state, IDLE, |state| state.jobs.is_empty());
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.idle -= 1;
+        let job = state.jobs.pop_front();
+        if job.is_none() {
+            state.threads -= 1;
+            self.counted = false;
+        }
+        job
+    }
+}
+
+impl Drop for Worker {
+    /// After a panic.
+    fn drop(&mut self) {
+        if self.counted {
+            self.shared.lock().threads -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, mpsc};
+    use std::time::{Duration, Instant};
+
+    use super::{Lane, NotDone, THREADS};
+
+    const SOON: Duration = Duration::from_secs(30);
+    const AT_ONCE: Duration = Duration::from_millis(20);
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
+    }
+
+    #[test]
+    fn work_that_hangs_holds_its_threads_and_no_others_and_what_waited_behind_it_is_not_begun() {
+        let (hung, healthy) = (Lane::new("hung".to_owned()), Lane::new("healthy".to_owned()));
+        let (release, gate) = crossbeam_channel::bounded::<()>(0);
+        let begun = Arc::new(AtomicUsize::new(0));
+        block_on(async {
+            for round in 0..3 * THREADS {
+                let (gate, begun) = (gate.clone(), Arc::clone(&begun));
+                let patience = if round < THREADS { AT_ONCE } else { Duration::ZERO };
+                let work = move || {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    // ends when the other side is gone
+                    let _ = gate.recv();
+                };
+                assert_eq!(hung.run(patience, work).await, Err(NotDone::TimedOut));
+            }
+            assert_eq!(healthy.run(SOON, || 7).await, Ok(7));
+        });
+        drop(release);
+        // the lane works again, and those that nobody waited for any more have not been begun
+        assert_eq!(block_on(hung.run(SOON, || 8)), Ok(8));
+        assert!(begun.load(Ordering::SeqCst) <= THREADS, "{begun:?} have begun");
+        assert!(hung.0.lock().threads <= THREADS);
+    }
+
+    #[test]
+    fn what_is_detached_is_done_once_a_thread_is_free() {
+        let lane = Lane::new("test".to_owned());
+        let (done, outcome) = mpsc::channel();
+        for number in 0..100 {
+            let done = done.clone();
+            lane.detach(move || done.send(number).expect("somebody waits"));
+        }
+        let mut numbers: Vec<_> = (0..100).map(|_| outcome.recv_timeout(SOON).expect("done")).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn work_that_panics_is_told_and_its_thread_is_replaced() {
+        let lane = Lane::new("test".to_owned());
+        for _ in 0..2 * THREADS {
+            let outcome: Result<(), _> = block_on(lane.run(SOON, || panic!("as the test wants")));
+            assert_eq!(outcome, Err(NotDone::NoThread));
+        }
+        let start = Instant::now();
+        assert_eq!(block_on(lane.run(SOON, || 7)), Ok(7));
+        assert!(start.elapsed() < SOON);
+    }
+}

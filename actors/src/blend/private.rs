@@ -1,0 +1,96 @@
+//! What is never sent, wherever the blend roots are: the data directory and the files that hold secrets. They are
+//! recognised by what they are, not by name, so that a hard link or a bind mount of one is recognised too.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::walk::{Dir, FileId, Found};
+
+/// Where they are. What is there is looked up for each request: certificates and tokens are replaced while the service
+/// runs.
+#[derive(Debug)]
+pub struct Private {
+    /// The data directory, with everything below it.
+    pub data_dir: Option<PathBuf>,
+    /// Single files.
+    pub files: Vec<PathBuf>,
+}
+
+impl Private {
+    /// Whether the file `found`, on the way to which `dirs` were walked through from the first to the last, is one.
+    ///
+    /// # Errors
+    /// What the file system reports; nothing is known then.
+    pub fn holds(&self, dirs: &[Dir], found: &Found) -> io::Result<bool> {
+        for path in &self.files {
+            if identity(path)? == Some(found.id) {
+                return Ok(true);
+            }
+        }
+        let Some(data_dir) = &self.data_dir else { return Ok(false) };
+        let Some(data_id) = identity(data_dir)? else { return Ok(false) };
+        if dirs.iter().any(|dir| dir.id == data_id) {
+            return Ok(true);
+        }
+        // the blend root itself may lie in there
+        if let Some(first) = dirs.first()
+            && first.lies_in(data_id)?
+        {
+            return Ok(true);
+        }
+        // What else can lead in there has another name or is mounted elsewhere. Only then is all of it listed.
+        let other_ways: Vec<FileId> = dirs.iter().filter(|dir| dir.is_mounted).map(|dir| dir.id).collect();
+        let has_other_ways = !other_ways.is_empty() || found.links > 1 || found.is_mounted;
+        if !has_other_ways {
+            return Ok(false);
+        }
+        let inside = identities_below(data_dir)?;
+        Ok(inside.contains(&found.id) || other_ways.iter().any(|id| inside.contains(id)))
+    }
+}
+
+fn identity(path: &Path) -> io::Result<Option<FileId>> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(Some(FileId { device: meta.dev(), inode: meta.ino() })),
+        // being replaced, gone, or behind a folder that this process may not enter
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What everything in a folder and below is.
+fn identities_below(folder: &Path) -> io::Result<HashSet<FileId>> {
+    let mut identities = HashSet::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let meta = match entry.metadata() {
+                Ok(meta) => meta,
+                // the store has deleted it meanwhile
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            identities.insert(FileId { device: meta.dev(), inode: meta.ino() });
+            if meta.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(identities)
+}

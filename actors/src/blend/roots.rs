@@ -1,0 +1,182 @@
+//! The permitted folders, and what is opened below them.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use super::BlendFile;
+use super::file::Stamp;
+use super::lane::{Lane, NotDone};
+use super::private::Private;
+use super::tag::TagKey;
+use super::walk::{Dir, Refusal, Start, Walked, Way, components};
+
+/// How long a request waits for a file to be opened, its turn included. A healthy file server takes milliseconds.
+const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many .blend files are open at once unless it is set: each is a descriptor. [`BlendConfig::max_open`] says who
+/// waits.
+pub const DEFAULT_MAX_OPEN_BLEND_FILES: usize = 4096;
+
+/// What there is to know about .blend files.
+#[derive(Clone, Debug)]
+pub struct BlendConfig {
+    /// The folders in which .blend files may lie. Relative paths are relative to the first. They are opened anew for each
+    /// request, and need not be there at the start.
+    pub roots: Vec<PathBuf>,
+    /// Never sent, with everything below it. Holds the key of the ETags; without it they change with each start.
+    pub data_dir: Option<PathBuf>,
+    /// Single files that are never sent.
+    pub private_files: Vec<PathBuf>,
+    /// How many .blend files are open at once, each of them a file descriptor and a delivery. Beyond that a request fails
+    /// with [`BlendError::NotNow`](super::BlendError::NotNow).
+    pub max_open: usize,
+}
+
+/// The permitted folders. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct BlendRoots(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    roots: Vec<Root>,
+    lanes: Vec<Lane>,
+    /// For what begins in none of the roots.
+    elsewhere: Lane,
+    private: Private,
+    key: TagKey,
+    open_files: Arc<Semaphore>,
+}
+
+/// A permitted folder, by its path.
+#[derive(Debug)]
+pub struct Root {
+    pub path: PathBuf,
+    /// Of the path, made absolute.
+    pub components: VecDeque<OsString>,
+}
+
+impl Root {
+    pub fn open(&self) -> io::Result<Dir> {
+        Dir::open(&self.path)
+    }
+}
+
+impl BlendRoots {
+    /// Takes the folders as they are, and warns in the log about each that cannot be opened. Nothing waits for them.
+    ///
+    /// # Errors
+    /// The data directory, whose key cannot be read or made, or the folder whose path cannot be made absolute, and why.
+    pub fn new(config: BlendConfig) -> Result<Self, (PathBuf, io::Error)> {
+        let key = match &config.data_dir {
+            None => TagKey::random(),
+            Some(data_dir) => TagKey::kept_in(data_dir).map_err(|error| (data_dir.clone(), error))?,
+        };
+        let roots = config.roots.into_iter().map(|path| {
+            let path = std::path::absolute(&path).map_err(|error| (path, error))?;
+            // without a final slash
+            let components = components(path.components().as_path().as_os_str());
+            Ok(Root { path, components })
+        });
+        let roots = roots.collect::<Result<Vec<_>, _>>()?;
+        let shared = Shared {
+            lanes: (0..roots.len()).map(|index| Lane::new(format!("blend-root-{index}"))).collect(),
+            roots,
+            elsewhere: Lane::new("blend-elsewhere".to_owned()),
+            private: Private { data_dir: config.data_dir, files: config.private_files },
+            key,
+            open_files: Arc::new(Semaphore::new(config.max_open.min(Semaphore::MAX_PERMITS))),
+        };
+        let this = Self(Arc::new(shared));
+        for (index, lane) in this.0.lanes.iter().enumerate() {
+            let shared = Arc::clone(&this.0);
+            lane.detach(move || {
+                let Root { path, .. } = &shared.roots[index];
+                if let Err(error) = shared.roots[index].open() {
+                    log::warn!(
+                        "blend root {} cannot be opened: {error}; until it can, .blend files in it are missing",
+                        path.display()
+                    );
+                }
+            });
+        }
+        Ok(this)
+    }
+
+    /// Opens the file under a path.
+    pub(super) async fn open(&self, path: &str) -> Result<BlendFile, Refusal> {
+        let mut way = Way::of(Path::new(path), &self.0.roots);
+        let deadline = Instant::now() + OPEN_PATIENCE;
+        loop {
+            let start = way.start;
+            let shared = Arc::clone(&self.0);
+            let patience = deadline.saturating_duration_since(Instant::now());
+            match self.0.lane(start).run(patience, move || shared.go(way)).await {
+                Ok(Ok(Gone::On(next))) => way = next,
+                Ok(Ok(Gone::ToEnd(file))) => return Ok(file),
+                Ok(Err(refusal)) => return Err(refusal),
+                Err(NotDone::NoThread) => return Err(Refusal::NotNow("no thread could be started for it".to_owned())),
+                Err(NotDone::TimedOut) => {
+                    match start {
+                        Start::Root(index) => {
+                            let root = self.0.roots[index].path.display();
+                            log::warn!("blend root {root} does not answer; its requests get 503, others are served");
+                        }
+                        Start::Slash => log::warn!("a folder on the way to a blend root does not answer"),
+                    }
+                    return Err(Refusal::NotNow("its file system does not answer".to_owned()));
+                }
+            }
+        }
+    }
+}
+
+/// How far a request has got.
+enum Gone {
+    On(Way),
+    ToEnd(BlendFile),
+}
+
+impl Shared {
+    fn lane(&self, start: Start) -> &Lane {
+        match start {
+            Start::Root(index) => &self.lanes[index],
+            Start::Slash => &self.elsewhere,
+        }
+    }
+
+    /// Goes along a way. Blocks on the file system.
+    fn go(&self, way: Way) -> Result<Gone, Refusal> {
+        // Only now: those that wait for a file system which does not answer keep none from being opened elsewhere.
+        let permit = Arc::clone(&self.open_files).try_acquire_owned();
+        let permit = permit.map_err(|_| Refusal::NotNow("too many .blend files are being sent".to_owned()))?;
+        match way.walk(&self.roots, &self.private)? {
+            Walked::On(way) => Ok(Gone::On(way)),
+            Walked::To(found, root) => {
+                let stamp = Stamp::of(&found.file).map_err(|error| Refusal::of(&error))?;
+                Ok(Gone::ToEnd(BlendFile::new(found.file, stamp, permit, self.lanes[root].clone(), &self.key)))
+            }
+        }
+    }
+}
+
+/// Checks that a folder is there and can be used as a blend root. One that does not answer within 5 s passes: the service
+/// runs without it until it does.
+///
+/// # Errors
+/// Why it cannot be opened.
+pub fn check_root(path: &Path) -> io::Result<()> {
+    let (reply, outcome) = mpsc::channel();
+    let path = path.to_owned();
+    // the thread is left to itself where it waits for a dead file server
+    std::thread::Builder::new().name("blend-check".to_owned()).spawn(move || {
+        // nobody listens any more after 5 s
+        let _ = reply.send(Dir::open(&path).map(|_| ()));
+    })?;
+    outcome.recv_timeout(OPEN_PATIENCE).unwrap_or(Ok(()))
+}

@@ -1,0 +1,111 @@
+//! A blend root on a network file system whose server dies: its own files wait, nothing else does.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::harness::{Connection, Farm, SOON, Setup, eventually, holds, new_mount_namespace};
+
+/// How large the files there are: more than what the sockets between server and worker hold.
+const LEN: u64 = 200 << 20;
+
+/// The bound on the threads that wait for one root.
+const THREADS: usize = 16;
+
+/// A server with a healthy blend root and one that hangs as long as `hang` exists.
+fn farm() -> Farm {
+    let setup = Setup::default();
+    let mount = setup.path("mount");
+    fs::create_dir(&mount).expect("a folder to mount on");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/hanging_fs.py");
+    let script = format!(
+        "python3 '{}' mount {LEN} hang >mounted & \
+         for try in $(seq 600); do test -s mounted && break; sleep 0.05; done; exec \"$0\" \"$@\"",
+        program.display()
+    );
+    let roots = [setup.blend_root(), mount].map(|root| root.to_str().expect("UTF-8").to_owned());
+    let setup = setup.args(["--blend-root", &roots[0], "--blend-root", &roots[1]]);
+    Farm::of(setup.wrapper(&[new_mount_namespace(), &["sh", "-c", &script]].concat()))
+}
+
+/// How many threads of the server have names that begin so.
+fn threads(farm: &Farm, name: &str) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", farm.pid())).expect("threads").filter_map(Result::ok);
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|thread| thread.starts_with(name)).count()
+}
+
+#[test]
+fn a_mount_that_hangs_holds_up_its_own_files_alone_and_goes_on_when_it_is_back() {
+    let mut farm = farm();
+    let (root, hang) = (farm.setup().blend_root(), farm.setup().path("hang"));
+    let mounted = farm.setup().path("mount/scene.blend").display().to_string();
+    symlink(farm.setup().path("mount"), root.join("CustomerData")).expect("a link");
+    farm.sparse_blend_file("healthy.blend", 8 << 20);
+    for (uuid, path) in [("mounted", mounted.as_str()), ("linked", "CustomerData/scene.blend")] {
+        farm.leave_blend(uuid, path);
+        let answer = farm.ask("HEAD", uuid, &[]);
+        assert!(answer.status == 200 && answer.content_length() > LEN, "{answer:?}");
+    }
+    // a delivery is in progress when the mount begins to hang
+    farm.leave_blend("in-delivery", &mounted);
+    let (mut delivery, _) = farm.begin_fetch("in-delivery");
+    delivery.read_exact(1 << 20);
+    fs::write(&hang, "").expect("it hangs");
+
+    let mut waiting: Vec<Connection> = (0..150)
+        .map(|number| {
+            let mut connection = Connection::open(farm.http);
+            let uuid = ["mounted", "linked"][number % 2];
+            connection.send_head("HEAD", &format!("/?bufferUUID={uuid}"), &[]);
+            connection
+        })
+        .collect();
+    eventually("threads wait", SOON, || {
+        let waiting = threads(&farm, "blend-root-1");
+        holds(waiting == THREADS, waiting)
+    });
+    for round in 0..20 {
+        let began = Instant::now();
+        farm.leave_blend("healthy", "healthy.blend");
+        let answer = farm.ask("GET", "healthy", &[]);
+        assert!(answer.status == 200 && answer.body.len() > 8 << 20, "{round}: {}", answer.status);
+        assert!(began.elapsed() < SOON, "{round}: {:?}", began.elapsed());
+    }
+    for connection in &mut waiting {
+        let head = connection.read_head();
+        assert!(head.status == 503 && head.header("retry-after").is_some(), "{head:?}");
+    }
+    let answer = farm.fetch("mounted");
+    assert!(answer.status == 503 && answer.value.starts_with("{'message': "), "{answer:?}");
+    assert!(answer.value.contains("does not answer"), "{answer:?}");
+    assert!(threads(&farm, "blend-") <= 3 * THREADS, "{} threads", threads(&farm, "blend-"));
+    // closing waits for such a file system too
+    drop(delivery);
+    farm.leave_blend("healthy", "healthy.blend");
+    assert_eq!(farm.ask("GET", "healthy", &[]).status, 200);
+    assert!(farm.log().contains("does not answer"), "{}", farm.log());
+
+    fs::remove_file(&hang).expect("it goes on");
+    for uuid in ["mounted", "linked", "in-delivery"] {
+        eventually("the mount is used again", SOON, || {
+            let answer = farm.ask("HEAD", uuid, &[]);
+            holds(answer.status == 200, answer)
+        });
+    }
+}
+
+#[test]
+fn a_server_stops_and_starts_while_a_mount_hangs() {
+    let mut farm = farm();
+    fs::write(farm.setup().path("hang"), "").expect("it hangs");
+    farm.leave_blend("mounted", farm.setup().path("mount/scene.blend").display().to_string().as_str());
+    assert_eq!(farm.ask("HEAD", "mounted", &[]).status, 503);
+    assert!(farm.stop().success(), "{}", farm.log());
+    farm.server.restart();
+    farm.blend_file("healthy.blend", b"content");
+    farm.leave_blend("healthy", "healthy.blend");
+    assert!(farm.fetch_value("healthy").contains("b'content'"));
+    assert_eq!(farm.ask("HEAD", "mounted", &[]).status, 503);
+}

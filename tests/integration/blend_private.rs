@@ -1,0 +1,138 @@
+//! What is never sent, whatever the blend roots are: the data directory and the files that hold secrets. And the blend root
+//! that there is by default.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use crate::harness::{Ca, Client, Farm, Peer, Setup, files_below, new_mount_namespace, order, request};
+
+#[track_caller]
+fn assert_outside(farm: &mut Farm, path: &str) {
+    farm.leave_blend("refused", path);
+    let answer = farm.fetch("refused");
+    assert!(answer.status == 400, "{path}: {answer:?}");
+    assert!(answer.value.contains("outside the permitted folders"), "{path}: {answer:?}");
+}
+
+#[test]
+fn the_data_directory_is_never_sent_whatever_the_roots_and_names_are() {
+    let setup = Setup::default();
+    let all = setup.path("");
+    let data = setup.data_dir();
+    // the folder with the data directory in it, and the data directory itself
+    let args = ["--blend-root", all.to_str().expect("UTF-8"), "--blend-root", data.to_str().expect("UTF-8")];
+    fs::create_dir(&data).expect("a data directory");
+    let mut farm = Farm::of(setup.args(args));
+    fs::write(all.join("scene.blend"), "scene").expect("a file");
+    farm.leave_blend("id-1", "scene.blend");
+    assert!(farm.fetch_value("id-1").contains("b'scene'"));
+
+    farm.leave("secret", "'a message for somebody else'");
+    let files = files_below(&data);
+    assert!(files.len() > 2, "{files:?}");
+    symlink(&data, all.join("link")).expect("a link");
+    for (number, (path, _)) in files.iter().enumerate() {
+        let inside = path.strip_prefix(&data).expect("inside").to_str().expect("UTF-8");
+        let (soft, hard) = (format!("soft-{number}"), format!("hard-{number}"));
+        symlink(path, all.join(&soft)).expect("a link");
+        fs::hard_link(path, all.join(&hard)).expect("a hard link");
+        for path in [path.to_str().expect("UTF-8"), &format!("data/{inside}"), &format!("link/{inside}"), &soft, &hard]
+        {
+            assert_outside(&mut farm, path);
+        }
+    }
+}
+
+#[test]
+fn files_of_tokens_keys_certificates_and_settings_are_never_sent_even_where_they_are_exchanged() {
+    let ca = Ca::new();
+    let setup = Setup::default();
+    let root = setup.blend_root();
+    let tokens = ["worker-tokens", "api-tokens"].map(|name| root.join(name));
+    for path in &tokens {
+        fs::write(path, "secret-token-of-many-characters").expect("tokens");
+    }
+    let [cert, key] = ca.issue().write(&root, "server");
+    let config = root.join("farm.toml");
+    fs::write(&config, format!("worker-token-file = {:?}\napi-token-file = {:?}\n", tokens[0], tokens[1]))
+        .expect("a configuration file");
+    fs::write(root.join("scene.blend"), "scene").expect("a file");
+    let config = config.to_str().expect("UTF-8");
+    let server = setup.args(["--config", config, "--api-tls-cert", &cert, "--api-tls-key", &key]).start();
+    let client = Client::trusting(&ca);
+    let headers =
+        [("Authorization", "Bearer secret-token-of-many-characters"), ("Content-Type", "application/octet-stream")];
+    let mut peer = Peer::get();
+    let mut answer_to = |path: &str| {
+        let blend =
+            format!("{{'DATA': {{'META_DATA': 'EXTRACT_BLEND_FILE_FROM_PATH', 'BINARY_BLEND_FILE': {path:?}}}}}");
+        let body = peer.dumps(&order("id-1", &blend), 4);
+        let mut api = client.open(server.api);
+        let stored = api.request("POST", "/CommunicationInterface/AddBufferMsg", &headers, &body);
+        assert_eq!(stored.status, 200, "{stored:?}");
+        let answer = request(server.http, "GET", "/?bufferUUID=id-1", &headers[..1], b"");
+        (answer.status, peer.loads(&answer.body))
+    };
+    assert!(answer_to("scene.blend").1.contains("b'scene'"));
+    let names = ["worker-tokens", "api-tokens", "server.pem", "server.key", "farm.toml"];
+    for round in ["as they were", "exchanged"] {
+        for name in names {
+            fs::hard_link(root.join(name), root.join(format!("{name}.blend {round}"))).expect("a hard link");
+            for path in [name.to_owned(), format!("{name}.blend {round}")] {
+                let (status, value) = answer_to(&path);
+                assert!(status == 400 && value.contains("outside the permitted folders"), "{path}, {round}: {value}");
+            }
+        }
+        for name in names {
+            let (old, new) = (root.join(name), root.join("new"));
+            fs::copy(&old, &new).expect("a new file");
+            fs::rename(&new, &old).expect("in the old one's place");
+        }
+    }
+}
+
+#[test]
+fn without_a_blend_root_nothing_is_sent_but_what_is_put_into_blends() {
+    let mut farm = Farm::of(Setup::default().default_blend_root());
+    farm.wait_for_log("blends cannot be opened");
+    let folder = farm.setup().path("");
+    fs::write(folder.join("scene.blend"), "beside").expect("a file");
+    for path in ["data/buffer/LOCK", "scene.blend", "blend/scene.blend"] {
+        farm.leave_blend("id-1", path);
+        let answer = farm.fetch("id-1");
+        assert!(answer.status == 400 && answer.value.contains("missing"), "{path}: {answer:?}");
+    }
+    for path in [folder.join("scene.blend").to_str().expect("UTF-8"), "../scene.blend"] {
+        farm.leave_blend("id-1", path);
+        assert_eq!(farm.fetch("id-1").status, 400, "{path}");
+    }
+    fs::create_dir(folder.join("blends")).expect("the default root");
+    fs::write(folder.join("blends/scene.blend"), "inside").expect("a file");
+    farm.leave_blend("id-1", "scene.blend");
+    assert!(farm.fetch_value("id-1").contains("b'inside'"));
+}
+
+#[test]
+fn a_bind_mount_of_the_data_directory_is_recognised() {
+    let setup = Setup::default();
+    let (root, data) = (setup.blend_root(), setup.data_dir());
+    for folder in [data.clone(), root.join("all"), root.join("part")] {
+        fs::create_dir(folder).expect("a folder");
+    }
+    fs::write(root.join("file"), "").expect("a file");
+    fs::write(data.join("notes"), "messages").expect("a file in the data directory");
+    fs::create_dir(data.join("buffer")).expect("a folder");
+    fs::write(root.join("scene.blend"), "scene").expect("a file");
+    // in a mount namespace of the server's own
+    let script = format!(
+        "cd '{}' && mount --bind data blend/all && mount --bind data/buffer blend/part && \
+         mount --bind data/notes blend/file && exec \"$0\" \"$@\"",
+        setup.path("").display()
+    );
+    let mut farm = Farm::of(setup.wrapper(&[new_mount_namespace(), &["sh", "-c", &script]].concat()));
+    for path in ["all/notes", "all/buffer/LOCK", "part/LOCK", "file"] {
+        assert_outside(&mut farm, path);
+    }
+    farm.leave_blend("id-1", "scene.blend");
+    assert!(farm.fetch_value("id-1").contains("b'scene'"));
+}
