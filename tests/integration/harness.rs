@@ -3,6 +3,7 @@
 mod amqp;
 mod broker;
 mod farm;
+mod front;
 mod http;
 mod program;
 mod proxy;
@@ -18,6 +19,7 @@ pub use amqp::AmqpFarm;
 pub(crate) use broker::for_each_broker;
 pub use broker::{Broker, FaultyBroker, Version};
 pub use farm::{Farm, forwarded, frame, order};
+pub use front::{Front, Kind};
 pub use http::{Connection, Response, connect, request};
 pub use program::{Ended, Program, example, outside_cargo};
 pub use proxy::{Proxy, Way};

@@ -35,6 +35,7 @@ mod kill;
 mod limits;
 mod log_lines;
 mod pickle;
+mod proxies;
 mod range;
 mod render_farm;
 mod restart;

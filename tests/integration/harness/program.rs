@@ -41,12 +41,14 @@ impl Program {
     /// Waits for its end.
     #[track_caller]
     pub fn end(mut self) -> Ended {
-        let status = eventually("the program's end", END, || {
-            let status = self.child.try_wait().expect("a child's status");
-            status.ok_or_else(|| self.output.each_ref().map(text))
-        });
+        eventually("the program's end", END, || self.try_end().ok_or_else(|| self.output.each_ref().map(text)))
+    }
+
+    /// How it has ended, if it has.
+    pub fn try_end(&mut self) -> Option<Ended> {
+        let status = self.child.try_wait().expect("a child's status")?;
         let [stdout, stderr] = self.output.each_ref().map(text);
-        Ended { code: status.code(), stdout, stderr }
+        Some(Ended { code: status.code(), stdout, stderr })
     }
 }
 

@@ -1,0 +1,234 @@
+//! Behind nginx, HAProxy and Caddy, set up as `docs/proxies.md` says, the promises are the same.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Connection, Farm, Front, Kind, Response, SOON, eventually, frame, holds};
+
+/// More than what the sockets on the way through a proxy hold, so that an answer that nobody reads stays unfinished.
+const LARGE: usize = 64 << 20;
+/// What a worker reads of it before it hangs up.
+const READ: usize = 1 << 20;
+const FRAME: usize = 20 << 20;
+
+macro_rules! for_each_proxy {
+    ($($test:ident),* $(,)?) => {
+        mod behind_nginx {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::harness::Kind::Nginx);
+            })*
+        }
+        mod behind_haproxy {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::harness::Kind::HaProxy);
+            })*
+        }
+        mod behind_caddy {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::harness::Kind::Caddy);
+            })*
+        }
+    };
+}
+
+for_each_proxy!(
+    a_worker_that_breaks_off_leaves_the_message_and_the_next_gets_it_whole,
+    a_broken_transfer_is_resumed,
+    a_large_frame_goes_through_and_is_taken_and_deleted,
+    a_call_that_hangs_up_while_it_waits_for_a_message_takes_none,
+    a_hundred_requests_after_pauses_are_all_answered,
+);
+
+/// A farm with a message that holds a large .blend file, and the file's content.
+fn farm_with_large_message() -> (Farm, Vec<u8>) {
+    let mut farm = Farm::start();
+    let pattern: Vec<u8> = (0..=250).collect();
+    let mut content = pattern.repeat(LARGE / pattern.len() + 1);
+    content.truncate(LARGE);
+    farm.blend_file("scene.blend", &content);
+    farm.leave_blend("id-1", "scene.blend");
+    (farm, content)
+}
+
+/// Asks for the message until it is not in delivery any more; the connection, and the answer's head.
+#[track_caller]
+fn ask_when_released(front: &Front, headers: &[(&str, &str)]) -> (Connection, Response) {
+    eventually("the message is offered again", SOON, || {
+        let mut connection = front.client.open(front.workers);
+        connection.send_head("GET", "/?bufferUUID=id-1", headers);
+        let head = connection.read_head();
+        if head.status == 400 { Err(head) } else { Ok((connection, head)) }
+    })
+}
+
+/// Starts to fetch the message and hangs up; what came, and the message's ETag.
+#[track_caller]
+fn break_off(front: &Front) -> (Vec<u8>, String) {
+    let mut connection = front.client.open(front.workers);
+    connection.send_head("GET", "/?bufferUUID=id-1", &[]);
+    let head = connection.read_head();
+    assert_eq!((head.status, head.header("cache-control")), (200, Some("no-store")), "{head:?}");
+    (connection.read_exact(READ), head.header("etag").expect("an ETag").to_owned())
+}
+
+/// Checks that a whole message has come.
+#[track_caller]
+fn assert_whole(body: &[u8], content: &[u8]) {
+    // behind the file the message has its end, of 3 bytes
+    let file = body.len() - 3 - content.len()..body.len() - 3;
+    assert!(body[file] == *content, "the file's bytes, in {} bytes", body.len());
+}
+
+#[track_caller]
+fn assert_breaking_off_leaves_the_message(front: &Front, farm: &mut Farm, content: &[u8]) {
+    break_off(front);
+    let (mut connection, head) = ask_when_released(front, &[]);
+    assert_eq!(head.status, 200, "{head:?}");
+    assert_whole(&connection.read_exact(head.content_length() as usize), content);
+    farm.expect_no_message("id-1");
+}
+
+fn a_worker_that_breaks_off_leaves_the_message_and_the_next_gets_it_whole(kind: Kind) {
+    let (mut farm, content) = farm_with_large_message();
+    let front = Front::start(kind, &farm);
+    assert_breaking_off_leaves_the_message(&front, &mut farm, &content);
+}
+
+#[test]
+fn nginx_that_buffers_answers_by_default_does_not_buffer_deliveries() {
+    let (mut farm, content) = farm_with_large_message();
+    let configuration = Kind::Nginx.configuration();
+    let by_default = configuration.replace("proxy_buffering off;", "");
+    assert_ne!(by_default, configuration);
+    let front = Front::with(Kind::Nginx, &farm, &by_default);
+    assert_breaking_off_leaves_the_message(&front, &mut farm, &content);
+}
+
+fn a_broken_transfer_is_resumed(kind: Kind) {
+    let (mut farm, content) = farm_with_large_message();
+    let front = Front::start(kind, &farm);
+    let (mut body, tag) = break_off(&front);
+    let range = format!("bytes={}-", body.len());
+    let (mut connection, head) = ask_when_released(&front, &[("Range", &range), ("If-Range", &tag)]);
+    assert_eq!(head.status, 206, "{head:?}");
+    body.extend(connection.read_exact(head.content_length() as usize));
+    assert_whole(&body, &content);
+    farm.expect_no_message("id-1");
+}
+
+fn a_large_frame_goes_through_and_is_taken_and_deleted(kind: Kind) {
+    let mut farm = Farm::start();
+    let front = Front::start(kind, &farm);
+    let body = farm.peer.dumps(&frame("FRAME_RENDERED", &format!("bytes({FRAME})")), 4);
+    let mut worker = front.client.open(front.workers);
+    let answer = worker.request("POST", "/", &[("Content-Type", "application/octet-stream")], &body);
+    assert_eq!((answer.status, &answer.json()["DATA"]), (200, &"RECEIVED".into()), "{answer:?}");
+    let mut manager = Connection::open(front.services);
+    let answer = manager.request("GET", "/UserManager/NextMessage?wait=30", &[], b"");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.body.len() > FRAME, "{} bytes", answer.body.len());
+    let id = answer.header("message-id").expect("a Message-Id");
+    let answer = manager.request("DELETE", &format!("/UserManager/Messages/{id}"), &[], b"");
+    assert_eq!(answer.status, 204, "{answer:?}");
+    farm.expect_nothing_for_the_user_manager();
+}
+
+/// How many connections to a server there are that it has not closed.
+fn connections_to(server: SocketAddr) -> usize {
+    let local = format!(":{:04X}", server.port());
+    let sockets = fs::read_to_string("/proc/net/tcp").expect("the kernel's table of sockets");
+    let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // ESTABLISHED, CLOSE_WAIT
+    fields.filter(|fields| fields[1].ends_with(&local) && ["01", "08"].contains(&fields[3])).count()
+}
+
+fn a_call_that_hangs_up_while_it_waits_for_a_message_takes_none(kind: Kind) {
+    let mut farm = Farm::start();
+    let front = Front::start(kind, &farm);
+    let wait_for_connections = |count| {
+        eventually(&format!("{count} connections to the API server"), SOON, || {
+            let connections = connections_to(farm.api);
+            holds(connections == count, connections)
+        });
+    };
+    wait_for_connections(0);
+    let mut waiting = Connection::open(front.services);
+    waiting.send_head("GET", "/UserManager/NextMessage?wait=60&lease=600", &[]);
+    wait_for_connections(1);
+    drop(waiting);
+    wait_for_connections(0);
+    farm.post(&frame("FRAME_RENDERED", "1"));
+    let message = farm.next("wait=30").expect("the message that nobody has taken");
+    assert_eq!(message.delivery_count, "1");
+}
+
+/// A request as an ordinary client sends it: one that finds its connection closed opens another.
+fn ask(front: &Front, kept: &mut Option<Connection>, method: &str, path: &str, body: &[u8]) -> io::Result<Response> {
+    if let Some(connection) = kept {
+        let sent = connection.try_send_request(method, path, &[], body);
+        if let Ok(answer) = sent.and_then(|()| connection.try_read_response()) {
+            return Ok(answer);
+        }
+    }
+    let connection = kept.insert(front.client.try_open(front.workers)?);
+    connection.try_send_request(method, path, &[], body)?;
+    connection.try_read_response()
+}
+
+/// Around the times when proxies and the server close connections that nobody uses. That nobody uses them for so long is
+/// what this is about.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(2_900),
+    Duration::from_millis(3_100),
+    Duration::from_millis(4_950),
+    Duration::from_millis(5_050),
+];
+
+fn a_hundred_requests_after_pauses_are_all_answered(kind: Kind) {
+    let farm = Farm::start();
+    let front = Front::start(kind, &farm);
+    let ask_five_times = |client: usize| {
+        let mut kept = None;
+        for round in 0..5 {
+            if round > 0 {
+                thread::sleep(PAUSES[(client + round) % PAUSES.len()]);
+            }
+            let (method, path, body, expected) = match (client + round) % 2 {
+                0 => ("GET", "/?bufferUUID=none", &b""[..], (400, "No Buffer Message")),
+                _ => (
+                    "POST",
+                    "/",
+                    &br#"{"USER_ID": "me", "MAIN_DATA": {"TYPE": "TEST", "DATA": 1}}"#[..],
+                    (200, "RECEIVED"),
+                ),
+            };
+            let answer = ask(&front, &mut kept, method, path, body).expect("an answer");
+            let said = String::from_utf8_lossy(&answer.body);
+            assert!(answer.status == expected.0 && said.contains(expected.1), "client {client}, {method}: {answer:?}");
+        }
+    };
+    thread::scope(|scope| {
+        for client in 0..20 {
+            scope.spawn({
+                let ask_five_times = &ask_five_times;
+                move || ask_five_times(client)
+            });
+        }
+    });
+}
+
+#[test]
+fn the_documentation_shows_the_configurations_that_are_tested() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/proxies.md");
+    let text = fs::read_to_string(&path).expect("docs/proxies.md");
+    for kind in [Kind::Nginx, Kind::HaProxy, Kind::Caddy] {
+        assert!(text.contains(&kind.configuration()), "{} is not in docs/proxies.md as it is", kind.file());
+    }
+}
