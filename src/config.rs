@@ -70,7 +70,9 @@ impl Config {
                 own_queue: layers.one(&settings::AMQP_QUEUE)?,
                 exchange: layers.one(&settings::AMQP_PUBLISH_EXCHANGE)?,
                 routing_key: layers.one(&settings::AMQP_ROUTING_KEY)?,
-                ..AmqpConfig::new(url)
+                await_queues: layers.many(&settings::AMQP_AWAIT_QUEUE)?,
+                settle: layers.one(&settings::AMQP_SETTLE)?,
+                url,
             }),
         };
         let api_tokens = tokens(&layers, &settings::API_TOKEN_FILE)?;

@@ -16,8 +16,9 @@ use user_http_server::{Config, Listeners, UserHttpServer};
 /// What a wrong command line, environment or file ends with, as other programs do.
 const EXIT_USAGE: u8 = 2;
 
-/// What is logged unless `RUST_LOG` says otherwise: actix-server repeats at every start what this program has said.
-const LOG_FILTER: &str = "info,actix_server=warn";
+/// What is logged unless `RUST_LOG` says otherwise: actix-server repeats at every start what this program has said, and
+/// amiquip what it says of the broker, once for each look at a queue that is awaited.
+const LOG_FILTER: &str = "info,actix_server=warn,amiquip=error";
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER))

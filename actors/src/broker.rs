@@ -39,6 +39,8 @@ pub enum PublisherEvent {
     Disconnected {
         /// Why; without any password.
         reason: String,
+        /// Whether it was lost, and the broker maybe restarted. It was not where the broker has only refused something.
+        lost: bool,
     },
     /// The broker has blocked the connection (`connection.blocked`) or opened it again. Every connection starts open,
     /// even at a broker that is short of memory or disk: it blocks only who publishes.
@@ -49,6 +51,11 @@ pub enum PublisherEvent {
         /// What the broker has said.
         reason: String,
     },
+    /// Nothing is to be published for the time being, since the way behind the broker is not there: what is waited for, in
+    /// words. Or the way is there, `None`. Comes before `Connected` too; a connection of which nothing was said is open.
+    Held(Option<String>),
+    /// The broker takes no message larger than this, in bytes: it has refused one. True until a connection is lost.
+    SizeLimit(u64),
     /// What became of one publication of the current epoch; exactly one for each, unless `Disconnected` comes first.
     Outcome {
         /// The publication's number.
@@ -70,6 +77,8 @@ pub enum Outcome {
     /// The broker will never take it, since it is larger than the broker's `max_message_size`; holds the reply code
     /// and text. The connection ends over it.
     Refused(String),
+    /// Its body cannot be read; holds the reason.
+    Unreadable(String),
 }
 
 /// Sends publications to the broker. Dropping it ends the connection, without blocking.
@@ -83,8 +92,12 @@ pub trait PublisherLink: Send {
 pub struct Delivery {
     /// The body as it came.
     pub body: Bytes,
-    /// [`Format::Pickle`] where the header `DATA_FORMAT` is `BYTES`.
+    /// Its `message-id`, cut where it is long; for people, as the next but one.
+    pub message_id: Option<String>,
+    /// [`Format::Pickle`] where the header `DATA_FORMAT` is `BYTES`, as a string or as a byte array, in any case.
     pub format: Format,
+    /// What that header is.
+    pub data_format: String,
     /// Tells it from others.
     pub fingerprint: Fingerprint,
     /// Whether the broker says that it may have delivered this one before.

@@ -13,6 +13,8 @@ pub enum ErrorKind {
     Forbidden,
     /// Nobody: there is no such thing, or not any more.
     Absent,
+    /// The asker: it has to be smaller.
+    TooLarge,
     /// Time: somebody else has it right now.
     Busy,
     /// Time: there is no room at the moment.
@@ -50,6 +52,14 @@ pub enum Error {
         /// How many may be held.
         limit: u64,
     },
+    /// The broker has refused a message of more than `limit` bytes before.
+    #[error("the message has {size} bytes, and the AMQP broker takes at most {limit} (its max_message_size)")]
+    TooLargeForBroker {
+        /// How large the message is, in bytes.
+        size: u64,
+        /// How large one may be, in bytes.
+        limit: u64,
+    },
     /// The message could not be put on stable storage.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -78,6 +88,7 @@ impl Error {
             Self::Decode(_) | Self::Blend(_) | Self::Store(StoreError::TooLarge { .. }) => ErrorKind::Request,
             Self::NoBufferMsg | Self::NoSuchMessage => ErrorKind::Absent,
             Self::OtherUser { .. } => ErrorKind::Forbidden,
+            Self::TooLargeForBroker { .. } => ErrorKind::TooLarge,
             Self::InDelivery => ErrorKind::Busy,
             Self::NoRoom { .. } | Self::Store(StoreError::NoSpace(_)) => ErrorKind::NoRoom,
             Self::BrokerIsConfigured => ErrorKind::Setup,

@@ -232,7 +232,7 @@ pub struct OutboxState {
     pub messages: usize,
     /// What they take of the limit, in bytes: their bodies, and about 700 bytes each for what is kept beside them.
     pub bytes: u64,
-    /// Those among them that the broker has refused for good, and that wait for somebody's decision.
+    /// Those among them that cannot be published, and that wait for somebody's decision.
     pub parked: usize,
     /// How many bytes may wait.
     pub max_bytes: u64,
@@ -240,6 +240,8 @@ pub struct OutboxState {
     pub full: bool,
     /// How the broker is.
     pub broker: BrokerState,
+    /// What messages wait for although the broker is connected, in words.
+    pub waiting_for: Option<String>,
     /// Messages that have reached the broker, or were taken by the user manager.
     pub forwarded_total: u64,
     /// `TEST` messages.

@@ -115,6 +115,17 @@ impl UserManagerPublisher {
         })
     }
 
+    /// A message that the broker is known to refuse is refused here.
+    fn check_size(&self, size: u64) -> Result<(), Error> {
+        match &self.route {
+            Route::Broker(forwarder) => match forwarder.size_limit() {
+                Some(limit) if size > limit => Err(Error::TooLargeForBroker { size, limit }),
+                _ => Ok(()),
+            },
+            Route::UserManager(_) | Route::ToBe(_) => Ok(()),
+        }
+    }
+
     fn reserve(&mut self, cost: u64) -> Result<(), Error> {
         if self.draining.is_some() {
             return Err(Error::Stopping);
@@ -150,10 +161,15 @@ impl UserManagerPublisher {
         if self.draining.is_some() {
             return;
         }
-        match &mut self.route {
-            Route::Broker(forwarder) => forwarder.send(&mut self.outbox),
-            Route::UserManager(lender) => lender.lend(&mut self.outbox, &ctx.address()),
-            Route::ToBe(_) => {}
+        loop {
+            match &mut self.route {
+                Route::Broker(forwarder) => match forwarder.send(&mut self.outbox) {
+                    Some((seq, reason)) => self.park(seq, reason),
+                    None => return,
+                },
+                Route::UserManager(lender) => return lender.lend(&mut self.outbox, &ctx.address()),
+                Route::ToBe(_) => return,
+            }
         }
     }
 
@@ -224,8 +240,9 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
         let (reply, deferred) = deferred();
         let meta = OutboxMeta::new(&message, now_ms());
         let encoded = encode_meta(&meta);
-        let cost = cost(encoded.len(), message.body.iter().map(|part| part.len() as u64).sum());
-        if let Err(error) = self.reserve(cost) {
+        let size = message.body.iter().map(|part| part.len() as u64).sum();
+        let cost = cost(encoded.len(), size);
+        if let Err(error) = self.check_size(size).and_then(|()| self.reserve(cost)) {
             reply.send(Err(error));
             return deferred;
         }
@@ -375,6 +392,10 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
                 Route::Broker(forwarder) => forwarder.state(),
                 Route::ToBe(ToBe(Some(_))) => BrokerState::Disconnected,
                 Route::UserManager(_) | Route::ToBe(ToBe(None)) => BrokerState::None,
+            },
+            waiting_for: match &self.route {
+                Route::Broker(forwarder) => forwarder.waiting_for().map(str::to_owned),
+                Route::UserManager(_) | Route::ToBe(_) => None,
             },
             forwarded_total: self.forwarded_total,
             test_total: self.test_total,

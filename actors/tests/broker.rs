@@ -6,5 +6,13 @@ mod away;
 mod basics;
 #[path = "broker/harness.rs"]
 mod harness;
+#[path = "broker/poison.rs"]
+mod poison;
 #[path = "../../tests/support/rabbitmq.rs"]
 mod rabbitmq;
+#[path = "broker/returned.rs"]
+mod returned;
+#[path = "broker/rights.rs"]
+mod rights;
+#[path = "broker/way.rs"]
+mod way;

@@ -66,7 +66,7 @@ impl Service {
     }
 
     fn disconnect(&self) {
-        (self.events)(PublisherEvent::Disconnected { reason: "406".into() });
+        (self.events)(PublisherEvent::Disconnected { reason: "406".into(), lost: false });
     }
 
     async fn post(&self, body: &str) {

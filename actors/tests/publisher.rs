@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use user_http_actors::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use user_http_actors::codec::{Format, ForwardedType, OutgoingMessage};
 use user_http_actors::messages::{
-    BrokerState, DeleteMessage, GetOutboxState, OutboxState, SendMessageToUserManager, TakeNextMessage,
+    BrokerState, DeleteMessage, GetOutboxState, GetParkedMessages, OutboxState, ParkedMessage, PublishParkedMessage,
+    SendMessageToUserManager, TakeNextMessage,
 };
 use user_http_actors::publisher::{NextMessage, StartLink};
 use user_http_actors::store::StoreHandle;
@@ -88,6 +89,10 @@ async fn state(publisher: &Addr<UserManagerPublisher>) -> OutboxState {
     publisher.send(GetOutboxState).await.expect("alive")
 }
 
+async fn parked(publisher: &Addr<UserManagerPublisher>) -> Vec<ParkedMessage> {
+    publisher.send(GetParkedMessages).await.expect("alive").0
+}
+
 fn seqs(publications: &[Publication]) -> Vec<u64> {
     publications.iter().map(|publication| publication.seq).collect()
 }
@@ -122,7 +127,7 @@ async fn what_has_no_outcome_when_the_connection_ends_is_sent_again_under_its_id
     state(&publisher).await;
     let first = broker.published();
     broker.outcome(1, Outcome::Confirmed);
-    (broker.events)(PublisherEvent::Disconnected { reason: "gone".into() });
+    (broker.events)(PublisherEvent::Disconnected { reason: "gone".into(), lost: false });
     (broker.events)(PublisherEvent::Connected { epoch: 2 });
     state(&publisher).await;
     let second = broker.published();
@@ -178,12 +183,127 @@ async fn a_message_that_the_broker_will_never_take_is_set_aside_and_the_others_f
         send(&publisher, body).await.expect("room");
     }
     broker.outcome(1, Outcome::Refused("406 PRECONDITION_FAILED".into()));
-    (broker.events)(PublisherEvent::Disconnected { reason: "406".into() });
+    (broker.events)(PublisherEvent::Disconnected { reason: "406".into(), lost: false });
     (broker.events)(PublisherEvent::Connected { epoch: 2 });
     let state = state(&publisher).await;
     assert_eq!((state.messages, state.parked), (2, 1));
     let published = broker.published();
     assert_eq!(seqs(&published[2..]), [2]);
+}
+
+#[actix::test]
+async fn a_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    for body in [b"1", b"2"] {
+        send(&publisher, body).await.expect("room");
+    }
+    broker.outcome(1, Outcome::Unreadable("the file is too short".into()));
+    broker.outcome(2, Outcome::Confirmed);
+    let state = state(&publisher).await;
+    assert_eq!((state.messages, state.parked, state.forwarded_total), (1, 1, 1));
+    assert_eq!(parked(&publisher).await[0].reason, "the file is too short");
+}
+
+#[actix::test]
+async fn nothing_is_sent_while_the_way_behind_the_broker_is_not_there() {
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Held(Some("queue UM".into())));
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    send(&publisher, b"1").await.expect("accepted all the same");
+    let waits = state(&publisher).await;
+    assert_eq!((waits.broker, waits.waiting_for.as_deref()), (BrokerState::Connected, Some("queue UM")));
+    assert!(broker.published().is_empty());
+    (broker.events)(PublisherEvent::Held(None));
+    assert_eq!(state(&publisher).await.waiting_for, None);
+    assert_eq!(seqs(&broker.published()), [1]);
+    (broker.events)(PublisherEvent::Held(Some("queue UM".into())));
+    send(&publisher, b"2").await.expect("accepted all the same");
+    assert!(broker.published().is_empty());
+}
+
+#[actix::test]
+async fn messages_larger_than_the_broker_takes_are_not_accepted_once_it_has_refused_one() {
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    for body in [&b"large"[..], b"larger", b"ok"] {
+        send(&publisher, body).await.expect("room");
+    }
+    state(&publisher).await;
+    broker.published();
+    (broker.events)(PublisherEvent::SizeLimit(4));
+    broker.outcome(1, Outcome::Refused("406".into()));
+    (broker.events)(PublisherEvent::Disconnected { reason: "406".into(), lost: false });
+    let refused = send(&publisher, b"5 byt").await.expect_err("larger than 4 bytes");
+    assert!(matches!(refused, Error::TooLargeForBroker { size: 5, limit: 4 }), "{refused}");
+    (broker.events)(PublisherEvent::Connected { epoch: 2 });
+    let waits = state(&publisher).await;
+    assert_eq!((waits.messages, waits.parked), (3, 2), "the second one is parked without being sent");
+    assert_eq!(seqs(&broker.published()), [3]);
+    let parked = parked(&publisher).await;
+    assert!(parked[1].reason.contains("4 bytes"), "{parked:?}");
+
+    // somebody says that the broker takes it by now
+    let message_id = parked[1].message_id;
+    publisher.send(PublishParkedMessage { message_id }).await.expect("alive").expect("it is parked");
+    assert_eq!(seqs(&broker.published()), [2]);
+    broker.outcome(2, Outcome::Confirmed);
+    send(&publisher, b"larger").await.expect("the broker takes so much");
+
+    // and one that comes back after a lost connection may be another
+    (broker.events)(PublisherEvent::SizeLimit(4));
+    (broker.events)(PublisherEvent::Disconnected { reason: "gone".into(), lost: true });
+    send(&publisher, b"larger").await.expect_err("as far as is known");
+    (broker.events)(PublisherEvent::Connected { epoch: 3 });
+    state(&publisher).await;
+    send(&publisher, b"larger").await.expect("nothing is known of this broker");
+}
+
+/// A queue that holds one message and refuses the others, and whose reader is slow.
+#[actix::test]
+async fn a_queue_that_takes_few_messages_is_not_offered_many() {
+    const MESSAGES: usize = 30;
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    let sent: Vec<_> = (0..1_200).map(|_| publisher.send(frame(b"x"))).collect();
+    for sent in sent {
+        sent.await.expect("alive").expect("room");
+    }
+    let mut offered = 0;
+    for _ in 0..MESSAGES {
+        // of what comes at once, the queue takes the first
+        let first = broker.next().await;
+        state(&publisher).await;
+        let others = broker.published();
+        offered += 1 + others.len();
+        broker.outcome(first.seq, Outcome::Confirmed);
+        others.iter().for_each(|publication| broker.outcome(publication.seq, Outcome::Nacked));
+        state(&publisher).await;
+    }
+    assert_eq!(state(&publisher).await.forwarded_total, MESSAGES as u64);
+    assert!(offered <= 1_000 + 4 * MESSAGES, "{offered} publications for {MESSAGES} messages");
+}
+
+#[actix::test]
+async fn the_window_opens_again_when_the_broker_takes_what_it_is_offered() {
+    let (publisher, broker) = with_broker().await;
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    let sent: Vec<_> = (0..2_000).map(|_| publisher.send(frame(b"x"))).collect();
+    for sent in sent {
+        sent.await.expect("alive").expect("room");
+    }
+    state(&publisher).await;
+    broker.published().iter().for_each(|publication| broker.outcome(publication.seq, Outcome::Nacked));
+    let mut windows = Vec::new();
+    let first = broker.next().await;
+    let mut window = vec![first];
+    while windows.iter().sum::<usize>() + window.len() < 2_000 {
+        windows.push(window.len());
+        window.iter().for_each(|publication| broker.outcome(publication.seq, Outcome::Confirmed));
+        state(&publisher).await;
+        window = broker.published();
+    }
+    assert_eq!(windows[..9], [1, 2, 4, 8, 16, 32, 64, 128, 256], "doubled by each that is taken");
 }
 
 #[actix::test]

@@ -52,6 +52,8 @@ settings! {
     AMQP_QUEUE: String = name("amqp-queue", "UHTTPSE_CI", "queue consumed, bound to that exchange under its own name");
     AMQP_PUBLISH_EXCHANGE: String = name("amqp-publish-exchange", "COMMUNICATION_INTERFACE_EXCHANGE", "exchange that messages for the user manager are published to");
     AMQP_ROUTING_KEY: String = name("amqp-routing-key", "CIE_USER_HTTP_SERVER", "routing key that they are published with");
+    AMQP_AWAIT_QUEUE: String = name("amqp-await-queue", "", "queue behind that exchange, the user manager's for one: nothing is published while it does not exist or has no consumer; may be given several times").many();
+    AMQP_SETTLE: Duration = Setting::new("amqp-settle", "DURATION", "10s", "without --amqp-await-queue: how long nothing is published after a lost connection to RabbitMQ, for the farm's services to find it again; 0 for not at all", duration_or_zero);
 }
 
 /// The path of a file; there is no default.
@@ -104,6 +106,10 @@ fn size(text: &str) -> Result<u64, String> {
 fn body_size(text: &str) -> Result<u64, String> {
     let size = size(text).ok().filter(|size| *size <= MAX_MAX_BODY);
     size.ok_or_else(|| "expected a size below 4GiB, such as 64MiB".to_owned())
+}
+
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a duration such as 10s or 1m, or 0".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -57,6 +57,9 @@ struct Readiness {
     /// What does not, in words; empty when ready.
     not_ready: Vec<String>,
     broker: BrokerState,
+    /// What messages for the user manager wait for although the broker is connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<String>,
     store: StoreHealth,
     buffer: BufferReport,
     outbox: OutboxReport,
@@ -129,6 +132,7 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
         ready: not_ready.is_empty(),
         not_ready,
         broker: outbox.broker,
+        waiting_for: outbox.waiting_for,
         store,
         buffer: BufferReport {
             messages: buffer.messages,

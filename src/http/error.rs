@@ -133,6 +133,7 @@ impl From<Error> for Failure {
                 Error::NoSuchMessage => (StatusCode::NOT_FOUND, None),
                 _ => (StatusCode::BAD_REQUEST, None),
             },
+            ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
             ErrorKind::Busy => (StatusCode::BAD_REQUEST, Some(BUSY_RETRY_AFTER)),
             ErrorKind::NoRoom | ErrorKind::Service => (StatusCode::SERVICE_UNAVAILABLE, Some(NO_ROOM_RETRY_AFTER)),
             ErrorKind::Setup => (StatusCode::CONFLICT, None),

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    AmqpFarm, Broker, Connection, Farm, FaultyBroker, Proxy, SOON, Setup, Version, eventually, for_each_broker, holds,
-    order, post_frame, request,
+    AmqpFarm, Arrivals, Broker, Connection, Farm, FaultyBroker, Proxy, SOON, Setup, Version, eventually,
+    for_each_broker, holds, order, post_frame, request,
 };
 
 for_each_broker!(
@@ -36,9 +36,12 @@ fn parked_messages_are_listed_through_a_kill_and_published_or_deleted(version: V
     broker.set_max_message_size(LIMIT);
     let mut amqp = AmqpFarm::at(&broker.url);
     amqp.user_manager();
+    // all of them are taken before the broker refuses one
+    broker.freeze();
     for (number, image) in [(0, 100), (1, LIMIT), (2, 100), (3, LIMIT + 5)] {
         post_frame(&mut Connection::open(amqp.farm.http), number, image);
     }
+    broker.thaw();
     let listed = wait_for_parked(&amqp.farm, 2);
     for (message, image) in listed.iter().zip([LIMIT, LIMIT + 5]) {
         assert_eq!((&message["user"], &message["type"]), (&json!("worker-1"), &json!("FRAME_RENDERED")), "{message}");
@@ -47,8 +50,13 @@ fn parked_messages_are_listed_through_a_kill_and_published_or_deleted(version: V
         assert!(message["reason"].as_str().is_some_and(|reason| reason.contains("406")), "{message}");
         assert!(message["since"].as_f64().is_some_and(|since| since > 1.6e9), "{message}");
     }
+    let body = json!({ "USER_ID": "worker-1", "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": "x".repeat(LIMIT) } });
+    let headers = [("Content-Type", "application/json")];
+    let refused = request(amqp.farm.http, "POST", "/", &headers, body.to_string().as_bytes()).failure(413);
+    assert!(refused.contains(&LIMIT.to_string()) && refused.contains("broker"), "{refused}");
+    let mut arrivals = Arrivals::in_any_order();
     for number in [0, 2] {
-        assert!(amqp.receive()["value"].as_str().expect("a value").contains(&format!("'FRAME': {number}")));
+        arrivals.receive_all(&mut amqp, number..number + 1);
     }
 
     amqp.farm.server.kill9();

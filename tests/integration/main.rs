@@ -12,6 +12,7 @@ mod amqp_deletions;
 mod amqp_faults;
 mod amqp_parked;
 mod amqp_proxy;
+mod amqp_way;
 mod api;
 mod authentication;
 mod bad_input;

@@ -7,6 +7,7 @@ import threading
 
 import aio_pika
 
+from real_farm import RealFarm
 from values import show
 
 OWN_EXCHANGE = "USER_HTTP_SERVER_EXCHANGE"
@@ -16,10 +17,11 @@ PEER_KEY = "CIE_USER_HTTP_SERVER"
 PEER_QUEUE = "CI_FROM_USER_HTTP_SERVER"
 
 
-class Broker:
+class Broker(RealFarm):
     """Connections to brokers, by URL, on an event loop of their own so that heartbeats go on between calls."""
 
     def __init__(self):
+        super().__init__()
         self.loop = asyncio.new_event_loop()
         self.managers = {}
         self.orders = {}

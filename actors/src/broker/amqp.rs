@@ -12,13 +12,17 @@
 //! acknowledgements must get through then.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 mod connection;
 mod consumer;
+mod mend;
 mod publisher;
+mod stream;
 mod tls;
 mod topology;
 mod url;
+mod way;
 mod worker;
 
 pub use consumer::{AmqpConsumer, start_consumer};
@@ -27,6 +31,9 @@ pub use url::{AmqpUrl, AmqpUrlError};
 
 /// AMQP 0-9-1 sends names as short strings: one byte of length. amiquip would cut the length and send a broken frame.
 const MAX_NAME_BYTES: usize = 255;
+
+/// The farm's services look for a lost broker every 5 s, each by itself: by then all of them have found it.
+const DEFAULT_SETTLE: Duration = Duration::from_secs(10);
 
 /// Where the broker is, and the names of what is used there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +51,12 @@ pub struct AmqpConfig {
     pub exchange: String,
     /// The routing key published with.
     pub routing_key: String,
+    /// Queues of the farm behind that exchange: nothing is published while one of them does not exist or has no consumer.
+    /// RabbitMQ does not tell the consumers of an exclusive queue, so there its existence counts.
+    pub await_queues: Vec<String>,
+    /// Without `await_queues`: how long nothing is published after a lost connection, once there is another. The farm's
+    /// services have lost theirs too, and one that is back drops what it has for one that is not.
+    pub settle: Duration,
 }
 
 impl AmqpConfig {
@@ -56,6 +69,8 @@ impl AmqpConfig {
             own_queue: "UHTTPSE_CI".to_owned(),
             exchange: "COMMUNICATION_INTERFACE_EXCHANGE".to_owned(),
             routing_key: "CIE_USER_HTTP_SERVER".to_owned(),
+            await_queues: Vec::new(),
+            settle: DEFAULT_SETTLE,
         }
     }
 
@@ -70,7 +85,8 @@ impl AmqpConfig {
             ("exchange published to", &self.exchange),
             ("routing key", &self.routing_key),
         ];
-        match names.iter().find(|(_, name)| name.is_empty() || name.len() > MAX_NAME_BYTES) {
+        let awaited = self.await_queues.iter().map(|name| ("awaited queue", name));
+        match names.into_iter().chain(awaited).find(|(_, name)| name.is_empty() || name.len() > MAX_NAME_BYTES) {
             None => Ok(()),
             Some((what, name)) => {
                 Err(format!("the name of the {what} has {} bytes; AMQP takes 1 to {MAX_NAME_BYTES}", name.len()))

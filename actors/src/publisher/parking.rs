@@ -58,6 +58,9 @@ impl Handler<PublishParkedMessage> for UserManagerPublisher {
         let seq = self.outbox.find_parked(message.message_id).ok_or(Error::NoSuchMessage)?;
         log::info!("parked message {} is published after all", message.message_id);
         self.outbox.unpark(seq).into_iter().for_each(|mark| self.store.remove(mark));
+        if let Route::Broker(forwarder) = &mut self.route {
+            forwarder.insist(seq);
+        }
         self.advance(ctx);
         Ok(())
     }

@@ -22,7 +22,7 @@ const LARGE: usize = 32 << 20;
 #[test]
 fn a_broker_that_starts_later_and_one_that_is_killed_are_found_again() {
     let mut broker = RabbitMq::prepare();
-    let config = config(&broker, "found");
+    let config = AmqpConfig { settle: Duration::from_millis(500), ..config(&broker, "found") };
     let (mut publishing, mut consuming) = (Publishing::start(&config), Consuming::start(&config, 1));
     publishing.disconnected(SOON);
     consuming.disconnected(SOON);
@@ -39,6 +39,12 @@ fn a_broker_that_starts_later_and_one_that_is_killed_are_found_again() {
     broker.restart();
     publishing.disconnected(SOON);
     consuming.disconnected(SOON);
+    // what is behind the exchange has lost its connection too, and gets the time to find the broker again
+    let waiting_for = publishing.events.wait("Held", RECONNECTED, |event| match event {
+        PublisherEvent::Held(held) => Some(held),
+        _ => None,
+    });
+    assert!(waiting_for.is_some_and(|what| what.contains("--amqp-settle")), "after a lost connection");
     let second = publishing.connected(RECONNECTED);
     consuming.connected(RECONNECTED);
     assert!(second > first, "{second} is greater than {first}");
@@ -87,6 +93,8 @@ fn a_blocked_connection_is_reported_even_in_the_middle_of_a_body_and_goes_on_whe
 fn a_frozen_broker_is_noticed_when_idle_and_in_the_middle_of_a_body() {
     let broker = RabbitMq::start();
     let config = config(&broker, "frozen");
+    // it proposes no heartbeats, and has to send them all the same
+    broker.ctl(&["eval", "application:set_env(rabbit, heartbeat, 0)."]);
     let (mut idle, mut busy) = (Publishing::start(&config), Publishing::start(&config));
     let mut consuming = Consuming::start(&config, 1);
     idle.connected(SOON);

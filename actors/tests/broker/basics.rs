@@ -45,7 +45,7 @@ mod tests {
         a_message_carries_what_the_contract_says,
         a_message_that_the_broker_refuses_is_nacked,
         a_publication_of_another_epoch_is_dropped,
-        a_body_that_cannot_be_read_is_nacked,
+        a_body_that_cannot_be_read_has_an_outcome_of_its_own,
         a_message_too_large_for_the_broker_is_refused_and_the_next_one_passes,
         an_acknowledged_delivery_is_gone,
         a_rejected_delivery_is_dropped,
@@ -169,7 +169,7 @@ pub fn a_publication_of_another_epoch_is_dropped(broker: &RabbitMq) {
     assert_eq!(publishing.outcome(2), Outcome::Confirmed);
 }
 
-pub fn a_body_that_cannot_be_read_is_nacked(broker: &RabbitMq) {
+pub fn a_body_that_cannot_be_read_has_an_outcome_of_its_own(broker: &RabbitMq) {
     let config = config(broker, "unreadable");
     Peer::connect(broker).bind_queue(&config, "unreadable");
     let mut publishing = Publishing::start(&config);
@@ -178,7 +178,8 @@ pub fn a_body_that_cannot_be_read_is_nacked(broker: &RabbitMq) {
     let body = Payload::File { file, offset: 0, len: 1 };
     publishing.link.publish(Publication { epoch, seq: 1, message_id: Uuid::new_v4(), format: Format::Json, body });
     publishing.publish(epoch, 2, Format::Json, "{}");
-    assert_eq!(publishing.outcome(1), Outcome::Nacked);
+    let unreadable = publishing.outcome(1);
+    assert!(matches!(&unreadable, Outcome::Unreadable(reason) if reason.contains("cannot be read")), "{unreadable:?}");
     assert_eq!(publishing.outcome(2), Outcome::Confirmed);
 }
 
@@ -207,10 +208,19 @@ pub fn an_acknowledged_delivery_is_gone(broker: &RabbitMq) {
     let peer = Peer::connect(broker);
     peer.send(&config, b"pickle", header("DATA_FORMAT", "BYTES"));
     peer.send(&config, b"json", AmqpProperties::default());
-    peer.send(&config, b"other", header("DATA_FORMAT", "bytes"));
-    for (body, format) in [("pickle", Format::Pickle), ("json", Format::Json), ("other", Format::Json)] {
+    peer.send(&config, b"other", header("DATA_FORMAT", "BYTE"));
+    peer.send(&config, b"lower", header("DATA_FORMAT", "bytes"));
+    peer.send(&config, b"array", with_header("DATA_FORMAT", AmqpValue::ByteArray(b"Bytes".to_vec())));
+    for (body, format, data_format) in [
+        ("pickle", Format::Pickle, "\"BYTES\""),
+        ("json", Format::Json, "not given"),
+        ("other", Format::Json, "\"BYTE\""),
+        ("lower", Format::Pickle, "\"bytes\""),
+        ("array", Format::Pickle, "b\"Bytes\""),
+    ] {
         let delivery = consuming.delivered();
         assert_eq!((&delivery.body[..], delivery.format, delivery.redelivered), (body.as_bytes(), format, false));
+        assert_eq!(delivery.data_format, data_format);
         delivery.settler.settle(Settlement::Ack);
     }
     assert!(consuming.handle.stop(SOON));
@@ -366,8 +376,12 @@ pub fn a_name_that_may_not_be_declared_is_named(broker: &RabbitMq) {
 }
 
 fn header(name: &str, value: &str) -> AmqpProperties {
+    with_header(name, long_string(value))
+}
+
+fn with_header(name: &str, value: AmqpValue) -> AmqpProperties {
     let mut headers = FieldTable::new();
-    headers.insert(name.to_owned(), long_string(value));
+    headers.insert(name.to_owned(), value);
     AmqpProperties::default().with_headers(headers)
 }
 

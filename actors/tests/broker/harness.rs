@@ -92,7 +92,7 @@ impl Publishing {
     /// Waits for the next end of a connection and returns its reason.
     pub fn disconnected(&mut self, within: Duration) -> String {
         self.events.wait("Disconnected", within, |event| match event {
-            PublisherEvent::Disconnected { reason } => Some(reason),
+            PublisherEvent::Disconnected { reason, .. } => Some(reason),
             _ => None,
         })
     }

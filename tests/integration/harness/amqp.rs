@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use super::{Broker, Farm, Proxy, SOON, Setup, Version, Way, eventually, hex, holds};
 
+/// After a lost connection messages flow at once: the peer of most tests is back before they do.
+const NOT_SETTLED: [&str; 2] = ["--amqp-settle", "0"];
+
 /// A server that is connected to a broker, and a peer that speaks to both.
 pub struct AmqpFarm {
     pub farm: Farm,
@@ -26,12 +29,17 @@ impl AmqpFarm {
 
     /// With a broker that may be away.
     pub fn away(url: &str) -> Self {
-        Self { farm: Farm::with(&["--amqp-url", url]), url: url.to_owned() }
+        Self::with(url, &["--amqp-url", url, NOT_SETTLED[0], NOT_SETTLED[1]])
+    }
+
+    /// With arguments of its own.
+    pub fn with(url: &str, args: &[&str]) -> Self {
+        Self { farm: Farm::with(args), url: url.to_owned() }
     }
 
     /// With a proxy between the server and the broker; the peer is at the broker itself.
     pub fn behind(proxy: &Proxy, url: &str) -> Self {
-        let farm = Farm::of(Setup::default().args(["--amqp-url", proxy.url()]));
+        let farm = Farm::of(Setup::default().args(["--amqp-url", proxy.url()]).args(NOT_SETTLED));
         let amqp = Self { farm, url: url.to_owned() };
         amqp.wait_until_consuming();
         amqp

@@ -6,19 +6,25 @@ use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::Duration;
 
-use amiquip::{Auth, Channel, Connection, ConnectionOptions, ConnectionTuning, Error};
+use amiquip::{Auth, Connection, ConnectionOptions, ConnectionTuning, Error};
 use crossbeam_channel::{Receiver, bounded, select};
+use rustix::net::sockopt;
 
+use super::mend::{HEARTBEAT_SECONDS, Mended};
 use super::tls::{TlsStream, shake_hands};
-use super::{AmqpConfig, AmqpUrl, topology};
+use super::{AmqpConfig, AmqpUrl};
 
 /// For each address that the host's name resolves to.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest silence of the broker during the handshake of AMQP, and the time for that of TLS before it. RabbitMQ
 /// makes a client with a wrong password wait for 3 s before it hangs up, so less would hide the reason.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// amiquip gives a connection up after two intervals without a byte, so a dead peer is noticed within 20 s.
-const HEARTBEAT_SECONDS: u16 = 10;
+/// A silent peer is asked for a sign of life after this time, and then after each third of it, by the operating system: what
+/// AMQP's heartbeats do for the broker, this does for its machine.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 3;
+/// How long the peer's machine may leave unacknowledged, or have no room for, what was sent.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the broker has to confirm a close. It never does while it has blocked the connection, since it does not
 /// read from it then; and amiquip would wait for ever, since the broker's heartbeats still come.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +45,8 @@ pub(super) enum SessionError {
     Amqp(#[from] Error),
     #[error("the broker has cancelled the consumer; its queue has been deleted")]
     ConsumerCancelled,
+    #[error("the broker has returned a message that was not published")]
+    UnknownReturn,
     #[error("{0}")]
     Tls(String),
     #[error("no thread: {0}")]
@@ -46,6 +54,14 @@ pub(super) enum SessionError {
 }
 
 impl SessionError {
+    /// Whether the connection has ended, and not only what was done on it.
+    pub(super) fn is_of_connection(&self) -> bool {
+        match self {
+            Self::Amqp(error) => !matches!(error, Error::ServerClosedChannel { .. }),
+            Self::ConsumerCancelled | Self::UnknownReturn | Self::Tls(_) | Self::Thread(_) => false,
+        }
+    }
+
     /// Whether this is only amiquip's I/O thread being gone, and someone else knows why.
     fn is_symptom(&self) -> bool {
         matches!(
@@ -69,7 +85,7 @@ pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionE
     }
 }
 
-/// Connects, declares the topology, runs `session` and closes the connection. The session closes its channel.
+/// Connects, runs `session` and closes the connection. The session opens its channels and closes them.
 ///
 /// Once `stop` has disconnected, all is over within [`CLOSE_TIMEOUT`], whatever the broker does; only the search for
 /// its address and the attempts to connect to that are not cut short. A session that ends by itself has its
@@ -80,11 +96,11 @@ pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionE
 pub(super) fn run_session(
     config: &AmqpConfig,
     stop: &Receiver<Infallible>,
-    session: impl FnOnce(&mut Connection, Channel) -> Result<(), SessionError>,
+    session: impl FnOnce(&mut Connection, &Socket) -> Result<(), SessionError>,
 ) -> Result<(), String> {
     config.validate()?;
     let stream = connect(&config.url).map_err(|error| format!("cannot connect to {}: {error}", config.url))?;
-    let socket = stream.try_clone().map_err(|error| error.to_string())?;
+    let socket = Socket(stream.try_clone().map_err(|error| error.to_string())?);
     let (phase, phases) = bounded(1);
     let ended = thread::scope(|scope| {
         // Dropped with this closure, whichever way it is left, so that the guard ends before the scope does.
@@ -94,9 +110,7 @@ pub(super) fn run_session(
             .spawn_scoped(scope, || guard(&socket, stop, &phases))
             .map_err(SessionError::Thread)?;
         let mut connection = open(config, stream)?;
-        let ended = topology::declare(&mut connection, config)
-            .map_err(SessionError::from)
-            .and_then(|channel| session(&mut connection, channel));
+        let ended = session(&mut connection, &socket);
         let _ = phase.send(Closing);
         cause(ended, connection.close().map_err(SessionError::from))
     });
@@ -111,12 +125,30 @@ pub(super) fn run_session(
     })
 }
 
+/// The socket below a connection, held beside amiquip.
+pub(super) struct Socket(TcpStream);
+
+impl Socket {
+    /// Says whether the broker has blocked the connection. It does not read from it then, for as long as it likes, and
+    /// the kernel would take that for a dead peer.
+    pub(super) fn set_blocked(&self, blocked: bool) {
+        let timeout = if blocked { Duration::ZERO } else { USER_TIMEOUT };
+        if let Err(error) = set_user_timeout(&self.0, timeout) {
+            log::debug!("the socket's timeout cannot be set: {error}");
+        }
+    }
+}
+
+fn set_user_timeout(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
+    Ok(sockopt::set_tcp_user_timeout(stream, timeout.as_millis() as u32)?)
+}
+
 /// Tells the guard that the connection is being closed.
 struct Closing;
 
 /// Cuts `socket` where the connection's orderly end takes too long. Every wait inside amiquip, even that for room in
 /// its buffer, ends with the socket.
-fn guard(socket: &TcpStream, stop: &Receiver<Infallible>, phases: &Receiver<Closing>) {
+fn guard(socket: &Socket, stop: &Receiver<Infallible>, phases: &Receiver<Closing>) {
     select! {
         recv(stop) -> _ => {}
         recv(phases) -> phase => if phase.is_err() { return },
@@ -131,7 +163,7 @@ fn guard(socket: &TcpStream, stop: &Receiver<Infallible>, phases: &Receiver<Clos
     }
     log::warn!("the broker has not confirmed the close within {CLOSE_TIMEOUT:?}; the connection is cut");
     // An error says that it is cut already.
-    let _ = socket.shutdown(Shutdown::Both);
+    let _ = socket.0.shutdown(Shutdown::Both);
 }
 
 fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
@@ -142,6 +174,11 @@ fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
                 // amiquip does not set it. Without, each message waits for the acknowledgement of the one before:
                 // 35 messages a second, confirmed one at a time, against 1,590 (RabbitMQ 3.10, loopback).
                 stream.set_nodelay(true)?;
+                sockopt::set_socket_keepalive(&stream, true)?;
+                sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
+                sockopt::set_tcp_keepintvl(&stream, KEEPALIVE / KEEPALIVE_PROBES)?;
+                sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
+                set_user_timeout(&stream, USER_TIMEOUT)?;
                 return Ok(stream);
             }
             Err(error) => failed = io::Error::new(error.kind(), format!("{address}: {error}")),
@@ -167,7 +204,34 @@ fn open(config: &AmqpConfig, stream: TcpStream) -> Result<Connection, SessionErr
     let stream = mio::net::TcpStream::from_stream(stream).map_err(|source| Error::IoErrorWritingSocket { source })?;
     // "insecure" is what amiquip calls a stream whose encryption is not its own affair.
     Ok(match session {
-        None => Connection::insecure_open_stream(stream, options, tuning)?,
-        Some(session) => Connection::insecure_open_stream(TlsStream::new(session, stream), options, tuning)?,
+        None => Connection::insecure_open_stream(Mended::new(stream), options, tuning)?,
+        Some(session) => {
+            Connection::insecure_open_stream(Mended::new(TlsStream::new(session, stream)), options, tuning)?
+        }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_watches_the_peer_unless_the_broker_has_blocked_the_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("amqp://{}", listener.local_addr().expect("its address"));
+        let stream = connect(&url.parse().expect("a valid URL")).expect("a connection");
+        assert_eq!(sockopt::socket_keepalive(&stream), Ok(true));
+        assert_eq!(sockopt::tcp_keepidle(&stream), Ok(KEEPALIVE));
+        assert_eq!(sockopt::tcp_keepintvl(&stream), Ok(Duration::from_secs(5)));
+        assert_eq!(sockopt::tcp_keepcnt(&stream), Ok(KEEPALIVE_PROBES));
+        let timeout = |socket: &Socket| sockopt::tcp_user_timeout(&socket.0);
+        let socket = Socket(stream);
+        assert_eq!(timeout(&socket), Ok(30_000));
+        socket.set_blocked(true);
+        assert_eq!(timeout(&socket), Ok(0));
+        socket.set_blocked(false);
+        assert_eq!(timeout(&socket), Ok(30_000));
+    }
 }

@@ -11,9 +11,13 @@ use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
 use super::AmqpConfig;
 use super::connection::{SessionError, cause};
+use super::topology;
 use super::worker::{Worker, reconnect};
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Fingerprint, Settlement, Settler};
 use crate::codec::Format;
+
+/// How much is kept of what a log may have to say of a message.
+const SHOWN_CHARS: usize = 100;
 
 /// A running consumer. Dropping it ends the connection, without blocking, and the broker delivers what was not
 /// settled to another one.
@@ -59,7 +63,8 @@ pub fn start_consumer(
             &config,
             stop,
             |reason| on_event(ConsumerEvent::Disconnected { reason }),
-            |epoch, _connection, channel| {
+            |epoch, connection, _| {
+                let channel = topology::for_consuming(connection, &config)?;
                 let ended = Session {
                     epoch,
                     channel: &channel,
@@ -130,10 +135,14 @@ impl<F: Fn(ConsumerEvent)> Session<'_, F> {
     fn deliver(&mut self, mut delivery: amiquip::Delivery) {
         let (epoch, delivery_tag, settle) = (self.epoch, delivery.delivery_tag(), self.settle.clone());
         let body = Bytes::from(mem::take(&mut delivery.body));
+        let (format, data_format) = format_of(&delivery.properties);
+        let message_id = delivery.properties.message_id().as_deref();
         let event = ConsumerEvent::Delivered(Delivery {
-            fingerprint: Fingerprint::new(&body, delivery.properties.message_id().as_deref()),
+            fingerprint: Fingerprint::new(&body, message_id),
             body,
-            format: format_of(&delivery.properties),
+            message_id: message_id.map(|id| id.chars().take(SHOWN_CHARS).collect()),
+            format,
+            data_format,
             redelivered: delivery.redelivered,
             settler: Settler::new(move |settlement| {
                 // An error says that the consumer has ended; the broker then requeues by itself.
@@ -158,10 +167,17 @@ impl<F: Fn(ConsumerEvent)> Session<'_, F> {
     }
 }
 
-fn format_of(properties: &AmqpProperties) -> Format {
-    match properties.headers().as_ref().and_then(|headers| headers.get("DATA_FORMAT")) {
+/// The format, and what the header says of it, for people.
+fn format_of(properties: &AmqpProperties) -> (Format, String) {
+    let header = properties.headers().as_ref().and_then(|headers| headers.get("DATA_FORMAT"));
+    let (value, shown) = match header {
         // amiquip reads a short string as this one too.
-        Some(AmqpValue::LongString(value)) if value == "BYTES" => Format::Pickle,
-        _ => Format::Json,
-    }
+        Some(AmqpValue::LongString(value)) => (value.as_bytes(), format!("{value:?}")),
+        // What Python's aio_pika makes of bytes.
+        Some(AmqpValue::ByteArray(value)) => (&value[..], format!("b\"{}\"", value.escape_ascii())),
+        Some(other) => (&[][..], format!("{other:?}")),
+        None => (&[][..], "not given".to_owned()),
+    };
+    let format = if value.eq_ignore_ascii_case(b"BYTES") { Format::Pickle } else { Format::Json };
+    (format, shown.chars().take(SHOWN_CHARS).collect())
 }

@@ -1,7 +1,9 @@
 //! Publishing, and what became of each publication.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -14,8 +16,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use uuid::Uuid;
 
 use super::AmqpConfig;
-use super::connection::{SessionError, cause};
-use super::topology::PRECONDITION_FAILED;
+use super::connection::{SessionError, Socket, cause};
+use super::topology::{self, PRECONDITION_FAILED};
+use super::way::Way;
 use super::worker::{Worker, reconnect};
 use crate::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use crate::codec::Format;
@@ -58,12 +61,16 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
     let (publications, queued) = unbounded();
     let worker = Worker::spawn("amqp-publisher", move |stop| {
         let reporter = Reporter(Mutex::new(on_event));
+        // Whether the last connection that was there has been lost.
+        let lost = Cell::new(false);
         reconnect(
             "AMQP publisher",
             &config,
             stop,
-            |reason| reporter.report(PublisherEvent::Disconnected { reason }),
-            |epoch, connection, channel| {
+            |reason| reporter.report(PublisherEvent::Disconnected { reason, lost: lost.get() }),
+            |epoch, connection, socket| {
+                let channel = topology::for_publishing(connection, &config)?;
+                let way = Way::look(connection, &config, lost.get())?;
                 let mut session = Session {
                     epoch,
                     config: &config,
@@ -71,14 +78,14 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
                     reporter: &reporter,
                     last_tag: 0,
                     unconfirmed: BTreeMap::new(),
-                    returned: HashMap::new(),
                 };
-                let ended = session.run(connection, &queued, stop);
+                let ended = session.run(connection, socket, way, &queued, stop);
                 let unconfirmed = session.unconfirmed;
                 let ended = cause(ended, channel.close().map_err(SessionError::from));
                 if let Err(SessionError::Amqp(error)) = &ended {
                     report_refused(error, &unconfirmed, &reporter);
                 }
+                lost.set(ended.as_ref().is_err_and(SessionError::is_of_connection));
                 ended
             },
         );
@@ -105,6 +112,30 @@ struct Unconfirmed {
     seq: u64,
     message_id: Uuid,
     bytes: u64,
+    /// Reply code and text, where it came back.
+    returned: Option<String>,
+}
+
+/// Why nothing is published for the time being, if so.
+#[derive(Default)]
+struct Gates {
+    blocked: bool,
+    held: bool,
+}
+
+/// What opens or closes one.
+enum Gate {
+    Blocked(bool),
+    Held(bool),
+}
+
+impl Gates {
+    fn take(&mut self, gate: Gate) {
+        match gate {
+            Gate::Blocked(blocked) => self.blocked = blocked,
+            Gate::Held(held) => self.held = held,
+        }
+    }
 }
 
 struct Session<'a, F> {
@@ -117,14 +148,14 @@ struct Session<'a, F> {
     /// By delivery tag. amiquip's `ConfirmSmoother` is not used: a `multiple` that skips over a nack which came
     /// earlier turns it into an ack, and it holds each confirm back until all before it have come.
     unconfirmed: BTreeMap<u64, Unconfirmed>,
-    /// Reply code and text of what came back and is not confirmed yet.
-    returned: HashMap<Uuid, String>,
 }
 
 impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
     fn run(
         &mut self,
         connection: &mut Connection,
+        socket: &Socket,
+        way: Way<'_>,
         queued: &Receiver<Publication>,
         stop: &Receiver<Infallible>,
     ) -> Result<(), SessionError> {
@@ -133,17 +164,32 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         let returns = self.channel.listen_for_returns()?;
         let notifications = connection.listen_for_connection_blocked()?;
         let reporter = self.reporter;
+        let held = way.waiting_for().is_some();
+        reporter.report(PublisherEvent::Held(way.waiting_for().map(str::to_owned)));
         reporter.report(PublisherEvent::Connected { epoch: self.epoch });
-        let (blocked, blockings) = unbounded();
+        let (change, changes) = unbounded();
+        let block = |blocked| {
+            socket.set_blocked(blocked);
+            reporter.report(PublisherEvent::Blocked(blocked));
+            let _ = change.send(Gate::Blocked(blocked));
+        };
+        let hold = |waiting_for: Option<&str>| {
+            let _ = change.send(Gate::Held(waiting_for.is_some()));
+            reporter.report(PublisherEvent::Held(waiting_for.map(str::to_owned)));
+        };
         let (end, ended) = bounded(0);
+        let (notifications, ended) = (&notifications, &ended);
         thread::scope(|scope| {
-            // Dropped with this closure, whichever way it is left, so that the other thread ends before the scope does.
+            // Dropped with this closure, whichever way it is left, so that the other threads end before the scope does.
             let _end: Sender<Infallible> = end;
-            thread::Builder::new()
-                .name("amqp-blocked".to_owned())
-                .spawn_scoped(scope, || forward_blocked(&notifications, &ended, reporter, &blocked))
+            let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
+            spawn("amqp-blocked")
+                .spawn_scoped(scope, move || forward_blocked(notifications, ended, block))
                 .map_err(SessionError::Thread)?;
-            self.publish_all(queued, stop, &confirms, &returns, &blockings)
+            spawn("amqp-way")
+                .spawn_scoped(scope, move || way.watch(connection, ended, hold))
+                .map_err(SessionError::Thread)?;
+            self.publish_all(queued, stop, &confirms, &returns, &changes, Gates { blocked: false, held })
         })
     }
 
@@ -153,22 +199,22 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         stop: &Receiver<Infallible>,
         confirms: &Receiver<Confirm>,
         returns: &Receiver<Return>,
-        blockings: &Receiver<bool>,
+        changes: &Receiver<Gate>,
+        mut gates: Gates,
     ) -> Result<(), SessionError> {
         let nothing = never();
-        let mut is_blocked = false;
         loop {
-            is_blocked = blockings.try_iter().last().unwrap_or(is_blocked);
-            let publishable = if is_blocked { &nothing } else { queued };
+            changes.try_iter().for_each(|gate| gates.take(gate));
+            let publishable = if gates.blocked || gates.held { &nothing } else { queued };
             select! {
                 recv(stop) -> _ => return Ok(()),
-                recv(blockings) -> blocked => is_blocked = blocked.unwrap_or(is_blocked),
+                recv(changes) -> gate => gate.into_iter().for_each(|gate| gates.take(gate)),
                 recv(confirms) -> confirm => match confirm {
-                    Ok(confirm) => self.take_confirm(confirm, returns),
+                    Ok(confirm) => self.take_confirm(confirm, returns)?,
                     Err(_) => return Err(Error::EventLoopDropped.into()),
                 },
                 recv(returns) -> returned => match returned {
-                    Ok(returned) => self.take_return(returned),
+                    Ok(returned) => self.take_return(returned)?,
                     Err(_) => return Err(Error::EventLoopDropped.into()),
                 },
                 recv(publishable) -> publication => match publication {
@@ -186,8 +232,12 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         let body = match publication.body.read_all() {
             Ok(body) => body,
             Err(error) => {
-                log::error!("message {} cannot be read and is not published: {error}", publication.message_id);
-                self.reporter.outcome(publication.seq, Outcome::Nacked);
+                let outcome = match error.kind() {
+                    // There may be room for it later.
+                    ErrorKind::OutOfMemory => Outcome::Nacked,
+                    _ => Outcome::Unreadable(format!("its body cannot be read: {error}")),
+                };
+                self.reporter.outcome(publication.seq, outcome);
                 return Ok(());
             }
         };
@@ -202,25 +252,40 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         let mut publish = Publish::with_properties(&body, self.config.routing_key.as_str(), properties);
         publish.mandatory = true;
         self.last_tag += 1;
-        let unconfirmed =
-            Unconfirmed { seq: publication.seq, message_id: publication.message_id, bytes: body.len() as u64 };
+        let Publication { seq, message_id, .. } = publication;
+        let unconfirmed = Unconfirmed { seq, message_id, bytes: body.len() as u64, returned: None };
         self.unconfirmed.insert(self.last_tag, unconfirmed);
         self.channel.basic_publish(self.config.exchange.as_str(), publish)
     }
 
-    fn take_return(&mut self, returned: Return) {
-        let message_id = returned.properties.message_id().as_deref().and_then(|id| Uuid::parse_str(id).ok());
-        match message_id {
-            Some(id) => drop(self.returned.insert(id, format!("{} {}", returned.reply_code, returned.reply_text))),
-            None => log::error!("the broker has returned a message without the message-id that it was published with"),
+    /// Notes what came back. Where its `message-id` does not tell which one that is, it is one of the same length, and
+    /// all of these are sent again: better twice than never.
+    fn take_return(&mut self, returned: Return) -> Result<(), SessionError> {
+        let reason = format!("{} {}", returned.reply_code, returned.reply_text);
+        let id = returned.properties.message_id().as_deref().and_then(|id| Uuid::parse_str(id).ok());
+        let mut unconfirmed = self.unconfirmed.values_mut();
+        if let Some(found) = unconfirmed.find(|unconfirmed| Some(unconfirmed.message_id) == id) {
+            found.returned = Some(reason);
+            return Ok(());
         }
+        let bytes = returned.content.len() as u64;
+        let mut found = false;
+        for unconfirmed in self.unconfirmed.values_mut().filter(|unconfirmed| unconfirmed.bytes == bytes) {
+            unconfirmed.returned = Some(reason.clone());
+            found = true;
+        }
+        if !found {
+            return Err(SessionError::UnknownReturn);
+        }
+        log::warn!("the broker has returned a message without its message-id; all of {bytes} bytes are sent again");
+        Ok(())
     }
 
-    fn take_confirm(&mut self, confirm: Confirm, returns: &Receiver<Return>) {
+    fn take_confirm(&mut self, confirm: Confirm, returns: &Receiver<Return>) -> Result<(), SessionError> {
         // The broker sends a message's return before its confirm, and amiquip's I/O thread hands both on in that
         // order, but through two channels: only now is it certain that the return is in the other one.
         for returned in returns.try_iter() {
-            self.take_return(returned);
+            self.take_return(returned)?;
         }
         let (payload, outcome) = match confirm {
             Confirm::Ack(payload) => (payload, Outcome::Confirmed),
@@ -228,32 +293,32 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         };
         let first = if payload.multiple { 0 } else { payload.delivery_tag };
         while let Some((&tag, _)) = self.unconfirmed.range(first..=payload.delivery_tag).next() {
-            let Some(settled) = self.unconfirmed.remove(&tag) else { return };
-            let returned = self.returned.remove(&settled.message_id).map(Outcome::Returned);
-            self.reporter.outcome(settled.seq, returned.unwrap_or_else(|| outcome.clone()));
+            let Some(Unconfirmed { seq, returned, .. }) = self.unconfirmed.remove(&tag) else { break };
+            self.reporter.outcome(seq, returned.map_or_else(|| outcome.clone(), Outcome::Returned));
         }
+        Ok(())
     }
 }
 
-/// Reports that the broker has blocked the connection, and tells the thread that publishes. On a thread of its own,
-/// since that one may be waiting inside amiquip, in the middle of a body, for just this connection.
-fn forward_blocked<F: Fn(PublisherEvent)>(
+/// Hands on that the broker has blocked the connection. On a thread of its own, since the one that publishes may be
+/// waiting inside amiquip, in the middle of a body, for just this connection.
+fn forward_blocked(
     notifications: &Receiver<ConnectionBlockedNotification>,
     ended: &Receiver<Infallible>,
-    reporter: &Reporter<F>,
-    blocked: &Sender<bool>,
+    report: impl Fn(bool),
 ) {
     loop {
-        let is_blocked = select! {
+        select! {
             recv(notifications) -> notification => match notification {
-                // amiquip logs the broker's reason.
-                Ok(notification) => matches!(notification, ConnectionBlockedNotification::Blocked(_)),
+                Ok(ConnectionBlockedNotification::Blocked(reason)) => {
+                    log::warn!("the broker blocks the connection: {reason}");
+                    report(true);
+                }
+                Ok(ConnectionBlockedNotification::Unblocked) => report(false),
                 Err(_) => return,
             },
             recv(ended) -> _ => return,
-        };
-        reporter.report(PublisherEvent::Blocked(is_blocked));
-        let _ = blocked.send(is_blocked);
+        }
     }
 }
 
@@ -267,7 +332,11 @@ fn report_refused<F: Fn(PublisherEvent)>(
 ) {
     let Error::ServerClosedChannel { code: PRECONDITION_FAILED, message, .. } = error else { return };
     let reason = format!("{PRECONDITION_FAILED} {message}");
-    let limit = message_size_limit(message).unwrap_or(u64::MAX);
+    let limit = message_size_limit(message);
+    if let Some(limit) = limit {
+        reporter.report(PublisherEvent::SizeLimit(limit));
+    }
+    let limit = limit.unwrap_or(u64::MAX);
     let mut refused = unconfirmed.values().filter(|unconfirmed| unconfirmed.bytes > limit).peekable();
     if refused.peek().is_none() {
         reporter.report(PublisherEvent::Suspected { reason });

@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use amiquip::{Channel, Connection};
+use amiquip::Connection;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::AmqpConfig;
-use super::connection::{SessionError, run_session};
+use super::connection::{SessionError, Socket, run_session};
 
 /// The first pause; it doubles with every further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -59,16 +59,16 @@ pub(super) fn reconnect(
     config: &AmqpConfig,
     stop: &Receiver<Infallible>,
     report: impl Fn(String),
-    mut session: impl FnMut(u64, &mut Connection, Channel) -> Result<(), SessionError>,
+    mut session: impl FnMut(u64, &mut Connection, &Socket) -> Result<(), SessionError>,
 ) {
     let mut pause = FIRST_PAUSE;
     let mut epoch = 0;
     loop {
         epoch += 1;
         let mut began = None;
-        let ended = run_session(config, stop, |connection, channel| {
+        let ended = run_session(config, stop, |connection, socket| {
             began = Some(Instant::now());
-            session(epoch, connection, channel)
+            session(epoch, connection, socket)
         });
         if is_disconnected(stop) {
             return;

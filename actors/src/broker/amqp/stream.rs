@@ -1,0 +1,34 @@
+//! The stream below amiquip: the socket or TLS, with what the broker sends [mended](super::mend).
+
+use std::io::{self, Write};
+
+use amiquip::IoStream;
+use mio::{Evented, Poll, PollOpt, Ready, Token};
+
+use super::mend::Mended;
+
+impl<S: IoStream> IoStream for Mended<S> {}
+
+impl<S: Write> Write for Mended<S> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.stream.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl<S: Evented> Evented for Mended<S> {
+    fn register(&self, poll: &Poll, token: Token, interest: Ready, opts: PollOpt) -> io::Result<()> {
+        self.stream.register(poll, token, interest, opts)
+    }
+
+    fn reregister(&self, poll: &Poll, token: Token, interest: Ready, opts: PollOpt) -> io::Result<()> {
+        self.stream.reregister(poll, token, interest, opts)
+    }
+
+    fn deregister(&self, poll: &Poll) -> io::Result<()> {
+        self.stream.deregister(poll)
+    }
+}

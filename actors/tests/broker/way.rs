@@ -1,0 +1,71 @@
+//! Nothing is published while the way behind the exchange is not there.
+
+use amiquip::{ConsumerOptions, QueueDeclareOptions};
+use user_http_actors::broker::{Outcome, PublisherEvent};
+use user_http_actors::codec::Format;
+
+use crate::harness::{Peer, Publishing, SHARED, SOON, config};
+
+/// Waits until the publisher says what it waits for, or that it waits no longer.
+fn held(publishing: &mut Publishing) -> Option<String> {
+    publishing.events.wait("Held", SOON, |event| match event {
+        PublisherEvent::Held(held) => Some(held),
+        PublisherEvent::Outcome { seq, outcome } => panic!("{outcome:?} of {seq}, which nothing has been waited for"),
+        _ => None,
+    })
+}
+
+#[test]
+fn messages_wait_until_an_awaited_queue_exists_and_has_a_consumer() {
+    const QUEUE: &str = "way-user-manager";
+    let mut config = config(&SHARED, "way");
+    config.await_queues = vec!["way".to_owned(), QUEUE.to_owned()];
+    let peer = Peer::connect(&SHARED);
+    peer.bind_queue(&config, "way");
+    let consuming = Peer::connect(&SHARED);
+    let _consumer = consuming.channel.basic_consume("way", ConsumerOptions::default()).expect("a consumer");
+
+    let mut publishing = Publishing::start(&config);
+    let missing = held(&mut publishing).expect("it waits");
+    assert!(missing.contains(QUEUE) && missing.contains("does not exist"), "{missing}");
+    let epoch = publishing.connected(SOON);
+    publishing.publish(epoch, 1, Format::Json, "{}");
+    let options = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
+    peer.channel.queue_declare(QUEUE, options).expect("the queue");
+    let missing = held(&mut publishing).expect("it waits");
+    assert!(missing.contains(QUEUE) && missing.contains("consumer"), "{missing}");
+    let user_manager = Peer::connect(&SHARED);
+    let consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
+    assert_eq!(held(&mut publishing), None);
+    assert_eq!(publishing.outcome(1), Outcome::Confirmed);
+
+    // looked at again while messages flow
+    drop(consumer);
+    let missing = held(&mut publishing).expect("it waits");
+    assert!(missing.contains(QUEUE), "{missing}");
+    publishing.publish(epoch, 2, Format::Json, "{}");
+    peer.channel.queue_declare(QUEUE, QueueDeclareOptions::default()).expect("the queue");
+    let _consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
+    while held(&mut publishing).is_some() {}
+    assert_eq!(publishing.outcome(2), Outcome::Confirmed);
+    assert!(publishing.link.stop(SOON));
+}
+
+#[test]
+fn a_queue_that_its_consumer_has_for_itself_counts_as_ready() {
+    const QUEUE: &str = "way-exclusive";
+    let mut config = config(&SHARED, "exclusive");
+    config.await_queues = vec![QUEUE.to_owned()];
+    let peer = Peer::connect(&SHARED);
+    peer.bind_queue(&config, "exclusive");
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    peer.channel.queue_declare(QUEUE, exclusive).expect("the queue");
+    let mut publishing = Publishing::start(&config);
+    assert_eq!(held(&mut publishing), None);
+    let epoch = publishing.connected(SOON);
+    publishing.publish(epoch, 1, Format::Json, "{}");
+    assert_eq!(publishing.outcome(1), Outcome::Confirmed);
+    // gone with whoever has it
+    peer.delete_queue(QUEUE);
+    assert!(held(&mut publishing).is_some());
+}
