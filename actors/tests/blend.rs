@@ -300,3 +300,15 @@ fn a_version_is_the_same_after_a_restart_with_the_same_data_directory() {
     assert_eq!(version(Some(&data_dir)), version(Some(&data_dir)));
     assert_ne!(version(None), version(Some(&data_dir)));
 }
+
+#[test]
+fn what_the_kernel_makes_up_is_never_opened_even_below_a_root_that_is_everything() {
+    let roots = Roots::with(&["one"], |config| config.roots = vec!["/".into()]);
+    fs::write(roots.path("one/x.blend"), "content").expect("a file");
+    for path in ["proc/self/environ", "/proc/self/environ", "proc/self/maps"] {
+        assert!(matches!(roots.content(path), Err(BlendError::Outside(..))), "{path}");
+    }
+    let inside = roots.path("one/x.blend");
+    assert_eq!(roots.content(inside.to_str().expect("UTF-8")).expect("a file"), "content");
+    assert_eq!(roots.content(&format!("..{}", inside.display())).expect("a file"), "content");
+}

@@ -208,3 +208,27 @@ fn nothing_of_a_root_is_held_open_between_requests() {
         holds(!open.iter().any(|path| roots.iter().any(|root| path.starts_with(root))), open)
     });
 }
+
+#[test]
+fn a_lack_of_descriptors_is_answered_503_and_passes() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+    let mut farm = Farm::start();
+    farm.blend_file("scene.blend", b"content");
+    let elsewhere = farm.setup().path("scene.blend");
+    symlink(farm.setup().blend_root().join("scene.blend"), &elsewhere).expect("a link");
+    for (uuid, path) in [("inside", "scene.blend"), ("elsewhere", elsewhere.to_str().expect("UTF-8"))] {
+        farm.leave_blend(uuid, path);
+        let mut connection = Connection::open(farm.http);
+        let path = format!("/?bufferUUID={uuid}");
+        assert_eq!(connection.request("GET", &path, &[("Range", "bytes=0-9")], b"").status, 206);
+        let pid = Pid::from_raw(farm.pid() as i32);
+        let few = Rlimit { current: Some(3), maximum: getrlimit(Resource::Nofile).maximum };
+        let before = prlimit(pid, Resource::Nofile, few).expect("a lower limit");
+        let answer = connection.request("GET", &path, &[], b"");
+        prlimit(pid, Resource::Nofile, before).expect("the limit as it was");
+        assert!(answer.status == 503 && answer.header("retry-after").is_some(), "{uuid}: {answer:?}");
+        assert!(farm.peer.loads(&answer.body).contains("too many files are open"), "{uuid}");
+        assert_eq!(connection.request("GET", &path, &[], b"").status, 200, "{uuid}");
+    }
+}

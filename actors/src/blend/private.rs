@@ -30,6 +30,10 @@ impl Private {
                 return Ok(true);
             }
         }
+        // nor what the kernel makes up, such as its memory and the environment of processes
+        if identity(Path::new("/proc"))?.is_some_and(|proc| proc.device == found.id.device) {
+            return Ok(true);
+        }
         let Some(data_dir) = &self.data_dir else { return Ok(false) };
         let Some(data_id) = identity(data_dir)? else { return Ok(false) };
         if dirs.iter().any(|dir| dir.id == data_id) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use tokio::sync::Semaphore;
 
 use super::BlendFile;
@@ -18,6 +19,11 @@ use super::walk::{Dir, Refusal, Start, Walked, Way, components};
 
 /// How long a request waits for a file to be opened, its turn included. A healthy file server takes milliseconds.
 const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a request that does not begin in a root waits for each of the roots to be opened.
+const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+
+const NO_ANSWER: &str = "its file system does not answer";
 
 /// How many .blend files are open at once unless it is set: each is a descriptor. [`BlendConfig::max_open`] says who
 /// waits.
@@ -114,9 +120,13 @@ impl BlendRoots {
         let deadline = Instant::now() + OPEN_PATIENCE;
         loop {
             let start = way.start;
+            let known = match start {
+                Start::Root(_) => Known::default(),
+                Start::Slash => self.open_roots().await?,
+            };
             let shared = Arc::clone(&self.0);
             let patience = deadline.saturating_duration_since(Instant::now());
-            match self.0.lane(start).run(patience, move || shared.go(way)).await {
+            match self.0.lane(start).run(patience, move || shared.go(way, &known)).await {
                 Ok(Ok(Gone::On(next))) => way = next,
                 Ok(Ok(Gone::ToEnd(file))) => return Ok(file),
                 Ok(Err(refusal)) => return Err(refusal),
@@ -129,10 +139,47 @@ impl BlendRoots {
                         }
                         Start::Slash => log::warn!("a folder on the way to a blend root does not answer"),
                     }
-                    return Err(Refusal::NotNow("its file system does not answer".to_owned()));
+                    return Err(Refusal::NotNow(NO_ANSWER.to_owned()));
                 }
             }
         }
+    }
+
+    /// Opens all roots, each on its own threads: one that hangs is not waited for long.
+    async fn open_roots(&self) -> Result<Known, Refusal> {
+        let open = |index: usize| {
+            let shared = Arc::clone(&self.0);
+            self.0.lanes[index].run(ROOT_PATIENCE, move || shared.roots[index].open())
+        };
+        let mut known = Known::default();
+        for opened in join_all((0..self.0.roots.len()).map(open)).await {
+            known.dirs.push(match opened {
+                Ok(Ok(dir)) => Some(dir),
+                Ok(Err(error)) => match Refusal::of(&error) {
+                    refusal @ Refusal::NotNow(_) => return Err(refusal),
+                    // nothing is to be found in one that cannot be opened
+                    _ => None,
+                },
+                Err(_) => {
+                    known.is_complete = false;
+                    None
+                }
+            });
+        }
+        Ok(known)
+    }
+}
+
+/// The blend roots as they are at the moment, for a way that does not begin in one.
+struct Known {
+    dirs: Vec<Option<Dir>>,
+    /// Whether each of them has answered.
+    is_complete: bool,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { dirs: Vec::new(), is_complete: true }
     }
 }
 
@@ -151,11 +198,16 @@ impl Shared {
     }
 
     /// Goes along a way. Blocks on the file system.
-    fn go(&self, way: Way) -> Result<Gone, Refusal> {
+    fn go(&self, way: Way, known: &Known) -> Result<Gone, Refusal> {
         // Only now: those that wait for a file system which does not answer keep none from being opened elsewhere.
         let permit = Arc::clone(&self.open_files).try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::NotNow("too many .blend files are being sent".to_owned()))?;
-        match way.walk(&self.roots, &self.private)? {
+        let walked = way.walk(&self.roots, &known.dirs, &self.private).map_err(|refusal| match refusal {
+            // it may lie in the one that has not answered
+            Refusal::Outside { .. } if !known.is_complete => Refusal::NotNow(NO_ANSWER.to_owned()),
+            refusal => refusal,
+        });
+        match walked? {
             Walked::On(way) => Ok(Gone::On(way)),
             Walked::To(found, root) => {
                 let stamp = Stamp::of(&found.file).map_err(|error| Refusal::of(&error))?;

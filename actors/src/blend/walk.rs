@@ -137,24 +137,23 @@ impl Way {
         }
     }
 
-    /// Goes along as far as possible. Blocks on the file system.
-    pub fn walk(self, roots: &[Root], private: &Private) -> Result<Walked, Refusal> {
+    /// Goes along as far as possible. `known` are the blend roots, held open, where the way starts at `/`; none of them is
+    /// recognised that is not among them. Blocks on the file system.
+    pub fn walk(self, roots: &[Root], known: &[Option<Dir>], private: &Private) -> Result<Walked, Refusal> {
         let Self { start, rest, links } = self;
-        let (first, known) = match start {
+        let first = match start {
             Start::Root(index) => {
                 let mut first = roots[index].open().map_err(|error| match Refusal::of(&error) {
                     Refusal::Missing(_) => Refusal::Missing(words::ROOT_IS_MISSING.into()),
                     refusal => refusal,
                 })?;
                 first.root = Some(index);
-                (first, Vec::new())
+                first
             }
             Start::Slash => {
-                // one that cannot be opened has nothing to be found in
-                let known: Vec<_> = roots.iter().map(|root| root.open().ok().map(|dir| dir.id)).collect();
                 let mut first = Dir::open(Path::new("/")).map_err(|error| Refusal::of(&error))?;
-                first.root = root_of(&known, &first);
-                (first, known)
+                first.root = root_of(known, &first);
+                first
             }
         };
         Walk { roots, private, start, known, stack: vec![first], rest, links }.finish()
@@ -209,8 +208,8 @@ fn describe(fd: impl AsFd) -> Result<(FileId, bool, u32), Errno> {
 }
 
 /// Which of the blend roots a folder is.
-fn root_of(known: &[Option<FileId>], dir: &Dir) -> Option<usize> {
-    known.iter().position(|root| *root == Some(dir.id))
+fn root_of(known: &[Option<Dir>], dir: &Dir) -> Option<usize> {
+    known.iter().position(|root| root.as_ref().is_some_and(|root| root.id == dir.id))
 }
 
 fn errno(error: &io::Error) -> Errno {
@@ -222,8 +221,7 @@ struct Walk<'a> {
     roots: &'a [Root],
     private: &'a Private,
     start: Start,
-    /// What the blend roots are, where that is not known from the start.
-    known: Vec<Option<FileId>>,
+    known: &'a [Option<Dir>],
     /// The folders from the start to where the way has led, never empty.
     stack: Vec<Dir>,
     rest: VecDeque<OsString>,
@@ -292,7 +290,7 @@ impl Walk<'_> {
     fn enter(&mut self, name: &OsStr) -> Result<Step, Errno> {
         let fd = openat(&self.top().fd, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
         let mut dir = Dir::of(fd)?;
-        dir.root = root_of(&self.known, &dir);
+        dir.root = root_of(self.known, &dir);
         self.stack.push(dir);
         Ok(Step::Entered)
     }
