@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use user_http_actors::ActorsConfig;
 use user_http_actors::blend::{DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
@@ -44,6 +45,8 @@ pub struct Config {
     pub api_tls: Option<Tls>,
     /// How many connections each server has open at once.
     pub max_connections: usize,
+    /// How long a connection is kept without a request. A proxy in front must give its connections up sooner.
+    pub keep_alive: Duration,
     /// What requests may take.
     pub limits: Limits,
     /// What the actors have to know.
@@ -95,6 +98,7 @@ impl Config {
             http_tls: tls::HTTP.load(&layers)?,
             api_tls,
             max_connections: layers.one(&settings::MAX_CONNECTIONS)?,
+            keep_alive: layers.one(&settings::KEEP_ALIVE)?,
             limits: Limits {
                 max_body: layers.one(&settings::MAX_BODY)?,
                 max_inflight: layers.one(&settings::MAX_INFLIGHT)?,

@@ -1,10 +1,12 @@
 //! The HTTP edge: the routes, for this server and for any scope of somebody else's `App`.
 
+use std::time::Duration;
+
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, guard, web};
 use user_http_actors::UserHttpActors;
 
-use crate::http::error::Failure;
+use crate::connection::Terms;
 
 mod api;
 mod authenticate;
@@ -20,13 +22,13 @@ mod user_manager;
 mod worker;
 
 pub(crate) use authenticate::{Audience, authenticate};
-use limits::Inflight;
+pub(crate) use error::Failure;
+pub(crate) use limits::Inflight;
 pub use pages::HostName;
 pub(crate) use pages::PageGuard;
 
 pub use delivery::H1_WRITE_BUFFER_SIZE;
 pub use limits::{GRACE, Limits};
-pub(crate) use reader::remember;
 pub use reader::remember_socket;
 
 /// What the routes have to know.
@@ -41,6 +43,11 @@ impl Gateway {
     /// Routes in front of `actors`. All clones share `limits`.
     pub fn new(actors: UserHttpActors, limits: Limits) -> Self {
         Self { actors, limits, inflight: Inflight::default() }
+    }
+
+    /// What the connections of a server in front of these routes are to keep to.
+    pub(crate) fn terms(&self, keep_alive: Duration) -> Terms {
+        Terms { keep_alive, limits: self.limits, inflight: self.inflight.clone() }
     }
 }
 

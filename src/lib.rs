@@ -110,6 +110,7 @@ impl UserHttpServer {
         introduce(&config, &listeners)?;
         let for_workers = gateway.clone();
         let max_connections = config.max_connections;
+        let terms = gateway.terms(config.keep_alive);
         let stopping = Arc::new(AtomicBool::new(false));
         let trusting = listeners.api.local_addr()?.ip().to_canonical().is_loopback() && config.api_tokens.is_none();
         let pages = PageGuard::new(trusting, config.api_hosts.clone());
@@ -121,15 +122,14 @@ impl UserHttpServer {
         };
         let http_door = door(&config.worker_tokens, Audience::Workers, None);
         let api_door = door(&config.api_tokens, Audience::Services, Some(pages));
-        let http = server::serve(listeners.http, config.http_tls.clone(), true, max_connections, move || {
+        let http = server::serve(listeners.http, config.http_tls.clone(), max_connections, terms.clone(), move || {
             let door = http_door.clone();
             App::new()
                 .configure(configure_http_routes(for_workers.clone()))
                 .default_service(web::to(http::not_found))
                 .wrap_fn(move |request, service| door.answer(request, service))
         })?;
-        // who hangs up no longer waits for a message
-        let api = server::serve(listeners.api, config.api_tls.clone(), false, max_connections, move || {
+        let api = server::serve(listeners.api, config.api_tls.clone(), max_connections, terms, move || {
             let door = api_door.clone();
             App::new()
                 .configure(configure_api_routes(gateway.clone()))

@@ -15,6 +15,7 @@ use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use user_http_actors::tls::{certificates, pem_error, provider, roots};
@@ -139,16 +140,36 @@ impl Tls {
     }
 }
 
+/// What a client begins with.
+pub(crate) enum Greeting {
+    /// A handshake, which is over.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A request in plain HTTP, of which nothing is read.
+    Http(TcpStream),
+}
+
 /// Shakes hands with a client.
 ///
 /// # Errors
-/// Why it did not come to that.
+/// Why it did not come to that, [`HANDSHAKE_TIMEOUT`] among it.
+pub(crate) async fn greet(tls: Tls, socket: TcpStream) -> io::Result<Greeting> {
+    let greeting = async {
+        let mut first = [0];
+        // a method begins with a letter, a record of TLS with a number below 32
+        if socket.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
+            return Ok(Greeting::Http(socket));
+        }
+        Ok(Greeting::Tls(Box::new(accept(tls, socket).await?)))
+    };
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting).await?
+}
+
+/// Shakes hands with a client that does so, as long as that takes.
 pub(crate) async fn accept<S>(tls: Tls, socket: S) -> io::Result<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = TlsAcceptor::from(tls.current()).accept(socket);
-    tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await?
+    TlsAcceptor::from(tls.current()).accept(socket).await
 }
 
 /// Loads the files of each again whenever they change. Never ends.

@@ -42,6 +42,7 @@ settings! {
     BLEND_ROOT: PathBuf = folder("blend-root", "./blends", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many();
     MAX_BODY: u64 = Setting::new("max-body", "SIZE", "256MiB", "largest body that is taken, below 4GiB", body_size);
     MAX_CONNECTIONS: usize = Setting::new("max-connections", "NUMBER", "10000", "how many connections each server has open at once", number);
+    KEEP_ALIVE: Duration = Setting::new("keep-alive", "DURATION", "5s", "how long a connection is kept without a request; a proxy in front has to give its own up sooner", keep_alive);
     MAX_INFLIGHT: u64 = Setting::new("max-inflight", "SIZE", "1GiB", "how much of all bodies together is held in memory at once", size);
     MIN_TRANSFER_RATE: u64 = Setting::new("min-transfer-rate", "SIZE", "16KiB", "how many bytes a second a body and an answer have to make after 30 s", size);
     MAX_BUFFERED: u64 = Setting::new("max-buffered", "SIZE", "1GiB", "how much is buffered for workers", size);
@@ -115,6 +116,12 @@ fn duration_or_zero(text: &str) -> Result<Duration, String> {
 fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
     duration.ok_or_else(|| "expected a duration such as 10s, 15m or 24h".to_owned())
+}
+
+/// Longer than a day is for ever, and nobody means that.
+fn keep_alive(text: &str) -> Result<Duration, String> {
+    let short = duration(text).ok().filter(|duration| *duration <= Duration::from_secs(86_400));
+    short.ok_or_else(|| "expected a duration such as 5s or 2m, a day at the most".to_owned())
 }
 
 #[cfg(test)]

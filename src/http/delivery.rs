@@ -17,14 +17,16 @@ use user_http_actors::buffer::BufferLease;
 use user_http_actors::payload::Payload;
 use user_http_actors::publisher::MessageLease;
 
-use crate::connection::FlushSignal;
 use crate::http::limits::Limits;
 use crate::http::reader::ReaderWatch;
+
+/// An answer up to this length, in bytes, is handed over in one go as a rule: the sockets' buffers have room for it.
+pub const IN_ONE_GO: u64 = 64 << 10;
 
 /// The `h1_write_buffer_size` that makes a delivery exact in an [`HttpServer`](actix_web::HttpServer): the connection
 /// asks the body for more only when everything before has been taken by the socket, so that the question after the last
 /// chunk says that all of it has. Head and body are two packets then, and with TLS the last 64 KiB may still be with
-/// rustls. [`UserHttpServer`](crate::UserHttpServer) has connections of its own, which know better.
+/// rustls. [`UserHttpServer`](crate::UserHttpServer) has connections of its own, which ask only when the socket has all.
 pub const H1_WRITE_BUFFER_SIZE: usize = 1;
 
 /// How many bytes of a file are read at once by a thread that waits for the disk. Streaming 1 GiB over loopback was
@@ -164,8 +166,6 @@ pub struct DeliveryBody<L> {
     /// Settled when the connection has taken the last byte.
     lease: Option<L>,
     watch: Option<ReaderWatch>,
-    /// Says when the socket has the last chunk, where the connection knows.
-    flush: Option<FlushSignal>,
 }
 
 impl<L: Lease> DeliveryBody<L> {
@@ -178,8 +178,7 @@ impl<L: Lease> DeliveryBody<L> {
         Range { start, end }: Range<u64>,
         lease: L,
     ) -> Self {
-        let watch = ReaderWatch::start(request, limits, end - start);
-        let flush = request.conn_data().cloned();
+        let watch = ReaderWatch::start(request, limits);
         let mut sources = VecDeque::from(sources);
         let mut offset = start;
         while let Some(first) = sources.front()
@@ -199,7 +198,6 @@ impl<L: Lease> DeliveryBody<L> {
             pause: None,
             lease: Some(lease),
             watch,
-            flush,
         }
     }
 
@@ -260,7 +258,6 @@ impl<L: Lease> DeliveryBody<L> {
         }
         if self.left == 0 {
             self.lease.iter().for_each(Lease::finishing);
-            self.flush.iter().for_each(FlushSignal::is_due);
         }
         chunk
     }
@@ -275,11 +272,6 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let this = self.get_mut();
-        if this.left == 0
-            && let Some(flush) = &this.flush
-        {
-            ready!(flush.poll(cx));
-        }
         // asked for more, the connection has taken what it had
         let taken = std::mem::take(&mut this.in_hand);
         this.lease.iter_mut().for_each(|lease| lease.handed_over(taken));

@@ -1,6 +1,8 @@
 //! Every answer that is no success: one table from what went wrong to status and headers, and the two forms in which
 //! it is told.
 
+use std::time::Duration;
+
 use actix_web::http::header::{self, HeaderName};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -74,13 +76,36 @@ impl Failure {
     }
 
     pub fn no_memory() -> Self {
-        let text = "too many bodies are being received at once; send it again later";
+        let text = "too much is being received at once; send it again later";
         let retry_after = NO_ROOM_RETRY_AFTER.to_string();
         Self::new(StatusCode::SERVICE_UNAVAILABLE, text).with(header::RETRY_AFTER, retry_after)
     }
 
     pub fn too_slow(rate: u64) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, format!("the body comes more slowly than {rate} bytes a second"))
+    }
+
+    pub fn head_too_large(limit: usize) -> Self {
+        let text = format!("the head of the request is longer than {limit} bytes");
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+    }
+
+    pub fn too_many_headers(limit: usize) -> Self {
+        let text = format!("the request has more than {limit} headers");
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+    }
+
+    pub fn head_too_slow(limit: Duration) -> Self {
+        let text = format!("the head of the request did not come within {} s", limit.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, text)
+    }
+
+    pub fn head_broken_off() -> Self {
+        Self::bad_request("the request broke off within its head; expected an empty line at its end")
+    }
+
+    pub fn tls_needed() -> Self {
+        Self::bad_request("this port speaks TLS, and the request came in plain HTTP; ask for https://")
     }
 
     pub fn encoded(encoding: &str) -> Self {

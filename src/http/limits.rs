@@ -11,7 +11,7 @@ use tokio::time::Instant;
 pub struct Limits {
     /// The largest body that is read, in bytes; a larger one is answered 413.
     pub max_body: u64,
-    /// How many bytes of bodies are in memory at once; what would exceed it is answered 503.
+    /// How many bytes of bodies and unfinished heads are in memory at once; what would exceed it is answered 503.
     pub max_inflight: u64,
     /// How many bytes a second a body and an answer have to make, give or take [`GRACE`]; what is slower is cut off.
     pub min_transfer_rate: u64,
@@ -28,7 +28,7 @@ pub const GRACE: Duration = Duration::from_secs(30);
 
 impl Limits {
     /// How long `bytes` may take.
-    pub(super) fn time_for(&self, bytes: u64) -> Duration {
+    pub(crate) fn time_for(&self, bytes: u64) -> Duration {
         GRACE + Duration::from_secs_f64(bytes as f64 / self.min_transfer_rate.max(1) as f64)
     }
 }
@@ -64,13 +64,13 @@ impl Pace {
     }
 }
 
-/// Counts the bytes of bodies in memory, for all requests together.
+/// Counts the bytes of bodies and of unfinished heads in memory, for all requests together.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Inflight(Arc<AtomicU64>);
+pub(crate) struct Inflight(Arc<AtomicU64>);
 
-/// The bytes of one body, until this is dropped.
+/// The bytes of one body or head, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
     inflight: Inflight,
     bytes: u64,
 }

@@ -1,9 +1,11 @@
-//! Readers that take an answer too slowly: their connection is cut, so that it does not hold on to a message for ever.
+//! Readers that take an answer too slowly, where the routes are in an application's own server: their connection is cut,
+//! so that it does not hold on to a message for ever. The connections of [`UserHttpServer`](crate::UserHttpServer) see to
+//! that themselves.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,34 +14,19 @@ use actix_web::{HttpRequest, rt};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::connection::Connection;
 use crate::http::limits::Limits;
-
-/// Answers up to this length are not watched: the sockets' buffers take them whole.
-pub const TAKEN_WHOLE: u64 = 64 << 10;
 
 /// The socket of a connection.
 #[derive(Clone)]
 struct Socket(Arc<TcpStream>);
 
 /// Keeps the socket of a connection where its requests find it: for [`HttpServer::on_connect`]. Without this, slow
-/// readers are waited for.
+/// readers are waited for. It is a second descriptor of the socket: each connection has two.
 ///
 /// [`HttpServer::on_connect`]: actix_web::HttpServer::on_connect
 pub fn remember_socket(connection: &dyn Any, extensions: &mut Extensions) {
-    if let Some(socket) = connection.downcast_ref::<rt::net::TcpStream>() {
-        insert_socket(socket.as_fd(), extensions);
-    }
-}
-
-/// Keeps of a connection of this server's own what its requests need.
-pub(crate) fn remember(connection: &Connection, extensions: &mut Extensions) {
-    insert_socket(connection.socket().as_fd(), extensions);
-    extensions.insert(connection.flush_signal());
-}
-
-fn insert_socket(descriptor: BorrowedFd<'_>, extensions: &mut Extensions) {
-    if let Ok(socket) = descriptor.try_clone_to_owned() {
+    let socket = connection.downcast_ref::<rt::net::TcpStream>();
+    if let Some(Ok(socket)) = socket.map(|socket| socket.as_fd().try_clone_to_owned()) {
         extensions.insert(Socket(Arc::new(socket.into())));
     }
 }
@@ -52,10 +39,9 @@ pub struct ReaderWatch {
 }
 
 impl ReaderWatch {
-    /// Cuts the request's connection as soon as a chunk of its answer of `len` bytes is taken more slowly than `limits`
-    /// allow.
-    pub fn start(request: &HttpRequest, limits: Limits, len: u64) -> Option<Self> {
-        let socket = request.conn_data::<Socket>().filter(|_| len > TAKEN_WHOLE)?.clone();
+    /// Cuts the request's connection as soon as a chunk of its answer is taken more slowly than `limits` allow.
+    pub fn start(request: &HttpRequest, limits: Limits) -> Option<Self> {
+        let socket = request.conn_data::<Socket>()?.clone();
         let handed_over = Rc::new(Cell::new((Instant::now(), 0)));
         let last = Rc::clone(&handed_over);
         let watch = rt::spawn(async move {

@@ -1,12 +1,16 @@
 //! What a request says: its body, how that is written, and its query.
 
+use std::future;
+
+use actix_web::error::PayloadError;
 use actix_web::http::header::{self, HeaderMap};
-use actix_web::{HttpRequest, web};
+use actix_web::{HttpMessage, HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::time::{Instant, timeout_at};
 use user_http_actors::codec::Format;
 
+use crate::connection::Client;
 use crate::http::Gateway;
 use crate::http::error::Failure;
 use crate::http::limits::{Held, Pace};
@@ -60,7 +64,7 @@ pub async fn body(request: &HttpRequest, mut payload: web::Payload, gateway: &Ga
         let Ok(next) = next else { continue };
         let Some(chunk) = next else { break };
         let read = first.as_ref().map_or(0, Bytes::len) + body.len();
-        let chunk = chunk.map_err(|error| Failure::bad_request(format!("the body broke off: {error}")))?;
+        let chunk = chunk.map_err(|error| broken_off(&error))?;
         if (read + chunk.len()) as u64 > limit {
             return Err(Failure::too_large(limit));
         }
@@ -83,9 +87,27 @@ pub async fn body(request: &HttpRequest, mut payload: web::Payload, gateway: &Ga
     Ok(Body { bytes: first.unwrap_or_else(|| body.freeze()), _held: held })
 }
 
+fn broken_off(error: &PayloadError) -> Failure {
+    Failure::bad_request(match error {
+        PayloadError::Incomplete(_) => "the body broke off: the connection ended before its last byte".to_owned(),
+        error => format!("the body cannot be read: {error}"),
+    })
+}
+
 /// The values of a parameter of the query, decoded, in their order.
 pub fn query_values(request: &HttpRequest, name: &str) -> Vec<String> {
     let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
     let pairs = query.map(web::Query::into_inner).unwrap_or_default();
     pairs.into_iter().filter(|(key, _)| key == name).map(|(_, value)| value).collect()
+}
+
+/// Resolves when the client of `request` has closed its sending side, or its connection is broken: it waits no longer.
+///
+/// In the server of an application that mounts the routes it never does: there the handler is dropped instead.
+pub async fn hung_up(request: &HttpRequest) {
+    let client = request.extensions().get::<Client>().cloned();
+    match client {
+        Some(client) => client.hung_up().await,
+        None => future::pending().await,
+    }
 }

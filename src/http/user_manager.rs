@@ -1,9 +1,11 @@
 //! The routes for a user manager who comes for its messages, where there is no broker.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
+use futures::future::{self, Either};
 use tokio::sync::oneshot;
 use user_http_actors::Error;
 use user_http_actors::codec::Format;
@@ -37,12 +39,20 @@ async fn lend(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, 
     let lease = if only_head { Duration::ZERO } else { lease };
     let (reply, mut message) = oneshot::channel();
     gateway.actors.publisher.send(TakeNextMessage { lease, reply }).await??;
-    let waited = tokio::time::timeout(wait, &mut message).await;
+    let waited = {
+        let (coming, hung_up) = (pin!(tokio::time::timeout(wait, &mut message)), pin!(request::hung_up(request)));
+        match future::select(coming, hung_up).await {
+            Either::Left((waited, _)) => Some(waited),
+            Either::Right(_) => None,
+        }
+    };
     // at the last moment a message may still have come: closed, the channel takes no other
     message.close();
     let taken = match waited {
-        Ok(taken) => taken.ok(),
-        Err(_) => message.try_recv().ok(),
+        Some(Ok(taken)) => taken.ok(),
+        Some(Err(_)) => message.try_recv().ok(),
+        // nobody is there to take it: dropped, it is offered again
+        None => None,
     };
     let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
         return Ok(delivery::response().status(StatusCode::NO_CONTENT).finish());

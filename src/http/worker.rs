@@ -15,10 +15,9 @@ use user_http_actors::{BufferUuid, Error, UserHttpActors};
 
 use crate::auth::Bearer;
 use crate::http::Gateway;
-use crate::http::delivery::{self, DeliveryBody, LengthOnly, Source, total_len};
+use crate::http::delivery::{self, DeliveryBody, IN_ONE_GO, LengthOnly, Source, total_len};
 use crate::http::error::Failure;
 use crate::http::range::{self, Selected};
-use crate::http::reader::TAKEN_WHOLE;
 use crate::http::request;
 
 const PICKLE: &str = "application/octet-stream";
@@ -29,7 +28,7 @@ pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gatew
 }
 
 async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid(request)?, in_one_go: TAKEN_WHOLE };
+    let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid(request)?, in_one_go: IN_ONE_GO };
     let LeasedBufferMsg { view, mut lease } = gateway.actors.buffer.send(lease).await??;
     let answer = Answer::new(gateway, view).await?;
     let mut response = answer.head(request)?;

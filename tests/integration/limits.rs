@@ -127,10 +127,10 @@ fn no_more_connections_are_open_than_allowed_and_the_others_have_their_turn() {
     let idle: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(farm.http).expect("the kernel accepts")).collect();
     let most = eventually("the idle ones are accepted", SOON, || {
         let open = sockets(&farm) - before;
-        // each has two file descriptors
-        if open >= 30 { Ok(open) } else { Err(open) }
+        // one from before may be closed meanwhile
+        if open >= 19 { Ok(open) } else { Err(open) }
     });
-    assert!(most <= 2 * 24, "{most} file descriptors");
+    assert!(most <= 20, "{most} file descriptors");
     farm.leave("id-1", "'in turn'");
     // the others are behind the idle ones, each of which is closed after some seconds
     drop(idle);

@@ -12,7 +12,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{
-    Ca, Client, Farm, Identity, SOON, Server, Setup, connect, eventually, forwarded, frame, holds, order,
+    Ca, Client, Connection, Farm, Identity, SOON, Server, Setup, connect, eventually, forwarded, frame, holds, order,
+    request,
 };
 
 /// More than what the sockets between server and worker hold.
@@ -229,10 +230,28 @@ fn a_changed_client_ca_holds_for_new_connections() {
 }
 
 #[test]
-fn plain_http_at_the_tls_port_hurts_nobody() {
+fn plain_http_at_the_tls_port_is_told_to_ask_for_https() {
     let ca = Ca::new();
     let (farm, _) = farm_with_tls(&ca);
-    for bytes in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"\x16\x03\x01\xff\xff", &[0; 4096]] {
+    let error = request(farm.http, "GET", "/?bufferUUID=x", &[], b"").failure(400);
+    assert!(error.contains("https://"), "{error}");
+    // with more to come, the answer is read all the same
+    let mut posting = Connection::open(farm.http);
+    posting.send_head("POST", "/", &[("Content-Length", "1000000")]);
+    posting.send(&[0; 100_000]);
+    posting.read_response().failure(400);
+    farm.wait_for_log("speaks plain HTTP");
+    let log = farm.log();
+    let line = log.lines().find(|line| line.contains("speaks plain HTTP")).expect("a line");
+    assert!(line.contains("INFO") && line.contains("127.0.0.1:") && line.contains("https://"), "{line}");
+    assert_eq!(Client::trusting(&ca).open(farm.http).request("GET", "/?bufferUUID=x", &[], b"").status, 400);
+}
+
+#[test]
+fn what_is_neither_tls_nor_http_hurts_nobody() {
+    let ca = Ca::new();
+    let (farm, _) = farm_with_tls(&ca);
+    for bytes in [&b"\x16\x03\x01\xff\xff"[..], &[0; 4096], b""] {
         let mut socket = connect(farm.http).expect("a connection");
         socket.write_all(bytes).expect("the server to read");
         let _ = socket.shutdown(std::net::Shutdown::Write);

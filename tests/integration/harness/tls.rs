@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -125,9 +125,13 @@ impl Client {
     }
 
     /// A connection whose handshake is over, with what it has found.
-    pub fn try_shake_hands(&self, to: SocketAddr) -> io::Result<StreamOwned<ClientConnection, std::net::TcpStream>> {
-        let mut socket = connect(to)?;
-        let name = ServerName::IpAddress(to.ip().into());
+    pub fn try_shake_hands(&self, to: SocketAddr) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+        self.try_shake_hands_over(connect(to)?)
+    }
+
+    /// Shakes hands over a socket that is connected already.
+    pub fn try_shake_hands_over(&self, mut socket: TcpStream) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+        let name = ServerName::IpAddress(socket.peer_addr()?.ip().into());
         let mut tls = ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
         while tls.is_handshaking() {
             tls.complete_io(&mut socket)?;

@@ -1,0 +1,297 @@
+//! The heads of requests: read strictly, so that nobody on the way here can take a request for another one than we do.
+//!
+//! An offer to upgrade the connection (`Upgrade`, RFC 9110, section 7.8) is not taken: the request is what it is without.
+
+use std::mem::MaybeUninit;
+
+use actix_http::header::{self, HeaderName, HeaderValue};
+use actix_http::{ConnectionType, Method, Request, Uri, Version};
+use bytes::{Bytes, BytesMut};
+
+use crate::connection::framing::Framing;
+use crate::http::Failure;
+
+/// The longest head, in bytes. Those of workers have some hundred; browsers and proxies send up to 8 KiB.
+pub const MAX_HEAD: usize = 16 << 10;
+
+/// The most header fields of a request.
+const MAX_HEADERS: usize = 96;
+
+/// How much of what is wrong is shown, in bytes.
+const SHOWN: usize = 40;
+
+/// A request without its body.
+pub struct Head {
+    pub request: Request,
+    /// The body that follows.
+    pub body: Option<Framing>,
+    /// The client waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+    /// The client wants to send more requests.
+    pub keep_alive: bool,
+}
+
+/// Takes a head from what was received; `None` if more has to come.
+///
+/// # Errors
+/// The answer to what is no request: where the next one begins is not known.
+pub fn decode(received: &mut BytesMut) -> Result<Option<Head>, Failure> {
+    let blank = received.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    // RFC 9112, section 2.2: some clients send a line break behind a body
+    let _ = received.split_to(blank);
+    match end(received) {
+        Some(end) if end <= MAX_HEAD => parse(received.split_to(end).freeze()).map(Some),
+        None if received.len() < MAX_HEAD => {
+            // what is wrong already need not be waited for
+            let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+            let parsed = httparse::Request::new(&mut []).parse_with_uninit_headers(received, &mut headers);
+            parsed.map(|_| None).map_err(|error| malformed(error, received))
+        }
+        _ => Err(Failure::head_too_large(MAX_HEAD)),
+    }
+}
+
+/// How long the head is, with the empty line at its end.
+fn end(received: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b'\n', received).find_map(|line_feed| match &received[line_feed + 1..] {
+        [b'\n', ..] => Some(line_feed + 2),
+        [b'\r', b'\n', ..] => Some(line_feed + 3),
+        _ => None,
+    })
+}
+
+fn parse(head: Bytes) -> Result<Head, Failure> {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(&head, &mut headers) {
+        Ok(httparse::Status::Complete(len)) if len == head.len() => {}
+        Ok(_) => return Err(malformed(httparse::Error::NewLine, &head)),
+        Err(error) => return Err(malformed(error, &head)),
+    }
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(malformed(httparse::Error::Token, &head));
+    };
+    let mut request = Request::new();
+    let line = request.head_mut();
+    line.method = Method::from_bytes(method.as_bytes()).map_err(|_| malformed(httparse::Error::Token, &head))?;
+    line.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    line.uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes()))
+        .map_err(|error| bad(&format!("{} is no target of a request: {error}", shown(target.as_bytes()))))?;
+    let mut fields = Fields::default();
+    for field in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|error| bad(&error.to_string()))?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
+            .map_err(|_| bad(&format!("the value of {name} has a control character")))?;
+        fields.add(&name, &value, line.version)?;
+        line.headers.append(name, value);
+    }
+    let is_new = line.version == Version::HTTP_11;
+    let body = match (fields.length, fields.is_chunked) {
+        (Some(_), true) => return Err(bad("both Content-Length and Transfer-Encoding; send one of them")),
+        (Some(0), _) => None,
+        (Some(length), _) => Some(Framing::Length(length)),
+        (None, true) => Some(Framing::chunked()),
+        (None, false) if !is_new && line.method == Method::POST => {
+            return Err(bad("HTTP/1.0 without Content-Length: the length of the body is not known"));
+        }
+        (None, false) => None,
+    };
+    if is_new && !fields.has_host {
+        return Err(bad("the header Host is missing"));
+    }
+    let keep_alive = !fields.closes && (is_new || fields.keeps_alive);
+    line.set_connection_type(if keep_alive { ConnectionType::KeepAlive } else { ConnectionType::Close });
+    let expects_continue = fields.expects_continue && is_new && body.is_some();
+    Ok(Head { request, body, expects_continue, keep_alive })
+}
+
+/// What the header fields say about the connection and the body.
+#[derive(Default)]
+struct Fields {
+    has_host: bool,
+    length: Option<u64>,
+    is_chunked: bool,
+    closes: bool,
+    keeps_alive: bool,
+    expects_continue: bool,
+}
+
+impl Fields {
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue, version: Version) -> Result<(), Failure> {
+        let bytes = value.as_bytes();
+        match *name {
+            header::HOST if self.has_host => return Err(bad("the header Host is given twice")),
+            header::HOST => self.has_host = true,
+            header::CONTENT_LENGTH => {
+                let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+                let length = digits.and_then(|digits| digits.parse().ok());
+                let length = length.ok_or_else(|| bad(&format!("Content-Length {} is no length", shown(bytes))))?;
+                if self.length.replace(length).is_some() {
+                    return Err(bad("Content-Length is given twice"));
+                }
+            }
+            header::TRANSFER_ENCODING => {
+                if version != Version::HTTP_11 {
+                    return Err(bad("Transfer-Encoding belongs to HTTP/1.1, and the request is HTTP/1.0"));
+                }
+                if self.is_chunked || !bytes.eq_ignore_ascii_case(b"chunked") {
+                    let text = format!("Transfer-Encoding {} is not understood, only \"chunked\", once", shown(bytes));
+                    return Err(bad(&text));
+                }
+                self.is_chunked = true;
+            }
+            header::CONNECTION => {
+                for option in bytes.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    self.closes |= option.eq_ignore_ascii_case(b"close");
+                    self.keeps_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            header::EXPECT => {
+                let mut expectations = bytes.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                self.expects_continue |= expectations.any(|one| one.eq_ignore_ascii_case(b"100-continue"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn bad(what: &str) -> Failure {
+    Failure::bad_request(format!("the request cannot be read: {what}"))
+}
+
+fn malformed(error: httparse::Error, head: &[u8]) -> Failure {
+    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    match error {
+        httparse::Error::TooManyHeaders => Failure::too_many_headers(MAX_HEADERS),
+        // the first two bytes of a handshake
+        _ if head.starts_with(b"\x16\x03") => bad("it is TLS, and this port speaks plain HTTP; ask for http://"),
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => {
+            bad(&format!("a header is malformed ({error}); expected NAME: VALUE, in one line"))
+        }
+        _ => bad(&format!("it begins with {}; expected METHOD TARGET HTTP/1.1", shown(line))),
+    }
+}
+
+/// What was sent, to be shown: escaped and cut.
+fn shown(bytes: &[u8]) -> String {
+    let cut = if bytes.len() > SHOWN { "…" } else { "" };
+    format!("\"{}{cut}\"", bytes[..bytes.len().min(SHOWN)].escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_http::HttpMessage;
+
+    use super::*;
+
+    fn head(text: &str) -> Head {
+        let mut received = BytesMut::from(text);
+        let decoded = decode(&mut received).unwrap_or_else(|failure| panic!("{text:?}: {failure:?}"));
+        assert!(received.is_empty(), "{text:?}: {received:?}");
+        decoded.unwrap_or_else(|| panic!("{text:?} is no whole head"))
+    }
+
+    fn refusal(text: &str) -> String {
+        match decode(&mut BytesMut::from(text)) {
+            Err(failure) => format!("{failure:?}"),
+            Ok(head) => panic!("{text:?} is taken: {}", head.is_some()),
+        }
+    }
+
+    #[test]
+    fn a_head_is_taken_once_all_of_it_has_come_and_what_follows_is_left() {
+        let text = "\r\n\nPOST /a?b=c HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nX-Y: z\r\n\r\n";
+        let mut received = BytesMut::new();
+        for (at, byte) in text.bytes().enumerate() {
+            assert!(decode(&mut received).expect("nothing wrong").is_none(), "after {at} bytes");
+            received.extend_from_slice(&[byte]);
+        }
+        received.extend_from_slice(b"abcGET");
+        let head = decode(&mut received).expect("nothing wrong").expect("a head");
+        assert_eq!(&received[..], b"abcGET");
+        assert_eq!((head.request.method(), head.request.path()), (&Method::POST, "/a"));
+        assert_eq!(head.request.uri().query(), Some("b=c"));
+        assert_eq!(head.request.headers().get("x-y").map(HeaderValue::as_bytes), Some(&b"z"[..]));
+        assert_eq!(head.body, Some(Framing::Length(3)));
+        assert!(head.keep_alive && !head.expects_continue);
+    }
+
+    #[test]
+    fn the_connection_is_kept_as_version_and_header_say() {
+        for (version, connection, kept) in [
+            ("1.1", "", true),
+            ("1.1", "Connection: close\r\n", false),
+            ("1.1", "Connection: keep-alive, CLOSE\r\n", false),
+            ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+            ("1.0", "", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+        ] {
+            let head = head(&format!("GET / HTTP/{version}\r\nHost: x\r\n{connection}\r\n"));
+            assert_eq!(head.keep_alive, kept, "{version} {connection}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_that_is_offered_changes_nothing() {
+        for offer in ["websocket", "h2c", "TLS/1.0, websocket"] {
+            let text = "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\nContent-Length: 7\r\n\r\n";
+            let head = head(&format!("POST / HTTP/1.1\r\nHost: x\r\nUpgrade: {offer}\r\n{text}"));
+            assert_eq!((head.body, head.keep_alive), (Some(Framing::Length(7)), true), "{offer}");
+        }
+        assert_eq!(head("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n").body, None);
+    }
+
+    #[test]
+    fn what_others_could_take_for_another_request_is_refused_and_the_reason_given() {
+        for (rest, reason) in [
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n", "both Content-Length"),
+            ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n", "both Content-Length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 3\r\n", "given twice"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n", "no length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n", "no length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n", "no length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 0x3\r\n", "no length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n", "no length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n", "no length"),
+            ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n", "not understood"),
+            ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n", "not understood"),
+            ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \x0bchunked\r\n", "malformed"),
+            ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "once"),
+            ("HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n", "belongs to HTTP/1.1"),
+            ("HTTP/1.0\r\nHost: x\r\n", "length of the body"),
+            ("HTTP/1.1\r\nHost: x\r\nHost: y\r\n", "Host is given twice"),
+            ("HTTP/1.1\r\nX: y\r\n", "Host is missing"),
+            ("HTTP/1.1\r\nHost: x\r\nA: b\r\n folded: 1\r\n", "malformed"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length : 3\r\n", "malformed"),
+            ("HTTP/1.1\r\nHost: x\r\nA: b\rContent-Length: 3\r\n", "malformed"),
+            ("HTTP/1.1\r\nHost: x\r\n: 3\r\n", "malformed"),
+            ("HTTP/2.0\r\nHost: x\r\n", "expected METHOD TARGET HTTP/1.1"),
+            ("\r\nHost: x\r\n", "expected METHOD TARGET HTTP/1.1"),
+        ] {
+            let text = refusal(&format!("POST / {rest}\r\n"));
+            assert!(text.contains(reason) && text.contains("BAD_REQUEST") | text.contains("400"), "{rest:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_http_is_told_before_more_of_it_comes() {
+        assert!(refusal("\x16\x03\x01\x02\x00\x01\x00").contains("TLS"));
+        assert!(refusal("SSH-2.0-OpenSSH_9.2\r\n").contains("SSH-2.0-OpenSSH"));
+        assert!(refusal("{\"a\": 1}").contains("expected METHOD"));
+    }
+
+    #[test]
+    fn a_head_longer_than_the_bound_is_refused_whole_or_not() {
+        let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n", "x".repeat(MAX_HEAD));
+        assert!(refusal(&long).contains("16384 bytes"));
+        assert!(refusal(&format!("{long}\r\n")).contains("16384 bytes"));
+        let longest = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(MAX_HEAD - 27));
+        assert_eq!(longest.len(), MAX_HEAD);
+        head(&longest);
+        let many = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS - 1));
+        assert_eq!(head(&many).request.headers().len(), MAX_HEADERS);
+        let more = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS));
+        assert!(refusal(&more).contains("96 headers"));
+    }
+}

@@ -1,0 +1,240 @@
+//! Connections over a pipe in memory, in front of a small service.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use actix_http::StatusCode;
+use actix_http::body::{BodySize, BoxBody};
+use actix_http::error::PayloadError;
+use actix_http::header::{HeaderName, HeaderValue};
+use actix_service::fn_service;
+use bytes::Bytes;
+use futures::StreamExt;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_rustls::TlsConnector;
+use user_http_actors::tls::provider;
+
+use super::*;
+use crate::tls::{Tls, TlsFiles, accept};
+
+/// How many bytes the pipe takes before somebody reads.
+const ROOM: usize = 1000;
+
+fn terms() -> Terms {
+    Terms { keep_alive: Duration::from_secs(5), limits: Limits::default(), inflight: Inflight::default() }
+}
+
+/// A body in one chunk, which notes that it is asked for more.
+struct Noting {
+    chunk: Option<Bytes>,
+    is_over: Rc<Cell<bool>>,
+}
+
+impl MessageBody for Noting {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.chunk.as_ref().map_or(0, |chunk| chunk.len() as u64))
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let chunk = self.chunk.take();
+        self.is_over.set(chunk.is_none());
+        Poll::Ready(chunk.map(Ok))
+    }
+}
+
+/// Serves a request whose answer is `len` bytes long, and checks that its body is not asked for more before the socket
+/// has all; `far` is the client's end of the pipe, at which encryption has no part any more.
+async fn assert_asked_when_all_is_with_the_socket(
+    transport: Transport<DuplexStream>,
+    mut far: DuplexStream,
+    len: usize,
+) {
+    let is_over = Rc::new(Cell::new(false));
+    let noting = Rc::clone(&is_over);
+    let app = fn_service(move |_: Request| {
+        let body = Noting { chunk: Some(vec![7; len].into()), is_over: Rc::clone(&noting) };
+        future::ready(Ok::<_, actix_web::Error>(Response::with_body(StatusCode::OK, body)))
+    });
+    let terms = terms();
+    let mut serving = pin!(serve(transport, None, &terms, future::pending::<()>(), &app));
+    let (mut left, mut buffer) = (0, [0; ROOM]);
+    loop {
+        assert!(futures::poll!(&mut serving).is_pending());
+        if is_over.get() {
+            break;
+        }
+        left += far.read(&mut buffer).await.expect("the answer");
+    }
+    assert!(left + ROOM >= len, "{left} bytes have left, {ROOM} more at most are on their way");
+}
+
+#[actix_web::test]
+async fn the_body_of_an_answer_is_asked_for_more_only_when_the_socket_has_all_of_it() {
+    let (near, mut far) = duplex(ROOM);
+    far.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
+    assert_asked_when_all_is_with_the_socket(Transport::Plain(near), far, 60_000).await;
+}
+
+#[actix_web::test]
+async fn over_tls_too_where_rustls_keeps_some_of_it_for_itself() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).expect("a certificate");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a key");
+    let tls = Tls::load(TlsFiles { cert, key, client_ca: None }).expect("TLS");
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("a root");
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let (near, far) = duplex(ROOM);
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, far);
+    let (server, client) = futures::join!(accept(tls, near), connecting);
+    let mut client = client.expect("a handshake");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
+    client.flush().await.expect("room for it");
+    let (far, _) = client.into_inner();
+    // less than what rustls keeps
+    let transport = Transport::Tls(Box::new(server.expect("a handshake")));
+    assert_asked_when_all_is_with_the_socket(transport, far, 60_000).await;
+}
+
+#[actix_web::test]
+async fn who_keeps_the_body_of_an_answered_request_gets_nothing_of_the_next() {
+    let kept = Rc::new(RefCell::new(Vec::new()));
+    let keeping = Rc::clone(&kept);
+    let app = fn_service(move |mut request: Request| {
+        keeping.borrow_mut().push(request.take_payload());
+        future::ready(Ok::<_, actix_web::Error>(Response::with_body(StatusCode::OK, "")))
+    });
+    let (near, mut far) = duplex(ROOM);
+    let request = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello";
+    far.write_all(request.repeat(2).as_bytes()).await.expect("two requests");
+    far.shutdown().await.expect("an end");
+    serve(Transport::Plain(near), None, &terms(), future::pending::<()>(), &app).await;
+    let mut kept = kept.take();
+    assert_eq!(kept.len(), 2);
+    for body in &mut kept {
+        assert!(matches!(body.next().await, Some(Err(PayloadError::Incomplete(_)))));
+    }
+}
+
+/// Answers as the path says, which is what a test knows of it then.
+async fn various(mut request: Request) -> Result<Response<BoxBody>, actix_web::Error> {
+    let path = request.path().to_owned();
+    let mut body = Vec::new();
+    if path != "/unread" {
+        let mut payload = request.take_payload();
+        while let Some(chunk) = payload.next().await {
+            body.extend_from_slice(&chunk?);
+        }
+    }
+    let answer = format!("{} {path} {}", request.method(), String::from_utf8_lossy(&body));
+    let mut response = match path.as_str() {
+        "/nothing" => Response::with_body(StatusCode::NO_CONTENT, BoxBody::new(())),
+        "/stream" => {
+            let chunks: Vec<_> = answer.bytes().map(|byte| Ok::<_, Infallible>(Bytes::from(vec![byte]))).collect();
+            let stream = actix_http::body::BodyStream::new(futures::stream::iter(chunks));
+            Response::with_body(StatusCode::OK, BoxBody::new(stream))
+        }
+        "/large" => Response::with_body(StatusCode::OK, BoxBody::new(answer.repeat(3_000))),
+        _ => Response::with_body(StatusCode::BAD_REQUEST, BoxBody::new(answer)),
+    };
+    // two dates may be a second apart
+    response.headers_mut().insert(HeaderName::from_static("date"), HeaderValue::from_static("today"));
+    Ok(response)
+}
+
+/// What is answered to `pieces` that are sent one after the other.
+async fn answers(pieces: Vec<Vec<u8>>) -> String {
+    let (near, far) = duplex(1 << 16);
+    let (mut reading, mut writing) = tokio::io::split(far);
+    let sending = async {
+        for piece in pieces {
+            // the server may have closed
+            if writing.write_all(&piece).await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let _ = writing.shutdown().await;
+    };
+    let terms = terms();
+    let app = fn_service(various);
+    let serving = serve(Transport::Plain(near), None, &terms, future::pending::<()>(), &app);
+    let mut answers = Vec::new();
+    let receiving = reading.read_to_end(&mut answers);
+    futures::join!(sending, serving, async { receiving.await.expect("an end") });
+    String::from_utf8(answers).expect("UTF-8")
+}
+
+fn any_request(random: &mut StdRng) -> String {
+    let pick = |random: &mut StdRng, from: &[&str]| from[random.random_range(0..from.len())].to_owned();
+    let method = pick(random, &["GET", "HEAD", "POST", "PUT"]);
+    let path = pick(random, &["/nothing", "/stream", "/large", "/unread", "/other"]);
+    let offer = pick(random, &["", "", "Connection: Upgrade\r\nUpgrade: websocket\r\n", "Connection: keep-alive\r\n"]);
+    let body = "x".repeat(random.random_range(0..50));
+    let body = match random.random_range(0..3) {
+        0 => "\r\n".to_owned(),
+        1 => format!("Content-Length: {}\r\n\r\n{body}", body.len()),
+        _ => {
+            let chunk = |of: &[u8]| format!("{:x}\r\n{}\r\n", of.len(), "x".repeat(of.len()));
+            let chunks: String = body.as_bytes().chunks(7).map(chunk).collect();
+            format!("Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")
+        }
+    };
+    format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{offer}{body}")
+}
+
+#[actix_web::test]
+async fn requests_that_are_sent_ahead_in_any_pieces_get_the_answers_that_each_gets_alone() {
+    for seed in 0..300 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let requests: Vec<String> = (0..random.random_range(1..8)).map(|_| any_request(&mut random)).collect();
+        let mut alone = Vec::new();
+        for request in &requests {
+            alone.push(answers(vec![request.clone().into_bytes()]).await);
+        }
+        let all = requests.concat().into_bytes();
+        let mut pieces = Vec::new();
+        let mut rest = &all[..];
+        while !rest.is_empty() {
+            let longest = if random.random_bool(0.5) { 5 } else { 500 };
+            let (piece, others) = rest.split_at(random.random_range(1..=longest.min(rest.len())));
+            pieces.push(piece.to_vec());
+            rest = others;
+        }
+        let together = answers(pieces).await;
+        let mut rest = together.as_str();
+        for (request, answer) in requests.iter().zip(&alone) {
+            if let Some(others) = rest.strip_prefix(answer.as_str()) {
+                rest = others;
+                continue;
+            }
+            // a body that nobody reads and that has not come yet ends the connection
+            let (head, body) = answer.split_once("date").expect("a head");
+            assert_eq!(
+                rest,
+                format!("{head}connection: close\r\ndate{body}"),
+                "seed {seed}: {request:?} of {requests:?}"
+            );
+            assert!(request.contains("/unread"), "seed {seed}: {request:?} of {requests:?}");
+            rest = "";
+            break;
+        }
+        assert_eq!(rest, "", "seed {seed}: {requests:?}");
+    }
+}

@@ -1,0 +1,256 @@
+//! What a connection and the requests on it share: the transport, what was received of it, and where the current
+//! request's body ends. All of it is on one thread.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, ready};
+
+use actix_http::error::PayloadError;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use crate::connection::framing::{Framing, Part};
+use crate::connection::transport::Transport;
+
+/// How many bytes are received at once of a head. With it comes the body of a small message.
+const HEAD_STEP: usize = 4 << 10;
+
+/// How many bytes are received at once of a body: little first, since a slow sender makes no use of more, then four
+/// times as many each time that they come at once.
+const BODY_STEPS: (usize, usize) = (4 << 10, 256 << 10);
+
+/// How many bytes are received before they are needed, so that it is noticed when a client hangs up.
+const AHEAD: usize = 16 << 10;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// One connection's transport and state.
+pub struct Wire<S> {
+    transport: Transport<S>,
+    /// What was received and not decoded yet.
+    pub received: BytesMut,
+    /// The client has closed its sending side, or the connection is broken.
+    pub has_ended: bool,
+    /// What is still to come of the current request's body.
+    body: Option<Framing>,
+    /// What is still to be sent before the client sends the body.
+    interim: &'static [u8],
+    body_step: usize,
+    /// Counts the requests: whoever holds on to an earlier one has no part in this.
+    turn: u64,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub fn new(transport: Transport<S>) -> Self {
+        Self {
+            transport,
+            received: BytesMut::new(),
+            has_ended: false,
+            body: None,
+            interim: b"",
+            body_step: BODY_STEPS.0,
+            turn: 0,
+        }
+    }
+
+    /// A request begins, with this body.
+    pub fn begin(&mut self, body: Option<Framing>, expects_continue: bool) {
+        self.body = body;
+        self.interim = if expects_continue { CONTINUE } else { b"" };
+        self.body_step = BODY_STEPS.0;
+    }
+
+    /// The request is over: nobody reads its body any more.
+    pub fn end(&mut self) {
+        self.turn += 1;
+    }
+
+    /// Receives what has come; 0 at the end.
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.has_ended {
+            return Poll::Ready(Ok(0));
+        }
+        let mut bytes = [const { MaybeUninit::uninit() }; HEAD_STEP];
+        let mut buffer = ReadBuf::uninit(&mut bytes);
+        let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buffer));
+        self.received.extend_from_slice(buffer.filled());
+        let read = read.map(|()| buffer.filled().len());
+        self.has_ended = !matches!(read, Ok(1..));
+        Poll::Ready(read)
+    }
+
+    /// The next part of the current request's body; `None` at its end.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        while self.body.is_some() && !self.interim.is_empty() {
+            let sent = ready!(Pin::new(&mut self.transport).poll_write(cx, self.interim))?;
+            self.interim.advance(sent);
+            ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+        }
+        loop {
+            let Some(framing) = &mut self.body else { return Poll::Ready(None) };
+            match framing.decode(&mut self.received) {
+                Ok(Some(Part::Bytes(bytes))) => {
+                    if *framing == Framing::Length(0) {
+                        self.body = None;
+                    }
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Ok(Some(Part::End)) => {
+                    self.body = None;
+                    return Poll::Ready(None);
+                }
+                Ok(None) => {}
+                Err(why) => {
+                    let error = io::Error::new(io::ErrorKind::InvalidData, why);
+                    return Poll::Ready(Some(Err(PayloadError::Io(error))));
+                }
+            }
+            let wanted = framing.wanted().min(self.body_step);
+            match ready!(self.poll_receive_body(cx, wanted)) {
+                Ok(0) => return Poll::Ready(Some(Err(PayloadError::Incomplete(None)))),
+                Ok(read) if read == self.body_step => self.body_step = BODY_STEPS.1.min(4 * read),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(PayloadError::Incomplete(Some(error))))),
+            }
+        }
+    }
+
+    /// Receives up to `wanted` bytes in place; 0 at the end.
+    fn poll_receive_body(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        if self.has_ended {
+            return Poll::Ready(Ok(0));
+        }
+        self.received.reserve(wanted);
+        let mut room = (&mut self.received).limit(wanted);
+        let read = ready!(pin!(self.transport.read_buf(&mut room)).poll(cx));
+        self.has_ended = !matches!(read, Ok(1..));
+        Poll::Ready(read)
+    }
+
+    /// Whether the rest of the body is here, or comes without waiting and within `budget` bytes. It is thrown away.
+    pub fn discard_body(&mut self, cx: &mut Context<'_>, mut budget: usize) -> bool {
+        if self.body.is_some() && !self.interim.is_empty() {
+            // the client still waits for leave to send it
+            return false;
+        }
+        loop {
+            match self.poll_body(cx) {
+                Poll::Ready(None) => return true,
+                Poll::Ready(Some(Ok(bytes))) if bytes.len() <= budget => budget -= bytes.len(),
+                _ => return false,
+            }
+        }
+    }
+
+    /// Receives what has come and throws it away; 0 at the end.
+    pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.received.clear();
+        self.poll_receive_body(cx, BODY_STEPS.1 / 4)
+    }
+
+    /// Hands over some of `head` and then of `chunk`, and takes it off them; ready once the socket has all of it.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, head: &mut &[u8], chunk: &mut &[u8]) -> Poll<io::Result<()>> {
+        let mut transport = Pin::new(&mut self.transport);
+        while !head.is_empty() || !chunk.is_empty() {
+            let sent = if head.is_empty() {
+                ready!(transport.as_mut().poll_write(cx, chunk))?
+            } else if chunk.is_empty() {
+                ready!(transport.as_mut().poll_write(cx, head))?
+            } else {
+                let both = [IoSlice::new(head), IoSlice::new(chunk)];
+                ready!(transport.as_mut().poll_write_vectored(cx, &both))?
+            };
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_head = sent.min(head.len());
+            head.advance(of_head);
+            chunk.advance(sent - of_head);
+        }
+        transport.poll_flush(cx)
+    }
+
+    /// Closes the sending side.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(cx)
+    }
+
+    /// Resolves when the client has closed its sending side or the connection is broken.
+    fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.has_ended {
+            if self.received.len() >= AHEAD {
+                // a client that sends so much has not hung up; more is received once this is decoded
+                return Poll::Pending;
+            }
+            // an error is an end
+            let _ = ready!(self.poll_receive(cx));
+        }
+        Poll::Ready(())
+    }
+}
+
+/// The body of a request: nothing is received of it before somebody asks.
+pub struct RequestBody<S> {
+    wire: Weak<RefCell<Wire<S>>>,
+    turn: u64,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> RequestBody<S> {
+    pub fn new(wire: &Rc<RefCell<Wire<S>>>) -> Self {
+        Self { wire: Rc::downgrade(wire), turn: wire.borrow().turn }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for RequestBody<S> {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.wire.upgrade() {
+            Some(wire) if wire.borrow().turn == self.turn => wire.borrow_mut().poll_body(cx),
+            // it has been answered
+            _ => Poll::Ready(Some(Err(PayloadError::Incomplete(None)))),
+        }
+    }
+}
+
+/// In the extensions of a request: the client that waits for its answer.
+#[derive(Clone)]
+pub struct Client {
+    wire: Weak<dyn HangUp>,
+    turn: u64,
+}
+
+/// A [`Wire`], over whatever transport.
+trait HangUp {
+    fn poll_hung_up(&self, turn: u64, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> HangUp for RefCell<Wire<S>> {
+    fn poll_hung_up(&self, turn: u64, cx: &mut Context<'_>) -> Poll<()> {
+        let mut wire = self.borrow_mut();
+        if wire.turn == turn { wire.poll_hung_up(cx) } else { Poll::Ready(()) }
+    }
+}
+
+impl Client {
+    pub fn new<S: AsyncRead + AsyncWrite + Unpin + 'static>(wire: &Rc<RefCell<Wire<S>>>) -> Self {
+        let turn = wire.borrow().turn;
+        let wire: Weak<RefCell<Wire<S>>> = Rc::downgrade(wire);
+        Self { wire, turn }
+    }
+
+    /// Resolves when the client has closed its sending side, the connection is broken, or the request is answered. What
+    /// it sends meanwhile is kept for later.
+    pub async fn hung_up(&self) {
+        poll_fn(|cx| match self.wire.upgrade() {
+            Some(wire) => wire.poll_hung_up(self.turn, cx),
+            None => Poll::Ready(()),
+        })
+        .await;
+    }
+}
