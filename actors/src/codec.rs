@@ -21,8 +21,18 @@ mod walk;
 use bytes::Bytes;
 
 pub use bounds::*;
+pub(crate) use envelope::{communication_interface_message, posted_message};
 pub use envelope::{decode_communication_interface_message, decode_user_message};
 pub use pickle::bytes_header;
+
+/// How long decoding a body may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Little enough for an event loop, a millisecond or so: [`DecodeError::TakesLonger`] where that is not enough.
+    Brief,
+    /// What the codec's bounds allow.
+    Full,
+}
 
 /// How a body is written on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,4 +156,8 @@ pub enum DecodeError {
     /// Anything else.
     #[error("{0}")]
     Malformed(String),
+    /// Nothing is wrong yet: the body takes longer than an event loop has time. Bodies that are decoded in full are never
+    /// refused with this.
+    #[error("the body takes longer to decode than there was time")]
+    TakesLonger,
 }

@@ -36,7 +36,7 @@ struct Waiting {
 
 /// Consumes the communication interface's queue.
 pub struct CommunicationInterfaceConsumer {
-    decoder: Addr<Decoder>,
+    decoder: Decoder,
     buffer: Addr<BufferActor>,
     start: Option<StartConsuming>,
     link: Option<Box<dyn ConsumerLink>>,
@@ -60,7 +60,7 @@ pub struct CommunicationInterfaceConsumer {
 
 impl CommunicationInterfaceConsumer {
     /// An actor that passes on to `buffer` what `start` brings.
-    pub fn new(decoder: Addr<Decoder>, buffer: Addr<BufferActor>, start: StartConsuming) -> Self {
+    pub fn new(decoder: Decoder, buffer: Addr<BufferActor>, start: StartConsuming) -> Self {
         Self {
             decoder,
             buffer,

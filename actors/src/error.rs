@@ -60,6 +60,12 @@ pub enum Error {
         /// How large one may be, in bytes.
         limit: u64,
     },
+    /// Too many bodies wait to be decoded.
+    #[error("too many bodies wait to be decoded ({limit}); send it again later")]
+    DecoderFull {
+        /// How many may wait.
+        limit: usize,
+    },
     /// The message could not be put on stable storage.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -90,7 +96,7 @@ impl Error {
             Self::OtherUser { .. } => ErrorKind::Forbidden,
             Self::TooLargeForBroker { .. } => ErrorKind::TooLarge,
             Self::InDelivery => ErrorKind::Busy,
-            Self::NoRoom { .. } | Self::Store(StoreError::NoSpace(_)) => ErrorKind::NoRoom,
+            Self::NoRoom { .. } | Self::DecoderFull { .. } | Self::Store(StoreError::NoSpace(_)) => ErrorKind::NoRoom,
             Self::BrokerIsConfigured => ErrorKind::Setup,
             Self::Store(StoreError::Failed(_) | StoreError::Gone(_)) | Self::Stopping => ErrorKind::Service,
         }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::buffer::BufferActor;
 use crate::codec::{self, Format, PostedMessage, UserMessage};
-use crate::decoder::{Decoder, decode};
+use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::messages::{AddBufferMsg, CountUserMessage, SendMessageToUserManager};
 use crate::publisher::UserManagerPublisher;
@@ -17,13 +17,13 @@ use crate::publisher::UserManagerPublisher;
 /// # Errors
 /// See [`Error`].
 pub async fn handle_user_message(
-    decoder: &Addr<Decoder>,
+    decoder: &Decoder,
     publisher: &Addr<UserManagerPublisher>,
     only: Option<&str>,
     format: Format,
     body: Bytes,
 ) -> Result<(), Error> {
-    let PostedMessage { user_id, message } = decode(decoder, format, body, codec::decode_user_message).await?;
+    let PostedMessage { user_id, message } = decoder.decode(format, body, codec::posted_message).await?;
     if only.is_some_and(|only| only.as_bytes() != user_id.as_bytes()) {
         return Err(Error::OtherUser { claimed: message.user_id().to_owned() });
     }
@@ -48,7 +48,7 @@ pub async fn handle_user_message(
 /// # Errors
 /// See [`Error`].
 pub async fn handle_communication_interface_message(
-    decoder: &Addr<Decoder>,
+    decoder: &Decoder,
     buffer: &Addr<BufferActor>,
     format: Format,
     body: Bytes,
@@ -62,10 +62,10 @@ pub async fn handle_communication_interface_message(
 /// # Errors
 /// [`Error::Decode`].
 pub async fn decode_communication_interface_message(
-    decoder: &Addr<Decoder>,
+    decoder: &Decoder,
     format: Format,
     body: Bytes,
 ) -> Result<AddBufferMsg, Error> {
-    let message = decode(decoder, format, body, codec::decode_communication_interface_message).await?;
+    let message = decoder.decode(format, body, codec::communication_interface_message).await?;
     Ok(AddBufferMsg { buffer_uuid: message.buffer_uuid.into(), message: message.message, delivery: None })
 }

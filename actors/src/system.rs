@@ -81,7 +81,7 @@ pub enum StartError {
 #[derive(Clone, Debug)]
 pub struct UserHttpActors {
     /// Decodes large bodies.
-    pub decoder: Addr<Decoder>,
+    pub decoder: Decoder,
     /// Owns the buffered messages.
     pub buffer: Addr<BufferActor>,
     /// Owns the messages for the user manager.

@@ -24,31 +24,50 @@ pub const MAX_PEER_INT_DIGITS: usize = 4_300;
 /// a row; CPython allocates a table as long as the largest number.
 pub const MAX_MEMO_GAP: usize = 65_536;
 
-/// How many values a pickle may have hashed in all: a dict's key or a set's item counts as often as it is used, a
-/// tuple for all that it holds. CPython hashes a tuple anew at each use, so that shared tuples in a pickle of one
-/// kilobyte could keep it busy for years.
-pub const MAX_HASHED_VALUES: usize = 16_777_216;
+/// How long a pickle's keys may keep CPython's `pickle.loads` busy (hashing, probing, comparing), in nanoseconds, whatever
+/// the pickle's length. [`KEY_WORK_NS_PER_BYTE`] comes on top. A key of a dict as programs make them takes 50 to 500 ns; keys
+/// chosen by their hashes could make hours of a megabyte. The whole pickle is to load within 0.5 s and 1 s for each MiB, which
+/// leaves more than half of that time for the rest of its opcodes and for slower processors.
+pub const KEY_WORK_BASE_NS: u64 = 32_000_000;
 
-/// How many values a pickle's keys may make CPython compare with one another because their hashes are equal: half a
-/// second's work. The number grows with the square of the keys, so that a megabyte of them could take hours.
-pub const MAX_KEY_COMPARISONS: usize = 16_777_216;
+/// See [`KEY_WORK_BASE_NS`]: for each byte of the pickle.
+pub const KEY_WORK_NS_PER_BYTE: u64 = 300;
 
-/// How many values one key may hold; an int counts once more for every 64 bytes.
+/// How many bytes of a pickle count at most towards [`KEY_WORK_NS_PER_BYTE`] for each value and place: a large byte string
+/// is no reason to spend time on keys.
+pub const KEY_WORK_BYTES_PER_PLACE: usize = 8;
+
+/// How much of that work, in nanoseconds, is looked into on an event loop; that takes about a quarter of the time that it
+/// stands for.
+pub const KEY_WORK_BRIEF_NS: u64 = 1_000_000;
+
+/// What it takes CPython to make a set or a frozenset, which has 200 bytes when it is empty, in nanoseconds.
+pub const SET_WORK_NS: u64 = 200;
+
+/// How many values one key may hold; an int counts once more for every [`INT_BYTES_PER_HASHED_VALUE`].
 pub const MAX_KEY_VALUES: usize = u16::MAX as usize - 1;
 
-/// How many times a pickle's own length its calls of `_codecs.encode` and `builtins.bytearray` may make, in bytes.
-/// `pickle.dumps` never exceeds twice the length, but a shared argument could fill the peer's memory.
+/// How many bytes of an int CPython hashes in the time that it takes for another value. Unlike a str's or a bytes', an
+/// int's hash is worked out anew each time.
+pub const INT_BYTES_PER_HASHED_VALUE: usize = 16;
+
+/// How many times a pickle's own length its calls may make, in bytes (`_codecs.encode`, `builtins.bytearray`) and in items
+/// (`builtins.set`, `builtins.frozenset`). `pickle.dumps` never exceeds twice the length, but a shared argument could fill
+/// the peer's memory.
 pub const MAX_CALL_GROWTH: usize = 4;
 
 /// How long a body may be, in bytes: positions in it are kept in 32 bits.
 pub const MAX_BODY_BYTES: usize = u32::MAX as usize;
 
-/// How many bytes of JSON the sharing inside a pickle may add. Without sharing, the JSON has less than
-/// [`MAX_JSON_RATIO`] times the pickle's length; past both together, the pickle is forwarded as it is.
-pub const MAX_JSON_SHARED_BYTES: u64 = 16 * 1024 * 1024;
+/// How many times the body's length its data may have as JSON, [`MAX_JSON_BASE_BYTES`] aside. Without sharing it is less
+/// than 8 times; names that many dicts share make more of it. A pickle past that is forwarded as it is.
+pub const MAX_JSON_RATIO: u64 = 16;
 
-/// See [`MAX_JSON_SHARED_BYTES`].
-pub const MAX_JSON_RATIO: u64 = 8;
+/// See [`MAX_JSON_RATIO`].
+pub const MAX_JSON_BASE_BYTES: u64 = 64 * 1024;
+
+/// How many bytes of JSON are written on an event loop for each byte of the body.
+pub const BRIEF_JSON_RATIO: u64 = 4;
 
 /// How long a `BUFFER_UUID` may be, in bytes.
 pub const MAX_BUFFER_UUID_BYTES: usize = 4_096;

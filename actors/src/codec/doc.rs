@@ -5,10 +5,12 @@ use std::ops::Range;
 use bytes::Bytes;
 use num_bigint::BigInt;
 
-use super::DecodeError;
-use super::bounds::{MAX_BODY_BYTES, MAX_INT_DIGITS, MAX_LONG_INT_DIGITS, MAX_PEER_INT_DIGITS, MAX_VALUES};
+use super::bounds::{
+    INT_BYTES_PER_HASHED_VALUE, MAX_BODY_BYTES, MAX_INT_DIGITS, MAX_LONG_INT_DIGITS, MAX_PEER_INT_DIGITS, MAX_VALUES,
+};
 use super::error::{grouped, malformed};
 use super::text::{CodePoints, Spelling, to_utf8};
+use super::{DecodeError, Effort};
 
 /// A value's number in its [`Doc`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +48,8 @@ pub(super) enum Tag {
     TextInt,
     /// Two's complement, the lowest byte first.
     BinaryInt,
-    /// As Rust parses it: decimal, `inf`, `Infinity`, `nan`, in any case.
-    TextFloat,
-    /// IEEE 754, the highest byte first.
-    BinaryFloat,
+    /// The value itself, an `f64`.
+    Float,
     /// UTF-8.
     Str,
     /// UTF-8 in which at least one surrogate stands alone, encoded as three bytes.
@@ -61,6 +61,8 @@ pub(super) enum Tag {
     /// ASCII with the escapes of a bytes literal.
     EscapedStr,
     Bytes,
+    /// Of `_codecs.encode`: the number of the str that was encoded, and how many bytes that makes.
+    EncodedBytes,
     ByteArray,
     List,
     Tuple,
@@ -78,9 +80,9 @@ impl Tag {
             Tag::None => "None",
             Tag::True | Tag::False => "a bool",
             Tag::SmallInt | Tag::TextInt | Tag::BinaryInt => "an int",
-            Tag::TextFloat | Tag::BinaryFloat => "a float",
+            Tag::Float => "a float",
             Tag::Str | Tag::SurrogateStr | Tag::JsonStr | Tag::RawUnicodeStr | Tag::EscapedStr => "a str",
-            Tag::Bytes => "a bytes",
+            Tag::Bytes | Tag::EncodedBytes => "a bytes",
             Tag::ByteArray => "a bytearray",
             Tag::List => "a list",
             Tag::Tuple => "a tuple",
@@ -110,6 +112,16 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn at(&self) -> usize {
         self.at as usize
+    }
+
+    /// How many bytes of content a scalar has; where these do not lie in the source, how many it makes.
+    pub(super) fn len(&self) -> usize {
+        match self.tag {
+            Tag::EncodedBytes => self.span[1] as usize,
+            Tag::None | Tag::True | Tag::False | Tag::SmallInt | Tag::Float => size_of::<u64>(),
+            Tag::List | Tag::Tuple | Tag::Dict | Tag::Set | Tag::FrozenSet | Tag::Callable => 0,
+            _ => self.range().len(),
+        }
     }
 
     /// Where in the source a scalar's content lies.
@@ -151,10 +163,11 @@ pub(super) struct Doc {
     edges: Vec<Edge>,
     /// See [`MAX_LONG_INT_DIGITS`].
     long_digits: usize,
+    effort: Effort,
 }
 
 impl Doc {
-    pub(super) fn new(source: Bytes) -> Result<Doc, DecodeError> {
+    pub(super) fn new(source: Bytes, effort: Effort) -> Result<Doc, DecodeError> {
         if source.len() > MAX_BODY_BYTES {
             return Err(DecodeError::Malformed(format!(
                 "the body has {} bytes; at most {} are understood",
@@ -169,6 +182,7 @@ impl Doc {
             nodes: vec![constant(Tag::None), constant(Tag::True), constant(Tag::False)],
             edges: vec![Edge { child: NodeId::NONE, next: EdgeId::END }],
             long_digits: 0,
+            effort,
         })
     }
 
@@ -179,8 +193,9 @@ impl Doc {
         }
         let hash_size = match tag {
             Tag::List | Tag::Dict | Tag::Set | Tag::ByteArray => 0,
-            // Unlike a str's or a bytes', an int's hash is worked out anew each time.
-            Tag::TextInt | Tag::BinaryInt => u16::try_from(1 + range.len() / 64).unwrap_or(u16::MAX),
+            Tag::TextInt | Tag::BinaryInt => {
+                u16::try_from(1 + range.len() / INT_BYTES_PER_HASHED_VALUE).unwrap_or(u16::MAX)
+            }
             _ => 1,
         };
         // Both lie within the source, the length of which fits.
@@ -196,6 +211,22 @@ impl Doc {
         Ok(id)
     }
 
+    /// A float made at `at`.
+    pub(super) fn add_float(&mut self, at: usize, value: f64) -> Result<NodeId, DecodeError> {
+        let id = self.add(Tag::Float, at, 0..0)?;
+        let bits = value.to_bits();
+        self.nodes[id.index()].span = [(bits >> 32) as u32, bits as u32];
+        Ok(id)
+    }
+
+    /// What `_codecs.encode` makes of a str, `len` bytes, at `at`.
+    pub(super) fn add_encoded(&mut self, at: usize, text: NodeId, len: usize) -> Result<NodeId, DecodeError> {
+        let id = self.add(Tag::EncodedBytes, at, 0..0)?;
+        // Bounded by a multiple of the body's length, and no longer than a str in it.
+        self.nodes[id.index()].span = [text.0, len as u32];
+        Ok(id)
+    }
+
     /// An int made at `at` that is written in decimal, the digits the last ones in `range`.
     pub(super) fn add_decimal(&mut self, at: usize, range: Range<usize>, digits: usize) -> Result<NodeId, DecodeError> {
         if digits > MAX_INT_DIGITS {
@@ -203,6 +234,9 @@ impl Doc {
             return Err(malformed(format!("integer of {count} digits, more than {bound},"), at));
         }
         if digits > MAX_PEER_INT_DIGITS {
+            if self.is_brief() {
+                return Err(DecodeError::TakesLonger);
+            }
             self.long_digits += digits;
         }
         if self.long_digits > MAX_LONG_INT_DIGITS {
@@ -244,14 +278,30 @@ impl Doc {
         self.nodes.len()
     }
 
+    /// How many places containers have in all.
+    pub(super) fn place_count(&self) -> usize {
+        self.edges.len() - 1
+    }
+
+    /// Whether decoding must not take long.
+    pub(super) fn is_brief(&self) -> bool {
+        self.effort == Effort::Brief
+    }
+
     /// Every value, in the order in which they were made.
-    pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> {
+    pub(super) fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         (0..self.nodes.len() as u32).map(NodeId)
     }
 
     /// The bytes of a scalar's content.
     pub(super) fn content(&self, id: NodeId) -> &[u8] {
         &self.source[self.node(id).range()]
+    }
+
+    /// What stands in a container's places, in their order.
+    pub(super) fn items(&self, container: NodeId) -> impl Iterator<Item = NodeId> {
+        let edges = std::iter::successors(Some(self.first(container)), |edge| Some(self.next(*edge)));
+        edges.take_while(|edge| *edge != EdgeId::END).map(|edge| self.child(edge))
     }
 
     /// The first place in a container.
@@ -326,11 +376,15 @@ impl Doc {
 
     /// A float's value.
     pub(super) fn float(&self, id: NodeId) -> Option<f64> {
-        match self.node(id).tag {
-            Tag::TextFloat => str::from_utf8(self.content(id)).ok()?.parse().ok(),
-            Tag::BinaryFloat => Some(f64::from_be_bytes(self.content(id).try_into().ok()?)),
-            _ => None,
-        }
+        let node = self.node(id);
+        let [high, low] = node.span.map(u64::from);
+        (node.tag == Tag::Float).then(|| f64::from_bits(high << 32 | low))
+    }
+
+    /// The str that was encoded to make these bytes.
+    pub(super) fn encoded(&self, id: NodeId) -> Option<NodeId> {
+        let node = self.node(id);
+        (node.tag == Tag::EncodedBytes).then(|| NodeId(node.span[0]))
     }
 
     /// A small int's value.

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use super::bounds::{MAX_BLEND_PATH_BYTES, MAX_BUFFER_UUID_BYTES};
 use super::doc::{Doc, NodeId, Tag};
 use super::error::grouped;
-use super::json::{self, NoJsonForm};
+use super::json::{self, NoJson};
 use super::pickle::{self, Output, Pickle, Splice, Writer};
 use super::pieces::Pieces;
 use super::preview::{label, preview};
 use super::{
-    BlendHole, BufferMsg, CommunicationInterfaceMessage, DecodeError, Format, ForwardedType, OutgoingMessage,
+    BlendHole, BufferMsg, CommunicationInterfaceMessage, DecodeError, Effort, Format, ForwardedType, OutgoingMessage,
     PostedMessage, UserId, UserMessage,
 };
 
@@ -18,7 +18,11 @@ const BLEND_FILE_KEY: &str = "BINARY_BLEND_FILE";
 
 /// Reads what a worker has posted: `{"USER_ID": str, "MAIN_DATA": {"TYPE": str, "DATA": any}}`.
 pub fn decode_user_message(format: Format, body: Bytes) -> Result<PostedMessage, DecodeError> {
-    let message = Message::read(format, body)?;
+    posted_message(format, body, Effort::Full)
+}
+
+pub(crate) fn posted_message(format: Format, body: Bytes, effort: Effort) -> Result<PostedMessage, DecodeError> {
+    let message = Message::read(format, body, effort)?;
     let user_id = str_at(message.doc(), message.doc().root, "USER_ID", "USER_ID")?;
     Ok(PostedMessage { user_id: UserId(message.doc().utf8(user_id)), message: user_message(&message, user_id)? })
 }
@@ -44,7 +48,8 @@ fn user_message(message: &Message, user_id: NodeId) -> Result<UserMessage, Decod
         ForwardedType::FrameRendered => (Format::Pickle, message.to_pickle(|out| part.put_pickle(out))),
         ForwardedType::RenderCompleted => match part.to_json(doc) {
             Ok(body) => (Format::Json, body),
-            Err(NoJsonForm) => (Format::Pickle, message.to_pickle(|out| part.put_pickle(out))),
+            Err(NoJson::TakesLonger) => return Err(DecodeError::TakesLonger),
+            Err(NoJson::NoForm) => (Format::Pickle, message.to_pickle(|out| part.put_pickle(out))),
         },
     };
     Ok(UserMessage::Forward(OutgoingMessage { kind, user_id: label(doc, user_id), format, body }))
@@ -56,7 +61,15 @@ pub fn decode_communication_interface_message(
     format: Format,
     body: Bytes,
 ) -> Result<CommunicationInterfaceMessage, DecodeError> {
-    let message = Message::read(format, body)?;
+    communication_interface_message(format, body, Effort::Full)
+}
+
+pub(crate) fn communication_interface_message(
+    format: Format,
+    body: Bytes,
+    effort: Effort,
+) -> Result<CommunicationInterfaceMessage, DecodeError> {
+    let message = Message::read(format, body, effort)?;
     let doc = message.doc();
     let kind = str_at(doc, doc.root, "TYPE", "TYPE")?;
     if !doc.str_is(kind, "ADD_BUFFER_MSG") {
@@ -85,10 +98,10 @@ enum Message {
 }
 
 impl Message {
-    fn read(format: Format, body: Bytes) -> Result<Message, DecodeError> {
+    fn read(format: Format, body: Bytes, effort: Effort) -> Result<Message, DecodeError> {
         match format {
-            Format::Json => json::read(body).map(Message::Json),
-            Format::Pickle => pickle::read(body).map(Message::Pickle),
+            Format::Json => json::read(body, effort).map(Message::Json),
+            Format::Pickle => pickle::read(body, effort).map(Message::Pickle),
         }
     }
 
@@ -205,7 +218,7 @@ impl UserMessageParts {
         });
     }
 
-    fn to_json(&self, doc: &Doc) -> Result<Vec<Bytes>, NoJsonForm> {
+    fn to_json(&self, doc: &Doc) -> Result<Vec<Bytes>, NoJson> {
         let mut data = Pieces::of(&doc.source);
         json::write(doc, self.data, &mut data)?;
         let data = data.finish();

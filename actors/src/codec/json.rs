@@ -5,13 +5,13 @@ mod write;
 
 use bytes::Bytes;
 
-use super::DecodeError;
 use super::bounds::MAX_DEPTH;
 use super::doc::{Doc, NodeId, Tag};
 use super::error::malformed;
 use super::text::json_escape;
+use super::{DecodeError, Effort};
 
-pub(super) use write::{NoJsonForm, write};
+pub(super) use write::{NoJson, write};
 
 /// What may come next.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,9 +40,9 @@ impl Expected {
 }
 
 /// Reads a document. Positions in errors are those in its UTF-8 form.
-pub(super) fn read(body: Bytes) -> Result<Doc, DecodeError> {
+pub(super) fn read(body: Bytes, effort: Effort) -> Result<Doc, DecodeError> {
     let source = encoding::to_utf8(body)?;
-    let doc = Doc::new(source.clone())?;
+    let doc = Doc::new(source.clone(), effort)?;
     Reader { source: &source, pos: 0, doc, path: Vec::new() }.read()
 }
 
@@ -145,11 +145,11 @@ impl Reader<'_> {
                 return Ok(value);
             }
         }
-        for word in ["NaN", "Infinity", "-Infinity"] {
+        for (word, value) in [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)] {
             if rest.starts_with(word.as_bytes()) {
                 let start = self.pos;
                 self.pos += word.len();
-                return self.doc.add(Tag::TextFloat, start, start..self.pos);
+                return self.doc.add_float(start, value);
             }
         }
         Err(self.unexpected(expected))
@@ -177,7 +177,8 @@ impl Reader<'_> {
             }
         }
         if float {
-            return self.doc.add(Tag::TextFloat, start, start..self.pos);
+            let text = str::from_utf8(&self.source[start..self.pos]).unwrap_or_default();
+            return self.doc.add_float(start, text.parse().unwrap_or(f64::NAN));
         }
         self.doc.add_decimal(start, start..self.pos, digits)
     }

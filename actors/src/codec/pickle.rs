@@ -4,11 +4,13 @@ mod call;
 mod collide;
 mod container;
 mod depth;
+mod hash;
 mod machine;
 mod opcode;
 mod operand;
 mod scan;
 mod splice;
+mod table;
 mod write;
 
 use bytes::{BufMut, Bytes, BytesMut};

@@ -62,8 +62,8 @@ fn enter(doc: &Doc, id: NodeId, text: &mut String) {
         }
         Tag::BinaryInt if node.range().len() <= 16 => write!(text, "{}", doc.int(id).unwrap_or_default()),
         Tag::BinaryInt => write!(text, "<int of {} bytes>", node.range().len()),
-        Tag::TextFloat | Tag::BinaryFloat => write!(text, "{:?}", doc.float(id).unwrap_or(f64::NAN)),
-        Tag::Bytes => write!(text, "<{} bytes>", node.range().len()),
+        Tag::Float => write!(text, "{:?}", doc.float(id).unwrap_or(f64::NAN)),
+        Tag::Bytes | Tag::EncodedBytes => write!(text, "<{} bytes>", node.len()),
         Tag::ByteArray => write!(text, "<bytearray of {} bytes>", node.range().len()),
         _ if node.is_container() => {
             text.push(brackets(node.tag).0);

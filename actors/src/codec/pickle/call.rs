@@ -96,12 +96,15 @@ impl Machine<'_> {
         match (callable, self.arguments(arguments)) {
             (Callable::Encode, Some([Some(text), Some(encoding)])) if self.doc.str_is(encoding, "latin1") => {
                 let length = self.latin1_length(text)?;
-                self.push_new(Tag::Bytes, 0..length)
+                let id = self.doc.add_encoded(self.at, text, length)?;
+                self.push(id)
             }
             (Callable::Bytes, Some([None, None])) => self.push_new(Tag::Bytes, 0..0),
             (Callable::ByteArray, Some([None, None])) => self.push_new(Tag::ByteArray, 0..0),
-            (Callable::ByteArray, Some([Some(bytes), None])) if self.doc.node(bytes).tag == Tag::Bytes => {
-                let length = self.doc.node(bytes).range().len();
+            (Callable::ByteArray, Some([Some(bytes), None]))
+                if matches!(self.doc.node(bytes).tag, Tag::Bytes | Tag::EncodedBytes) =>
+            {
+                let length = self.doc.node(bytes).len();
                 self.charge(length)?;
                 self.push_new(Tag::ByteArray, 0..length)
             }
@@ -161,10 +164,12 @@ impl Machine<'_> {
     }
 
     /// Counts what a call makes; see [`MAX_CALL_GROWTH`].
-    fn charge(&mut self, length: usize) -> Result<(), DecodeError> {
+    pub(super) fn charge(&mut self, length: usize) -> Result<(), DecodeError> {
         self.called = self.called.saturating_add(length);
         if self.called > self.source.len().saturating_mul(MAX_CALL_GROWTH) {
-            return Err(self.refuse(format!("pickle makes bytes of more than {MAX_CALL_GROWTH} times its length")));
+            return Err(
+                self.refuse(format!("pickle makes bytes or sets of more than {MAX_CALL_GROWTH} times its length"))
+            );
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::call::check_plain;
 use super::machine::Machine;
 use crate::codec::DecodeError;
-use crate::codec::bounds::{MAX_DEPTH, MAX_HASHED_VALUES, MAX_KEY_VALUES};
+use crate::codec::bounds::{MAX_DEPTH, MAX_KEY_VALUES};
 use crate::codec::doc::{EdgeId, NodeId, Tag};
 use crate::codec::error::grouped;
 
@@ -78,6 +78,7 @@ impl Machine<'_> {
     pub(super) fn copy_to_set(&mut self, list: NodeId, set: NodeId) -> Result<(), DecodeError> {
         let mut edge = self.doc.first(list);
         while edge != EdgeId::END {
+            self.charge(1)?;
             let child = self.doc.child(edge);
             self.hash(child)?;
             self.doc.append(set, child, self.at)?;
@@ -101,11 +102,7 @@ impl Machine<'_> {
             let bound = grouped(MAX_KEY_VALUES);
             return Err(self.refuse(format!("dict key or set item that holds more than {bound} values")));
         }
-        self.hashed += size;
-        if self.hashed > MAX_HASHED_VALUES {
-            let bound = grouped(MAX_HASHED_VALUES);
-            return Err(self.refuse(format!("dict keys and set items that hold more than {bound} values in all,")));
-        }
+        self.hashed += size as u64;
         Ok(())
     }
 

@@ -35,9 +35,10 @@ pub(super) struct Machine<'a> {
     pub(super) memo_len: u32,
     pub(super) edits: Vec<Edit>,
     pub(super) protocol: u8,
-    /// How many values have been hashed; see [`crate::codec::bounds::MAX_HASHED_VALUES`].
-    pub(super) hashed: usize,
-    /// How many bytes calls have made; see [`crate::codec::bounds::MAX_CALL_GROWTH`].
+    /// How many values have been hashed: a dict's key or a set's item counts as often as it is used, a tuple for all that
+    /// it holds, since CPython hashes it anew each time.
+    pub(super) hashed: u64,
+    /// How many bytes and set items calls have made; see [`crate::codec::bounds::MAX_CALL_GROWTH`].
     pub(super) called: usize,
 }
 

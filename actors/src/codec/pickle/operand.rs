@@ -171,7 +171,8 @@ impl Machine<'_> {
         // Rust reads more words and signs than Python, so a number is known by its first character.
         match value {
             Some(value) if named || number.first().is_some_and(u8::is_ascii_digit) && value.is_finite() => {
-                self.push_new(Tag::TextFloat, range)
+                let id = self.doc.add_float(self.at, value)?;
+                self.push(id)
             }
             _ => Err(self.refuse("float that is not written in decimal, or too large")),
         }

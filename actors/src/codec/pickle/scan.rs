@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::call::check_plain;
 use super::machine::{Edit, Machine};
 use super::{collide, depth, opcode as op};
-use crate::codec::DecodeError;
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::text::Spelling;
+use crate::codec::{DecodeError, Effort};
 
 /// A pickle that was read, and what it takes to pass it on.
 #[derive(Debug)]
@@ -25,8 +25,8 @@ pub(in crate::codec) struct Pickle {
 }
 
 /// Reads a pickle.
-pub(in crate::codec) fn read(body: Bytes) -> Result<Pickle, DecodeError> {
-    let pickle = Machine::on(&body, Doc::new(body.clone())?).run()?;
+pub(in crate::codec) fn read(body: Bytes, effort: Effort) -> Result<Pickle, DecodeError> {
+    let pickle = Machine::on(&body, Doc::new(body.clone(), effort)?).run()?;
     depth::check(&pickle.doc)?;
     Ok(pickle)
 }
@@ -67,8 +67,9 @@ impl Machine<'_> {
                 op::LONG => self.text_long()?,
                 op::FLOAT => self.text_float()?,
                 op::BINFLOAT => {
-                    let range = self.take(8)?;
-                    self.push_new(Tag::BinaryFloat, range)?;
+                    let value = f64::from_be_bytes(self.array()?);
+                    let id = self.doc.add_float(self.at, value)?;
+                    self.push(id)?;
                 }
 
                 op::SHORT_BINUNICODE => self.unicode(1)?,

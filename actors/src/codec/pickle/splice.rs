@@ -91,15 +91,21 @@ impl<'a> Splice<'a> {
             op::BININT1 => node.at() + 2,
             op::BININT2 => node.at() + 3,
             op::BININT => node.at() + 5,
-            op::INT | op::LONG | op::FLOAT | op::STRING | op::UNICODE => {
-                let rest = &doc.source[node.range().end..];
-                node.range().end + rest.iter().take_while(|byte| **byte != b'\n').count() + 1
+            op::BINFLOAT => node.at() + 9,
+            op::FLOAT => node.at() + 1 + line_end(&doc.source[node.at() + 1..]),
+            op::INT | op::LONG | op::STRING | op::UNICODE => {
+                node.range().end + line_end(&doc.source[node.range().end..])
             }
             op::REDUCE => node.at() + 1,
             _ if node.is_container() => node.at() + 1,
             _ => node.range().end,
         }
     }
+}
+
+/// The length of the rest of a line, its end included.
+fn line_end(rest: &[u8]) -> usize {
+    rest.iter().take_while(|byte| **byte != b'\n').count() + 1
 }
 
 impl Output for Splice<'_> {

@@ -55,7 +55,7 @@ impl<'a> Writer<'a> {
             Tag::True => self.out.put(&[op::NEWTRUE]),
             Tag::False => self.out.put(&[op::NEWFALSE]),
             Tag::TextInt => self.int(id),
-            Tag::TextFloat => {
+            Tag::Float => {
                 self.out.put(&[op::BINFLOAT]);
                 self.out.put(&self.doc.float(id).unwrap_or(f64::NAN).to_be_bytes());
             }
