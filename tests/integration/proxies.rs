@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Connection, Farm, Front, Kind, Response, SOON, eventually, frame, holds};
+use crate::harness::{Connection, Farm, Front, Kind, Proxy, Response, SOON, eventually, frame, holds};
 
 /// More than what the sockets on the way through a proxy hold, so that an answer that nobody reads stays unfinished.
 const LARGE: usize = 64 << 20;
@@ -68,14 +68,29 @@ fn ask_when_released(front: &Front, headers: &[(&str, &str)]) -> (Connection, Re
     })
 }
 
-/// Starts to fetch the message and hangs up; what came, and the message's ETag.
+/// Starts to fetch the message, and hangs up when everything that can be on its way is; what came, and the message's ETag.
 #[track_caller]
-fn break_off(front: &Front) -> (Vec<u8>, String) {
+fn break_off(front: &Front, farm: &Farm) -> (Vec<u8>, String) {
     let mut connection = front.client.open(front.workers);
     connection.send_head("GET", "/?bufferUUID=id-1", &[]);
     let head = connection.read_head();
     assert_eq!((head.status, head.header("cache-control")), (200, Some("no-store")), "{head:?}");
-    (connection.read_exact(READ), head.header("etag").expect("an ETag").to_owned())
+    let received = connection.read_exact(READ);
+    wait_until_nothing_is_read(farm.pid());
+    (received, head.header("etag").expect("an ETag").to_owned())
+}
+
+/// Waits until the server reads no more of the file: whoever takes the answer has taken what it will.
+#[track_caller]
+fn wait_until_nothing_is_read(pid: u32) {
+    let mut last = (String::new(), 0);
+    eventually("the server has stopped reading", SOON, || {
+        let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("a live process");
+        let read = io.lines().find(|line| line.starts_with("rchar:")).expect("bytes that were read").to_owned();
+        last = if read == last.0 { (read, last.1 + 1) } else { (read, 0) };
+        // at ten milliseconds each
+        holds(last.1 >= 50, last.clone())
+    });
 }
 
 /// Checks that a whole message has come.
@@ -88,7 +103,7 @@ fn assert_whole(body: &[u8], content: &[u8]) {
 
 #[track_caller]
 fn assert_breaking_off_leaves_the_message(front: &Front, farm: &mut Farm, content: &[u8]) {
-    break_off(front);
+    break_off(front, farm);
     let (mut connection, head) = ask_when_released(front, &[]);
     assert_eq!(head.status, 200, "{head:?}");
     assert_whole(&connection.read_exact(head.content_length() as usize), content);
@@ -107,14 +122,14 @@ fn nginx_that_buffers_answers_by_default_does_not_buffer_deliveries() {
     let configuration = Kind::Nginx.configuration();
     let by_default = configuration.replace("proxy_buffering off;", "");
     assert_ne!(by_default, configuration);
-    let front = Front::with(Kind::Nginx, &farm, &by_default);
+    let front = Front::with(Kind::Nginx, [farm.http, farm.api], &by_default);
     assert_breaking_off_leaves_the_message(&front, &mut farm, &content);
 }
 
 fn a_broken_transfer_is_resumed(kind: Kind) {
     let (mut farm, content) = farm_with_large_message();
     let front = Front::start(kind, &farm);
-    let (mut body, tag) = break_off(&front);
+    let (mut body, tag) = break_off(&front, &farm);
     let range = format!("bytes={}-", body.len());
     let (mut connection, head) = ask_when_released(&front, &[("Range", &range), ("If-Range", &tag)]);
     assert_eq!(head.status, 206, "{head:?}");
@@ -182,25 +197,29 @@ fn ask(front: &Front, kept: &mut Option<Connection>, method: &str, path: &str, b
     connection.try_read_response()
 }
 
-/// Around the times when proxies and the server close connections that nobody uses. That nobody uses them for so long is
-/// what this is about.
-const PAUSES: [Duration; 4] = [
-    Duration::from_millis(2_900),
-    Duration::from_millis(3_100),
-    Duration::from_millis(4_950),
-    Duration::from_millis(5_050),
-];
+/// How long a way takes between proxy and server: for twice as long the proxy can send a request on a connection that
+/// the server has closed, or closes before the request is there.
+const WAY: Duration = Duration::from_millis(250);
+/// How long a client does nothing: that connections are idle for so long is what this is about. The first is short of
+/// every proxy's time; the second ends when the server's time (5 s) is up by the time that the next request is there.
+const PAUSES: [Duration; 2] = [Duration::from_millis(2_500), Duration::from_millis(4_750)];
 
 fn a_hundred_requests_after_pauses_are_all_answered(kind: Kind) {
     let farm = Farm::start();
-    let front = Front::start(kind, &farm);
+    let network = Proxy::to_http(farm.http);
+    let front = Front::with(kind, [network.address(), farm.api], &kind.configuration());
+    network.delay(WAY);
     let ask_five_times = |client: usize| {
         let mut kept = None;
         for round in 0..5 {
             if round > 0 {
-                thread::sleep(PAUSES[(client + round) % PAUSES.len()]);
+                // all in step, so that all the proxy's connections are idle for as long
+                thread::sleep(PAUSES[round % PAUSES.len()]);
             }
-            let (method, path, body, expected) = match (client + round) % 2 {
+            if client.is_multiple_of(3) {
+                kept = None;
+            }
+            let (method, path, body, expected) = match client / 2 % 2 {
                 0 => ("GET", "/?bufferUUID=none", &b""[..], (400, "No Buffer Message")),
                 _ => (
                     "POST",
@@ -216,10 +235,8 @@ fn a_hundred_requests_after_pauses_are_all_answered(kind: Kind) {
     };
     thread::scope(|scope| {
         for client in 0..20 {
-            scope.spawn({
-                let ask_five_times = &ask_five_times;
-                move || ask_five_times(client)
-            });
+            let ask_five_times = &ask_five_times;
+            scope.spawn(move || ask_five_times(client));
         }
     });
 }

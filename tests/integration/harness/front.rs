@@ -53,12 +53,12 @@ impl Front {
     /// Starts a proxy in front of a server.
     #[track_caller]
     pub fn start(kind: Kind, server: &Server) -> Self {
-        Self::with(kind, server, &kind.configuration())
+        Self::with(kind, [server.http, server.api], &kind.configuration())
     }
 
-    /// Starts a proxy with a configuration that differs from the documentation's.
+    /// Starts a proxy in front of what is reached at two addresses: the workers' server and the API server.
     #[track_caller]
-    pub fn with(kind: Kind, server: &Server, configuration: &str) -> Self {
+    pub fn with(kind: Kind, behind: [SocketAddr; 2], configuration: &str) -> Self {
         let ca = Ca::new();
         let client = Client::trusting(&ca);
         let folder = tempfile::Builder::new().prefix("uhs-front-").tempdir().expect("a folder for the proxy");
@@ -69,7 +69,7 @@ impl Front {
         let mut said = String::new();
         for _ in 0..STARTS {
             let [workers, services] = free_addresses();
-            let adapted = adapt(kind, configuration, folder.path(), server, [workers, services]);
+            let adapted = adapt(kind, configuration, folder.path(), behind, [workers, services]);
             let file = folder.path().join(kind.file());
             fs::write(&file, adapted).expect("a configuration");
             let mut program = Program::start(&mut command(kind, folder.path(), &file));
@@ -105,7 +105,7 @@ fn adapt(
     kind: Kind,
     configuration: &str,
     folder: &Path,
-    server: &Server,
+    [http, api]: [SocketAddr; 2],
     [workers, services]: [SocketAddr; 2],
 ) -> String {
     let home = folder.display();
@@ -120,7 +120,7 @@ fn adapt(
         ],
     };
     let mut adapted = configuration.to_owned();
-    let behind = [("127.0.0.1:10000", server.http.to_string()), ("127.0.0.1:10001", server.api.to_string())];
+    let behind = [("127.0.0.1:10000", http.to_string()), ("127.0.0.1:10001", api.to_string())];
     let files = [("/etc/ssl/farm", format!("{home}/farm"))];
     for (documented, own) in listening.into_iter().chain(behind).chain(files) {
         assert!(adapted.contains(documented), "{kind:?}: {documented:?} is not in {adapted}");

@@ -66,6 +66,16 @@ impl Proxy {
         Self::start(server, |address| format!("https://{address}/"))
     }
 
+    /// A proxy in front of a server, seen from a proxy that speaks HTTP.
+    pub fn to_http(server: SocketAddr) -> Self {
+        Self::start(server, |address| format!("http://{address}/"))
+    }
+
+    /// Where it is reached.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     fn start(broker: SocketAddr, url: impl Fn(SocketAddr) -> String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("the address of a bound socket");
