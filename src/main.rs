@@ -1,11 +1,14 @@
 //! The process: arguments, logger, signals, exit code.
 
-mod glibc;
+mod logging;
 mod scheduling;
+mod signals;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use mimalloc::MiMalloc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use user_http_server::auth::{self, Tokens};
@@ -13,52 +16,76 @@ use user_http_server::config::ConfigError;
 use user_http_server::tls::Tls;
 use user_http_server::{Config, Listeners, UserHttpServer};
 
+use logging::Logging;
+
 /// What a wrong command line, environment or file ends with, as other programs do.
 const EXIT_USAGE: u8 = 2;
 
-/// What is logged unless `RUST_LOG` says otherwise: actix-server repeats at every start what this program has said, and
-/// amiquip what it says of the broker, once for each look at a queue that is awaited.
-const LOG_FILTER: &str = "info,actix_server=warn,amiquip=error";
+/// Gives memory back that one burst of large bodies has needed, where glibc's keeps up to 64 MiB a thread.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER))
-        // below this it writes the broker's password down, whatever RUST_LOG says
-        .filter_module("amiquip::io_loop::handshake_state", log::LevelFilter::Info)
-        .init();
-    glibc::set();
-    scheduling::set();
+    // before the first thread, since threads inherit it
+    let scheduled = scheduling::set();
+    let logging = match Logging::start() {
+        Ok(logging) => logging,
+        Err(error) => {
+            // where even this cannot be written, the exit code has to do
+            let _ = writeln!(std::io::stderr(), "error: cannot start a thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Err(error) = scheduled {
+        log::debug!("the scheduling policy stays as it is: {error}");
+    }
     if std::env::args_os().skip(1).eq(["token"]) {
-        let (token, line) = auth::new_token();
-        eprintln!("in a token file, this line stands for it too, and does not tell it: {line}");
-        println!("{token}");
-        return ExitCode::SUCCESS;
+        return print_token(&logging);
     }
     let config = match Config::load(std::env::args_os(), std::env::vars_os()) {
         Ok(config) => config,
-        Err(ConfigError::CommandLine(error)) => error.exit(),
+        Err(ConfigError::CommandLine(text)) => return print_usage(&text, &logging),
+        // not through the log, which the user may have turned off; and so below
         Err(error) => {
-            // not through the log, which the user may have turned off
-            eprintln!("error: {error}");
+            logging.say(&format!("error: {error}"));
             return ExitCode::from(EXIT_USAGE);
         }
     };
     raise_file_limit();
-    let listeners = match Listeners::bind(&config) {
-        Ok(listeners) => listeners,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match actix_web::rt::System::new().block_on(run(config, listeners)) {
+    let served = Listeners::bind(&config).map_err(Into::into).and_then(|listeners| serve(config, listeners));
+    match served {
         Ok(()) => {
             log::info!("stopped");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            logging.say(&format!("error: {error}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+fn print_token(logging: &Logging) -> ExitCode {
+    let (token, line) = auth::new_token();
+    logging.say(&format!("in a token file, this line stands for it too, and does not tell it: {line}"));
+    print(&format!("{token}\n"))
+}
+
+/// What clap has to say: help, or what is wrong with the command line.
+fn print_usage(text: &clap::Error, logging: &Logging) -> ExitCode {
+    if !text.use_stderr() {
+        return print(&text.to_string());
+    }
+    logging.say(&text.to_string());
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// Prints to standard output, which somebody may have closed: that is a failure, and nothing to panic about.
+fn print(text: &str) -> ExitCode {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -71,19 +98,17 @@ fn raise_file_limit() {
     }
 }
 
+fn serve(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::error::Error>> {
+    actix_web::rt::System::new().block_on(run(config, listeners))
+}
+
 async fn run(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::error::Error>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = signals::stop()?;
+    signals::survive_others()?;
     let tokens = config.worker_tokens.iter().chain(&config.api_tokens).cloned().collect();
     let tls = config.tls().cloned().collect();
     actix_web::rt::spawn(reload_on_hangup(signal(SignalKind::hangup())?, tokens, tls));
-    let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    Ok(UserHttpServer::start_service(config, listeners, shutdown).await?)
+    Ok(UserHttpServer::start_service(config, listeners, stop).await?)
 }
 
 async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec<Tls>) {

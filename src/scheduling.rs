@@ -13,17 +13,16 @@ const NICENESS_0: u8 = 47;
 /// without a message takes a quarter less processor time. A core that is idle runs a woken thread at once, as ever.
 ///
 /// Where somebody has given the process a niceness, nothing is changed.
-pub fn set() {
+///
+/// # Errors
+/// Why the policy stays as it is; everything works then, at a greater cost.
+pub fn set() -> Result<(), String> {
     if getpriority_process(None) != Ok(0) {
-        return;
+        return Ok(());
     }
     let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
-    let set = ThreadPriorityValue::try_from(NICENESS_0).and_then(|niceness| {
-        // threads that are started later inherit it
-        set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(niceness), batch)
-            .map_err(|error| error.to_string())
-    });
-    if let Err(error) = set {
-        log::debug!("the scheduling policy stays as it is: {error}");
-    }
+    let niceness = ThreadPriorityValue::try_from(NICENESS_0)?;
+    // threads that are started later inherit it
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(niceness), batch)
+        .map_err(|error| error.to_string())
 }

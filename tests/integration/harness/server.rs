@@ -2,17 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::{SOON, eventually, request};
+
+/// `O_NONBLOCK` of Linux.
+const O_NONBLOCK: i32 = 0o4000;
 
 /// How a server is started: its folders, arguments and environment.
 pub struct Setup {
@@ -102,14 +107,16 @@ impl Setup {
         (status, server.log())
     }
 
-    fn launch(self) -> Server {
+    /// Starts a server that says nothing of itself, or not where it is heard: its addresses are the test's to know.
+    pub fn launch(self) -> Server {
         let process = Process::spawn(&self);
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         let (http_scheme, api_scheme) = (String::new(), String::new());
         Server { setup: self, process, http_scheme, api_scheme, http: unknown, api: unknown }
     }
 
-    fn command(&self) -> Command {
+    /// What it is started with.
+    pub fn command(&self) -> Command {
         let binary = env!("CARGO_BIN_EXE_user-http-server");
         let mut command = match self.wrapper.split_first() {
             None => Command::new(binary),
@@ -209,6 +216,32 @@ impl Server {
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
         eventually(&format!("a log line with {text:?}"), SOON, || super::holds(self.log().contains(text), self.log()));
+    }
+
+    /// Stops reading the log, and leaves its pipe open and full.
+    #[track_caller]
+    pub fn stop_reading_log(&self) {
+        let reading = &self.process.reading;
+        reading.set(Mode::Paused);
+        let pipe = format!("/proc/{}/fd/2", self.pid());
+        let mut pipe = fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(pipe).expect("the log's pipe");
+        // the reader may be in the middle of a line
+        eventually("the log's pipe is full", SOON, || {
+            let paused = reading.is_paused();
+            while pipe.write(b"a line to fill the pipe\n").is_ok() {}
+            super::holds(paused, "its reader reads")
+        });
+    }
+
+    /// Reads the log again.
+    pub fn read_log_again(&self) {
+        self.process.reading.set(Mode::On);
+    }
+
+    /// Closes the log's pipe at the next line. Says whether it is closed.
+    pub fn close_log(&self) -> bool {
+        self.process.reading.set(Mode::Closed);
+        self.process.reader.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// The process id.
@@ -319,6 +352,44 @@ struct Process {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
+    reading: Arc<Reading>,
+}
+
+/// What the log's reader does before the next line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    On,
+    Paused,
+    Closed,
+}
+
+struct Reading {
+    mode: Mutex<Mode>,
+    /// The reader waits for another mode.
+    paused: AtomicBool,
+    changed: Condvar,
+}
+
+impl Reading {
+    fn set(&self, mode: Mode) {
+        *self.mode.lock().expect("the mode") = mode;
+        self.changed.notify_all();
+    }
+
+    fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// Whether to read another line.
+    fn goes_on(&self) -> bool {
+        let mode = self.mode.lock().expect("the mode");
+        let wait = |mode: &mut Mode| {
+            let paused = *mode == Mode::Paused;
+            self.paused.store(paused, Ordering::SeqCst);
+            paused
+        };
+        *self.changed.wait_while(mode, wait).expect("the mode") == Mode::On
+    }
 }
 
 impl Process {
@@ -329,14 +400,17 @@ impl Process {
         let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
+        let reading =
+            Arc::new(Reading { mode: Mutex::new(Mode::On), paused: AtomicBool::new(false), changed: Condvar::new() });
+        let read_on = Arc::clone(&reading);
         let reader = std::thread::spawn(move || {
             let mut line = Vec::new();
-            while matches!(stderr.read_until(b'\n', &mut line), Ok(read) if read > 0) {
+            while read_on.goes_on() && matches!(stderr.read_until(b'\n', &mut line), Ok(read) if read > 0) {
                 lines.lock().expect("the log").push(String::from_utf8_lossy(&line).into_owned());
                 line.clear();
             }
         });
-        Self { child, log, reader: Some(reader) }
+        Self { child, log, reader: Some(reader), reading }
     }
 
     fn kill(&mut self) {
@@ -349,6 +423,7 @@ impl Process {
     /// Reads the log to its end; only for a process that has ended.
     fn finish_log(&mut self) {
         if let Some(reader) = self.reader.take() {
+            self.reading.set(Mode::On);
             reader.join().expect("the log's reader");
         }
     }

@@ -1,0 +1,240 @@
+//! The lines that wait to be written, and the thread that writes them.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use log::{Level, Record};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::stdio::stderr;
+
+use super::limiter::{Limiter, Site, Suppressed};
+
+/// How many bytes of lines wait at the most, some thousands of lines; what comes then is dropped, and counted. That
+/// happens only where nobody reads: the lines of one kind are limited before.
+const CAPACITY: usize = 1 << 20;
+
+/// The target of what the log says of itself.
+const OWN_TARGET: &str = module_path!();
+
+/// Lines on their way to whoever reads them.
+#[derive(Debug, Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    /// Something waits, has been suppressed, or is written.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// The thread has nothing to do but to wait for the next line.
+    idle: bool,
+    /// Lines that had no room, or could not be written, and that nobody has been told of.
+    dropped: u64,
+    limiter: Limiter,
+    /// The process ends: what was suppressed is told at once.
+    ending: bool,
+}
+
+impl Queue {
+    /// Whether a line may be logged; one that may not is counted.
+    pub fn admit(&self, record: &Record<'_>) -> bool {
+        let mut state = self.lock();
+        let told = state.limiter.next_report();
+        let admitted = state.limiter.admit(Site::of(record), Instant::now(), record.args());
+        if !admitted && told.is_none() {
+            self.changed.notify_all();
+        }
+        admitted
+    }
+
+    /// Hands over a line. Where there is no room it is dropped, unless it is urgent.
+    pub fn push(&self, line: &[u8], urgent: bool) {
+        let mut state = self.lock();
+        if urgent || state.waiting.len() + line.len() <= CAPACITY {
+            state.waiting.extend_from_slice(line);
+            self.changed.notify_all();
+        } else {
+            state.dropped += 1;
+        }
+    }
+
+    /// Waits until everything is written, what was suppressed among it, or until the deadline.
+    pub fn finish(&self, deadline: Instant) {
+        let mut state = self.lock();
+        state.ending = true;
+        self.changed.notify_all();
+        while !(state.idle && state.waiting.is_empty() && state.limiter.next_report().is_none()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Writes what is handed over, for ever. `write` gives how many bytes it has written: all, or the rest is lost.
+    /// `report` logs a line here, as an urgent one.
+    pub fn run(&self, write: impl Fn(&[u8]) -> usize, report: impl Fn(&Record<'_>)) {
+        loop {
+            let lines = self.wait_for_lines(&report);
+            let lost = lines[write(&lines)..].iter().filter(|&&byte| byte == b'\n').count() as u64;
+            let mut state = self.lock();
+            if lost > 0 {
+                state.dropped += lost;
+                continue;
+            }
+            let dropped = std::mem::take(&mut state.dropped);
+            drop(state);
+            if dropped > 0 {
+                let text = format_args!(
+                    "{dropped} lines of the log were dropped: nobody read them, or they could not be written"
+                );
+                report(&Record::builder().level(Level::Warn).target(OWN_TARGET).args(text).build());
+            }
+        }
+    }
+
+    fn wait_for_lines(&self, report: impl Fn(&Record<'_>)) -> Vec<u8> {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            let all = state.ending;
+            let reports = state.limiter.reports(now, all);
+            if !reports.is_empty() {
+                drop(state);
+                for Suppressed { site, lines, sample, within } in reports {
+                    let seconds = within.as_secs() + 1;
+                    let text = format_args!("{lines} lines like this were suppressed within {seconds} s: {sample}");
+                    report(&Record::builder().level(site.level()).target(site.module()).args(text).build());
+                }
+                state = self.lock();
+            }
+            if !state.waiting.is_empty() {
+                return std::mem::take(&mut state.waiting);
+            }
+            state.idle = true;
+            self.changed.notify_all();
+            state = match state.limiter.next_report() {
+                Some(due) => {
+                    let left = due.saturating_duration_since(now);
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+            state.idle = false;
+        }
+    }
+
+    /// A panic elsewhere leaves the state as it was before or after one of the changes above.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes to standard error, whose reader may be slow, or gone. Gives how many bytes were written.
+pub fn standard_error(bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        match rustix::io::write(stderr(), &bytes[written..]) {
+            Ok(len) => written += len,
+            Err(Errno::INTR) => {}
+            // somebody who shares it has made it so
+            Err(Errno::AGAIN) => {
+                if poll(&mut [PollFd::new(&stderr(), PollFlags::OUT)], None).is_err_and(|error| error != Errno::INTR) {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    /// A queue whose lines arrive here, once each for every token; without tokens the write waits, as for a full pipe.
+    struct Written {
+        queue: Arc<Queue>,
+        tokens: mpsc::Sender<bool>,
+        lines: Arc<Mutex<String>>,
+    }
+
+    /// A token says whether the write succeeds.
+    fn written() -> Written {
+        let queue = Arc::new(Queue::default());
+        let (tokens, next) = mpsc::channel();
+        let lines = Arc::new(Mutex::new(String::new()));
+        let (thread_queue, thread_lines, reports) = (Arc::clone(&queue), Arc::clone(&lines), Arc::clone(&queue));
+        let write = move |bytes: &[u8]| {
+            // the test is over where there are no tokens any more
+            if !next.recv().unwrap_or(true) {
+                return 0;
+            }
+            thread_lines.lock().expect("the lines").push_str(&String::from_utf8_lossy(bytes));
+            bytes.len()
+        };
+        let report = move |record: &Record<'_>| reports.push(format!("{}\n", record.args()).as_bytes(), true);
+        // it lives until the tests end
+        thread::spawn(move || thread_queue.run(write, report));
+        Written { queue, tokens, lines }
+    }
+
+    impl Written {
+        /// All that is written once the queue is empty.
+        fn end(self) -> String {
+            drop(self.tokens);
+            self.queue.finish(Instant::now() + SOON);
+            self.lines.lock().expect("the lines").clone()
+        }
+    }
+
+    #[test]
+    fn lines_that_have_no_room_are_dropped_at_once_and_counted_when_there_is_room() {
+        let written = written();
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        for _ in 0..5_000 {
+            written.queue.push(&line, false);
+        }
+        let said = written.end();
+        let whole = said.lines().filter(|line| line.len() == 999).count();
+        assert!(whole * 1_000 <= 2 * CAPACITY, "{whole}");
+        assert!(said.contains(&format!("{} lines of the log were dropped", 5_000 - whole)), "{whole}");
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_counted_as_dropped() {
+        let written = written();
+        written.tokens.send(false).expect("it writes");
+        written.queue.push(b"one\n", false);
+        let deadline = Instant::now() + SOON;
+        while written.queue.lock().dropped == 0 {
+            assert!(Instant::now() < deadline, "the line is neither written nor dropped");
+            thread::yield_now();
+        }
+        written.queue.push(b"two\n", false);
+        assert_eq!(
+            written.end(),
+            "two\n1 lines of the log were dropped: nobody read them, or they could not be written\n"
+        );
+    }
+
+    #[test]
+    fn the_end_does_not_wait_longer_than_its_deadline_for_a_reader() {
+        let written = written();
+        written.queue.push(b"a line\n", false);
+        written.queue.finish(Instant::now() + Duration::from_millis(10));
+        assert_eq!(*written.lines.lock().expect("the lines"), "");
+        assert_eq!(written.end(), "a line\n");
+    }
+}
