@@ -12,6 +12,7 @@ mod doc;
 mod envelope;
 mod error;
 mod json;
+mod mistaken;
 mod pickle;
 mod pieces;
 mod preview;

@@ -88,7 +88,7 @@ fn callables_of_plain_values_are_understood_nowhere_else() {
 
 #[test]
 fn what_cpython_refuses_is_refused() {
-    let ways: [(&[u8], &str); 30] = [
+    let ways: [(&[u8], &str); 31] = [
         (b"\x82\x01", "extension code"),
         (b"Pid\n", "persistent id"),
         (b"\x8c\x02idQ", "persistent id"),
@@ -106,7 +106,8 @@ fn what_cpython_refuses_is_refused() {
         (b"\x8c\x02\xc0\x80", "not UTF-8"),
         (b"V\\u12\n", "wrong escape"),
         (b"V\\U00110000\n", "wrong escape"),
-        (b"S'\\xe9'\n", "wrong escape"),
+        (b"S'\\q'\n", "wrong escape"),
+        (b"S'a\\xe9'\n", "str of Python 2 that is not ASCII"),
         (b"S'a\n", "without quotes"),
         (b"U\x01\xe9", "not ASCII"),
         (b"T\xff\xff\xff\xff", "negative length"),

@@ -7,6 +7,7 @@ before is used.
 """
 
 import argparse
+import hashlib
 import pickle
 import re
 import ssl
@@ -23,12 +24,26 @@ LOG_TAIL_LINES = 20
 TEMPORARY = {408, 429, 500, 502, 503, 504}
 
 
+# What Windows takes for a device, whatever stands behind a dot.
+DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[^.])(\..*)?", re.DOTALL)
+
+
 class Failure(Exception):
     """What the person at the terminal is to read."""
 
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
+
+
+def file_name(text):
+    """A file's name for a text: different ones for different texts, on file systems that take `A` for `a` too, and
+    nothing that means something in a path. UUIDs are names already."""
+    is_name = re.fullmatch("[a-z0-9_-]([a-z0-9._-]{0,98}[a-z0-9_-])?", text)
+    if is_name and not DEVICE.fullmatch(text):
+        return text
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+    return re.sub("[^a-z0-9_-]", "_", text[:100].lower()) + "~" + digest
 
 
 class Patience:
@@ -242,7 +257,7 @@ def main():
                         help="for https: the CAs to trust, in PEM; without it those of requests")
     parser.add_argument("--user-id", default="example-worker", metavar="ID", help="this worker's user ID")
     parser.add_argument("--work-dir", type=Path, metavar="DIR",
-                        help="folder for this message's files; without it a new one, gone at the end")
+                        help="folder in which each message's files have one; without it a new one, gone at the end")
     parser.add_argument("--blender", default="blender", metavar="PATH", help="Blender's program")
     parser.add_argument("--images", type=Path, metavar="DIR",
                         help="take frame_0001.png and so on from this folder instead of rendering")
@@ -255,8 +270,9 @@ def main():
         args.auth = Bearer(args.token_file) if args.token_file else None
         check_ca_file(args.ca_file)
         if args.work_dir:
-            args.work_dir.mkdir(parents=True, exist_ok=True)
-            work(args, args.work_dir.resolve())
+            folder = args.work_dir / file_name(args.uuid)
+            folder.mkdir(parents=True, exist_ok=True)
+            work(args, folder.resolve())
         else:
             with tempfile.TemporaryDirectory(prefix="render-worker-") as folder:
                 work(args, Path(folder))

@@ -2,7 +2,8 @@
 //!
 //! A message may carry a .blend file of several GiB, and a frame an image of 50 MiB. So a byte string is read as a
 //! [`Span`], its place in the pickle, to be copied from there. All else (a few hundred bytes, usually) becomes a
-//! [`Document`]. A pickle that names a class or a function is refused: nothing here needs one.
+//! [`Document`]. A pickle that names a class or a function is refused, but for the few that Python itself needs to write
+//! bytes and sets at old protocols; what those would make is known, and none is called.
 
 #[path = "pickle/reader.rs"]
 mod reader;
@@ -20,6 +21,26 @@ pub struct Span {
     pub len: u64,
 }
 
+/// A byte string.
+#[derive(Clone, Debug)]
+pub enum Bytes {
+    /// It lies in the pickle.
+    At(Span),
+    /// Protocols 0 to 2 have none: they write it as text.
+    Made(Vec<u8>),
+}
+
+/// What Python names to write values that an old protocol does not have.
+#[derive(Clone, Copy, Debug)]
+enum Callable {
+    /// `_codecs.encode(text, "latin1")`: bytes.
+    Encode,
+    /// `bytes()`, or `bytearray(…)` of nothing, bytes, or a text and "latin-1".
+    Bytes,
+    /// `set(list)` and `frozenset(list)`.
+    Set,
+}
+
 /// A node names others by their index, for a pickle may refer to the same list or dict more than once.
 #[derive(Clone, Debug)]
 enum Node {
@@ -29,10 +50,11 @@ enum Node {
     BigInt,
     Float,
     Str(String),
-    Bytes(Span),
+    Bytes(Bytes),
     /// A list, a tuple or a set.
     Sequence(Vec<usize>),
     Dict(Vec<(usize, usize)>),
+    Callable(Callable),
 }
 
 pub struct Document {
@@ -93,9 +115,9 @@ impl<'a> Value<'a> {
         }
     }
 
-    pub fn as_bytes(self) -> Option<Span> {
+    pub fn as_bytes(self) -> Option<&'a Bytes> {
         match self.node() {
-            Node::Bytes(span) => Some(*span),
+            Node::Bytes(bytes) => Some(bytes),
             _ => None,
         }
     }
@@ -116,9 +138,11 @@ impl<'a> Value<'a> {
             Node::BigInt => "an int beyond 64 bits".into(),
             Node::Float => "a float".into(),
             Node::Str(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
-            Node::Bytes(span) => format!("{} bytes", span.len),
+            Node::Bytes(Bytes::At(span)) => format!("{} bytes", span.len),
+            Node::Bytes(Bytes::Made(bytes)) => format!("{} bytes", bytes.len()),
             Node::Sequence(items) => format!("a sequence of {}", items.len()),
             Node::Dict(pairs) => format!("a dict of {}", pairs.len()),
+            Node::Callable(_) => "a function".into(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What becomes of a message: told from a copy, saved, and shown.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{Cursor, Write};
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 use crate::amqp::Result;
-use crate::pickle::{Document, Span, Value};
+use crate::name::{file_name, hash};
+use crate::pickle::{Bytes, Document, Value};
 
 /// How many message IDs are remembered: copies come soon after, and an ID takes some 100 bytes.
 const REMEMBERED: usize = 10_000;
@@ -51,10 +53,14 @@ impl Inbox {
         let seen = message.id.map_or(0, |id| self.seen.times(id));
         let deliveries = message.deliveries.unwrap_or(1).max(seen + 1);
         let format = if message.pickled { "pickle" } else { "json" };
+        let id = match message.id {
+            Some(id) => file_name(id),
+            None => format!("without_id~{}", hash(message.body)),
+        };
         let report = match Report::of(message) {
             Ok(report) => report,
             Err(why) => {
-                let name = format!("unread_{}.{format}", safe(message.id.unwrap_or("message")));
+                let name = format!("unread_{id}.{format}");
                 let path = self.save(Path::new(&name), message.body)?;
                 println!("UNREADABLE bytes={} delivery={deliveries} {why} -> {}", message.body.len(), path.display());
                 return Ok(self.count(message, false));
@@ -63,11 +69,10 @@ impl Inbox {
         let place = match &report.image {
             _ if seen > 0 => " (a copy, not saved again)".to_owned(),
             Some(image) => {
-                let bytes = &message.body[image.offset as usize..][..image.len as usize];
-                format!(" -> {}", self.save(&report.file(message.id), bytes)?.display())
+                format!(" -> {}", self.save(&report.file(&id), image)?.display())
             }
             None if report.kind == "FRAME_RENDERED" => {
-                let name = format!("frame_without_image_{}.{format}", safe(message.id.unwrap_or("message")));
+                let name = format!("frame_without_image_{id}.{format}");
                 format!(" has no IMAGE -> {}", self.save(Path::new(&name), message.body)?.display())
             }
             None => String::new(),
@@ -78,7 +83,7 @@ impl Inbox {
             printable(&report.kind),
             printable(&report.user),
             printable(report.job.as_deref().unwrap_or("-")),
-            report.image.map_or(message.body.len() as u64, |image| image.len),
+            report.image.as_ref().map_or(message.body.len(), |image| image.len()),
         );
         let completed = report.kind == "RENDER_COMPLETED" && (self.goal.job.is_none() || self.goal.job == report.job);
         Ok(self.count(message, completed))
@@ -96,7 +101,8 @@ impl Inbox {
     /// Writes a file whole or not at all, and to the disk, for what is acknowledged is gone elsewhere.
     fn save(&self, name: &Path, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.out.join(name);
-        let part = path.with_extension("part");
+        // No name of anything that is kept ends so.
+        let part = self.out.join(format!("{}.part~", name.display()));
         let write = || -> std::io::Result<()> {
             let folder = path.parent().unwrap_or(&self.out);
             fs::create_dir_all(folder)?;
@@ -139,21 +145,20 @@ impl Seen {
 }
 
 /// The parts of a message that this program uses.
-struct Report {
+struct Report<'a> {
     kind: String,
     user: String,
     job: Option<String>,
     frame: Option<i64>,
     file_name: Option<String>,
-    /// Where the image lies in the body.
-    image: Option<Span>,
+    image: Option<Cow<'a, [u8]>>,
 }
 
-impl Report {
-    fn of(message: &Message<'_>) -> std::result::Result<Self, String> {
+impl<'a> Report<'a> {
+    fn of(message: &Message<'a>) -> std::result::Result<Self, String> {
         if message.pickled {
             let document = Document::read(Cursor::new(message.body)).map_err(|error| error.to_string())?;
-            Self::of_pickle(document.root())
+            Self::of_pickle(document.root(), message.body)
         } else {
             let json = serde_json::from_slice(message.body).map_err(|error| format!("no JSON: {error}"))?;
             Self::of_json(&json)
@@ -161,17 +166,23 @@ impl Report {
         .ok_or_else(|| "no message of a user in it".to_owned())
     }
 
-    fn of_pickle(root: Value<'_>) -> Option<Self> {
+    fn of_pickle(root: Value<'_>, body: &'a [u8]) -> Option<Self> {
         let inner = root.path(&["DATA", "DATA"])?;
         let data = inner.get("DATA");
         let text = |value: Option<Value<'_>>| value.and_then(Value::as_str).map(str::to_owned);
         Some(Self {
             kind: text(inner.get("TYPE"))?,
             user: text(inner.get("USER_ID"))?,
-            job: text(data.and_then(|data| data.get("JOB"))),
+            job: data.and_then(|data| data.get("JOB")).and_then(|job| match job.as_int() {
+                Some(number) => Some(number.to_string()),
+                None => job.as_str().map(str::to_owned),
+            }),
             frame: data.and_then(|data| data.get("FRAME_NUMBER")).and_then(Value::as_int),
             file_name: text(data.and_then(|data| data.get("FILE_NAME"))),
-            image: data.and_then(|data| data.get("IMAGE")).and_then(Value::as_bytes),
+            image: data.and_then(|data| data.get("IMAGE")).and_then(Value::as_bytes).map(|image| match image {
+                Bytes::At(span) => Cow::Borrowed(&body[span.offset as usize..][..span.len as usize]),
+                Bytes::Made(bytes) => Cow::Owned(bytes.clone()),
+            }),
         })
     }
 
@@ -182,7 +193,7 @@ impl Report {
         Some(Self {
             kind: text(&inner["TYPE"])?,
             user: text(&inner["USER_ID"])?,
-            job: text(&data["JOB"]),
+            job: data["JOB"].as_i64().map(|number| number.to_string()).or_else(|| text(&data["JOB"])),
             frame: data["FRAME_NUMBER"].as_i64(),
             file_name: text(&data["FILE_NAME"]),
             // JSON has no bytes.
@@ -190,27 +201,20 @@ impl Report {
         })
     }
 
-    /// `JOB/frame_0001.png`, of nothing but what is safe in a path, for all of it comes from the internet.
-    fn file(&self, id: Option<&str>) -> PathBuf {
-        let folder = safe(self.job.as_deref().unwrap_or("no_job"));
+    /// `JOB/frame_0001.png`, of nothing but what is safe in a path, for all of it comes from the internet. Where there is
+    /// no job or no frame, the message's `id` tells one from another.
+    fn file(&self, id: &str) -> PathBuf {
         let extension = self.file_name.as_deref().and_then(|name| Path::new(name).extension()?.to_str());
         let extension = extension.filter(|text| text.len() <= 4 && text.bytes().all(|c| c.is_ascii_alphanumeric()));
-        let name = match self.frame {
-            Some(frame) => format!("frame_{frame:04}"),
-            None => format!("frame_{}", safe(id.unwrap_or("unknown"))),
+        let extension = extension.unwrap_or("png").to_ascii_lowercase();
+        let name = match (&self.job, self.frame) {
+            (Some(_), Some(frame)) => format!("frame_{frame:04}"),
+            (None, Some(frame)) => format!("frame_{frame:04}_{id}"),
+            (_, None) => format!("frame_{id}"),
         };
-        Path::new(&folder).join(format!("{name}.{}", extension.unwrap_or("png")))
-    }
-}
-
-/// A name without separators, and never `.`, `..`, hidden or empty.
-fn safe(text: &str) -> String {
-    let keep = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-    let name: String = text.chars().take(100).map(keep).collect();
-    match name.strip_prefix('.') {
-        Some(rest) => format!("_{rest}"),
-        None if name.is_empty() => "_".to_owned(),
-        None => name,
+        // No job has this name.
+        let folder = self.job.as_deref().map_or("no_job~".to_owned(), file_name);
+        Path::new(&folder).join(format!("{name}.{extension}"))
     }
 }
 

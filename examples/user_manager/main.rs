@@ -7,6 +7,8 @@ mod broker;
 #[path = "../support/http.rs"]
 mod http;
 mod inbox;
+#[path = "../support/name.rs"]
+mod name;
 #[path = "../support/pickle.rs"]
 #[allow(dead_code, reason = "shared with an example that uses more of it")]
 mod pickle;

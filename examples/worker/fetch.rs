@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Cursor, ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -193,10 +193,4 @@ pub fn address(server: &Url, uuid: &str) -> Url {
     let mut url = server.clone();
     url.query_pairs_mut().clear().append_pair("bufferUUID", uuid);
     url
-}
-
-/// A folder's name for a message: a UUID as it is, and of any other text what is safe in a path.
-pub fn folder_of(uuid: &str) -> PathBuf {
-    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    uuid.chars().take(100).map(safe).collect::<String>().into()
 }

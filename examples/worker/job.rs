@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::Result;
-use crate::pickle::{Document, Span, Value};
+use crate::pickle::{Bytes, Document, Value};
 
 /// Blender's own bounds of a frame's number; negative ones, which it has too, are not for a farm.
 const LAST_FRAME: i64 = 1_048_574;
@@ -15,7 +15,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 pub struct Job {
     pub frames: Vec<u32>,
-    blend: Option<Span>,
+    blend: Option<Bytes>,
 }
 
 impl Job {
@@ -31,16 +31,23 @@ impl Job {
             None => return Err(format!("the message is no render job: it is {}", root.describe()).into()),
         }
         let data = root.get("DATA").ok_or("the render job has no DATA")?;
-        let blend = data.get("BINARY_BLEND_FILE").and_then(Value::as_bytes);
+        let blend = data.get("BINARY_BLEND_FILE").and_then(Value::as_bytes).cloned();
         Ok(Self { frames: frames(data)?, blend })
     }
 
     /// Copies the .blend file out of the message, never holding more than a buffer of it.
     pub fn save_blend(&self, message: &Path, target: &Path) -> Result<u64> {
-        let span = self.blend.ok_or("the message carries no .blend file: its DATA.BINARY_BLEND_FILE is no bytes")?;
-        let mut source = File::open(message)?;
-        source.seek(SeekFrom::Start(span.offset))?;
-        let copied = io::copy(&mut source.take(span.len), &mut File::create(target)?)
+        let bytes = self.blend.as_ref();
+        let mut source: Box<dyn Read> =
+            match bytes.ok_or("the message carries no .blend file: its DATA.BINARY_BLEND_FILE is no bytes")? {
+                Bytes::At(span) => {
+                    let mut source = File::open(message)?;
+                    source.seek(SeekFrom::Start(span.offset))?;
+                    Box::new(source.take(span.len))
+                }
+                Bytes::Made(bytes) => Box::new(&bytes[..]),
+            };
+        let copied = io::copy(&mut source, &mut File::create(target)?)
             .map_err(|error| format!("cannot write {}: {error}", target.display()))?;
         Ok(copied)
     }

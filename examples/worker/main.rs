@@ -7,6 +7,9 @@ mod fetch;
 #[allow(dead_code, reason = "shared with examples that use more of it")]
 mod http;
 mod job;
+#[path = "../support/name.rs"]
+#[allow(dead_code, reason = "shared with an example that uses more of it")]
+mod name;
 mod net;
 #[path = "../support/pickle.rs"]
 #[allow(dead_code, reason = "shared with an example that uses more of it")]
@@ -54,7 +57,7 @@ struct Args {
     #[arg(long, value_name = "ID", default_value = "example-worker")]
     user_id: String,
 
-    /// Folder for the message, the .blend file, the images and Blender's logs [default: a new one, gone after success]
+    /// Folder in which each message has one for itself, the .blend file, the images and Blender's logs [default: a new one, gone after success]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 
@@ -112,13 +115,13 @@ fn start(args: &Args, ui: &Ui) -> Result<()> {
     };
     match &args.work_dir {
         Some(folder) => {
-            let folder = folder.join(fetch::folder_of(&args.uuid));
+            let folder = folder.join(name::file_name(&args.uuid));
             fs::create_dir_all(&folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
             work(args, ui, &images, &folder)
         }
         None => {
             let parent = tempfile::Builder::new().prefix("render-worker-").tempdir()?;
-            let folder = parent.path().join(fetch::folder_of(&args.uuid));
+            let folder = parent.path().join(name::file_name(&args.uuid));
             fs::create_dir(&folder)?;
             let done = work(args, ui, &images, &folder);
             if done.is_err() && folder.join(MESSAGE).exists() {

@@ -15,13 +15,13 @@ const WRONG: &str = "wrong-token-0123456789";
 const UUID: &str = "0b5e9a52-0000-4000-8000-000000000001";
 
 #[derive(Clone, Copy, Debug)]
-enum Worker {
+pub enum Worker {
     Rust,
     Python,
 }
 
 impl Worker {
-    fn command(self) -> Command {
+    pub fn command(self) -> Command {
         match self {
             Self::Rust => example("worker"),
             Self::Python => {
@@ -29,14 +29,6 @@ impl Worker {
                 command.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python/worker.py"));
                 command
             }
-        }
-    }
-
-    /// Where it keeps the message of [`UUID`].
-    fn message(self, work_dir: &Path) -> PathBuf {
-        match self {
-            Self::Rust => work_dir.join(UUID).join("message.pickle"),
-            Self::Python => work_dir.join("message.pickle"),
         }
     }
 }
@@ -111,6 +103,11 @@ impl Guarded {
     }
 }
 
+/// Where a worker keeps the message of [`UUID`].
+fn kept_message(work_dir: &str) -> PathBuf {
+    Path::new(work_dir).join(UUID).join("message.pickle")
+}
+
 fn shown(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
@@ -129,7 +126,7 @@ fn start(command: &mut Command) -> Program {
 
 /// Runs a client to its end. None ever tells a token.
 #[track_caller]
-fn run(command: &mut Command) -> Ended {
+pub fn run(command: &mut Command) -> Ended {
     let ended = start(command).end();
     for token in [WORKER, SERVICE, WRONG] {
         assert!(!ended.stderr.contains(token) && !ended.stdout.contains(token), "{ended:?}");
@@ -194,7 +191,7 @@ fn resume_a_transfer(worker: Worker) {
     // Beside these, the server may say that it has not yet seen the end of the first connection.
     let cut = |line: &&str| line.contains("trying again") && !line.contains("400 ");
     assert_eq!(ended.stderr.lines().filter(cut).count(), 1, "{ended:?}");
-    let message = fs::read(worker.message(Path::new(&guarded.path("work")))).expect("the message");
+    let message = fs::read(kept_message(&guarded.path("work"))).expect("the message");
     let at = message.windows(16).position(|bytes| bytes == &blend[..16]).expect("the scene");
     assert!(message[at..at + blend.len()] == blend, "the scene is another");
 }
@@ -228,7 +225,7 @@ fn refuse_a_worker(worker: Worker) {
     assert_refused(&run(berta.args(["--user-id", "berta"])), &expected);
 
     // Fetched before, so that a frame is the first that it sends: the server hangs up before it has read all of it.
-    assert!(worker.message(Path::new(&guarded.path("work"))).exists());
+    assert!(kept_message(&guarded.path("work")).exists());
     let ended = run(&mut guarded.worker(worker, &url, "wrong.token", &images));
     assert_refused(&ended, &["401", &wrong, "not valid there", "--token-file FILE"]);
 }

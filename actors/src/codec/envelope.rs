@@ -6,6 +6,7 @@ use super::bounds::{MAX_BLEND_PATH_BYTES, MAX_BUFFER_UUID_BYTES};
 use super::doc::{Doc, NodeId, Tag};
 use super::error::grouped;
 use super::json::{self, NoJson};
+use super::mistaken;
 use super::pickle::{self, Output, Pickle, Splice, Writer};
 use super::pieces::Pieces;
 use super::preview::{label, preview};
@@ -13,6 +14,8 @@ use super::{
     BlendHole, BufferMsg, CommunicationInterfaceMessage, DecodeError, Effort, Format, ForwardedType, OutgoingMessage,
     PostedMessage, UserId, UserMessage,
 };
+
+const EMPTY: &str = "the body is empty; JSON, or under Content-Type: application/octet-stream a pickle, is expected";
 
 const BLEND_FILE_KEY: &str = "BINARY_BLEND_FILE";
 
@@ -99,10 +102,20 @@ enum Message {
 
 impl Message {
     fn read(format: Format, body: Bytes, effort: Effort) -> Result<Message, DecodeError> {
-        match format {
-            Format::Json => json::read(body, effort).map(Message::Json),
-            Format::Pickle => pickle::read(body, effort).map(Message::Pickle),
+        if body.trim_ascii().is_empty() {
+            return Err(DecodeError::Malformed(EMPTY.to_owned()));
         }
+        let (read, name) = match format {
+            Format::Json => (json::read(body.clone(), effort).map(Message::Json), "JSON"),
+            Format::Pickle => (pickle::read(body.clone(), effort).map(Message::Pickle), "a pickle"),
+        };
+        read.map_err(|error| match error {
+            DecodeError::Malformed(why) => DecodeError::Malformed(match mistaken::remedy(format, &body) {
+                Some(remedy) => format!("{remedy} (as {name}: {why})"),
+                None => why,
+            }),
+            error => error,
+        })
     }
 
     fn doc(&self) -> &Doc {
@@ -271,9 +284,20 @@ fn dict_at(doc: &Doc, dict: NodeId, key: &str, path: &str) -> Result<NodeId, Dec
 
 fn at(doc: &Doc, dict: NodeId, key: &str, path: &str, expected: &str) -> Result<NodeId, DecodeError> {
     if doc.node(dict).tag != Tag::Dict {
-        return Err(wrong_type(doc, dict, "the body", "a dict"));
+        return Err(match twice_encoded(doc, dict) {
+            Some(why) => DecodeError::Malformed(format!("the body is {}; {why}", doc.node(dict).tag.type_name())),
+            None => wrong_type(doc, dict, "the body", "a dict"),
+        });
     }
     doc.get(dict, key).ok_or_else(|| missing(path, expected))
+}
+
+/// What is wrong with a str or bytes that hold a message instead of being one.
+fn twice_encoded(doc: &Doc, id: NodeId) -> Option<&'static str> {
+    let node = doc.node(id);
+    // content at the very beginning belongs to bytes that a call makes, which do not lie there
+    let has_content = (node.is_str() || node.tag == Tag::Bytes) && node.range().start > 0;
+    mistaken::twice_encoded(has_content.then(|| doc.content(id))?)
 }
 
 fn missing(path: &str, expected: &str) -> DecodeError {

@@ -3,7 +3,12 @@
 use std::collections::HashMap;
 use std::io::{BufRead, Read, Seek, SeekFrom};
 
-use super::{Node, Result, Span};
+use super::{Bytes, Callable, Node, Result, Span};
+
+const NAMES_A_CLASS: &str = "it names a class or a function";
+
+/// Which of text and bytes it is, only its writer knows.
+const PYTHON_2_BYTES: &str = "it has a str of Python 2 that is not plain ASCII";
 
 /// The stack machine that a pickle is a program for.
 pub(super) struct Reader<R> {
@@ -164,9 +169,24 @@ impl<R: BufRead + Seek> Reader<R> {
                     self.recall(key)?;
                 }
 
-                b'c' | b'i' | b'o' | b'R' | b'b' | 0x81 | 0x92 | 0x93 => {
-                    return Err("it names a class or a function".into());
+                // Python 2's str, of which only ASCII is text here.
+                b'S' => {
+                    let quoted = self.line()?;
+                    self.push(Node::Str(unquoted(&quoted)?));
                 }
+                b'U' => self.ascii(1)?,
+                b'T' => self.ascii(4)?,
+
+                b'c' => {
+                    let (module, name) = (self.line()?, self.line()?);
+                    self.callable(&module, &name)?;
+                }
+                0x93 => {
+                    let (name, module) = (self.pop_text()?, self.pop_text()?);
+                    self.callable(&module, &name)?;
+                }
+                b'R' => self.call()?,
+                b'i' | b'o' | b'b' | 0x81 | 0x92 => return Err(NAMES_A_CLASS.into()),
                 other => return Err(format!("opcode {other:#04x} is none of plain data").into()),
             }
         }
@@ -220,7 +240,57 @@ impl<R: BufRead + Seek> Reader<R> {
         let len = self.unsigned(width)?;
         let span = self.span(len)?;
         self.input.seek_relative(i64::try_from(len)?)?;
-        self.push(Node::Bytes(span));
+        self.push(Node::Bytes(Bytes::At(span)));
+        Ok(())
+    }
+
+    fn ascii(&mut self, width: u64) -> Result<()> {
+        self.text(width)?;
+        match self.nodes.last() {
+            Some(Node::Str(text)) if text.is_ascii() => Ok(()),
+            _ => Err(PYTHON_2_BYTES.into()),
+        }
+    }
+
+    fn pop_text(&mut self) -> Result<String> {
+        let top = self.pop()?;
+        match &self.nodes[top] {
+            Node::Str(text) => Ok(text.clone()),
+            _ => Err(NAMES_A_CLASS.into()),
+        }
+    }
+
+    fn callable(&mut self, module: &str, name: &str) -> Result<()> {
+        let callable = match (module, name) {
+            ("_codecs", "encode") => Callable::Encode,
+            ("__builtin__" | "builtins", "bytes" | "bytearray") => Callable::Bytes,
+            ("__builtin__" | "builtins", "set" | "frozenset") => Callable::Set,
+            _ => return Err(NAMES_A_CLASS.into()),
+        };
+        self.push(Node::Callable(callable));
+        Ok(())
+    }
+
+    /// Makes what the callable below its arguments would.
+    fn call(&mut self) -> Result<()> {
+        let (arguments, callable) = (self.pop()?, self.pop()?);
+        let (Node::Callable(callable), Node::Sequence(arguments)) = (&self.nodes[callable], &self.nodes[arguments])
+        else {
+            return Err(NAMES_A_CLASS.into());
+        };
+        let arguments: Vec<&Node> = arguments.iter().map(|argument| &self.nodes[*argument]).collect();
+        let made = match (callable, &arguments[..]) {
+            (Callable::Encode | Callable::Bytes, [Node::Str(text), Node::Str(encoding)])
+                if matches!(encoding.as_str(), "latin1" | "latin-1") =>
+            {
+                Node::Bytes(Bytes::Made(latin1(text)?))
+            }
+            (Callable::Bytes, []) => Node::Bytes(Bytes::Made(Vec::new())),
+            (Callable::Bytes, [Node::Bytes(bytes)]) => Node::Bytes(bytes.clone()),
+            (Callable::Set, [Node::Sequence(items)]) => Node::Sequence(items.clone()),
+            _ => return Err("it calls a function as Python never does for plain data".into()),
+        };
+        self.push(made);
         Ok(())
     }
 
@@ -302,6 +372,33 @@ impl<R: BufRead + Seek> Reader<R> {
         self.stack.push(*index);
         Ok(())
     }
+}
+
+/// The bytes that a text stands for.
+fn latin1(text: &str) -> Result<Vec<u8>> {
+    let bytes = text.chars().map(u8::try_from).collect::<std::result::Result<_, _>>();
+    bytes.map_err(|_| "it encodes what is not Latin-1".into())
+}
+
+/// What Python 2's `repr` stands for, where that is ASCII.
+fn unquoted(quoted: &str) -> Result<String> {
+    let inside = ['\'', '"'].iter().find_map(|quote| quoted.strip_prefix(*quote)?.strip_suffix(*quote));
+    let mut rest = inside.ok_or("a str without quotes")?.chars();
+    let mut text = String::new();
+    while let Some(char) = rest.next() {
+        text.push(match (char, &mut rest) {
+            ('\\', rest) => match rest.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('t') => '\t',
+                Some(same @ ('\\' | '\'' | '"')) => same,
+                _ => return Err(PYTHON_2_BYTES.into()),
+            },
+            (char, _) if char.is_ascii() => char,
+            _ => return Err(PYTHON_2_BYTES.into()),
+        });
+    }
+    Ok(text)
 }
 
 /// Text of protocol 0, with `\uXXXX` and `\UXXXXXXXX` for what is beyond Latin-1.

@@ -9,6 +9,10 @@ use crate::codec::doc::{NodeId, Tag};
 use crate::codec::error::{grouped, malformed};
 use crate::codec::text::{CodePoints, Spelling, check_utf8};
 
+/// `pickle.loads` reads these as ASCII, so the user manager would refuse them.
+const PYTHON_2_BYTES: &str =
+    "str of Python 2 that is not ASCII (in Python 2, send bytes as bytearray(...) and text as unicode)";
+
 impl Machine<'_> {
     pub(super) fn take(&mut self, length: usize) -> Result<Range<usize>, DecodeError> {
         let left = self.source.len() - self.pos;
@@ -91,7 +95,7 @@ impl Machine<'_> {
         let range = self.take(length)?;
         // Whatever is a str by this way comes from Python 2, and is read as `pickle.loads` does by default.
         if tag == Tag::Str && !self.source[range.clone()].is_ascii() {
-            return Err(self.refuse("string of Python 2 that is not ASCII"));
+            return Err(self.refuse(PYTHON_2_BYTES));
         }
         self.push_new(tag, range)
     }
@@ -114,6 +118,10 @@ impl Machine<'_> {
         }
         match CodePoints::new(spelling, content).unreadable() {
             0 => self.push_new(tag, range),
+            // `repr` writes a byte beyond ASCII as \x80 to \xff
+            rest if spelling == Spelling::Escaped && content[content.len() - rest..].starts_with(b"\\x") => {
+                Err(malformed(PYTHON_2_BYTES, range.end - rest))
+            }
             rest => Err(malformed("wrong escape in a string", range.end - rest)),
         }
     }
