@@ -35,7 +35,7 @@ async fn add(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) ->
     let body = request::body(request, payload, gateway).await?;
     let format = request::format(request.headers());
     let UserHttpActors { decoder, buffer, .. } = &gateway.actors;
-    handle_communication_interface_message(decoder, buffer, format, body.bytes.clone()).await?;
+    handle_communication_interface_message(decoder, buffer, format, body).await?;
     Ok(HttpResponse::Ok().json(Success::new()))
 }
 

@@ -94,6 +94,11 @@ impl Held {
         self.bytes += bytes;
         grown <= limit
     }
+
+    /// Counts `bytes` in all, if there is room.
+    pub fn grow_to(&mut self, bytes: u64, limit: u64) -> bool {
+        self.grow(bytes.saturating_sub(self.bytes), limit)
+    }
 }
 
 impl Drop for Held {
@@ -110,10 +115,10 @@ mod tests {
     fn what_is_held_is_counted_until_it_is_dropped() {
         let inflight = Inflight::default();
         let mut first = inflight.hold();
-        assert!(first.grow(60, 100) && first.grow(40, 100));
+        assert!(first.grow(60, 100) && first.grow_to(100, 100));
         let mut second = inflight.hold();
         assert!(!second.fits(1, 100));
-        assert!(!second.grow(1, 100));
+        assert!(!second.grow_to(1, 100));
         drop(first);
         assert!(second.fits(99, 100) && !second.fits(100, 100));
     }

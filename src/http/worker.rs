@@ -129,7 +129,7 @@ async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway
     let UserHttpActors { decoder, publisher, .. } = &gateway.actors;
     let bearer = request.extensions().get::<Bearer>().cloned().unwrap_or_default();
     let format = request::format(request.headers());
-    handle_user_message(decoder, publisher, bearer.user_id.as_deref(), format, body.bytes.clone()).await?;
+    handle_user_message(decoder, publisher, bearer.user_id.as_deref(), format, body).await?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     Ok(HttpResponse::Ok().json(Received { data: "RECEIVED", time }))
 }

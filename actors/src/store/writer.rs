@@ -243,7 +243,7 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         let removals = changes.len();
         let probe = puts.is_empty() && self.failure.is_some();
         changes.append(&mut puts);
-        self.commit_and_reply(&changes, durable, removals, replies);
+        self.commit_and_reply(changes, durable, removals, replies);
         if probe {
             // what comes of it is told by the status
             let _ = self.commit(&[Change::Remove(NO_RECORD)], Durable::Now);
@@ -261,9 +261,17 @@ impl<F: Fn(StoreEvent)> Writer<F> {
 
     /// Commits all changes together; where there is no space for that, the removals at their head alone, and where there
     /// is none for these, what was written before.
-    fn commit_and_reply(&mut self, changes: &[Change], durable: Durable, removals: usize, replies: Vec<(Seq, Reply)>) {
-        match self.commit(changes, durable) {
+    fn commit_and_reply(
+        &mut self,
+        changes: Vec<Change>,
+        durable: Durable,
+        removals: usize,
+        replies: Vec<(Seq, Reply)>,
+    ) {
+        match self.commit(&changes, durable) {
             Ok(bodies) => {
+                // before anybody hears of it: the memory is free by then
+                drop(changes);
                 self.removals.clear();
                 for ((seq, reply), body) in replies.into_iter().zip(bodies) {
                     if reply.send(Ok((seq, body))).is_err() {

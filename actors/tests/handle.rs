@@ -1,0 +1,112 @@
+//! A body counts as held in memory for as long as any part of it is: whatever receives it has a permit in the bytes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, System};
+use bytes::Bytes;
+use user_http_actors::codec::Format;
+use user_http_actors::handle::{handle_communication_interface_message, handle_user_message};
+use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::store::{Change, Committed, Durable, Store, StoreError, StoreHandle};
+use user_http_actors::{BufferActor, Decoder, UserManagerPublisher};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const ROOM: u64 = 1 << 30;
+
+/// A body that tells when it is let go.
+struct Watched {
+    content: Vec<u8>,
+    gone: Arc<AtomicBool>,
+}
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.content
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::SeqCst);
+    }
+}
+
+fn watched(content: Vec<u8>) -> (Bytes, Arc<AtomicBool>) {
+    let gone = Arc::new(AtomicBool::new(false));
+    (Bytes::from_owner(Watched { content, gone: Arc::clone(&gone) }), gone)
+}
+
+/// A disk that hangs until the test lets it go on. It keeps nothing of what it was given.
+struct Hanging {
+    commits: Sender<()>,
+    permits: Receiver<()>,
+}
+
+impl Store for Hanging {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError> {
+        if changes.iter().any(|change| matches!(change, Change::Put { .. })) {
+            let _ = self.commits.send(());
+            // a test that has ended lets everything pass
+            let _ = self.permits.recv();
+        }
+        MemoryStore.commit(changes, durable)
+    }
+}
+
+#[test]
+fn a_body_is_held_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
+    System::new().block_on(async {
+        let (commits, committing) = channel();
+        let (permit, permits) = channel();
+        let store = StoreHandle::start("test", Box::new(Hanging { commits, permits }), 1, |_| {}).expect("a thread");
+        let publisher = UserManagerPublisher::new(store, Vec::new(), ROOM, None).expect("an empty store").start();
+        let image = vec![b'x'; 1 << 20];
+        let data = [&b"B"[..], &(image.len() as u32).to_le_bytes(), &image].concat();
+        let head = b"}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\x8c\x0eFRAME_RENDERED\x8c\x04DATA";
+        let (body, gone) = watched([&head[..], &data, b"uu."].concat());
+        let decoder = Decoder::start();
+        let sender = actix::spawn(async move {
+            let _ = handle_user_message(&decoder, &publisher, None, Format::Pickle, body).await;
+        });
+        let start = Instant::now();
+        while committing.try_recv().is_err() {
+            assert!(start.elapsed() < DEADLINE, "the message does not reach the store");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        sender.abort();
+        let _ = sender.await;
+        assert!(!gone.load(Ordering::SeqCst), "it is in memory, and its permit must be too");
+        permit.send(()).expect("the store's thread");
+        while !gone.load(Ordering::SeqCst) {
+            assert!(start.elapsed() < DEADLINE, "it is on the disk, and still in memory");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+}
+
+#[test]
+fn a_body_is_let_go_before_its_sender_hears_that_it_is_stored() {
+    System::new().block_on(async {
+        let store = StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
+        let buffer =
+            BufferActor::new(store, Vec::new(), ROOM, Duration::from_secs(3_600)).expect("an empty store").start();
+        let decoder = Decoder::start();
+        // a small message, and much around it; and one that is most of its body
+        let text = "x".repeat(10_000);
+        let beside = "y".repeat(1 << 20);
+        for (message, beside) in [(&text, &beside), (&beside, &text)] {
+            for round in 0..20 {
+                let json = format!(
+                    r#"{{"TYPE":"ADD_BUFFER_MSG","DATA":{{"BUFFER_UUID":"{round}","BUFFER_MSG":"{message}","OTHER":"{beside}"}}}}"#
+                );
+                let (body, gone) = watched(json.into_bytes());
+                let stored = handle_communication_interface_message(&decoder, &buffer, Format::Json, body).await;
+                stored.expect("room");
+                assert!(gone.load(Ordering::SeqCst), "all of the body is kept for a part of it");
+            }
+        }
+    });
+}
