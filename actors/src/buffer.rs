@@ -328,9 +328,11 @@ impl StreamHandler<PutDone<WhatFor>> for BufferActor {
 impl Handler<FromStore> for BufferActor {
     type Result = ();
 
-    fn handle(&mut self, FromStore(event): FromStore, _: &mut Self::Context) {
+    fn handle(&mut self, FromStore(event): FromStore, ctx: &mut Self::Context) {
         match event {
             StoreEvent::Moved(moved) => {
+                // what has been put only just may be among it
+                self.puts.take_ready().into_iter().for_each(|done| StreamHandler::handle(self, done, ctx));
                 for (seq, payload) in moved {
                     let held = self.names.get(&seq).and_then(|uuid| self.messages.get_mut(uuid));
                     if let Some(held) = held {
@@ -365,7 +367,11 @@ impl Handler<Drain> for BufferActor {
         self.draining = true;
         let flushed = self.store.flush().into_actor(self);
         // the outcome of every put has been told by then, but maybe not taken in
-        let settled = flushed.then(|(), actor, _| actor.puts.all_settled().into_actor(actor));
+        let settled = flushed.then(|flushed, actor, _| {
+            flushed
+                .unwrap_or_else(|error| log::warn!("delivered messages may be there again after a restart: {error}"));
+            actor.puts.all_settled().into_actor(actor)
+        });
         Box::pin(settled.map(|(), _, ctx| ctx.stop()))
     }
 }

@@ -96,7 +96,8 @@ impl Error {
             Self::OtherUser { .. } => ErrorKind::Forbidden,
             Self::TooLargeForBroker { .. } => ErrorKind::TooLarge,
             Self::InDelivery => ErrorKind::Busy,
-            Self::NoRoom { .. } | Self::DecoderFull { .. } | Self::Store(StoreError::NoSpace(_)) => ErrorKind::NoRoom,
+            Self::NoRoom { .. } | Self::DecoderFull { .. } => ErrorKind::NoRoom,
+            Self::Store(StoreError::NoSpace(_) | StoreError::Busy(_)) => ErrorKind::NoRoom,
             Self::BrokerIsConfigured => ErrorKind::Setup,
             Self::Store(StoreError::Failed(_) | StoreError::Gone(_)) | Self::Stopping => ErrorKind::Service,
         }

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use rustix::io::{ReadWriteFlags, preadv2};
+
+use crate::store::disk::transient;
+use crate::store::files::SegmentFile;
 
 /// The body of a stored message: in memory, or a range of a store's file.
 ///
@@ -16,10 +18,10 @@ use rustix::io::{ReadWriteFlags, preadv2};
 pub enum Payload {
     /// Parts in memory that follow one another.
     Memory(Arc<[Bytes]>),
-    /// A range of a file.
+    /// A range of a store's segment.
     File {
         /// The file that holds the body.
-        file: Arc<File>,
+        file: Arc<SegmentFile>,
         /// Where the body starts in it, in bytes.
         offset: u64,
         /// How long the body is, in bytes.
@@ -82,7 +84,7 @@ impl Payload {
                 buffer[..len].copy_from_slice(&read_parts(parts, offset, len));
                 len
             }
-            Self::File { file, offset: start, .. } => read_cached(file, start + offset, &mut buffer[..len]),
+            Self::File { file, offset: start, .. } => file.read_cached(&mut buffer[..len], start + offset),
         }
     }
 
@@ -90,6 +92,11 @@ impl Payload {
     pub fn is_in_memory(&self) -> bool {
         matches!(self, Self::Memory(_))
     }
+}
+
+/// Whether a body that could not be read, with `error`, may be readable later: the system is short of descriptors or memory.
+pub(crate) fn may_be_readable_later(error: &io::Error) -> bool {
+    transient(error).is_some()
 }
 
 /// Reads what the page cache has; nothing where the file system cannot tell, or something is wrong.

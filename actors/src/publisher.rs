@@ -175,10 +175,14 @@ impl UserManagerPublisher {
 
     fn remove(&mut self, seq: Seq) {
         // the message first: a mark of nothing is harmless
-        let mark = self.outbox.remove(seq);
-        self.full = false;
         self.store.remove(seq);
-        mark.into_iter().for_each(|mark| self.store.remove(mark));
+        self.forget(seq);
+    }
+
+    /// A message is no more in the store.
+    fn forget(&mut self, seq: Seq) {
+        self.outbox.remove(seq).into_iter().for_each(|mark| self.store.remove(mark));
+        self.full = false;
     }
 
     fn forwarded(&mut self, seq: Seq) {
@@ -186,14 +190,19 @@ impl UserManagerPublisher {
         self.forwarded_total += 1;
     }
 
-    fn answer_when_removed(&self, found: Option<Seq>) -> ResponseFuture<Result<(), Error>> {
-        if found.is_none() {
-            return Box::pin(future::ready(Err(Error::NoSuchMessage)));
-        }
-        let removed = self.store.flush();
+    /// Removes a message, durably. Where that is refused, the message stays.
+    fn remove_durably(
+        &self,
+        found: Option<Seq>,
+        forwarded: bool,
+        ctx: &Context<Self>,
+    ) -> ResponseFuture<Result<(), Error>> {
+        let Some(seq) = found else { return Box::pin(future::ready(Err(Error::NoSuchMessage))) };
+        let (removal, publisher) = (self.store.remove_durably(seq), ctx.address());
         Box::pin(async move {
-            removed.await;
-            Ok(())
+            let removed = removal.await;
+            publisher.send(EndRemoval { seq, removed: removed.is_ok(), forwarded }).await?;
+            Ok(removed?)
         })
     }
 
@@ -351,22 +360,53 @@ impl StreamHandler<EndLoan> for UserManagerPublisher {
 impl Handler<DeleteMessage> for UserManagerPublisher {
     type Result = ResponseFuture<Result<(), Error>>;
 
-    fn handle(&mut self, DeleteMessage { message_id }: DeleteMessage, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, DeleteMessage { message_id }: DeleteMessage, ctx: &mut Self::Context) -> Self::Result {
         let Route::UserManager(lender) = &mut self.route else {
             return Box::pin(future::ready(Err(Error::BrokerIsConfigured)));
         };
-        let found = lender.delete(message_id);
-        found.into_iter().for_each(|seq| self.forwarded(seq));
-        self.answer_when_removed(found)
+        let found = lender.take_back(message_id);
+        found.into_iter().for_each(|seq| self.outbox.take_out(seq));
+        self.remove_durably(found, true, ctx)
+    }
+}
+
+/// A removal is durable, or was refused.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct EndRemoval {
+    seq: Seq,
+    removed: bool,
+    /// The user manager is done with the message.
+    forwarded: bool,
+}
+
+impl Handler<EndRemoval> for UserManagerPublisher {
+    type Result = ();
+
+    fn handle(&mut self, message: EndRemoval, ctx: &mut Self::Context) {
+        let EndRemoval { seq, removed, forwarded } = message;
+        if !removed {
+            self.outbox.put_back(seq);
+            return self.advance(ctx);
+        }
+        // it may have been removed twice at once
+        let Some(message_id) = self.outbox.get(seq).map(|message| message.meta.message_id) else { return };
+        if let Route::UserManager(lender) = &mut self.route {
+            lender.forget(message_id);
+        }
+        self.forget(seq);
+        self.forwarded_total += u64::from(forwarded);
     }
 }
 
 impl Handler<FromStore> for UserManagerPublisher {
     type Result = ();
 
-    fn handle(&mut self, FromStore(event): FromStore, _: &mut Self::Context) {
+    fn handle(&mut self, FromStore(event): FromStore, ctx: &mut Self::Context) {
         match event {
             StoreEvent::Moved(moved) => {
+                // what has been put only just may be among it
+                self.puts.take_ready().into_iter().for_each(|done| StreamHandler::handle(self, done, ctx));
                 for (seq, payload) in moved {
                     if let Some(message) = self.outbox.get_mut(seq) {
                         message.payload = payload;
@@ -425,7 +465,11 @@ impl Handler<Drain> for UserManagerPublisher {
         };
         let flushed = settled.into_actor(self).then(|(), actor, _| actor.store.flush().into_actor(actor));
         // the outcome of every put has been told by then, but maybe not taken in
-        let settled = flushed.then(|(), actor, _| actor.puts.all_settled().into_actor(actor));
+        let settled = flushed.then(|flushed, actor, _| {
+            flushed
+                .unwrap_or_else(|error| log::warn!("forwarded messages may be there again after a restart: {error}"));
+            actor.puts.all_settled().into_actor(actor)
+        });
         Box::pin(settled.map(|(), _, ctx| ctx.stop()))
     }
 }

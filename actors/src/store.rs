@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::payload::Payload;
 
 pub mod disk;
+pub mod files;
 pub mod log;
 pub mod memory;
 pub(crate) mod puts;
@@ -119,14 +120,14 @@ impl Recovered {
     }
 }
 
-/// What a commit has brought about.
+/// What has come of a step of [`Store::tidy`].
 #[derive(Debug, Default)]
-pub struct Committed {
-    /// Where the body of each `Put` of the commit is, in their order.
-    pub bodies: Vec<Payload>,
+pub struct Tidied {
     /// Records that the store has moved while it gave space back: their bodies are here from now on. The old
     /// places can still be read, but keep their disk space taken for as long as somebody holds them.
     pub moved: Vec<(Seq, Payload)>,
+    /// There is more to do right away.
+    pub more: bool,
 }
 
 /// When the changes of a commit are durable.
@@ -143,10 +144,21 @@ pub trait Store: Send {
     /// Makes `changes`, all or (after an error that [`StoreError::is_final`] denies) none of them.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`] when there is no room: a later commit may succeed. [`StoreError::TooLarge`] where
+    /// [`StoreError::NoSpace`] and [`StoreError::Busy`] when there is no room: a later commit may succeed. [`StoreError::TooLarge`] where
     /// [`Change::check`] refuses one of the changes. [`StoreError::Failed`] and [`StoreError::Gone`] when the backend can
     /// no longer promise anything: every later commit fails too.
-    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError>;
+    ///
+    /// Returns where the body of each `Put` is, in their order.
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError>;
+
+    /// Gives some of the space back that removals have made free: a step that takes some milliseconds, since no commit
+    /// is made meanwhile.
+    ///
+    /// # Errors
+    /// As for a commit. Unless [`StoreError::is_final`] says otherwise, nothing is lost but the space, for a time.
+    fn tidy(&mut self) -> Result<Tidied, StoreError> {
+        Ok(Tidied::default())
+    }
 }
 
 /// Why a commit has failed.
@@ -155,6 +167,9 @@ pub enum StoreError {
     /// The disk or the quota is full.
     #[error("no space left for messages: {0}")]
     NoSpace(String),
+    /// The system is short of descriptors or memory, for a moment.
+    #[error("the message store cannot work at the moment: {0}")]
+    Busy(String),
     /// A record is larger than recovery would read.
     #[error("the {what} of a record has {size} bytes; at most {limit} are kept")]
     TooLarge {

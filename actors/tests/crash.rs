@@ -4,5 +4,7 @@
 mod disk;
 #[path = "crash/disk_errors.rs"]
 mod disk_errors;
+#[path = "crash/full_disk.rs"]
+mod full_disk;
 #[path = "crash/power_loss.rs"]
 mod power_loss;

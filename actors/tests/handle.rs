@@ -9,8 +9,9 @@ use actix::{Actor, System};
 use bytes::Bytes;
 use user_http_actors::codec::Format;
 use user_http_actors::handle::{handle_communication_interface_message, handle_user_message};
+use user_http_actors::payload::Payload;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Committed, Durable, Store, StoreError, StoreHandle};
+use user_http_actors::store::{Change, Durable, Store, StoreError, StoreHandle};
 use user_http_actors::{BufferActor, Decoder, UserManagerPublisher};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -46,7 +47,7 @@ struct Hanging {
 }
 
 impl Store for Hanging {
-    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError> {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
         if changes.iter().any(|change| matches!(change, Change::Put { .. })) {
             let _ = self.commits.send(());
             // a test that has ended lets everything pass

@@ -11,10 +11,12 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::disk::SystemDisk;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, OpenError, Recovered, Seq, Store};
+use user_http_actors::store::{Change, Durable, OpenError, Recovered, Seq, Store, Tidied};
 
 #[path = "store/bounds.rs"]
 mod bounds;
+#[path = "store/space.rs"]
+mod space;
 #[path = "store/torn.rs"]
 mod torn;
 
@@ -58,22 +60,34 @@ fn records(path: &Path) -> Vec<u8> {
     content
 }
 
+/// Lets the store give back what space it can. Returns what it has moved.
+fn tidied(store: &mut impl Store) -> Vec<(Seq, Payload)> {
+    let mut all = Vec::new();
+    loop {
+        let Tidied { moved, more } = store.tidy().expect("a sound disk");
+        all.extend(moved);
+        if !more {
+            return all;
+        }
+    }
+}
+
 /// What every backend owes its owner.
 fn keeps_the_contract(mut store: impl Store) {
     let long = pattern(2, 3_000_000);
     let committed =
         store.commit(&[put(1, "a", b"first"), put(2, "b", &long), put(3, "c", b"")], Durable::Now).expect("room");
-    assert_eq!(committed.bodies.len(), 3);
-    assert_eq!(body(&committed.bodies[0]), b"first");
-    assert_eq!(body(&committed.bodies[1]), long);
-    assert_eq!(committed.bodies[1].read(999_990, 20).expect("readable"), long[999_990..1_000_010]);
-    assert_eq!(committed.bodies[1].read(2_999_999, 20).expect("readable").len(), 1);
-    assert!(committed.bodies[2].is_empty());
+    assert_eq!(committed.len(), 3);
+    assert_eq!(body(&committed[0]), b"first");
+    assert_eq!(body(&committed[1]), long);
+    assert_eq!(committed[1].read(999_990, 20).expect("readable"), long[999_990..1_000_010]);
+    assert_eq!(committed[1].read(2_999_999, 20).expect("readable").len(), 1);
+    assert!(committed[2].is_empty());
     let later =
         store.commit(&[Change::Remove(2), Change::Remove(77), put(4, "d", b"fourth")], Durable::Now).expect("room");
-    assert_eq!(later.bodies.len(), 1);
-    assert_eq!(body(&committed.bodies[1]), long, "who holds a body can read it after its removal");
-    assert!(store.commit(&[], Durable::Now).expect("nothing to do").bodies.is_empty());
+    assert_eq!(later.len(), 1);
+    assert_eq!(body(&committed[1]), long, "who holds a body can read it after its removal");
+    assert!(store.commit(&[], Durable::Now).expect("nothing to do").is_empty());
 }
 
 #[test]
@@ -295,6 +309,7 @@ fn a_missing_segment_is_refused_and_an_empty_one_in_its_place_gives_up_what_was_
     assert!(found.contains(&1) && found.contains(&60) && found.len() < 60, "{found:?}");
     let (mut store, _) = open(directory.path());
     store.commit(&found.iter().map(|&seq| Change::Remove(seq)).collect::<Vec<_>>(), Durable::Now).expect("room");
+    tidied(&mut store);
     assert!(!missing.exists(), "it is given back like any other");
 }
 
@@ -313,12 +328,13 @@ fn space_is_given_back_and_what_lives_is_moved() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
     let long_lived = pattern(1, 100_000);
-    let mut place = store.commit(&[put(1, "long-lived", &long_lived)], Durable::Now).expect("room").bodies.remove(0);
+    let mut place = store.commit(&[put(1, "long-lived", &long_lived)], Durable::Now).expect("room").remove(0);
     let mut moves = 0;
     for seq in 2..200 {
         let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
         changes.extend((seq > 2).then(|| Change::Remove(seq - 1)));
-        for (seq, moved) in store.commit(&changes, Durable::Now).expect("room").moved {
+        store.commit(&changes, Durable::Now).expect("room");
+        for (seq, moved) in tidied(&mut store) {
             if seq == 1 {
                 (place, moves) = (moved, moves + 1);
             }
@@ -344,6 +360,7 @@ fn after_a_million_messages_the_directory_is_hardly_larger_than_what_is_held() {
         let gone = (first..first + 1_000).map(|seq| (seq + 500) % 1_000 + first).filter(|seq| *seq > HELD);
         let removals = gone.filter(|seq| seq % 1_000 != 7).map(|seq| Change::Remove(seq - HELD));
         store.commit(&puts.chain(removals).collect::<Vec<_>>(), Durable::Now).expect("room");
+        tidied(&mut store);
     }
     drop(store);
     let size: u64 = fs::read_dir(directory.path())
@@ -365,8 +382,10 @@ fn numbers_are_not_used_again_after_everything_was_removed() {
         let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
         changes.push(Change::Remove(seq - 1));
         store.commit(&changes, Durable::Now).expect("room");
+        tidied(&mut store);
     }
     store.commit(&[Change::Remove(40)], Durable::Now).expect("room");
+    tidied(&mut store);
     drop(store);
     let (store, recovered) = open(directory.path());
     assert!(recovered.is_empty());
@@ -414,7 +433,7 @@ proptest! {
                 Step::Remove(_) => {}
                 Step::Commit => {
                     let committed = store.commit(&pending, Durable::Now).expect("room");
-                    let mut bodies = committed.bodies.into_iter();
+                    let mut bodies = committed.into_iter();
                     for change in pending.drain(..) {
                         match change {
                             Change::Put { seq, body, .. } => {
@@ -427,7 +446,7 @@ proptest! {
                             }
                         }
                     }
-                    for (seq, payload) in committed.moved {
+                    for (seq, payload) in tidied(&mut store) {
                         places.insert(seq, payload);
                     }
                     for (seq, payload) in &places {

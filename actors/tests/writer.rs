@@ -1,12 +1,16 @@
 //! The thread of a store: what it commits together, and when.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::executor::block_on;
+use user_http_actors::payload::Payload;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Committed, Durable, Seq, Store, StoreError, StoreHandle};
+use user_http_actors::store::{Change, Durable, Seq, Store, StoreError, StoreEvent, StoreHandle};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -20,7 +24,7 @@ struct WatchedStore {
 }
 
 impl Store for WatchedStore {
-    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError> {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
         let _ = self.commits.send((changes.to_vec(), durable));
         if !changes.is_empty() {
             // a test that has ended lets everything pass
@@ -119,4 +123,85 @@ fn the_thread_ends_with_the_last_handle_and_commits_what_it_was_given() {
     assert!(
         commits.recv_timeout(DEADLINE).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Disconnected)
     );
+}
+
+/// A store that refuses, panics or moves as it is told.
+struct OddStore {
+    refuses: Arc<AtomicBool>,
+    panics: Arc<AtomicBool>,
+}
+
+impl Store for OddStore {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
+        assert!(!self.panics.load(Ordering::SeqCst), "a bug in the store");
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(StoreError::NoSpace("full".into()));
+        }
+        MemoryStore.commit(changes, durable)
+    }
+}
+
+/// Such a store, its switches and what its owner is told of its state.
+fn odd() -> (StoreHandle, Arc<AtomicBool>, Arc<AtomicBool>, Receiver<Option<StoreError>>) {
+    let (refuses, panics) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (tell, told) = channel();
+    let on_event = move |event| {
+        if let StoreEvent::Status(status) = event {
+            let _ = tell.send(status);
+        }
+    };
+    let store = Box::new(OddStore { refuses: Arc::clone(&refuses), panics: Arc::clone(&panics) });
+    (StoreHandle::start("test", store, 1, on_event).expect("a thread"), refuses, panics, told)
+}
+
+#[test]
+fn a_panic_of_the_thread_is_told_as_a_failure_for_good() {
+    let (store, refuses, panics, told) = odd();
+    refuses.store(true, Ordering::SeqCst);
+    block_on(store.put(Bytes::new(), Vec::new())).expect_err("full");
+    let full = told.recv_timeout(DEADLINE).expect("it is told").expect("full");
+    assert!(!full.is_final(), "{full}");
+    panics.store(true, Ordering::SeqCst);
+    let refused = block_on(store.put(Bytes::new(), Vec::new())).expect_err("nobody is there");
+    assert!(refused.is_final(), "{refused}");
+    let failed = told.recv_timeout(DEADLINE).expect("it is told").expect("failed");
+    assert!(failed.is_final(), "{failed}");
+    assert!(block_on(store.flush()).is_err_and(|error| error.is_final()));
+    assert!(block_on(store.remove_durably(1)).is_err_and(|error| error.is_final()));
+}
+
+#[test]
+fn a_removal_that_is_not_durable_is_told_to_who_waits_for_it() {
+    let (store, refuses, ..) = odd();
+    block_on(store.put(Bytes::new(), Vec::new())).expect("room");
+    refuses.store(true, Ordering::SeqCst);
+    let refused = block_on(store.remove_durably(1)).expect_err("full");
+    assert!(matches!(refused, StoreError::NoSpace(_)), "{refused}");
+    store.remove(1);
+    let refused = block_on(store.flush()).expect_err("full");
+    assert!(matches!(refused, StoreError::NoSpace(_)), "{refused}");
+    refuses.store(false, Ordering::SeqCst);
+    block_on(store.flush()).expect("what was kept in mind is done");
+    block_on(store.remove_durably(1)).expect("room");
+}
+
+#[test]
+fn a_removal_that_was_refused_is_not_made_later() {
+    let (commits, seen) = channel();
+    struct Seeing(OddStore, Sender<Vec<Change>>);
+    impl Store for Seeing {
+        fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
+            let committed = self.0.commit(changes, durable)?;
+            let _ = self.1.send(changes.to_vec());
+            Ok(committed)
+        }
+    }
+    let refuses = Arc::new(AtomicBool::new(true));
+    let store = OddStore { refuses: Arc::clone(&refuses), panics: Arc::default() };
+    let store = StoreHandle::start("test", Box::new(Seeing(store, commits)), 1, |_| {}).expect("a thread");
+    block_on(store.remove_durably(7)).expect_err("full");
+    refuses.store(false, Ordering::SeqCst);
+    block_on(store.remove_durably(8)).expect("room");
+    let made = seen.try_iter().flatten().filter(|change| matches!(change, Change::Remove(7)));
+    assert_eq!(made.count(), 0);
 }

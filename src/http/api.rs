@@ -121,6 +121,9 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
     let mut not_ready = Vec::new();
     match store {
         StoreHealth::Ok => {}
+        StoreHealth::Full if is_busy(&buffer.store_failure) || is_busy(&outbox.store_failure) => {
+            not_ready.push("store: no file descriptor or memory is left; raise the limits of the service".to_owned())
+        }
         StoreHealth::Full => not_ready.push("store: there is no space left on the disk".to_owned()),
         StoreHealth::Failed => not_ready.push("store: the disk has failed; see the log".to_owned()),
     }
@@ -158,10 +161,14 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
     })
 }
 
+fn is_busy(failure: &Option<StoreError>) -> bool {
+    matches!(failure, Some(StoreError::Busy(_)))
+}
+
 fn store_health(buffer: &BufferState, outbox: &OutboxState) -> StoreHealth {
     let failures = [&buffer.store_failure, &outbox.store_failure];
     let health = failures.into_iter().flatten().map(|failure| match failure {
-        StoreError::NoSpace(_) => StoreHealth::Full,
+        StoreError::NoSpace(_) | StoreError::Busy(_) => StoreHealth::Full,
         // of one record alone, never the state of a store
         StoreError::TooLarge { .. } => StoreHealth::Ok,
         StoreError::Failed(_) | StoreError::Gone(_) => StoreHealth::Failed,

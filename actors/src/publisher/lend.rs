@@ -120,11 +120,16 @@ impl Lender {
         }
     }
 
-    /// Finds a message that is done with.
-    pub fn delete(&mut self, message_id: Uuid) -> Option<Seq> {
-        let seq = self.by_id.remove(&message_id)?;
+    /// Finds a message that is to be removed, and ends its loan.
+    pub fn take_back(&mut self, message_id: Uuid) -> Option<Seq> {
+        let seq = *self.by_id.get(&message_id)?;
         self.forget_loan(seq);
         Some(seq)
+    }
+
+    /// A message has been removed.
+    pub fn forget(&mut self, message_id: Uuid) {
+        self.by_id.remove(&message_id);
     }
 }
 

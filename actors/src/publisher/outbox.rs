@@ -144,9 +144,14 @@ impl Outbox {
         self.messages.get_mut(&seq).map(|message| (seq, message))
     }
 
+    /// A message is out, whether it was before or not.
+    pub fn take_out(&mut self, seq: Seq) {
+        self.waiting.remove(&seq);
+    }
+
     /// A message that was out waits again, in its old place.
     pub fn put_back(&mut self, seq: Seq) {
-        if self.messages.contains_key(&seq) {
+        if self.messages.contains_key(&seq) && !self.parked.contains_key(&seq) {
             self.waiting.insert(seq);
         }
     }

@@ -45,7 +45,8 @@ impl Handler<GetParkedMessages> for UserManagerPublisher {
         // what is listed stays parked through a kill
         let marked = self.store.flush();
         Box::pin(async move {
-            marked.await;
+            // on a full disk too they are listed: deleting them makes room
+            let _ = marked.await;
             parked
         })
     }
@@ -69,15 +70,11 @@ impl Handler<PublishParkedMessage> for UserManagerPublisher {
 impl Handler<DeleteParkedMessage> for UserManagerPublisher {
     type Result = ResponseFuture<Result<(), Error>>;
 
-    fn handle(&mut self, message: DeleteParkedMessage, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: DeleteParkedMessage, ctx: &mut Self::Context) -> Self::Result {
         let found = self.outbox.find_parked(message.message_id);
-        if let Some(seq) = found {
+        if found.is_some() {
             log::info!("parked message {} is deleted", message.message_id);
-            if let Route::UserManager(lender) = &mut self.route {
-                lender.delete(message.message_id);
-            }
-            self.remove(seq);
         }
-        self.answer_when_removed(found)
+        self.remove_durably(found, false, ctx)
     }
 }

@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 /// Parts of a body up to this length are gathered into one write with their neighbours.
 const GATHER: usize = 64 << 10;
@@ -27,6 +29,11 @@ pub trait Disk: Send + fmt::Debug {
     fn sync(&self, file: &File) -> io::Result<()>;
     /// Deletes a file. That is durable when the directory is synced.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file another name in its directory, which no other has. That is durable when the directory is synced.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Whether there is room for so many bytes more in an empty file, as far as the file system can tell without their
+    /// being written.
+    fn check_room(&self, file: &File, bytes: u64) -> io::Result<()>;
     /// Makes durable which files a directory has.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 }
@@ -66,8 +73,51 @@ impl Disk for SystemDisk {
         fs::remove_file(path)
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn check_room(&self, file: &File, bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+            // it cannot tell
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+            checked => Ok(checked?),
+        }
+    }
+
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
+    }
+}
+
+/// Makes durable which files a directory has, where the file system can: some (FUSE, CIFS) refuse to sync any directory,
+/// which promises nothing and fails nothing.
+///
+/// # Errors
+/// What the file system reports.
+pub(super) fn sync_directory(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.sync_directory(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
+}
+
+/// Why an operation failed that may succeed later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transient {
+    /// The disk or the quota is full.
+    NoSpace,
+    /// The system is short of descriptors or memory.
+    Busy,
+}
+
+/// Whether an operation that has failed with `error` may succeed later.
+pub(crate) fn transient(error: &io::Error) -> Option<Transient> {
+    use io::ErrorKind::{FileTooLarge, Interrupted, OutOfMemory, QuotaExceeded, StorageFull, WouldBlock};
+    match (error.kind(), Errno::from_io_error(error)) {
+        (StorageFull | QuotaExceeded | FileTooLarge, _) => Some(Transient::NoSpace),
+        (OutOfMemory | WouldBlock | Interrupted, _) | (_, Some(Errno::MFILE | Errno::NFILE)) => Some(Transient::Busy),
+        _ => None,
     }
 }
 

@@ -14,12 +14,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::payload::Payload;
-use crate::store::disk::{Appender, Disk, SystemDisk};
+use crate::store::disk::{Appender, Disk, SystemDisk, Transient, sync_directory, transient};
+use crate::store::files::{Files, SegmentFile};
 use crate::store::segment::{self, Kind, Place, Record, SEGMENT_HEADER};
-use crate::store::{Change, Committed, Durable, NO_RECORD, OpenError, Recovered, Seq, Store, StoreError};
+use crate::store::{Change, Durable, NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, Tidied};
 
 mod recover;
+mod relocate;
 mod space;
+
+use relocate::Relocation;
+use space::Pause;
 
 /// A commit that finds the newest segment at least this large begins another. Small enough that moving what lives
 /// in one segment takes milliseconds, large enough that 4 GiB of messages need no more than 256 open files.
@@ -42,10 +47,19 @@ pub struct LogStore {
     segment_bytes: u64,
     directory: PathBuf,
     _lock: File,
+    files: Arc<Files>,
     segments: BTreeMap<u32, Segment>,
+    /// The file of the newest segment, open to be written.
+    newest_file: Option<Arc<File>>,
     ahead: Ahead,
-    /// The newest segment has records that are not synced.
-    unsynced: bool,
+    /// How long the newest segment is as far as it is synced; where it is longer, what follows is not.
+    synced_len: u64,
+    /// Records that were removed, which is not durable yet.
+    unsynced_removals: Vec<Seq>,
+    /// The removals of these have been cut off with what followed the synced part, and must be written again.
+    cut_off: bool,
+    /// Names of files have changed, and the directory is not synced.
+    unsynced_names: bool,
     /// A tree, which takes growing numbers at its end: faster to fill than a hash table.
     index: BTreeMap<Seq, Location>,
     /// Bytes of all records that live, headers included.
@@ -55,6 +69,13 @@ pub struct LogStore {
     next_seq: Seq,
     /// The reserve of disk space is there.
     reserved: bool,
+    /// How much room a commit was refused for, since when none was taken.
+    refused: Option<u64>,
+    /// Of trying to get the reserve.
+    reserve_pause: Pause,
+    /// Of trying to move records.
+    move_pause: Pause,
+    relocation: Option<Relocation>,
     failed: Option<StoreError>,
 }
 
@@ -72,7 +93,7 @@ struct Ahead {
 
 #[derive(Debug)]
 struct Segment {
-    file: Arc<File>,
+    file: Arc<SegmentFile>,
     salt: u32,
     len: u64,
     live: u64,
@@ -81,7 +102,7 @@ struct Segment {
 }
 
 /// Where a record is. There may be millions, so this is no more than what is needed to find it and to forget it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Location {
     segment: u32,
     offset: u64,
@@ -89,7 +110,7 @@ struct Location {
 }
 
 impl Segment {
-    fn new(file: Arc<File>, salt: u32) -> Self {
+    fn new(file: Arc<SegmentFile>, salt: u32) -> Self {
         Self { file, salt, len: SEGMENT_HEADER, live: 0, put: Vec::new() }
     }
 }
@@ -146,28 +167,68 @@ impl LogStore {
 
     /// The newest segment, with room for more: its number, its file, its salt and its length.
     fn newest(&mut self) -> Result<(u32, Arc<File>, u32, u64), StoreError> {
+        // what is acknowledged is in a file that has its name
+        self.sync_names()?;
         if let Some((&number, segment)) = self.segments.last_key_value()
+            && let Some(file) = &self.newest_file
             && (SEGMENT_HEADER..self.segment_bytes).contains(&segment.len)
         {
-            return Ok((number, Arc::clone(&segment.file), segment.salt, segment.len));
+            return Ok((number, Arc::clone(file), segment.salt, segment.len));
         }
-        self.sync().map_err(|error| self.fail(&error))?;
-        self.begin_segment().map_err(|error| self.refuse(&error))
+        self.close_newest()?;
+        self.begin_segment()
     }
 
-    fn begin_segment(&mut self) -> io::Result<(u32, Arc<File>, u32, u64)> {
-        let number = self.segments.last_key_value().map_or(1, |(number, _)| number + 1);
+    /// Syncs the newest segment and cuts off the zeros behind its records: there, in a segment that others follow, what is
+    /// not a record is damage.
+    fn close_newest(&mut self) -> Result<(), StoreError> {
+        self.sync()?;
+        let len = self.segments.last_key_value().map_or(0, |(_, newest)| newest.len);
+        if let Some(file) = self.newest_file.clone()
+            && self.ahead.file_end > len
+        {
+            let cut = self.disk.set_len(&file, len).and_then(|()| self.disk.sync(&file));
+            cut.map_err(|error| self.refuse(&error))?;
+            self.ahead.file_end = len;
+        }
+        Ok(())
+    }
+
+    fn begin_segment(&mut self) -> Result<(u32, Arc<File>, u32, u64), StoreError> {
+        let number = self.next_number();
         let path = self.path(number);
         let salt = rand::random();
-        let file = self.disk.create(&path)?;
-        self.disk.write(&file, &segment::segment_header(number.into(), self.next_seq, salt), 0)?;
-        self.disk.sync(&file)?;
-        self.disk.sync_directory(&self.directory)?;
-        let file = Arc::new(file);
-        self.segments.insert(number, Segment::new(Arc::clone(&file), salt));
-        self.ahead.file_end = SEGMENT_HEADER;
-        self.total += SEGMENT_HEADER;
+        let begin = |file: File| -> io::Result<Arc<File>> {
+            self.disk.write(&file, &segment::segment_header(number.into(), self.next_seq, salt), 0)?;
+            self.disk.sync(&file)?;
+            sync_directory(&*self.disk, &self.directory)?;
+            Ok(Arc::new(file))
+        };
+        let file = self.disk.create(&path).and_then(begin).map_err(|error| {
+            // half of it is nothing; the next try makes another
+            let _ = self.disk.remove(&path);
+            self.refuse(&error)
+        })?;
+        self.add_newest(number, Arc::clone(&file), Segment::new(self.segment_file(number), salt));
         Ok((number, file, salt, SEGMENT_HEADER))
+    }
+
+    fn next_number(&self) -> u32 {
+        self.segments.last_key_value().map_or(1, |(number, _)| number + 1)
+    }
+
+    fn segment_file(&self, number: u32) -> Arc<SegmentFile> {
+        SegmentFile::new(&self.files, number, self.path(number))
+    }
+
+    /// A segment that is synced as far as it goes is the newest from now on.
+    fn add_newest(&mut self, number: u32, file: Arc<File>, segment: Segment) {
+        segment.file.is_open(&file);
+        self.newest_file = Some(file);
+        self.ahead.file_end = segment.len;
+        self.synced_len = segment.len;
+        self.total += segment.len;
+        self.segments.insert(number, segment);
     }
 
     /// Writes zeros behind a commit that has come to the end of the newest segment's file.
@@ -182,10 +243,9 @@ impl LogStore {
             return Ok(());
         }
         let zeros = std::mem::replace(next, (*next * 2).clamp(MIN_AHEAD, MAX_AHEAD));
-        // none where the next segment begins: there, what is not a record is damage
-        let zeros = zeros.min(self.segment_bytes.saturating_sub(end));
+        // none where the next segment begins, and the last room belongs to records
+        let zeros = if self.refused.is_some() { 0 } else { zeros.min(self.segment_bytes.saturating_sub(end)) };
         if zeros > 0 && self.disk.write(file, &vec![0; zeros as usize], end).is_err() {
-            // the last room belongs to records
             *next = 0;
             return self.disk.set_len(file, end);
         }
@@ -193,28 +253,54 @@ impl LogStore {
         Ok(())
     }
 
+    /// Whether the newest segment has records that are not synced.
+    fn has_unsynced(&self) -> bool {
+        self.segments.last_key_value().is_some_and(|(_, newest)| newest.len > self.synced_len)
+    }
+
     /// Syncs the newest segment, unless it is.
-    fn sync(&mut self) -> io::Result<()> {
-        if let Some((_, segment)) = self.segments.last_key_value()
-            && self.unsynced
-        {
-            self.disk.sync(&segment.file)?;
-            self.unsynced = false;
+    fn sync(&mut self) -> Result<(), StoreError> {
+        let Some(file) = self.newest_file.clone().filter(|_| self.has_unsynced()) else { return Ok(()) };
+        let Err(error) = self.disk.sync(&file) else {
+            self.synced_len = self.segments.last_key_value().map_or(SEGMENT_HEADER, |(_, newest)| newest.len);
+            if !self.cut_off {
+                self.unsynced_removals.clear();
+            }
+            return Ok(());
+        };
+        // The kernel may have dropped the pages and call them clean. Cut off, they are not taken for durable by whoever
+        // opens this log next, and what comes in their place is written anew.
+        let cut = self.disk.set_len(&file, self.synced_len);
+        if transient(&error).is_none() {
+            return Err(self.fail(&error));
+        }
+        cut.map_err(|error| self.fail(&error))?;
+        self.ahead.file_end = self.synced_len;
+        self.cut_off |= !self.unsynced_removals.is_empty();
+        if let Some((_, newest)) = self.segments.iter_mut().next_back() {
+            self.total -= newest.len - self.synced_len;
+            newest.len = self.synced_len;
+        }
+        Err(self.refuse(&error))
+    }
+
+    /// Syncs the directory, unless it is.
+    fn sync_names(&mut self) -> Result<(), StoreError> {
+        if self.unsynced_names {
+            sync_directory(&*self.disk, &self.directory).map_err(|error| self.refuse(&error))?;
+            self.unsynced_names = false;
         }
         Ok(())
     }
 
     /// Appends records, and syncs them with all before. Returns where each one starts.
-    fn append(
-        &mut self,
-        records: &[(Record, &[u8], &[Bytes])],
-        durable: Durable,
-    ) -> Result<(u32, Vec<u64>), StoreError> {
+    fn append(&mut self, records: &[ToWrite], durable: Durable) -> Result<(u32, Vec<u64>), StoreError> {
         let (number, file, salt, start) = self.newest()?;
         let mut offsets = Vec::with_capacity(records.len());
         let mut appender = Appender::new(&*self.disk, &file, start);
-        let written = records.iter().try_for_each(|(record, meta, body)| {
-            let place = Place { salt, begins_commit: offsets.is_empty() && !self.unsynced };
+        let has_unsynced = self.has_unsynced();
+        let written = records.iter().try_for_each(|ToWrite { record, meta, body }| {
+            let place = Place { salt, begins_commit: offsets.is_empty() && !has_unsynced };
             offsets.push(appender.position());
             record.write(meta, place, &mut appender.gathered);
             body.iter().try_for_each(|part| appender.append(part))
@@ -230,32 +316,26 @@ impl LogStore {
                 Err(second) => self.fail(&second),
             });
         }
-        self.unsynced = true;
-        if durable == Durable::Now
-            && let Err(error) = self.sync()
-        {
-            // The kernel may have dropped the pages and call them clean. Cut off, they are not taken for durable by
-            // whoever opens this log next, and what is written in their place is written anew.
-            let _ = self.disk.set_len(&file, start);
-            return Err(self.fail(&error));
-        }
-        if !is_the_file_at(&file, &self.path(number)) {
-            return Err(self.gone());
-        }
         if let Some(segment) = self.segments.get_mut(&number) {
             segment.len = end;
         }
         self.total += end - start;
+        if durable == Durable::Now {
+            self.sync()?;
+        }
+        if !is_the_file_at(&file, &self.path(number)) {
+            return Err(self.gone());
+        }
         Ok((number, offsets))
     }
 
-    /// A write has failed: for want of room, which may come back, or for good.
+    /// An operation has failed: for want of something that may come back, or for good.
     fn refuse(&mut self, error: &io::Error) -> StoreError {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                StoreError::NoSpace(format!("{}: {error}", self.directory.display()))
-            }
-            _ => self.fail(error),
+        let words = || format!("{}: {error}", self.directory.display());
+        match transient(error) {
+            Some(Transient::NoSpace) => StoreError::NoSpace(words()),
+            Some(Transient::Busy) => StoreError::Busy(words()),
+            None => self.fail(error),
         }
     }
 
@@ -275,20 +355,39 @@ impl LogStore {
     }
 }
 
+/// A record that is to be written.
+struct ToWrite<'a> {
+    record: Record,
+    meta: &'a [u8],
+    body: &'a [Bytes],
+}
+
+impl ToWrite<'_> {
+    fn removal(seq: Seq) -> Self {
+        let record = Record { kind: Kind::Removed, seq, meta_len: 0, body_crc: 0, body_len: 0 };
+        Self { record, meta: &[], body: &[] }
+    }
+}
+
 /// Whether the next start will find `file` at `path`. A record in a file that has been deleted, or whose directory has
-/// been moved away, is durable and lost all the same.
+/// been moved away, is durable and lost all the same. What cannot be found out counts as true.
 fn is_the_file_at(file: &File, path: &Path) -> bool {
     let identity = |of: fs::Metadata| (of.dev(), of.ino());
-    file.metadata().is_ok_and(|open| fs::metadata(path).is_ok_and(|named| identity(open) == identity(named)))
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => identity(open) == identity(named),
+        (_, Err(error)) => transient(&error).is_some(),
+        (Err(_), Ok(_)) => true,
+    }
 }
 
 impl Store for LogStore {
-    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Committed, StoreError> {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
         changes.iter().try_for_each(Change::check)?;
-        let mut records: Vec<(Record, &[u8], &[Bytes])> = Vec::with_capacity(changes.len());
+        let again = if self.cut_off { self.unsynced_removals.clone() } else { Vec::new() };
+        let mut records: Vec<ToWrite> = again.iter().copied().map(ToWrite::removal).collect();
         for change in changes {
             match change {
                 Change::Put { seq, meta, body } => {
@@ -299,46 +398,50 @@ impl Store for LogStore {
                         body_crc: body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part)),
                         body_len: body.iter().map(|part| part.len() as u64).sum(),
                     };
-                    records.push((record, meta, body));
+                    records.push(ToWrite { record, meta, body });
                 }
                 Change::Remove(seq) if *seq == NO_RECORD || self.index.contains_key(seq) => {
-                    let record = Record { kind: Kind::Removed, seq: *seq, meta_len: 0, body_crc: 0, body_len: 0 };
-                    records.push((record, &[], &[]));
+                    records.push(ToWrite::removal(*seq));
                 }
                 Change::Remove(_) => {}
             }
         }
-        let mut committed = Committed::default();
         if records.is_empty() {
             if durable == Durable::Now {
-                self.sync().map_err(|error| self.fail(&error))?;
+                self.sync()?;
             }
-            return Ok(committed);
+            return Ok(Vec::new());
         }
-        let frees_only = records.iter().all(|(record, ..)| record.kind == Kind::Removed && record.seq != NO_RECORD);
-        if !frees_only && !self.reserve() {
-            return Err(StoreError::NoSpace(format!("{}: no room for the reserve", self.directory.display())));
+        let (number, offsets) = self.append_with_reserve(&records, durable)?;
+        if self.cut_off {
+            self.cut_off = false;
+            self.unsynced_removals.clear();
         }
-        let (number, offsets) = match self.append(&records, durable) {
-            Err(StoreError::NoSpace(_)) if frees_only && self.release_reserve() => self.append(&records, durable)?,
-            appended => appended?,
-        };
-        for ((record, ..), offset) in records.into_iter().zip(offsets) {
+        let mut bodies = Vec::new();
+        for (ToWrite { record, .. }, offset) in records.iter().zip(offsets) {
             match record.kind {
                 Kind::Put => {
                     self.next_seq = self.next_seq.max(record.seq + 1);
-                    let body = self.place(number, offset, &record);
-                    committed.bodies.push(body);
+                    bodies.push(self.place(number, offset, record));
                 }
                 Kind::Removed => {
                     self.forget(record.seq);
+                    if durable == Durable::Later {
+                        self.unsynced_removals.push(record.seq);
+                    }
                 }
             }
         }
-        // the changes are made, whatever becomes of the space that they free
-        if let Err(error) = self.give_space_back(&mut committed.moved) {
-            log::warn!("cannot give disk space back: {error}");
+        if durable == Durable::Now {
+            self.unsynced_removals.clear();
         }
-        Ok(committed)
+        Ok(bodies)
+    }
+
+    fn tidy(&mut self) -> Result<Tidied, StoreError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.give_space_back()
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::payload::Payload;
-use crate::store::{Change, Committed, Durable, Store, StoreError};
+use crate::store::{Change, Durable, Store, StoreError};
 
 /// A store whose records are kept by those who put them: the body that a commit returns is the only reference.
 ///
@@ -13,11 +13,11 @@ use crate::store::{Change, Committed, Durable, Store, StoreError};
 pub struct MemoryStore;
 
 impl Store for MemoryStore {
-    fn commit(&mut self, changes: &[Change], _: Durable) -> Result<Committed, StoreError> {
+    fn commit(&mut self, changes: &[Change], _: Durable) -> Result<Vec<Payload>, StoreError> {
         let bodies = changes.iter().filter_map(|change| match change {
             Change::Put { body, .. } => Some(Payload::from_parts(vec![Bytes::from(body.concat())])),
             Change::Remove(_) => None,
         });
-        Ok(Committed { bodies: bodies.collect(), moved: Vec::new() })
+        Ok(bodies.collect())
     }
 }

@@ -37,6 +37,18 @@ impl<T> Puts<T> {
         self.0.borrow_mut().running.push(join(put, ready(what_for)));
     }
 
+    /// The outcomes that have come, for an owner who is told of something that follows from them. The owner's context
+    /// polls the stream after each message, and so hears of those that come later.
+    pub fn take_ready(&self) -> Vec<PutDone<T>> {
+        let mut stream = self.clone();
+        let mut cx = Context::from_waker(Waker::noop());
+        let next = || match Pin::new(&mut stream).poll_next(&mut cx) {
+            Poll::Ready(done) => done,
+            Poll::Pending => None,
+        };
+        std::iter::from_fn(next).collect()
+    }
+
     /// Resolves when the owner has taken in every outcome.
     pub fn all_settled(&self) -> impl Future<Output = ()> + use<T> {
         let puts = self.clone();

@@ -86,6 +86,11 @@ impl Record {
         offset + RECORD_HEADER + u64::from(self.meta_len)
     }
 
+    /// The length of a record's header and its meta, of which `head` is the former.
+    pub fn head_len(head: &[u8]) -> u64 {
+        RECORD_HEADER + u64::from(u32_at(head, 16))
+    }
+
     /// The record that `bytes` begin with, as far as its header and its meta are sound; its body is not looked at.
     pub fn parse(bytes: &[u8], salt: u32) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(RECORD_HEADER as usize)?;

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::payload::Payload;
 use crate::store::puts::PutOutcome;
-use crate::store::{Change, Durable, NO_RECORD, Seq, Store, StoreError};
+use crate::store::{Change, Durable, NO_RECORD, Seq, Store, StoreError, Tidied};
 
 /// How many bytes of bodies one commit takes at the most before it is closed: past a few MiB the disk's throughput
 /// decides and a larger group only makes its first member wait longer.
@@ -33,13 +33,18 @@ const REMOVAL_DELAY: Duration = Duration::from_millis(1);
 /// messages would have one each millisecond.
 const SYNC_DELAY: Duration = Duration::from_millis(10);
 
+/// For how many bytes of bodies that a commit takes the store gives space back once: it is to keep pace, and whoever
+/// waits for the next commit waits no longer for it than for the bodies.
+const TIDIED_TOGETHER: usize = 4 << 20;
+
 /// How often a full store is tried again while nobody asks it for anything.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the owner of a store is told besides the answers to its calls.
 #[derive(Debug)]
 pub enum StoreEvent {
-    /// Bodies have moved; see [`Committed::moved`](crate::store::Committed::moved).
+    /// Bodies have moved; see [`Tidied::moved`](crate::store::Tidied::moved). The outcome of each of their puts was there
+    /// before.
     Moved(Vec<(Seq, Payload)>),
     /// The outcome of commits has changed: `None` when they succeed again.
     Status(Option<StoreError>),
@@ -47,10 +52,14 @@ pub enum StoreEvent {
 
 type Reply = oneshot::Sender<PutOutcome>;
 
+/// Whether removals are durable.
+type Removed = oneshot::Sender<Result<(), StoreError>>;
+
 enum Command {
     Put { meta: Bytes, body: Vec<Bytes>, reply: Reply },
     Remove(Seq),
-    Flush(oneshot::Sender<()>),
+    RemoveDurably(Seq, Removed),
+    Flush(Removed),
 }
 
 /// Hands changes to the store's thread. The thread ends when the last handle is dropped and everything that was
@@ -101,6 +110,7 @@ impl StoreHandle {
             due: None,
             sync_due: None,
             failure: None,
+            untidy: true,
             on_event,
         };
         let writer = thread::Builder::new().name(format!("{name}-store")).spawn(move || writer.run())?;
@@ -127,15 +137,36 @@ impl StoreHandle {
         }
     }
 
-    /// Resolves when everything handed over before is settled.
-    pub fn flush(&self) -> impl Future<Output = ()> + use<> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Command::Flush(reply));
-        self.0.writer.unpark();
-        async move {
-            let _ = answer.await;
-        }
+    /// Removes a record. Resolves when that is durable; where it is refused, the record stays.
+    ///
+    /// # Errors
+    /// Why the removal could not be written. After [`StoreError::Failed`] the next start may find the record or not.
+    pub fn remove_durably(&self, seq: Seq) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        self.ask(move |reply| Command::RemoveDurably(seq, reply))
     }
+
+    /// Resolves when everything handed over before is settled.
+    ///
+    /// # Errors
+    /// Why removals handed over before are not durable. They are kept in mind, and done when they can be; what became
+    /// of a put is told by itself.
+    pub fn flush(&self) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        self.ask(Command::Flush)
+    }
+
+    fn ask<F>(&self, command: F) -> impl Future<Output = Result<(), StoreError>> + use<F>
+    where
+        F: FnOnce(Removed) -> Command,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(command(reply));
+        self.0.writer.unpark();
+        async move { answer.await.unwrap_or_else(|_| Err(thread_has_ended())) }
+    }
+}
+
+fn thread_has_ended() -> StoreError {
+    StoreError::Failed("its thread has ended".into())
 }
 
 /// A put on its way; see [`StoreHandle::put`].
@@ -147,11 +178,11 @@ impl Future for Put {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PutOutcome> {
         let answer = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(answer.unwrap_or_else(|_| Err(StoreError::Failed("its thread has ended".into()))))
+        Poll::Ready(answer.unwrap_or_else(|_| Err(thread_has_ended())))
     }
 }
 
-struct Writer<F> {
+struct Writer<F: Fn(StoreEvent)> {
     store: Box<dyn Store>,
     next_seq: Seq,
     queue: Receiver<Command>,
@@ -164,7 +195,18 @@ struct Writer<F> {
     /// When removals that are written are synced at the latest.
     sync_due: Option<Instant>,
     failure: Option<StoreError>,
+    /// The store may have space to give back.
+    untidy: bool,
     on_event: F,
+}
+
+impl<F: Fn(StoreEvent)> Drop for Writer<F> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // a bug: as after a disk that fails, nobody knows what is on it
+            (self.on_event)(StoreEvent::Status(Some(StoreError::Failed("its thread has panicked".into()))));
+        }
+    }
 }
 
 /// What is committed together.
@@ -172,7 +214,9 @@ struct Writer<F> {
 struct Group {
     puts: Vec<Change>,
     replies: Vec<(Seq, Reply)>,
-    flushes: Vec<oneshot::Sender<()>>,
+    /// Removals that somebody waits for.
+    removals: Vec<(Seq, Removed)>,
+    flushes: Vec<Removed>,
     commands: usize,
     bytes: usize,
 }
@@ -184,12 +228,17 @@ impl<F: Fn(StoreEvent)> Writer<F> {
             let mut group = Group::default();
             open = self.gather(&mut group);
             let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
-            let now = !open || is_due(self.sync_due) || !group.puts.is_empty() || !group.flushes.is_empty();
+            let asked = !group.puts.is_empty() || !group.removals.is_empty() || !group.flushes.is_empty();
+            let now = !open || is_due(self.sync_due) || asked;
             if now || is_due(self.due) {
                 self.idle.store(false, Ordering::Relaxed);
                 // a full disk is tried once a second: a sync of its own would be another try
                 let durable = if now || self.failure.is_some() { Durable::Now } else { Durable::Later };
+                let steps = 1 + group.bytes / TIDIED_TOGETHER;
                 self.commit_group(group, durable);
+                (0..steps).for_each(|_| self.tidy());
+            } else if self.untidy {
+                self.tidy();
             } else if let Some(due) = self.due.into_iter().chain(self.sync_due).min() {
                 self.idle.store(false, Ordering::Relaxed);
                 thread::park_timeout(due.saturating_duration_since(Instant::now()));
@@ -226,6 +275,7 @@ impl<F: Fn(StoreEvent)> Writer<F> {
                     let soon = Instant::now() + REMOVAL_DELAY;
                     self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
                 }
+                Ok(Command::RemoveDurably(seq, reply)) => group.removals.push((seq, reply)),
                 Ok(Command::Flush(reply)) => group.flushes.push(reply),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
@@ -237,13 +287,15 @@ impl<F: Fn(StoreEvent)> Writer<F> {
 
     /// Commits a group and the removals that wait. While the disk is full and nobody puts anything, it finds out
     /// whether there is room again.
-    fn commit_group(&mut self, Group { mut puts, replies, flushes, .. }: Group, durable: Durable) {
+    fn commit_group(&mut self, group: Group, durable: Durable) {
+        let Group { mut puts, replies, removals: asked, flushes, .. } = group;
         // removals go first: they are small and make room
-        let mut changes: Vec<Change> = self.removals.iter().copied().map(Change::Remove).collect();
+        let all = self.removals.iter().chain(asked.iter().map(|(seq, _)| seq));
+        let mut changes: Vec<Change> = all.copied().map(Change::Remove).collect();
         let removals = changes.len();
         let probe = puts.is_empty() && self.failure.is_some();
         changes.append(&mut puts);
-        self.commit_and_reply(changes, durable, removals, replies);
+        let removed = self.commit_and_reply(changes, durable, removals, replies);
         if probe {
             // what comes of it is told by the status
             let _ = self.commit(&[Change::Remove(NO_RECORD)], Durable::Now);
@@ -253,22 +305,22 @@ impl<F: Fn(StoreEvent)> Writer<F> {
             None if self.removals.is_empty() => None,
             None => Some(Instant::now() + REMOVAL_DELAY),
         };
-        for flush in flushes {
+        for reply in asked.into_iter().map(|(_, reply)| reply).chain(flushes) {
             // the asker may have gone
-            let _ = flush.send(());
+            let _ = reply.send(removed.clone());
         }
     }
 
     /// Commits all changes together; where there is no space for that, the removals at their head alone, and where there
-    /// is none for these, what was written before.
+    /// is none for these, what was written before. Says whether the removals are durable.
     fn commit_and_reply(
         &mut self,
-        changes: Vec<Change>,
+        mut changes: Vec<Change>,
         durable: Durable,
         removals: usize,
         replies: Vec<(Seq, Reply)>,
-    ) {
-        match self.commit(&changes, durable) {
+    ) -> Result<(), StoreError> {
+        let error = match self.commit(&changes, durable) {
             Ok(bodies) => {
                 // before anybody hears of it: the memory is free by then
                 drop(changes);
@@ -279,44 +331,77 @@ impl<F: Fn(StoreEvent)> Writer<F> {
                         self.removals.push(seq);
                     }
                 }
+                return Ok(());
             }
-            Err(error) => {
-                let alone = if removals < changes.len() { &changes[..removals] } else { &[] };
-                if !error.is_final() && self.commit(alone, durable).is_ok() && !alone.is_empty() {
-                    self.removals.clear();
-                }
-                for (_, reply) in replies {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
+            Err(error) => error,
+        };
+        let alone = removals == changes.len();
+        changes.truncate(removals);
+        for (_, reply) in replies {
+            let _ = reply.send(Err(error.clone()));
         }
+        if error.is_final() {
+            return Err(error);
+        }
+        if alone {
+            let _ = self.commit(&[], durable);
+            return Err(error);
+        }
+        self.commit(&changes, durable)?;
+        self.removals.clear();
+        Ok(())
     }
 
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
         let committed = self.store.commit(changes, durable);
+        self.untidy |= !changes.is_empty();
         self.sync_due = match durable {
             Durable::Now => None,
             Durable::Later if committed.is_ok() => self.sync_due.or_else(|| Some(Instant::now() + SYNC_DELAY)),
             Durable::Later => self.sync_due,
         };
         match committed {
-            Ok(committed) => {
+            Ok(bodies) => {
                 // that there is room for removals alone says nothing
                 let took = changes.iter().any(|change| !matches!(change, Change::Remove(seq) if *seq != NO_RECORD));
                 if took && self.failure.take().is_some() {
                     (self.on_event)(StoreEvent::Status(None));
                 }
-                if !committed.moved.is_empty() {
-                    (self.on_event)(StoreEvent::Moved(committed.moved));
-                }
-                Ok(committed.bodies)
+                Ok(bodies)
             }
             Err(error) => {
-                if self.failure.is_none() {
-                    (self.on_event)(StoreEvent::Status(Some(error.clone())));
-                }
-                self.failure = Some(error.clone());
+                self.failed(&error);
                 Err(error)
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &StoreError) {
+        let kind = std::mem::discriminant(error);
+        if self.failure.as_ref().is_none_or(|known| std::mem::discriminant(known) != kind) {
+            (self.on_event)(StoreEvent::Status(Some(error.clone())));
+        }
+        self.failure = Some(error.clone());
+    }
+
+    /// Lets the store give some space back.
+    fn tidy(&mut self) {
+        if !self.untidy {
+            return;
+        }
+        match self.store.tidy() {
+            Ok(Tidied { moved, more }) => {
+                self.untidy = more;
+                if !moved.is_empty() {
+                    (self.on_event)(StoreEvent::Moved(moved));
+                }
+            }
+            Err(error) => {
+                self.untidy = false;
+                log::warn!("cannot give disk space back: {error}");
+                if error.is_final() {
+                    self.failed(&error);
+                }
             }
         }
     }

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::sync::Arc;
 
 use amiquip::{AmqpProperties, AmqpValue, ExchangeDeclareOptions, ExchangeType, FieldTable, QueueDeclareOptions};
+use bytes::Bytes;
 use user_http_actors::broker::{Outcome, Publication, PublisherEvent, PublisherLink, Settlement};
 use user_http_actors::codec::Format;
 use user_http_actors::payload::Payload;
+use user_http_actors::store::log::LogStore;
+use user_http_actors::store::{Change, Durable, Store};
 use uuid::Uuid;
 
 use crate::harness::{Consuming, Peer, Publishing, SOON, config};
@@ -169,13 +171,23 @@ pub fn a_publication_of_another_epoch_is_dropped(broker: &RabbitMq) {
     assert_eq!(publishing.outcome(2), Outcome::Confirmed);
 }
 
+/// A body in a log that somebody has cut off.
+fn unreadable_body() -> Payload {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = LogStore::open(directory.path()).expect("the store opens");
+    let put = Change::Put { seq: 1, meta: Bytes::new(), body: vec![Bytes::from_static(b"body")] };
+    let body = store.commit(&[put], Durable::Now).expect("room").remove(0);
+    let segment = directory.path().join(format!("{:016}.log", 1));
+    File::options().write(true).open(segment).and_then(|file| file.set_len(0)).expect("writable");
+    body
+}
+
 pub fn a_body_that_cannot_be_read_has_an_outcome_of_its_own(broker: &RabbitMq) {
     let config = config(broker, "unreadable");
     Peer::connect(broker).bind_queue(&config, "unreadable");
     let mut publishing = Publishing::start(&config);
     let epoch = publishing.connected(SOON);
-    let file = Arc::new(File::open("/dev/null").expect("/dev/null"));
-    let body = Payload::File { file, offset: 0, len: 1 };
+    let body = unreadable_body();
     publishing.link.publish(Publication { epoch, seq: 1, message_id: Uuid::new_v4(), format: Format::Json, body });
     publishing.publish(epoch, 2, Format::Json, "{}");
     let unreadable = publishing.outcome(1);

@@ -20,12 +20,32 @@ type FileId = usize;
 #[derive(Clone, Debug)]
 pub enum Event {
     Create(String, FileId),
-    Write { file: FileId, offset: u64, bytes: Vec<u8> },
-    SetLen { file: FileId, len: u64 },
+    Write {
+        file: FileId,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    SetLen {
+        file: FileId,
+        len: u64,
+    },
     Sync(FileId),
+    /// A sync has failed: the kernel forgets what was to be written.
+    Forget(FileId),
     Remove(String),
+    Rename(String, String),
     SyncDirectory,
 }
+
+/// Errors of the system.
+pub const EIO: i32 = 5;
+pub const EAGAIN: i32 = 11;
+pub const ENOMEM: i32 = 12;
+pub const EINVAL: i32 = 22;
+pub const ENFILE: i32 = 23;
+pub const EMFILE: i32 = 24;
+pub const ENOSPC: i32 = 28;
+pub const EDQUOT: i32 = 122;
 
 /// Which operation fails, and how.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +53,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// The number of the operation among those of its kind, from 1 on.
     pub at: usize,
-    pub error: io::ErrorKind,
+    /// The error of the system.
+    pub error: i32,
     /// Whether every later operation of the kind fails too: the process is killed, or the disk stays full.
     pub for_good: bool,
 }
@@ -43,6 +64,8 @@ pub enum FaultKind {
     Any,
     Write,
     Sync,
+    /// The sync of a directory alone.
+    Directory,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +105,12 @@ impl RecordingDisk {
         self.state().lengths.values().sum()
     }
 
+    /// How many bytes have been written to it.
+    pub fn written(&self) -> u64 {
+        let of = |event: &Event| if let Event::Write { bytes, .. } = event { bytes.len() as u64 } else { 0 };
+        self.state().events.iter().map(of).sum()
+    }
+
     /// Takes room for a file that is to be so long, if there is any.
     fn take_room(&self, file: FileId, len: u64) -> io::Result<()> {
         let mut state = self.state();
@@ -116,7 +145,7 @@ impl RecordingDisk {
         state.seen += 1;
         if state.seen == fault.at || (state.hit && fault.for_good) {
             state.hit = true;
-            return Err(fault.error.into());
+            return Err(io::Error::from_raw_os_error(fault.error));
         }
         Ok(())
     }
@@ -139,7 +168,12 @@ impl Disk for RecordingDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         self.check(FaultKind::Any)?;
         // A truncated file would keep its inode, and another name is another file here.
-        let _ = fs::remove_file(path);
+        if let Ok(earlier) = fs::metadata(path) {
+            fs::remove_file(path)?;
+            let mut state = self.state();
+            let file = state.by_inode[&earlier.ino()];
+            state.lengths.remove(&file);
+        }
         let file = SystemDisk.create(path)?;
         let mut state = self.state();
         let id = state.files;
@@ -175,9 +209,10 @@ impl Disk for RecordingDisk {
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
-        self.check(FaultKind::Sync)?;
-        self.record(Event::Sync(self.file_id(file)));
-        Ok(())
+        let synced = self.check(FaultKind::Sync);
+        let file = self.file_id(file);
+        self.record(if synced.is_ok() { Event::Sync(file) } else { Event::Forget(file) });
+        synced
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -191,7 +226,20 @@ impl Disk for RecordingDisk {
         Ok(())
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check(FaultKind::Any)?;
+        SystemDisk.rename(from, to)?;
+        self.record(Event::Rename(name(from), name(to)));
+        Ok(())
+    }
+
+    fn check_room(&self, file: &File, bytes: u64) -> io::Result<()> {
+        self.check(FaultKind::Any)?;
+        self.take_room(self.file_id(file), bytes)
+    }
+
     fn sync_directory(&self, _: &Path) -> io::Result<()> {
+        self.check(FaultKind::Directory)?;
         self.check(FaultKind::Sync)?;
         self.record(Event::SyncDirectory);
         Ok(())
@@ -223,6 +271,14 @@ impl Disk for UnsyncedDisk {
         SystemDisk.remove(path)
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(from, to)
+    }
+
+    fn check_room(&self, file: &File, bytes: u64) -> io::Result<()> {
+        SystemDisk.check_room(file, bytes)
+    }
+
     fn sync_directory(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
@@ -240,7 +296,7 @@ pub fn rebuild(events: &[Event], unsynced: Unsynced, random: &mut impl Rng, dire
     let others: BTreeSet<FileId> = events
         .iter()
         .filter_map(|event| match event {
-            Event::Create(name, file) if !name.ends_with(".log") => Some(*file),
+            Event::Create(name, file) if !name.ends_with(".log") && name != "MOVING" => Some(*file),
             _ => None,
         })
         .collect();
@@ -252,9 +308,13 @@ pub fn rebuild(events: &[Event], unsynced: Unsynced, random: &mut impl Rng, dire
         match event {
             // what a log keeps beside its segments has no content that matters
             Event::Write { file, .. } if others.contains(file) => {}
-            Event::Create(..) | Event::Remove(_) => pending_names.push(event),
+            Event::Create(..) | Event::Remove(_) | Event::Rename(..) => pending_names.push(event),
             Event::SyncDirectory => pending_names.drain(..).for_each(|event| rename(&mut names, event)),
             Event::Write { file, .. } | Event::SetLen { file, .. } => pending.entry(*file).or_default().push(event),
+            Event::Forget(file) => {
+                let is_write = |event: &&Event| matches!(event, Event::Write { .. });
+                pending.entry(*file).or_default().retain(|event| !is_write(event));
+            }
             Event::Sync(file) => {
                 let content = contents.entry(*file).or_default();
                 for event in pending.remove(file).unwrap_or_default() {
@@ -289,6 +349,11 @@ fn rename<'a>(names: &mut BTreeMap<&'a str, FileId>, event: &'a Event) {
     match event {
         Event::Create(name, file) => drop(names.insert(name, *file)),
         Event::Remove(name) => drop(names.remove(name.as_str())),
+        Event::Rename(from, to) => {
+            if let Some(file) = names.remove(from.as_str()) {
+                names.insert(to, file);
+            }
+        }
         _ => unreachable!("{event:?} names no file"),
     }
 }

@@ -2,7 +2,6 @@
 //! acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::path::Path;
 use std::thread;
 
@@ -14,7 +13,10 @@ use rand::rngs::StdRng;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Seq, Store, StoreError, StoreHandle};
 
-use crate::disk::{Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
+use crate::disk::{
+    EAGAIN, EDQUOT, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced,
+    UnsyncedDisk, rebuild,
+};
 use crate::power_loss::SEGMENT_BYTES;
 
 #[derive(Debug, Default)]
@@ -55,7 +57,7 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
                 Err(error) => {
                     outcome.refused.insert(body);
                     match error {
-                        StoreError::NoSpace(_) => outcome.no_space += 1,
+                        StoreError::NoSpace(_) | StoreError::Busy(_) => outcome.no_space += 1,
                         StoreError::Failed(_) | StoreError::Gone(_) => outcome.failed += 1,
                         StoreError::TooLarge { .. } => unreachable!("small records are put"),
                     }
@@ -67,7 +69,7 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
             outcome.removed.insert(seq);
             handle.remove(seq);
         }
-        block_on(handle.flush());
+        let _ = block_on(handle.flush());
     }
     outcome
 }
@@ -96,7 +98,7 @@ fn check(outcome: &Outcome, directory: &Path, faulty: bool, what: &str) {
 }
 
 /// Lets operation 1, 2, 3 … of a kind fail until there are no more of them. Returns how many there were.
-fn fails_at_every(kind: FaultKind, error: ErrorKind, for_good: bool, judge: impl Fn(&Outcome, &str)) -> usize {
+fn fails_at_every(kind: FaultKind, error: i32, for_good: bool, judge: impl Fn(&Outcome, &str)) -> usize {
     for at in 1.. {
         let directory = tempfile::tempdir().expect("a directory");
         let disk = RecordingDisk::default();
@@ -107,7 +109,7 @@ fn fails_at_every(kind: FaultKind, error: ErrorKind, for_good: bool, judge: impl
             check(&outcome, directory.path(), false, "without a fault");
             return at - 1;
         }
-        let what = format!("{kind:?} {at} fails with {error:?}");
+        let what = format!("{kind:?} {at} fails with error {error}");
         judge(&outcome, &what);
         check(&outcome, directory.path(), true, &what);
         // and should the power fail too
@@ -120,7 +122,7 @@ fn fails_at_every(kind: FaultKind, error: ErrorKind, for_good: bool, judge: impl
 
 #[test]
 fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_acknowledged_is_lost() {
-    let syncs = fails_at_every(FaultKind::Sync, ErrorKind::Other, false, |outcome, what| {
+    let syncs = fails_at_every(FaultKind::Sync, EIO, false, |outcome, what| {
         assert_eq!(outcome.acknowledged_after_failure, 0, "{what}");
     });
     assert!(syncs > 40, "{syncs} syncs");
@@ -128,7 +130,7 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_acknowledged_is_lost(
 
 #[test]
 fn after_a_failed_write_nothing_acknowledged_is_lost() {
-    let writes = fails_at_every(FaultKind::Write, ErrorKind::Other, false, |outcome, what| {
+    let writes = fails_at_every(FaultKind::Write, EIO, false, |outcome, what| {
         assert_eq!(outcome.acknowledged_after_failure, 0, "{what}");
     });
     assert!(writes > 40, "{writes} writes");
@@ -136,7 +138,7 @@ fn after_a_failed_write_nothing_acknowledged_is_lost() {
 
 #[test]
 fn a_write_without_space_is_refused_and_the_next_one_succeeds() {
-    let writes = fails_at_every(FaultKind::Write, ErrorKind::StorageFull, false, |outcome, what| {
+    let writes = fails_at_every(FaultKind::Write, ENOSPC, false, |outcome, what| {
         assert_eq!(outcome.failed, 0, "{what}");
         assert!(outcome.no_space <= 3, "{what}: {} refused", outcome.no_space);
     });
@@ -144,8 +146,49 @@ fn a_write_without_space_is_refused_and_the_next_one_succeeds() {
 }
 
 #[test]
+fn a_sync_without_space_is_refused_and_what_it_was_to_write_is_written_anew() {
+    for error in [ENOSPC, EDQUOT] {
+        let syncs = fails_at_every(FaultKind::Sync, error, false, |outcome, what| {
+            assert_eq!(outcome.failed, 0, "{what}");
+            assert!(outcome.no_space <= 3, "{what}: {} refused", outcome.no_space);
+        });
+        assert!(syncs > 40, "{syncs} syncs");
+    }
+}
+
+#[test]
+fn without_descriptors_or_memory_for_a_moment_a_put_is_refused_and_the_next_one_succeeds() {
+    fails_at_every(FaultKind::Any, EMFILE, false, |outcome, what| {
+        assert_eq!(outcome.failed, 0, "{what}");
+        assert!(outcome.no_space <= 3, "{what}: {} refused", outcome.no_space);
+    });
+    for error in [ENFILE, ENOMEM, EAGAIN] {
+        for at in [10, 20, 40] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let disk = RecordingDisk::default();
+            disk.set_fault(Some(Fault { kind: FaultKind::Write, at, error, for_good: false }));
+            let outcome = scenario(&disk, directory.path());
+            assert!(disk.was_hit());
+            assert_eq!(outcome.failed, 0, "write {at} fails with error {error}");
+            check(&outcome, directory.path(), true, &format!("write {at} fails with error {error}"));
+        }
+    }
+}
+
+#[test]
+fn a_file_system_that_syncs_no_directory_is_used_all_the_same() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    disk.set_fault(Some(Fault { kind: FaultKind::Directory, at: 1, error: EINVAL, for_good: true }));
+    let outcome = scenario(&disk, directory.path());
+    assert!(disk.was_hit());
+    assert_eq!((outcome.no_space, outcome.failed, outcome.kept.len()), (0, 0, 6));
+    check(&outcome, directory.path(), false, "without directory syncs");
+}
+
+#[test]
 fn a_disk_that_stays_full_refuses_and_loses_nothing() {
-    fails_at_every(FaultKind::Write, ErrorKind::StorageFull, true, |outcome, what| {
+    fails_at_every(FaultKind::Write, ENOSPC, true, |outcome, what| {
         assert_eq!(outcome.failed, 0, "{what}");
     });
 }
@@ -178,12 +221,12 @@ fn on_a_disk_without_a_byte_left_removals_are_kept_and_make_room() {
     for seq in kept.drain(100..) {
         handle.remove(seq);
     }
-    block_on(handle.flush());
+    block_on(handle.flush()).expect("there is the reserve");
     let mut again = 0;
     while again == 0 {
         // the oldest ones make room
         kept.drain(..10).for_each(|seq| handle.remove(seq));
-        block_on(handle.flush());
+        block_on(handle.flush()).expect("there is the reserve");
         again = usize::from(put(1_000).is_ok());
     }
     drop(handle);

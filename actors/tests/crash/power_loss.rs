@@ -1,7 +1,6 @@
 //! Power failures at every moment: the directory is rebuilt from what was synced and some of what was not, and opened.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Recovered, Seq, Store};
 
-use crate::disk::{Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
+use crate::disk::{EIO, Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
 
 /// So small that a campaign of some hundred commits begins, empties and deletes many segments.
 pub const SEGMENT_BYTES: u64 = 8 << 10;
@@ -79,10 +78,12 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
         let killed = random.random_bool(0.1);
         if killed {
             let at = random.random_range(1..6);
-            disk.set_fault(Some(Fault { kind: FaultKind::Any, at, error: ErrorKind::Interrupted, for_good: true }));
+            disk.set_fault(Some(Fault { kind: FaultKind::Any, at, error: EIO, for_good: true }));
         }
         let durable = if puts == 0 && random.random_bool(0.7) { Durable::Later } else { Durable::Now };
         let committed = store.commit(&changes, durable);
+        // where that fails, the space is given back later
+        while store.tidy().is_ok_and(|tidied| tidied.more && random.random_bool(0.8)) {}
         disk.set_fault(None);
         if committed.is_ok() {
             let uncertain = if durable == Durable::Now { BTreeMap::new() } else { uncertain };

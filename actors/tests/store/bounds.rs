@@ -21,7 +21,7 @@ use user_http_actors::store::{
 };
 use user_http_actors::{BufferActor, UserManagerPublisher};
 
-use crate::{body, open, put, reopened, segments};
+use crate::{body, open, put, reopened, segments, tidied};
 
 #[test]
 fn a_record_that_recovery_would_not_read_is_refused_and_those_beside_it_are_kept() {
@@ -37,7 +37,7 @@ fn a_record_that_recovery_would_not_read_is_refused_and_those_beside_it_are_kept
         assert!(matches!(error, StoreError::TooLarge { size, .. } if *size == len as u64), "{error}");
         assert!(!error.is_final());
     }
-    block_on(store.flush());
+    block_on(store.flush()).expect("nothing waits");
     drop(store);
     assert_eq!(wait_until_open(directory.path()).1.len(), 2);
 }
@@ -105,6 +105,7 @@ fn what_lives_of_an_earlier_version_is_moved_with_its_longer_meta() {
         store.commit(&[put(seq, "passing", &large)], Durable::Now).expect("room");
         let removal = Change::Remove(if seq == 2 { NO_RECORD } else { seq - 1 });
         store.commit(&[removal], Durable::Now).expect("room");
+        tidied(&mut store);
     }
     drop(store);
     assert!(!path.exists(), "{:?}", segments(directory.path()));

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::io::ErrorKind;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use super::way::Way;
 use super::worker::{Worker, reconnect};
 use crate::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use crate::codec::Format;
+use crate::payload::may_be_readable_later;
 
 /// `delivery-mode` of AMQP 0-9-1: a durable queue keeps the message through a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -232,10 +232,10 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         let body = match publication.body.read_all() {
             Ok(body) => body,
             Err(error) => {
-                let outcome = match error.kind() {
-                    // There may be room for it later.
-                    ErrorKind::OutOfMemory => Outcome::Nacked,
-                    _ => Outcome::Unreadable(format!("its body cannot be read: {error}")),
+                let outcome = if may_be_readable_later(&error) {
+                    Outcome::Nacked
+                } else {
+                    Outcome::Unreadable(format!("its body cannot be read: {error}"))
                 };
                 self.reporter.outcome(publication.seq, outcome);
                 return Ok(());

@@ -7,8 +7,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::space::Pause;
 use super::{Ahead, LogStore, Segment};
-use crate::store::disk::{DIRECTORY_MODE, Disk, create_private};
+use crate::store::disk::{DIRECTORY_MODE, Disk, create_private, sync_directory};
 use crate::store::segment::{self, Entry, FoundHeader, Kind, MetaMemory, Reader, SEGMENT_HEADER};
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
 
@@ -42,17 +43,27 @@ impl LogStore {
             segment_bytes,
             directory: directory.to_owned(),
             _lock: lock,
+            files: Arc::default(),
             segments: BTreeMap::new(),
+            newest_file: None,
             ahead: Ahead::default(),
-            unsynced: false,
+            synced_len: 0,
+            unsynced_removals: Vec::new(),
+            cut_off: false,
+            unsynced_names: false,
             index: BTreeMap::new(),
             live: 0,
             total: 0,
             next_seq: NO_RECORD + 1,
             reserved: false,
+            refused: None,
+            reserve_pause: Pause::default(),
+            move_pause: Pause::default(),
+            relocation: None,
             failed: None,
         };
         let recovered = store.recover()?;
+        store.remove_leftover().map_err(OpenError::io(directory))?;
         store.reserve();
         Ok((store, recovered))
     }
@@ -72,7 +83,7 @@ impl LogStore {
             self.recover_segment(number, at + 1 == numbers.len(), &mut found)?;
         }
         // a kill may have come between a segment's first write and this
-        self.disk.sync_directory(&self.directory).map_err(OpenError::io(&self.directory))?;
+        sync_directory(&*self.disk, &self.directory).map_err(OpenError::io(&self.directory))?;
         let lives = |number: u32, offset: u64, seq: Seq| {
             self.index.get(&seq).is_some_and(|location| (location.segment, location.offset) == (number, offset))
         };
@@ -98,13 +109,13 @@ impl LogStore {
             }
             FoundHeader::Bad(_) if len == 0 => {
                 log::warn!("{}: empty, so whoever runs this service has given up what was in it", path.display());
-                self.segments.insert(number, Segment { len: 0, ..Segment::new(file, 0) });
+                self.segments.insert(number, Segment { len: 0, ..Segment::new(self.segment_file(number), 0) });
                 return Ok(());
             }
             FoundHeader::Bad(what) => return Err(OpenError::Damaged { path, offset: 0, what }),
         }
         let salt = reader.salt();
-        self.segments.insert(number, Segment::new(Arc::clone(&file), salt));
+        self.segments.insert(number, Segment::new(self.segment_file(number), salt));
         self.total += SEGMENT_HEADER;
         loop {
             match reader.next().map_err(OpenError::io(&path))? {
@@ -125,7 +136,11 @@ impl LogStore {
                     }
                 }
                 Entry::End => break,
-                Entry::Zeros { .. } if newest => break,
+                Entry::Zeros { offset } if newest => {
+                    // they may reach further than the segment will
+                    self.disk.set_len(&file, offset).map_err(OpenError::io(&path))?;
+                    break;
+                }
                 Entry::Zeros { offset } => {
                     return Err(OpenError::Damaged { path, offset, what: "zeros stand where a record should" });
                 }
@@ -140,10 +155,17 @@ impl LogStore {
                 }
             }
         }
-        self.ahead.file_end = file.metadata().map_err(OpenError::io(&path))?.len();
-        // What was written and not synced before a kill has been found all the same: it must not be lost after
-        // somebody has relied on it.
-        if newest { self.disk.sync(&file).map_err(OpenError::io(&path)) } else { Ok(()) }
+        if newest {
+            // What was written and not synced before a kill has been found all the same: it must not be lost after
+            // somebody has relied on it.
+            self.disk.sync(&file).map_err(OpenError::io(&path))?;
+            if let Some(segment) = self.segments.get(&number) {
+                segment.file.is_open(&file);
+                (self.ahead.file_end, self.synced_len) = (segment.len, segment.len);
+            }
+            self.newest_file = Some(file);
+        }
+        Ok(())
     }
 }
 
@@ -154,5 +176,5 @@ fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
     let parents = missing.iter().filter_map(|path| path.parent());
     parents
         .map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
-        .try_for_each(|parent| disk.sync_directory(parent))
+        .try_for_each(|parent| sync_directory(disk, parent))
 }

@@ -1,0 +1,198 @@
+//! The segment files that are open: few, however many segments there are, and those that somebody reads.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::payload::read_cached;
+
+/// How many descriptors one store has open at the most: [`MAX_OPEN_SEGMENTS`], [`MAX_DELETED_SEGMENTS`], and 8 for its lock,
+/// its directory, its reserve, the newest segment, one that is begun, and one that a record is moved to.
+pub const MAX_OPEN_FILES: usize = MAX_OPEN_SEGMENTS + MAX_DELETED_SEGMENTS + 8;
+
+/// How many segments are open at once. Opening one takes about 5 µs; whoever reads while all of these are being read waits
+/// for a part of a body to be read, some milliseconds.
+const MAX_OPEN_SEGMENTS: usize = 32;
+
+/// How many segments that are deleted, and so cannot be opened again, are kept open for those who still read in them. While
+/// there are so many, no other that somebody reads in is deleted.
+const MAX_DELETED_SEGMENTS: usize = 24;
+
+/// The files of a store.
+#[derive(Default)]
+pub(super) struct Files {
+    open: Mutex<Open>,
+    /// A file is not in use any more, or could not be opened.
+    released: Condvar,
+    deleted: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Open {
+    /// By when they were last used.
+    files: VecDeque<(u32, Arc<File>)>,
+    opening: usize,
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Files")
+    }
+}
+
+/// A segment's file, which is opened when somebody reads in it.
+pub struct SegmentFile {
+    files: Arc<Files>,
+    number: u32,
+    path: PathBuf,
+    /// Since it was deleted while somebody could still read in it.
+    deleted: OnceLock<Arc<File>>,
+}
+
+/// A file that somebody reads in.
+struct InUse<'a> {
+    files: &'a Files,
+    file: Option<Arc<File>>,
+}
+
+impl Files {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn find(&mut self, number: u32) -> Option<Arc<File>> {
+        let at = self.files.iter().rposition(|(other, _)| *other == number)?;
+        let found = self.files.remove(at)?;
+        let file = Arc::clone(&found.1);
+        self.files.push_back(found);
+        Some(file)
+    }
+
+    /// Whether there is room for one more, for which the one that was used longest ago is closed.
+    fn make_room(&mut self) -> bool {
+        if self.files.len() + self.opening < MAX_OPEN_SEGMENTS {
+            return true;
+        }
+        let unused = self.files.iter().position(|(_, file)| Arc::strong_count(file) == 1);
+        unused.and_then(|at| self.files.remove(at)).is_some()
+    }
+}
+
+impl SegmentFile {
+    /// The file of the segment `number` at `path`.
+    pub(super) fn new(files: &Arc<Files>, number: u32, path: PathBuf) -> Arc<Self> {
+        Arc::new(Self { files: Arc::clone(files), number, path, deleted: OnceLock::new() })
+    }
+
+    /// `file` is this one, open already.
+    pub(super) fn is_open(&self, file: &Arc<File>) {
+        let mut open = self.files.open();
+        open.make_room();
+        open.files.push_back((self.number, Arc::clone(file)));
+    }
+
+    /// The file is about to be deleted. Where somebody may still read in it, it stays open for them; false where too many
+    /// do already.
+    pub(super) fn prepare_deletion(self: &Arc<Self>) -> io::Result<bool> {
+        if Arc::strong_count(self) > 1 && self.deleted.get().is_none() {
+            if self.files.deleted.load(Ordering::Relaxed) == MAX_DELETED_SEGMENTS {
+                return Ok(false);
+            }
+            let file = File::open(&self.path)?;
+            if self.deleted.set(Arc::new(file)).is_ok() {
+                self.files.deleted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.files.open().files.retain(|(number, _)| *number != self.number);
+        Ok(true)
+    }
+
+    /// Reads exactly what `buffer` has room for. Waits for the disk, and for others where too many files are being read.
+    ///
+    /// # Errors
+    /// What the file system reports, and `UnexpectedEof` where the file has become shorter.
+    pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        if let Some(file) = self.deleted.get() {
+            return file.read_exact_at(buffer, offset);
+        }
+        let in_use = self.wait_for_file()?;
+        in_use.file.as_ref().map_or(Ok(()), |file| file.read_exact_at(buffer, offset))
+    }
+
+    /// Reads what the page cache has, of a file that is open; see [`read_cached`].
+    pub(crate) fn read_cached(&self, buffer: &mut [u8], offset: u64) -> usize {
+        if let Some(file) = self.deleted.get() {
+            return read_cached(file, offset, buffer);
+        }
+        let found = self.files.open().find(self.number);
+        let in_use = InUse { files: &self.files, file: found };
+        in_use.file.as_ref().map_or(0, |file| read_cached(file, offset, buffer))
+    }
+
+    fn wait_for_file(&self) -> io::Result<InUse<'_>> {
+        let files = &*self.files;
+        let mut open = files.open();
+        loop {
+            if let Some(file) = open.find(self.number) {
+                return Ok(InUse { files, file: Some(file) });
+            }
+            if open.make_room() {
+                break;
+            }
+            open = files.released.wait(open).unwrap_or_else(PoisonError::into_inner);
+        }
+        open.opening += 1;
+        drop(open);
+        let opened = File::open(&self.path);
+        let mut open = files.open();
+        open.opening -= 1;
+        match opened {
+            Ok(file) => {
+                let file = Arc::new(file);
+                // a file that is deleted is found by who may read in it alone
+                if self.deleted.get().is_none() {
+                    open.files.push_back((self.number, Arc::clone(&file)));
+                }
+                Ok(InUse { files, file: Some(file) })
+            }
+            Err(error) => {
+                files.released.notify_one();
+                // it may have been deleted meanwhile, and is kept open since
+                match self.deleted.get() {
+                    Some(file) => Ok(InUse { files, file: Some(Arc::clone(file)) }),
+                    None => Err(error),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        let open = self.files.open();
+        self.file = None;
+        drop(open);
+        self.files.released.notify_one();
+    }
+}
+
+impl Drop for SegmentFile {
+    fn drop(&mut self) {
+        if self.deleted.get().is_some() {
+            self.files.deleted.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for SegmentFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SegmentFile").field(&self.path).finish()
+    }
+}

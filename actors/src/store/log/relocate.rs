@@ -1,0 +1,111 @@
+//! Moves a record that is too large to be moved between two commits: into a segment of its own, a slice at a time.
+//!
+//! The segment has another name until it is complete. Then it is the newest, so that what the one before it says of the
+//! record, its removal above all, comes first.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Location, LogStore, Segment};
+use crate::store::segment::{self, Place, Record, SEGMENT_HEADER};
+use crate::store::{Seq, StoreError, Tidied};
+
+/// How many bytes are read at once.
+const CHUNK: u64 = 1 << 20;
+
+/// A record on its way.
+#[derive(Debug)]
+pub(super) struct Relocation {
+    from: Location,
+    record: Record,
+    /// The length of the record's header and its meta.
+    head_len: u64,
+    file: Arc<File>,
+    salt: u32,
+    /// How much of the body has been written, and synced.
+    copied: u64,
+}
+
+impl LogStore {
+    /// Where the segment is written until it is complete.
+    pub(super) fn relocation_path(&self) -> PathBuf {
+        self.directory.join("MOVING")
+    }
+
+    /// Removes what a process that has ended has not completed.
+    pub(super) fn remove_leftover(&self) -> io::Result<()> {
+        match self.disk.remove(&self.relocation_path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// Begins to move the record `seq`, which is at `from`.
+    pub(super) fn begin_relocation(&mut self, seq: Seq, from: Location) -> Result<Tidied, StoreError> {
+        let (record, meta) = self.read_head(&from)?;
+        debug_assert_eq!(record.seq, seq);
+        let salt = rand::random();
+        let mut head = Vec::new();
+        record.write(&meta, Place { salt, begins_commit: true }, &mut head);
+        let begun = self.disk.create(&self.relocation_path()).and_then(|file| {
+            self.disk.write(&file, &head, SEGMENT_HEADER)?;
+            Ok(Arc::new(file))
+        });
+        let file = begun.or_else(|error| self.abandon(&error))?;
+        self.relocation = Some(Relocation { from, record, head_len: head.len() as u64, file, salt, copied: 0 });
+        Ok(Tidied { more: true, ..Tidied::default() })
+    }
+
+    /// Goes on with the next slice, or finishes.
+    pub(super) fn relocate(&mut self, mut relocation: Relocation) -> Result<Tidied, StoreError> {
+        let Relocation { from, record, head_len, .. } = relocation;
+        let lives = self.index.get(&record.seq).is_some_and(|location| *location == from);
+        if !lives {
+            // what is left of it is overwritten by the next one, or removed by the next start
+            let removed = self.disk.remove(&self.relocation_path());
+            removed.map_err(|error| self.refuse(&error))?;
+            return Ok(Tidied { more: true, ..Tidied::default() });
+        }
+        let end = record.body_len.min(relocation.copied + self.segment_bytes / 4);
+        while relocation.copied < end {
+            let len = CHUNK.min(end - relocation.copied);
+            let chunk: Bytes = self.read(&from, head_len + relocation.copied, len)?;
+            let written = self.disk.write(&relocation.file, &chunk, SEGMENT_HEADER + head_len + relocation.copied);
+            written.or_else(|error| self.abandon(&error))?;
+            relocation.copied += len;
+        }
+        // a sync of the whole would keep others waiting
+        self.disk.sync(&relocation.file).or_else(|error| self.abandon(&error))?;
+        if relocation.copied < record.body_len {
+            self.relocation = Some(relocation);
+            return Ok(Tidied { more: true, ..Tidied::default() });
+        }
+        self.finish(relocation)
+    }
+
+    fn finish(&mut self, Relocation { record, file, salt, .. }: Relocation) -> Result<Tidied, StoreError> {
+        self.close_newest()?;
+        let number = self.next_number();
+        let head = segment::segment_header(number.into(), self.next_seq, salt);
+        let written = self.disk.write(&file, &head, 0).and_then(|()| self.disk.sync(&file));
+        written.or_else(|error| self.abandon(&error))?;
+        let renamed = self.disk.rename(&self.relocation_path(), &self.path(number));
+        renamed.or_else(|error| self.abandon(&error))?;
+        self.unsynced_names = true;
+        let segment = Segment { len: SEGMENT_HEADER + record.len(), ..Segment::new(self.segment_file(number), salt) };
+        self.add_newest(number, file, segment);
+        let moved = vec![(record.seq, self.place(number, SEGMENT_HEADER, &record))];
+        self.sync_names()?;
+        Ok(Tidied { moved, more: true })
+    }
+
+    /// What has been written is given up, for the next try begins anew.
+    fn abandon<T>(&mut self, error: &io::Error) -> Result<T, StoreError> {
+        let _ = self.disk.remove(&self.relocation_path());
+        Err(self.refuse(error))
+    }
+}

@@ -1,0 +1,132 @@
+//! A full disk: what is dead gives its space back, and nothing is written again and again in vain.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use user_http_actors::store::log::LogStore;
+use user_http_actors::store::{Change, Durable, OpenError, Seq, Store, StoreError, StoreEvent, StoreHandle};
+
+use crate::disk::{Event, RecordingDisk};
+
+const MIB: usize = 1 << 20;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn open(disk: &RecordingDisk, directory: &std::path::Path, segment_bytes: u64) -> LogStore {
+    loop {
+        match LogStore::open_on(Box::new(disk.clone()), directory, segment_bytes) {
+            Ok((store, _)) => return store,
+            Err(OpenError::InUse(_)) => thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A store's thread, and what is told of the store.
+fn start(store: LogStore) -> (StoreHandle, Receiver<Option<StoreError>>) {
+    let (tell, told) = channel();
+    let next_seq = store.next_seq();
+    let on_event = move |event| {
+        if let StoreEvent::Status(status) = event {
+            let _ = tell.send(status);
+        }
+    };
+    (StoreHandle::start("test", Box::new(store), next_seq, on_event).expect("a thread"), told)
+}
+
+fn frame(handle: &StoreHandle) -> Result<Seq, StoreError> {
+    block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from(vec![7; MIB])])).map(|(seq, _)| seq)
+}
+
+#[test]
+fn a_disk_that_dead_messages_fill_is_free_again_and_the_state_tells_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    disk.set_capacity(12 * MIB as u64 + (300 << 10));
+    let (handle, told) = start(open(&disk, directory.path(), 16 << 20));
+    for _ in 0..3 {
+        let held: Vec<Seq> = std::iter::from_fn(|| frame(&handle).ok()).collect();
+        assert!(held.len() >= 10, "{} frames fit", held.len());
+        let full = told.recv_timeout(DEADLINE).expect("it is told");
+        assert!(matches!(full, Some(StoreError::NoSpace(_))), "{full:?}");
+        // while it is full, it does not say that it is not, whatever small things there is room for
+        assert!(told.recv_timeout(Duration::from_millis(2_500)).is_err());
+        held.into_iter().for_each(|seq| handle.remove(seq));
+        block_on(handle.flush()).expect("there is the reserve");
+        let free = told.recv_timeout(DEADLINE).expect("it is told");
+        assert!(free.is_none(), "{free:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_dead_messages_fill_is_free_again_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    let mut store = open(&disk, directory.path(), 16 << 20);
+    let body = || vec![Bytes::from(vec![7; MIB])];
+    let put = |seq| Change::Put { seq, meta: Bytes::from_static(b"meta"), body: body() };
+    for seq in 1..=12 {
+        store.commit(&[put(seq)], Durable::Now).expect("room");
+    }
+    store.commit(&(1..=12).map(Change::Remove).collect::<Vec<_>>(), Durable::Now).expect("room");
+    drop(store);
+    disk.set_capacity(disk.used());
+    let (handle, _) = start(open(&disk, directory.path(), 16 << 20));
+    // the first finds out that there is no room
+    let started = Instant::now();
+    let taken = loop {
+        match frame(&handle) {
+            Ok(seq) => break seq,
+            Err(refused) => assert!(started.elapsed() < DEADLINE, "{refused}"),
+        }
+    };
+    assert!(taken > 12, "number {taken} is used again");
+}
+
+#[test]
+fn a_record_for_whose_move_there_is_no_room_is_not_tried_again_and_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    let (handle, _) = start(open(&disk, directory.path(), MIB as u64));
+    let put = |len: usize| block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from(vec![7; len])]));
+    let large = put(8 * MIB).expect("room").0;
+    let mut small: Vec<Seq> = (0..2_000).map(|_| put(10_000).expect("room").0).collect();
+    disk.set_capacity(disk.used() + 4 * MIB as u64);
+    while put(MIB).is_ok() {}
+    let before = disk.written();
+    // each of them leaves the log more too large than it is
+    for seq in small.drain(..1_500) {
+        handle.remove(seq);
+        block_on(handle.flush()).expect("there is the reserve");
+    }
+    let written = disk.written() - before;
+    assert!(written < 40 * MIB as u64, "{written} bytes were written for 1,500 removals");
+    // and as soon as it is gone, all of it comes back
+    handle.remove(large);
+    block_on(handle.flush()).expect("there is the reserve");
+    drop(handle);
+    let mut store = open(&disk, directory.path(), MIB as u64);
+    while store.tidy().expect("room").more {}
+    assert!(disk.used() < 16 * MIB as u64, "{} bytes are left", disk.used());
+}
+
+#[test]
+fn the_reserve_takes_its_room_on_a_file_system_that_compresses_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    open(&disk, directory.path(), 16 << 20);
+    let events = disk.events();
+    let reserve = events.iter().find_map(|event| match event {
+        Event::Create(name, file) if name == "RESERVE" => Some(*file),
+        _ => None,
+    });
+    let bytes = events.iter().find_map(|event| match event {
+        Event::Write { file, bytes, .. } if Some(*file) == reserve => Some(bytes),
+        _ => None,
+    });
+    let words: BTreeSet<&[u8]> = bytes.expect("it is written").chunks(8).collect();
+    assert!(words.len() > 30_000, "{} different words of 32,768", words.len());
+}

@@ -1,0 +1,172 @@
+//! Space comes back in steps between commits, and few files are open.
+
+use std::fs;
+use std::path::Path;
+
+use bytes::Bytes;
+use user_http_actors::store::disk::SystemDisk;
+use user_http_actors::store::files::MAX_OPEN_FILES;
+use user_http_actors::store::log::LogStore;
+use user_http_actors::store::{Change, Durable, Seq, Store};
+
+use crate::{body, open, pattern, put, reopened, segments, tidied};
+
+const SEGMENT: u64 = 64 << 10;
+
+fn open_small(directory: &Path) -> LogStore {
+    LogStore::open_on(Box::new(SystemDisk), directory, SEGMENT).expect("the store opens").0
+}
+
+fn commit(store: &mut LogStore, changes: &[Change]) {
+    store.commit(changes, Durable::Now).expect("room");
+}
+
+/// A store whose oldest segment has a record of 1 MiB that lives, and so much behind it that does not that it is to be
+/// moved.
+fn with_a_large_record(directory: &Path) -> LogStore {
+    let mut store = open_small(directory);
+    commit(&mut store, &[put(1, "large", &pattern(1, 1 << 20))]);
+    for seq in 2..60 {
+        commit(&mut store, &[put(seq, "passing", &pattern(seq, 30_000))]);
+        commit(&mut store, &[Change::Remove(seq)]);
+    }
+    store
+}
+
+#[test]
+fn a_large_record_is_moved_in_steps_between_which_others_are_put_and_found_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = with_a_large_record(directory.path());
+    let oldest = segments(directory.path()).remove(0);
+    let (mut place, mut steps) = (None, 0);
+    let mut seq = 60;
+    while place.is_none() {
+        let tidied = store.tidy().expect("a sound disk");
+        place = tidied.moved.into_iter().find(|(seq, _)| *seq == 1).map(|(_, body)| body);
+        steps += 1;
+        assert!(tidied.more && steps < 1_000);
+        commit(&mut store, &[put(seq, "beside", &pattern(seq, 100))]);
+        seq += 1;
+    }
+    assert!(steps > 16, "{steps} steps for 1 MiB in segments of 64 KiB");
+    tidied(&mut store);
+    assert!(!oldest.exists(), "what it was moved out of is given back");
+    assert_eq!(body(&place.expect("a place")), pattern(1, 1 << 20));
+    drop(store);
+    let found = reopened(directory.path());
+    assert_eq!(found[&1].1, pattern(1, 1 << 20));
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1].into_iter().chain(60..seq).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_large_record_that_is_removed_while_it_is_moved_stays_removed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for steps in [1, 5, 17, 18, 19, 25] {
+        let mut store = with_a_large_record(directory.path());
+        (0..steps).for_each(|_| drop(store.tidy().expect("a sound disk")));
+        commit(&mut store, &[Change::Remove(1)]);
+        tidied(&mut store);
+        drop(store);
+        assert!(reopened(directory.path()).is_empty(), "after {steps} steps");
+        fs::read_dir(directory.path())
+            .expect("a directory")
+            .for_each(|file| fs::remove_file(file.expect("a file").path()).expect("deletable"));
+    }
+}
+
+#[test]
+fn a_move_that_a_kill_has_cut_short_loses_nothing_and_leaves_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = with_a_large_record(directory.path());
+    (0..5).for_each(|_| drop(store.tidy().expect("a sound disk")));
+    let leftover = directory.path().join("MOVING");
+    assert!(leftover.exists());
+    drop(store);
+    let found = reopened(directory.path());
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[&1].1, pattern(1, 1 << 20));
+    assert!(!leftover.exists());
+}
+
+/// The files in `directory` that this process has open, those that are deleted among them.
+fn open_files(directory: &Path) -> usize {
+    let open = fs::read_dir("/proc/self/fd").expect("Linux").filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    open.filter(|path| path.starts_with(directory)).count()
+}
+
+#[test]
+fn few_files_are_open_however_many_segments_there_are_and_somebody_reads() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = open_small(directory.path());
+    let mut bodies = Vec::new();
+    for seq in 1..=300_u64 {
+        bodies.extend(store.commit(&[put(seq, "meta", &pattern(seq, 70_000))], Durable::Now).expect("room"));
+    }
+    assert!(segments(directory.path()).len() >= 300);
+    let check = |bodies: &[_], first: Seq| {
+        for (stored, seq) in bodies.iter().zip(first..) {
+            assert_eq!(body(stored), pattern(seq, 70_000), "{seq}");
+            let open = open_files(directory.path());
+            assert!(open <= MAX_OPEN_FILES, "{open} files are open");
+        }
+    };
+    check(&bodies, 1);
+    // the deleted ones that somebody still reads are bounded too
+    for seq in 1..=200 {
+        commit(&mut store, &[Change::Remove(seq)]);
+        tidied(&mut store);
+    }
+    check(&bodies, 1);
+    assert!(segments(directory.path()).len() < 300, "some are deleted all the same");
+    // and the others are, as soon as nobody does
+    bodies.drain(..200);
+    commit(&mut store, &[put(301, "meta", b"small")]);
+    tidied(&mut store);
+    check(&bodies, 201);
+    let left = segments(directory.path()).len();
+    assert!(left <= 102, "{left} segments");
+    drop((store, bodies));
+    assert_eq!(open_files(directory.path()), 0);
+    assert_eq!(reopened(directory.path()).len(), 101);
+}
+
+#[test]
+fn many_who_read_in_more_segments_than_may_be_open_wait_for_one_another() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = open_small(directory.path());
+    let put = |seq| store.commit(&[put(seq, "meta", &pattern(seq, 70_000))], Durable::Now).expect("room").remove(0);
+    let bodies: Vec<_> = (1..=100).map(put).collect();
+    std::thread::scope(|scope| {
+        for reader in 0..64_usize {
+            let bodies = &bodies;
+            scope.spawn(move || {
+                for at in (0..300).map(|round| (round * 37 + reader) % bodies.len()) {
+                    assert_eq!(
+                        bodies[at].read(5, 10).expect("readable"),
+                        Bytes::copy_from_slice(&pattern(at as Seq + 1, 15)[5..])
+                    );
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn zeros_of_any_length_behind_the_newest_segment_are_cut_off_at_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut store, _) = open(directory.path());
+    store.commit(&[put(1, "meta", b"first")], Durable::Now).expect("room");
+    drop(store);
+    let path = segments(directory.path()).remove(0);
+    fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(20 << 20)).expect("writable");
+    // a start and a stop, and one with so much that another segment begins
+    assert_eq!(reopened(directory.path()).len(), 1);
+    assert!(fs::metadata(&path).expect("a segment").len() < 1 << 20);
+    for start in 0..2 {
+        let (mut store, _) = open(directory.path());
+        for seq in 2..=20 {
+            store.commit(&[put(start * 20 + seq, "meta", &pattern(seq, 1 << 20))], Durable::Now).expect("room");
+        }
+    }
+    assert_eq!(reopened(directory.path()).len(), 39);
+}
