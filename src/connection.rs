@@ -212,14 +212,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
                 Ok(None) => {}
                 Err(failure) => return Next::Refused(failure),
             }
-            let len = wire.borrow().received.len();
-            if !held.grow(len.saturating_sub(counted) as u64, terms.limits.max_inflight) {
+            let (len, is_blank) = {
+                let received = &wire.borrow().received;
+                (received.len(), received.iter().all(|byte| head::is_line_break(*byte)))
+            };
+            if !held.grow((len - counted) as u64, terms.limits.max_inflight) {
                 return Next::Refused(Failure::no_memory());
             }
-            counted = counted.max(len);
+            counted = len;
             match deadline.limit(head_end, |cx| wire.borrow_mut().poll_receive(cx)).await {
                 Some(Ok(1..)) => {}
-                _ if len == 0 => return Next::Nothing,
+                _ if is_blank => return Next::Nothing,
                 Some(_) => return Next::Refused(Failure::head_broken_off()),
                 None => return Next::Refused(Failure::head_too_slow(HEAD_TIMEOUT)),
             }
@@ -249,6 +252,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
             && writing != Writing::ToTheEnd
             && head.connection_type() == ConnectionType::KeepAlive;
         let mut out = Vec::with_capacity(HEAD_ROOM);
+        out.extend_from_slice(self.wire.borrow_mut().rest_of_interim());
         answer::write_head(&mut out, head, asked.version, size, keep_alive);
         if writing != Writing::Nothing {
             self.send_body(&mut out, pin!(body), writing).await?;

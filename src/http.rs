@@ -57,8 +57,9 @@ impl Gateway {
 /// A delivery counts as done when the server asks the answer's body for more than there is. Set
 /// [`HttpServer::h1_write_buffer_size`](actix_web::HttpServer::h1_write_buffer_size) to [`H1_WRITE_BUFFER_SIZE`], and
 /// that is when the last byte is with the connection; with actix-web's default it can be 32 KiB too early. Readers that
-/// take an answer too slowly are cut off where
-/// [`remember_socket`] is the server's `on_connect`.
+/// take an answer too slowly are cut off where [`remember_socket`] is the server's `on_connect`. What actix-web's server
+/// makes of requests that a client sends ahead is its own affair: where an answer must not be written as a later request
+/// wants it, [`UserHttpServer`](crate::UserHttpServer) has connections of its own.
 pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
     move |routes| {
         let gateway = web::Data::new(gateway);

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 
 use actix_http::header::{self, HeaderName, HeaderValue};
 use actix_http::{ConnectionType, Method, Request, Uri, Version};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::connection::framing::Framing;
 use crate::http::Failure;
@@ -36,19 +36,28 @@ pub struct Head {
 /// # Errors
 /// The answer to what is no request: where the next one begins is not known.
 pub fn decode(received: &mut BytesMut) -> Result<Option<Head>, Failure> {
-    let blank = received.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    // RFC 9112, section 2.2: some clients send a line break behind a body
-    let _ = received.split_to(blank);
-    match end(received) {
-        Some(end) if end <= MAX_HEAD => parse(received.split_to(end).freeze()).map(Some),
+    // RFC 9112, section 2.2: some clients send a line break behind a body. It counts as a part of the head, so that
+    // nobody sends line breaks for ever
+    let blank = received.iter().take_while(|byte| is_line_break(**byte)).count();
+    let begun = &received[blank..];
+    match end(begun) {
+        Some(end) if blank + end <= MAX_HEAD => {
+            received.advance(blank);
+            parse(received.split_to(end).freeze()).map(Some)
+        }
         None if received.len() < MAX_HEAD => {
             // what is wrong already need not be waited for
             let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-            let parsed = httparse::Request::new(&mut []).parse_with_uninit_headers(received, &mut headers);
-            parsed.map(|_| None).map_err(|error| malformed(error, received))
+            let parsed = httparse::Request::new(&mut []).parse_with_uninit_headers(begun, &mut headers);
+            parsed.map(|_| None).map_err(|error| malformed(error, begun))
         }
         _ => Err(Failure::head_too_large(MAX_HEAD)),
     }
+}
+
+/// Whether this is a part of an empty line.
+pub fn is_line_break(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
 }
 
 /// How long the head is, with the empty line at its end.
@@ -161,7 +170,7 @@ fn bad(what: &str) -> Failure {
 }
 
 fn malformed(error: httparse::Error, head: &[u8]) -> Failure {
-    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let line = head.split(|byte| is_line_break(*byte)).next().unwrap_or_default();
     match error {
         httparse::Error::TooManyHeaders => Failure::too_many_headers(MAX_HEADERS),
         // the first two bytes of a handshake
@@ -286,6 +295,7 @@ mod tests {
         let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n", "x".repeat(MAX_HEAD));
         assert!(refusal(&long).contains("16384 bytes"));
         assert!(refusal(&format!("{long}\r\n")).contains("16384 bytes"));
+        assert!(refusal(&"\r\n".repeat(MAX_HEAD / 2)).contains("16384 bytes"));
         let longest = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(MAX_HEAD - 27));
         assert_eq!(longest.len(), MAX_HEAD);
         head(&longest);

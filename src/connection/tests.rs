@@ -132,6 +132,35 @@ async fn who_keeps_the_body_of_an_answered_request_gets_nothing_of_the_next() {
     }
 }
 
+#[actix_web::test]
+async fn leave_to_send_a_body_that_is_sent_in_part_comes_whole_before_the_answer() {
+    let app = fn_service(|mut request: Request| async move {
+        let mut body = request.take_payload();
+        // once, which sends as much as there is room for
+        assert!(futures::poll!(body.next()).is_pending());
+        Ok::<_, actix_web::Error>(Response::with_body(StatusCode::FORBIDDEN, ""))
+    });
+    for room in [1, 10, 24, 25, 26, 1000] {
+        let (near, mut far) = duplex(room);
+        let terms = terms();
+        let serving = serve(Transport::Plain(near), None, &terms, future::pending::<()>(), &app);
+        let asking = async {
+            let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+            far.write_all(head).await.expect("a request");
+            // what there is room for is sent before anything is read
+            tokio::task::yield_now().await;
+            let mut answers = String::new();
+            while !answers.ends_with("\r\n\r\n") || !answers.contains("403") {
+                answers.push(far.read_u8().await.expect("an answer").into());
+            }
+            drop(far);
+            answers
+        };
+        let ((), answers) = futures::join!(serving, asking);
+        assert!(answers.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 "), "{room}: {answers}");
+    }
+}
+
 /// Answers as the path says, which is what a test knows of it then.
 async fn various(mut request: Request) -> Result<Response<BoxBody>, actix_web::Error> {
     let path = request.path().to_owned();

@@ -147,6 +147,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// What has to be sent before an answer: an interim one that is sent in part.
+    pub fn rest_of_interim(&mut self) -> &'static [u8] {
+        let rest = std::mem::take(&mut self.interim);
+        if rest.len() < CONTINUE.len() { rest } else { b"" }
+    }
+
     /// Receives what has come and throws it away; 0 at the end.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.received.clear();
