@@ -24,6 +24,7 @@ pub mod auth;
 pub mod config;
 mod connection;
 mod http;
+pub mod resources;
 mod server;
 pub mod tls;
 
@@ -36,6 +37,7 @@ pub use http::{
     remember_socket,
 };
 
+use resources::{ResourceError, Shares};
 use tls::Tls;
 
 /// How long a stop goes on answering requests on the connections that there are, each answer being the connection's
@@ -71,6 +73,9 @@ pub enum ServiceError {
     /// The actors could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The limits of the process are too low.
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
     /// One of the servers has failed.
     #[error("the HTTP server has failed: {0}")]
     Http(#[from] io::Error),
@@ -101,15 +106,16 @@ impl UserHttpServer {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn start_service(
-        config: Config,
+        mut config: Config,
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServiceError> {
+        let shares = Shares::within_limit(config.max_connections, config.actors.max_open_blend_files)?;
+        config.actors.max_open_blend_files = shares.blend_files;
         let actors = UserHttpActors::start(config.actors.clone())?;
         let gateway = Gateway::new(actors.clone(), config.limits);
         introduce(&config, &listeners)?;
         let for_workers = gateway.clone();
-        let max_connections = config.max_connections;
         let terms = gateway.terms(config.keep_alive);
         let stopping = Arc::new(AtomicBool::new(false));
         let trusting = listeners.api.local_addr()?.ip().to_canonical().is_loopback() && config.api_tokens.is_none();
@@ -122,14 +128,14 @@ impl UserHttpServer {
         };
         let http_door = door(&config.worker_tokens, Audience::Workers, None);
         let api_door = door(&config.api_tokens, Audience::Services, Some(pages));
-        let http = server::serve(listeners.http, config.http_tls.clone(), max_connections, terms.clone(), move || {
+        let http = server::serve(listeners.http, config.http_tls.clone(), shares.workers, terms.clone(), move || {
             let door = http_door.clone();
             App::new()
                 .configure(configure_http_routes(for_workers.clone()))
                 .default_service(web::to(http::not_found))
                 .wrap_fn(move |request, service| door.answer(request, service))
         })?;
-        let api = server::serve(listeners.api, config.api_tls.clone(), max_connections, terms, move || {
+        let api = server::serve(listeners.api, config.api_tls.clone(), shares.services, terms, move || {
             let door = api_door.clone();
             App::new()
                 .configure(configure_api_routes(gateway.clone()))

@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use user_http_server::auth::{self, Tokens};
 use user_http_server::config::ConfigError;
+use user_http_server::resources::{self, ResourceError};
 use user_http_server::tls::Tls;
 use user_http_server::{Config, Listeners, UserHttpServer};
 
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         Ok(logging) => logging,
         Err(error) => {
             // where even this cannot be written, the exit code has to do
-            let _ = writeln!(std::io::stderr(), "error: cannot start a thread: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {}", ResourceError::no_thread(error));
             return ExitCode::FAILURE;
         }
     };
@@ -41,6 +42,11 @@ fn main() -> ExitCode {
     }
     if std::env::args_os().skip(1).eq(["token"]) {
         return print_token(&logging);
+    }
+    // the configuration opens the blend roots, which takes a thread
+    if let Err(error) = resources::check_threads() {
+        logging.say(&format!("error: {error}"));
+        return ExitCode::FAILURE;
     }
     let config = match Config::load(std::env::args_os(), std::env::vars_os()) {
         Ok(config) => config,
@@ -89,8 +95,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Each connection takes two file descriptors, and the limit is often 1,024 only for the sake of programs that use
-/// `select`.
+/// Each connection takes a file descriptor, and the limit is often 1,024 only for the sake of programs that use `select`.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {

@@ -44,6 +44,7 @@ mod process;
 mod proxies;
 mod range;
 mod render_farm;
+mod resources;
 mod restart;
 mod round_trips;
 mod routes;
