@@ -170,7 +170,7 @@ impl std::fmt::Debug for Settler {
 /// What happens on the consuming connection, in order.
 #[derive(Debug)]
 pub enum ConsumerEvent {
-    /// Connected, topology declared, consuming.
+    /// Connected, topology declared, consuming unless told otherwise.
     Connected,
     /// The connection, or the attempt to make one, has ended; a next attempt follows by itself, after a back-off.
     Disconnected {
@@ -183,6 +183,11 @@ pub enum ConsumerEvent {
 
 /// A connection that consumes. Dropping it ends the connection, without blocking.
 pub trait ConsumerLink: Send {
+    /// From now on, and on later connections too, at most `prefetch` deliveries are unsettled at any time; with 0 there
+    /// are none, once those that are on their way have come. What was settled before this call is settled before. Never
+    /// blocks.
+    fn consume(&self, prefetch: u16);
+
     /// Ends the connection after what was settled has been told to the broker. Blocks for `deadline` at the most;
     /// returns whether the end was clean.
     fn stop(self: Box<Self>, deadline: std::time::Duration) -> bool;

@@ -12,6 +12,7 @@ use crate::deadlines::Deadlines;
 use crate::error::Error;
 use crate::messages::{
     AddBufferMsg, BrokerDelivery, BufferMsgView, BufferState, BufferUuid, Drain, FromStore, GetBufferState,
+    RememberReplaced,
 };
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
@@ -122,7 +123,8 @@ impl Held {
 #[derive(Debug)]
 enum WhatFor {
     Message(Box<Incoming>),
-    Gone(Gone),
+    /// And who waits until that is kept.
+    Gone(Gone, Option<Reply<()>>),
 }
 
 #[derive(Debug)]
@@ -196,6 +198,7 @@ impl BufferActor {
             Some(_) => {
                 // two of one name were stored together, and the later one has come here first
                 self.store.remove(held.seq);
+                held.fingerprint().into_iter().for_each(|fingerprint| self.remember(fingerprint, None));
                 return WaitQueue::default();
             }
         };
@@ -213,16 +216,16 @@ impl BufferActor {
         self.bytes -= held.cost();
         if let Some(fingerprint) = held.fingerprint() {
             self.brought.release(&fingerprint);
-            self.remember(fingerprint);
+            self.remember(fingerprint, None);
         }
         self.store.remove(held.seq);
         self.end_lease(held.seq)
     }
 
     /// Keeps in mind, durably, that a message of this fingerprint has gone.
-    fn remember(&mut self, fingerprint: Fingerprint) {
+    fn remember(&mut self, fingerprint: Fingerprint, reply: Option<Reply<()>>) {
         let gone = Gone { fingerprint, gone_at_ms: now_ms() };
-        self.puts.add(self.store.put(encode_meta(&gone), Vec::new()), WhatFor::Gone(gone));
+        self.puts.add(self.store.put(encode_meta(&gone), Vec::new()), WhatFor::Gone(gone, reply));
         self.brought.announce_gone(fingerprint);
     }
 
@@ -316,10 +319,11 @@ impl StreamHandler<PutDone<WhatFor>> for BufferActor {
     fn handle(&mut self, (outcome, what_for): PutDone<WhatFor>, ctx: &mut Self::Context) {
         match what_for {
             WhatFor::Message(incoming) => self.take_in(*incoming, outcome, ctx),
-            WhatFor::Gone(gone) => {
+            WhatFor::Gone(gone, reply) => {
                 // without room for that it is known until the next restart
                 let record = outcome.map_or(NO_RECORD, |(seq, _)| seq);
                 self.brought.add_gone(self.clock.now(), gone.fingerprint, record);
+                reply.into_iter().for_each(|reply| reply.send(()));
             }
         }
     }
@@ -345,6 +349,16 @@ impl Handler<FromStore> for BufferActor {
     }
 }
 
+impl Handler<RememberReplaced> for BufferActor {
+    type Result = Deferred<()>;
+
+    fn handle(&mut self, RememberReplaced { fingerprint }: RememberReplaced, _: &mut Self::Context) -> Self::Result {
+        let (reply, deferred) = deferred();
+        self.remember(fingerprint, Some(reply));
+        deferred
+    }
+}
+
 impl Handler<GetBufferState> for BufferActor {
     type Result = BufferState;
 
@@ -352,6 +366,8 @@ impl Handler<GetBufferState> for BufferActor {
         BufferState {
             messages: self.messages.len(),
             bytes: self.bytes,
+            max_bytes: self.max_bytes,
+            room: self.max_bytes.saturating_sub(self.bytes + self.reserved + self.lingering_bytes),
             in_delivery: self.leases.len(),
             delivered_total: self.delivered_total,
             expired_total: self.expired_total,

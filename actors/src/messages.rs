@@ -76,6 +76,15 @@ pub struct BrokerDelivery {
     pub redelivered: bool,
 }
 
+/// To [`BufferActor`](crate::BufferActor): a message of the broker with this fingerprint was not stored, since a later one
+/// of its UUID was; a redelivery must not bring it back. The reply comes when that is on stable storage.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct RememberReplaced {
+    /// Of the message that was not stored.
+    pub fingerprint: Fingerprint,
+}
+
 /// To [`BufferActor`](crate::BufferActor): let me deliver this message; nobody else may until the lease ends.
 ///
 /// Where another delivery is about to end (its last part is on the way), the reply waits for that end, for a second at
@@ -123,6 +132,10 @@ pub struct BufferState {
     /// What they take of the limit, in bytes: their bodies without .blend files, their names, and 512 bytes each for
     /// what is kept beside them in memory and on the disk.
     pub bytes: u64,
+    /// The limit.
+    pub max_bytes: u64,
+    /// How much of it neither messages take nor those on their way to the store.
+    pub room: u64,
     /// Messages that are being delivered.
     pub in_delivery: usize,
     /// Messages that were delivered.
@@ -274,8 +287,10 @@ pub struct GetConsumerState;
 /// How the consumer is, and what it has counted since the service started.
 #[derive(Clone, Debug, MessageResponse)]
 pub struct ConsumerState {
-    /// Whether it is consuming.
+    /// Whether it is connected.
     pub connected: bool,
+    /// Whether it takes nothing at the moment, since there is no room: the broker keeps what comes.
+    pub paused: bool,
     /// Deliveries that were stored.
     pub stored_total: u64,
     /// Deliveries that could never be stored, and were rejected.

@@ -98,6 +98,7 @@ struct OutboxReport {
 #[derive(Serialize)]
 struct ConsumerReport {
     connected: bool,
+    paused: bool,
     stored_total: u64,
     rejected_total: u64,
 }
@@ -155,6 +156,7 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
         },
         consumer: consumer.map(|consumer| ConsumerReport {
             connected: consumer.connected,
+            paused: consumer.paused,
             stored_total: consumer.stored_total,
             rejected_total: consumer.rejected_total,
         }),

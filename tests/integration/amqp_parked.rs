@@ -10,6 +10,7 @@ use crate::harness::{
 for_each_broker!(
     parked_messages_are_listed_through_a_kill_and_published_or_deleted,
     a_broker_keeps_what_there_is_no_room_for_until_there_is,
+    messages_that_wait_for_room_use_up_no_delivery_limit,
     a_delivered_message_is_not_brought_back_when_its_acknowledgement_was_lost,
 );
 
@@ -118,6 +119,36 @@ fn a_broker_keeps_what_there_is_no_room_for_until_there_is(version: Version) {
     for number in 0..MESSAGES {
         assert_eq!(amqp.fetch_when_there(&format!("id-{number}")).len(), 10_002);
     }
+    broker.wait_until_all_is_acknowledged();
+}
+
+fn messages_that_wait_for_room_use_up_no_delivery_limit(version: Version) {
+    const MESSAGES: usize = 6;
+    let broker = Broker::of(version);
+    let mut peer = crate::harness::Peer::get();
+    let arguments = json!({ "x-queue-type": "quorum", "x-delivery-limit": 3 });
+    let url = broker.url.as_str();
+    peer.call("declare_queue", json!({ "url": url, "name": "UHTTPSE_CI", "durable": true, "arguments": arguments }));
+    let mut amqp = AmqpFarm::with(url, &["--amqp-url", url, "--max-buffered", "64KiB"]);
+    amqp.wait_until_consuming();
+    for number in 0..MESSAGES {
+        amqp.publish_value(&order(&format!("id-{number}"), &format!("'{}'", "x".repeat(20_000))));
+    }
+    let paused = |amqp: &AmqpFarm, paused: bool| {
+        eventually("the consumer pauses", SOON, || {
+            let ready = amqp.farm.readyz();
+            holds(ready["consumer"]["paused"] == paused, (ready, amqp.farm.log()))
+        });
+    };
+    paused(&amqp, true);
+    for number in 0..MESSAGES {
+        // the broker has them, and nobody takes them
+        if number == 0 {
+            amqp.wait_for_own_queue(0, 3);
+        }
+        assert_eq!(amqp.fetch_when_there(&format!("id-{number}")).len(), 20_002);
+    }
+    paused(&amqp, false);
     broker.wait_until_all_is_acknowledged();
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use amiquip::{AmqpProperties, AmqpValue, Channel, Consumer, ConsumerMessage, ConsumerOptions, Error};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 
 use super::AmqpConfig;
 use super::connection::{SessionError, cause};
@@ -23,6 +23,7 @@ const SHOWN_CHARS: usize = 100;
 /// settled to another one.
 #[derive(Debug)]
 pub struct AmqpConsumer {
+    orders: Sender<Order>,
     worker: Worker,
 }
 
@@ -35,6 +36,11 @@ impl AmqpConsumer {
 }
 
 impl ConsumerLink for AmqpConsumer {
+    fn consume(&self, prefetch: u16) {
+        // An error says that the thread is gone, which only a panic of `on_event` brings about.
+        let _ = self.orders.send(Order::Consume(prefetch));
+    }
+
     fn stop(self: Box<Self>, deadline: Duration) -> bool {
         AmqpConsumer::stop(*self, deadline)
     }
@@ -43,7 +49,7 @@ impl ConsumerLink for AmqpConsumer {
 /// Starts to consume from `config.own_queue`, and goes on through every loss of the connection.
 ///
 /// At most `prefetch` deliveries are unsettled at any time, which bounds the memory of all that waits: `prefetch`
-/// times the largest message. AMQP's 0, "without a bound", is taken as 1.
+/// times the largest message. 0 is none at all, until [`ConsumerLink::consume`] says otherwise.
 ///
 /// `on_event` is called on the consumer's own thread, so it must not block for long: heartbeats go on, but
 /// settlements wait. The end that the handle's drop brings about is not reported.
@@ -55,9 +61,11 @@ pub fn start_consumer(
     prefetch: u16,
     on_event: impl Fn(ConsumerEvent) + Send + 'static,
 ) -> AmqpConsumer {
+    // Without a bound of its own: `prefetch` is the bound, once for each connection since the last session's start.
+    let (orders, ordered) = unbounded();
+    let order = orders.clone();
     let worker = Worker::spawn("amqp-consumer", move |stop| {
-        // Without a bound of its own: `prefetch` is the bound, once for each connection since the last session's start.
-        let (settle, settlements) = unbounded();
+        let mut prefetch = prefetch;
         reconnect(
             "AMQP consumer",
             &config,
@@ -68,22 +76,31 @@ pub fn start_consumer(
                 let ended = Session {
                     epoch,
                     channel: &channel,
-                    settle: &settle,
-                    settlements: &settlements,
+                    order: &order,
+                    ordered: &ordered,
+                    prefetch: &mut prefetch,
                     unsettled: HashMap::new(),
                     on_event: &on_event,
                 }
-                .run(&config.own_queue, prefetch.max(1), stop);
+                .run(&config.own_queue, stop);
                 // Behind the acknowledgements, in order: once this is answered, they have arrived. The close of the
                 // connection takes another way through amiquip and might overtake them.
                 cause(ended, channel.close().map_err(SessionError::from))
             },
         );
     });
-    AmqpConsumer { worker }
+    AmqpConsumer { orders, worker }
 }
 
-/// What a [`Settler`] sends.
+/// What the thread is told, in order.
+#[derive(Debug)]
+enum Order {
+    /// By a [`Settler`].
+    Settle(Settle),
+    /// By the handle.
+    Consume(u16),
+}
+
 #[derive(Debug)]
 struct Settle {
     epoch: u64,
@@ -94,46 +111,90 @@ struct Settle {
 struct Session<'a, F> {
     epoch: u64,
     channel: &'a Channel,
-    settle: &'a Sender<Settle>,
-    settlements: &'a Receiver<Settle>,
+    order: &'a Sender<Order>,
+    ordered: &'a Receiver<Order>,
+    /// As it was last ordered.
+    prefetch: &'a mut u16,
     /// By delivery tag, emptied of their bodies: what amiquip wants to see again in order to settle.
     unsettled: HashMap<u64, amiquip::Delivery>,
     on_event: &'a F,
 }
 
-impl<F: Fn(ConsumerEvent)> Session<'_, F> {
-    fn run(mut self, queue: &str, prefetch: u16, stop: &Receiver<Infallible>) -> Result<(), SessionError> {
-        self.channel.qos(0, prefetch, false)?;
-        let consumer: Consumer<'_> = self.channel.basic_consume(queue, ConsumerOptions::default())?;
+impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
+    fn run(mut self, queue: &str, stop: &Receiver<Infallible>) -> Result<(), SessionError> {
+        let mut consumer = self.consume(queue)?;
         (self.on_event)(ConsumerEvent::Connected);
+        let nothing = never();
         loop {
+            let messages = consumer.as_ref().map_or(&nothing, Consumer::receiver);
             select! {
                 recv(stop) -> _ => break,
-                recv(self.settlements) -> settle => if let Ok(settle) = settle { self.settle(settle)? },
-                recv(consumer.receiver()) -> message => match message {
-                    Ok(ConsumerMessage::Delivery(delivery)) => self.deliver(delivery),
-                    Ok(ConsumerMessage::ServerCancelled) => return Err(SessionError::ConsumerCancelled),
-                    Ok(
-                        ConsumerMessage::ServerClosedChannel(error)
-                        | ConsumerMessage::ServerClosedConnection(error),
-                    ) => return Err(error.into()),
-                    Ok(
-                        ConsumerMessage::ClientCancelled
-                        | ConsumerMessage::ClientClosedChannel
-                        | ConsumerMessage::ClientClosedConnection,
-                    )
-                    | Err(_) => return Err(Error::EventLoopDropped.into()),
+                recv(self.ordered) -> order => match order {
+                    Ok(Order::Settle(settle)) => self.settle(settle)?,
+                    Ok(Order::Consume(prefetch)) => {
+                        *self.prefetch = prefetch;
+                        if let Some(consumer) = consumer.take() {
+                            self.end(&consumer)?;
+                        }
+                        consumer = self.consume(queue)?;
+                    }
+                    // The handle has gone, and `stop` with it.
+                    Err(_) => break,
                 },
+                recv(messages) -> message => {
+                    if !self.take(message.ok())? {
+                        return Err(Error::EventLoopDropped.into());
+                    }
+                }
             }
         }
-        for settle in self.settlements.try_iter() {
-            self.settle(settle)?;
+        let ordered = self.ordered;
+        for order in ordered.try_iter() {
+            if let Order::Settle(settle) = order {
+                self.settle(settle)?;
+            }
         }
         Ok(())
     }
 
+    /// Begins to consume, with the prefetch that was ordered. That holds for a consumer from its start on.
+    fn consume(&self, queue: &str) -> Result<Option<Consumer<'a>>, Error> {
+        if *self.prefetch == 0 {
+            return Ok(None);
+        }
+        self.channel.qos(0, *self.prefetch, false)?;
+        self.channel.basic_consume(queue, ConsumerOptions::default()).map(Some)
+    }
+
+    /// Ends a consumer, and takes what was on its way.
+    fn end(&mut self, consumer: &Consumer<'_>) -> Result<(), SessionError> {
+        consumer.cancel()?;
+        while self.take(consumer.receiver().recv().ok())? {}
+        Ok(())
+    }
+
+    /// Takes what a consumer brings. Says whether there may be more.
+    fn take(&mut self, message: Option<ConsumerMessage>) -> Result<bool, SessionError> {
+        match message {
+            Some(ConsumerMessage::Delivery(delivery)) => {
+                self.deliver(delivery);
+                Ok(true)
+            }
+            Some(ConsumerMessage::ServerCancelled) => Err(SessionError::ConsumerCancelled),
+            Some(ConsumerMessage::ServerClosedChannel(error) | ConsumerMessage::ServerClosedConnection(error)) => {
+                Err(error.into())
+            }
+            Some(
+                ConsumerMessage::ClientCancelled
+                | ConsumerMessage::ClientClosedChannel
+                | ConsumerMessage::ClientClosedConnection,
+            )
+            | None => Ok(false),
+        }
+    }
+
     fn deliver(&mut self, mut delivery: amiquip::Delivery) {
-        let (epoch, delivery_tag, settle) = (self.epoch, delivery.delivery_tag(), self.settle.clone());
+        let (epoch, delivery_tag, order) = (self.epoch, delivery.delivery_tag(), self.order.clone());
         let body = Bytes::from(mem::take(&mut delivery.body));
         let (format, data_format) = format_of(&delivery.properties);
         let message_id = delivery.properties.message_id().as_deref();
@@ -146,7 +207,7 @@ impl<F: Fn(ConsumerEvent)> Session<'_, F> {
             redelivered: delivery.redelivered,
             settler: Settler::new(move |settlement| {
                 // An error says that the consumer has ended; the broker then requeues by itself.
-                let _ = settle.send(Settle { epoch, delivery_tag, settlement });
+                let _ = order.send(Order::Settle(Settle { epoch, delivery_tag, settlement }));
             }),
         });
         self.unsettled.insert(delivery_tag, delivery);
