@@ -5,9 +5,10 @@ use std::sync::{PoisonError, RwLock};
 use std::{io, thread};
 
 use rustix::process::{Resource, getrlimit};
+use user_http_actors::store::files::MAX_OPEN_FILES;
 
 /// Descriptors of a store: its lock, its segments, and those that somebody still reads.
-const STORE_FILES: u64 = 64;
+const STORE_FILES: u64 = MAX_OPEN_FILES as u64;
 
 /// Descriptors of the two connections to the broker, each with a thread that polls.
 const BROKER_FILES: u64 = 16;

@@ -28,6 +28,8 @@ mod covered;
 mod expiry;
 mod lease;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use age::{AgeClock, ByAge, Since};
 use brought::Brought;

@@ -1,5 +1,7 @@
 //! The publisher actor: what it has accepted reaches the broker in order, or the user manager who asks for it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
@@ -12,9 +14,10 @@ use user_http_actors::messages::{
     BrokerState, DeleteMessage, GetOutboxState, GetParkedMessages, OutboxState, ParkedMessage, PublishParkedMessage,
     SendMessageToUserManager, TakeNextMessage,
 };
+use user_http_actors::payload::Payload;
 use user_http_actors::publisher::{NextMessage, StartLink};
-use user_http_actors::store::StoreHandle;
 use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::store::{Change, Durable, NO_RECORD, Store, StoreError, StoreHandle};
 use user_http_actors::{Error, UserManagerPublisher};
 
 type Events = Box<dyn Fn(PublisherEvent) + Send>;
@@ -407,4 +410,42 @@ async fn with_a_broker_nobody_takes_messages_here() {
     let (reply, _message) = oneshot::channel();
     let taken = publisher.send(TakeNextMessage { lease: MINUTE, reply }).await.expect("alive");
     assert!(matches!(taken, Err(Error::BrokerIsConfigured)));
+}
+
+/// A store whose disk is full for removals, while it is told so.
+struct FullForRemovals(Arc<AtomicBool>);
+
+impl Store for FullForRemovals {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
+        let removes = changes.iter().any(|change| matches!(change, Change::Remove(seq) if *seq != NO_RECORD));
+        if removes && self.0.load(Ordering::SeqCst) {
+            return Err(StoreError::NoSpace("full".into()));
+        }
+        MemoryStore.commit(changes, durable)
+    }
+}
+
+#[actix::test]
+async fn a_message_whose_removal_is_refused_is_offered_again_until_it_is_removed() {
+    let full = Arc::new(AtomicBool::new(true));
+    let store = StoreHandle::start("test", Box::new(FullForRemovals(Arc::clone(&full))), 1, |_| {}).expect("a thread");
+    let publisher = UserManagerPublisher::new(store, Vec::new(), 1 << 30, None).expect("an empty store").start();
+    send(&publisher, b"message").await.expect("room");
+    for _ in 0..2 {
+        let taken = take(&publisher, Duration::from_secs(60)).await.await.expect("a message");
+        assert_eq!(taken.payload.read_all().expect("readable"), &b"message"[..]);
+        let message_id = taken.message_id;
+        taken.lease.delivered();
+        let refused = publisher.send(DeleteMessage { message_id }).await.expect("alive").expect_err("full");
+        assert!(matches!(refused, Error::Store(StoreError::NoSpace(_))), "{refused}");
+        let state = state(&publisher).await;
+        assert_eq!((state.messages, state.forwarded_total), (1, 0));
+    }
+    full.store(false, Ordering::SeqCst);
+    let message_id = take(&publisher, Duration::from_secs(60)).await.await.expect("a message").message_id;
+    publisher.send(DeleteMessage { message_id }).await.expect("alive").expect("there is room");
+    let gone = publisher.send(DeleteMessage { message_id }).await.expect("alive").expect_err("it is gone");
+    assert!(matches!(gone, Error::NoSuchMessage), "{gone}");
+    let state = state(&publisher).await;
+    assert_eq!((state.messages, state.forwarded_total), (0, 1));
 }
