@@ -4,6 +4,8 @@ use std::fs;
 
 #[path = "../fuzz/checks/configuration.rs"]
 mod configuration;
+#[path = "../fuzz/checks/frames.rs"]
+mod frames;
 #[path = "../fuzz/checks/json.rs"]
 mod json;
 #[path = "../fuzz/checks/pickle.rs"]
@@ -72,4 +74,9 @@ fn ranges_lie_within_the_answer() {
 #[test]
 fn configurations_are_read_or_refused_with_words() {
     replay("configuration", configuration::check);
+}
+
+#[test]
+fn frames_are_the_same_however_they_arrive_and_headers_are_readable() {
+    replay("frames", frames::check);
 }

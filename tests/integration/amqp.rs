@@ -92,6 +92,9 @@ fn a_consumed_pickle_is_buffered(version: Version) {
         amqp.publish(&body, true);
         assert_eq!(amqp.fetch_when_there("id-1"), "{'z': b'\\xff', 'a': (1, {2})}");
     }
+    let body = amqp.farm.peer.dumps(&order("id-3", "b'\\xfe'"), 4);
+    amqp.call("publish", json!({ "data": hex(&body), "pickled": "bytes" }));
+    assert_eq!(amqp.fetch_when_there("id-3"), "b'\\xfe'");
     amqp.farm.blend_file("scene.blend", b"the file");
     amqp.publish_value(&order(
         "id-2",
@@ -120,6 +123,11 @@ fn consumed_messages_are_acknowledged_or_rejected_for_good(version: Version) {
     assert_eq!(amqp.fetch_when_there("good"), "'after them'");
     amqp.farm.expect_no_message("bad");
     amqp.farm.wait_for_log("Unknown message type");
+    let log = amqp.farm.log();
+    let rejection = log.lines().find(|line| line.contains("Unknown message type")).expect("a line");
+    for told in ["message-id", "bytes", "DATA_FORMAT \"BYTES\""] {
+        assert!(rejection.contains(told), "{told}: {rejection}");
+    }
     // What is neither acknowledged nor rejected goes back to the queue when its consumer is gone.
     amqp.farm.kill9();
     let left = eventually("the queue is without a consumer", SOON, || {

@@ -31,11 +31,11 @@ class Broker(RealFarm):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout=60)
 
     async def publish(self, url, data, pickled):
-        """The communication interface leaves a message."""
+        """The communication interface leaves a message; `pickled` may be "bytes" for a header that is a byte array."""
         async with await aio_pika.connect(url) as connection:
             channel = await connection.channel()
             exchange = await channel.declare_exchange(OWN_EXCHANGE, aio_pika.ExchangeType.DIRECT)
-            headers = {"DATA_FORMAT": "BYTES"} if pickled else {}
+            headers = {"DATA_FORMAT": bytearray(b"BYTES") if pickled == "bytes" else "BYTES"} if pickled else {}
             message = aio_pika.Message(bytes.fromhex(data), headers=headers)
             await exchange.publish(message, routing_key=OWN_QUEUE)
 

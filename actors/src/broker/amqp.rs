@@ -17,6 +17,8 @@ use std::time::Duration;
 mod connection;
 mod consumer;
 mod mend;
+#[cfg(test)]
+mod mend_tests;
 mod publisher;
 mod stream;
 mod tls;
