@@ -211,7 +211,13 @@ impl Disk for RecordingDisk {
     fn sync(&self, file: &File) -> io::Result<()> {
         let synced = self.check(FaultKind::Sync);
         let file = self.file_id(file);
-        self.record(if synced.is_ok() { Event::Sync(file) } else { Event::Forget(file) });
+        // where everything fails the process was killed, and no kernel has said anything
+        let is_kill = self.state().fault.is_some_and(|fault| fault.kind == FaultKind::Any && fault.for_good);
+        match &synced {
+            Ok(()) => self.record(Event::Sync(file)),
+            Err(_) if is_kill => {}
+            Err(_) => self.record(Event::Forget(file)),
+        }
         synced
     }
 
