@@ -136,3 +136,37 @@ impl Stamp {
         Ok(Self { len: meta.len(), device: meta.dev(), inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+
+    use super::{BlendFile, Lane, Stamp, TagKey};
+
+    #[test]
+    fn a_file_is_closed_on_the_threads_of_its_root_and_counts_as_open_until_then() {
+        let lane = Lane::new("test".to_owned());
+        let (release, gate) = crossbeam_channel::bounded::<()>(0);
+        // more than there are threads
+        for _ in 0..32 {
+            let gate = gate.clone();
+            lane.detach(move || {
+                // ends when the other side is gone
+                let _ = gate.recv();
+            });
+        }
+        let open_files = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&open_files).try_acquire_owned().expect("a permit");
+        let file = tempfile::tempfile().expect("a file");
+        let stamp = Stamp::of(&file).expect("a version");
+        drop(BlendFile::new(file, stamp, permit, lane, &TagKey::random()));
+        assert_eq!(open_files.available_permits(), 0, "it was closed by whoever dropped it");
+        drop(release);
+        let closed = async { tokio::time::timeout(Duration::from_secs(30), open_files.acquire()).await.is_ok() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        assert!(runtime.block_on(closed), "it is closed once there is a free thread");
+    }
+}
