@@ -23,8 +23,9 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// AMQP's heartbeats do for the broker, this does for its machine.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 3;
-/// How long the peer's machine may leave unacknowledged, or have no room for, what was sent.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the peer's machine may leave unacknowledged, or have no room for, what was sent. A broker with a slow disk
+/// does not read for some seconds now and then.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the broker has to confirm a close. It never does while it has blocked the connection, since it does not
 /// read from it then; and amiquip would wait for ever, since the broker's heartbeats still come.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -228,10 +229,10 @@ mod tests {
         assert_eq!(sockopt::tcp_keepcnt(&stream), Ok(KEEPALIVE_PROBES));
         let timeout = |socket: &Socket| sockopt::tcp_user_timeout(&socket.0);
         let socket = Socket(stream);
-        assert_eq!(timeout(&socket), Ok(30_000));
+        assert_eq!(timeout(&socket), Ok(60_000));
         socket.set_blocked(true);
         assert_eq!(timeout(&socket), Ok(0));
         socket.set_blocked(false);
-        assert_eq!(timeout(&socket), Ok(30_000));
+        assert_eq!(timeout(&socket), Ok(60_000));
     }
 }
