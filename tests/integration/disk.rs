@@ -49,7 +49,13 @@ fn on_a_disk_without_a_byte_left_fetching_and_forwarding_go_on_and_the_rest_when
         assert_eq!(farm.delete(message.header("message-id").expect("a message")), 204);
     }
     farm.expect_nothing_for_the_user_manager();
-    farm.post_bytes(PICKLE, &large).failure(503);
+    eventually("what is deleted leaves its room to what comes", SOON, || {
+        let answer = farm.post_bytes(PICKLE, &large);
+        holds(answer.status == 200, answer)
+    });
+    while other.write_all(&[0x55; 4096]).is_ok() {}
+    let refused = (0..20).map(|_| farm.post_bytes(PICKLE, &large)).find(|answer| answer.status != 200);
+    refused.expect("the disk is full again").failure(503);
     assert_eq!(request(farm.api, "GET", "/readyz", &[], b"").status, 503);
 
     drop(other);
