@@ -98,12 +98,13 @@ fn a_record_for_whose_move_there_is_no_room_is_not_tried_again_and_again() {
     while put(MIB).is_ok() {}
     let before = disk.written();
     // each of them leaves the log more too large than it is
-    for seq in small.drain(..1_500) {
+    for seq in small.drain(..1_900) {
         handle.remove(seq);
         block_on(handle.flush()).expect("there is the reserve");
     }
     let written = disk.written() - before;
-    assert!(written < 40 * MIB as u64, "{written} bytes were written for 1,500 removals");
+    println!("{written} bytes were written");
+    assert!(written < 20 * MIB as u64, "{written} bytes were written for 1,900 removals");
     // and as soon as it is gone, all of it comes back
     handle.remove(large);
     block_on(handle.flush()).expect("there is the reserve");
