@@ -3,14 +3,14 @@
 //!
 //! Whoever sends a body chooses its bytes: every few of them may look like a header with a long meta, and a checksum over
 //! each of these would take minutes. So the checksum of a stretch is derived from those of two prefixes. A CRC is linear:
-//! where `a` is that of a prefix, `b` that of the same prefix with `n` bytes more, and `head` any CRC, going on from `head`
-//! with these `n` bytes gives `(head ^ a) · x^(8n) ^ b`.
+//! where `a` is that of a prefix, `b` that of the same prefix with `n` bytes more, and `salt` any CRC, going on from `salt`
+//! with these `n` bytes gives `(salt ^ a) · x^(8n) ^ b`.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::{BEGINS_COMMIT, RECORD_HEADER, head_crc, u32_at, u64_at};
+use super::{BEGINS_COMMIT, RECORD_HEADER, u32_at, u64_at};
 use crate::store::{MAX_META, check_bounds};
 
 /// How many bytes are searched at once.
@@ -51,16 +51,17 @@ pub fn has_commit_after(file: &File, salt: u32, offset: u64) -> io::Result<bool>
 /// A part of the file.
 struct Window<'a> {
     bytes: &'a [u8],
+    /// The CRC of the segment's salt.
     salt: u32,
     /// The CRC of every prefix whose length is a multiple of [`STEP`]; empty until one is needed.
     prefixes: Vec<u32>,
-    /// The polynomial x^(8n) for each n up to [`MAX_META`]; empty until one is needed.
+    /// The polynomial x^(8n) for each n up to the longest stretch of a checksum; empty until one is needed.
     powers: &'a mut Vec<u32>,
 }
 
 impl<'a> Window<'a> {
     fn new(bytes: &'a [u8], salt: u32, powers: &'a mut Vec<u32>) -> Self {
-        Self { bytes, salt, prefixes: Vec::new(), powers }
+        Self { bytes, salt: crc32c::crc32c(&salt.to_le_bytes()), prefixes: Vec::new(), powers }
     }
 
     fn has_commit(&mut self, starts: usize) -> bool {
@@ -79,9 +80,9 @@ impl<'a> Window<'a> {
         if self.prefixes.is_empty() {
             self.prepare();
         }
-        let before_meta = start + RECORD_HEADER as usize;
-        let head_crc = head_crc(self.salt, head);
-        let crc = multiply(head_crc ^ self.prefix(before_meta), self.powers[meta]) ^ self.prefix(before_meta + meta);
+        // it covers the salt, the header behind itself, and the meta
+        let (from, to) = (start + 4, start + head.len() + meta);
+        let crc = multiply(self.salt ^ self.prefix(from), self.powers[to - from]) ^ self.prefix(to);
         crc == u32_at(head, 0)
     }
 
@@ -93,8 +94,10 @@ impl<'a> Window<'a> {
         }
         self.prefixes.push(crc);
         if self.powers.is_empty() {
-            self.powers
-                .extend(std::iter::successors(Some(ONE), |power| Some(multiply(*power, ONE_BYTE))).take(MAX_META + 1));
+            self.powers.extend(
+                std::iter::successors(Some(ONE), |power| Some(multiply(*power, ONE_BYTE)))
+                    .take(MAX_META + RECORD_HEADER as usize),
+            );
         }
     }
 
@@ -104,12 +107,36 @@ impl<'a> Window<'a> {
     }
 }
 
-/// The product of two polynomials modulo that of the CRC.
+/// What the polynomials x^32 to x^35 leave, in each sum of them: bit 3 of the index stands for x^32.
+const REMAINDERS: [u32; 16] = {
+    let mut remainders = [0; 16];
+    let mut index = 1;
+    while index < 16 {
+        let (mut remainder, mut step) = (index as u32, 0);
+        while step < 4 {
+            remainder = remainder >> 1 ^ POLYNOMIAL & (remainder & 1).wrapping_neg();
+            step += 1;
+        }
+        remainders[index] = remainder;
+        index += 1;
+    }
+    remainders
+};
+
+/// The product of two polynomials modulo that of the CRC, four terms of `a` at a time.
 fn multiply(a: u32, b: u32) -> u32 {
-    let (mut product, mut shifted) = (0, b);
-    for bit in (0..32).rev() {
-        product ^= shifted & (a >> bit & 1).wrapping_neg();
-        shifted = shifted >> 1 ^ POLYNOMIAL & (shifted & 1).wrapping_neg();
+    let times_x = |b: u32| b >> 1 ^ POLYNOMIAL & (b & 1).wrapping_neg();
+    let one = b;
+    let two = times_x(one);
+    let four = times_x(two);
+    let eight = times_x(four);
+    let mut product = 0;
+    for nibble in (0..8).map(|at| a >> (4 * at)) {
+        product = product >> 4 ^ REMAINDERS[(product & 15) as usize];
+        product ^= one & (nibble >> 3 & 1).wrapping_neg();
+        product ^= two & (nibble >> 2 & 1).wrapping_neg();
+        product ^= four & (nibble >> 1 & 1).wrapping_neg();
+        product ^= eight & (nibble & 1).wrapping_neg();
     }
     product
 }
