@@ -379,6 +379,20 @@ async fn messages_are_lent_in_order_and_deleted_when_done() {
 }
 
 #[actix::test]
+async fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_waits_behind() {
+    let publisher = start(ROOM, None);
+    let look = take(&publisher, Duration::ZERO).await;
+    let lease = take(&publisher, MINUTE).await;
+    send(&publisher, b"1").await.expect("room");
+    let (seen, leased) = (look.await.expect("shown"), lease.await.expect("lent"));
+    assert_eq!((seen.message_id, seen.delivery_count), (leased.message_id, 0));
+    assert_eq!(leased.delivery_count, 1);
+    drop(seen);
+    let mut next = take(&publisher, MINUTE).await;
+    assert!(next.try_recv().is_err(), "who has only seen it does not put it back");
+}
+
+#[actix::test]
 async fn a_message_that_does_not_get_away_is_lent_to_the_next() {
     let publisher = start(ROOM, None);
     drop(take(&publisher, MINUTE).await);

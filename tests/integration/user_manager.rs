@@ -83,21 +83,6 @@ fn a_lease_of_zero_seconds_shows_the_oldest_message_and_takes_nothing() {
 }
 
 #[test]
-fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_waits_behind() {
-    let mut farm = Farm::start();
-    let mut waiting = ["lease=0", "lease=60"].map(|lease| {
-        let mut connection = Connection::open(farm.api);
-        connection.send_head("GET", &format!("/UserManager/NextMessage?wait=60&{lease}"), &[]);
-        connection
-    });
-    farm.post(&numbered(1));
-    let answers = waiting.each_mut().map(Connection::read_response);
-    assert_eq!(answers.each_ref().map(|answer| answer.status), [200, 200], "{answers:?}");
-    assert_eq!(answers[0].header("message-id"), answers[1].header("message-id"));
-    farm.expect_nothing_for_the_user_manager();
-}
-
-#[test]
 fn a_wait_or_a_lease_out_of_bounds_is_told() {
     let mut farm = Farm::start();
     farm.post(&numbered(1));
