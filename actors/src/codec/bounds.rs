@@ -49,11 +49,10 @@ pub const MAX_KEY_VALUES: usize = u16::MAX as usize - 1;
 
 /// How many bytes of an int CPython hashes in the time that it takes for another value. Unlike a str's or a bytes', an
 /// int's hash is worked out anew each time.
-pub const INT_BYTES_PER_HASHED_VALUE: usize = 16;
+pub const INT_BYTES_PER_HASHED_VALUE: usize = 20;
 
-/// How many times a pickle's own length its calls may make, in bytes (`_codecs.encode`, `builtins.bytearray`) and in items
-/// (`builtins.set`, `builtins.frozenset`). `pickle.dumps` never exceeds twice the length, but a shared argument could fill
-/// the peer's memory.
+/// How many times a pickle's own length its calls of `_codecs.encode` and `builtins.bytearray` may make, in bytes.
+/// `pickle.dumps` never exceeds twice the length, but a shared argument could fill the peer's memory.
 pub const MAX_CALL_GROWTH: usize = 4;
 
 /// How long a body may be, in bytes: positions in it are kept in 32 bits.

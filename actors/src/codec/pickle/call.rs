@@ -164,12 +164,10 @@ impl Machine<'_> {
     }
 
     /// Counts what a call makes; see [`MAX_CALL_GROWTH`].
-    pub(super) fn charge(&mut self, length: usize) -> Result<(), DecodeError> {
+    fn charge(&mut self, length: usize) -> Result<(), DecodeError> {
         self.called = self.called.saturating_add(length);
         if self.called > self.source.len().saturating_mul(MAX_CALL_GROWTH) {
-            return Err(
-                self.refuse(format!("pickle makes bytes or sets of more than {MAX_CALL_GROWTH} times its length"))
-            );
+            return Err(self.refuse(format!("pickle makes bytes of more than {MAX_CALL_GROWTH} times its length")));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::codec::bounds::{
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::error::malformed;
 
-/// What CPython takes to hash one value of a tuple, or 16 bytes of an int, in nanoseconds.
+/// What CPython takes to hash one value of a tuple, or [`INT_BYTES_PER_HASHED_VALUE`](crate::codec::bounds::INT_BYTES_PER_HASHED_VALUE) bytes of an int, in nanoseconds.
 const HASH_NS: u64 = 8;
 
 /// What a key costs that is a str or a bytes, beside its probes and its length, in nanoseconds.

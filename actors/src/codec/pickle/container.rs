@@ -78,7 +78,10 @@ impl Machine<'_> {
     pub(super) fn copy_to_set(&mut self, list: NodeId, set: NodeId) -> Result<(), DecodeError> {
         let mut edge = self.doc.first(list);
         while edge != EdgeId::END {
-            self.charge(1)?;
+            self.copied += 1;
+            if self.doc.is_brief() && self.copied > self.source.len() {
+                return Err(DecodeError::TakesLonger);
+            }
             let child = self.doc.child(edge);
             self.hash(child)?;
             self.doc.append(set, child, self.at)?;

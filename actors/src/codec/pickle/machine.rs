@@ -38,7 +38,9 @@ pub(super) struct Machine<'a> {
     /// How many values have been hashed: a dict's key or a set's item counts as often as it is used, a tuple for all that
     /// it holds, since CPython hashes it anew each time.
     pub(super) hashed: u64,
-    /// How many bytes and set items calls have made; see [`crate::codec::bounds::MAX_CALL_GROWTH`].
+    /// How many items of lists have been copied into sets: one list may be copied many times.
+    pub(super) copied: usize,
+    /// How many bytes calls have made; see [`crate::codec::bounds::MAX_CALL_GROWTH`].
     pub(super) called: usize,
 }
 
@@ -57,6 +59,7 @@ impl<'a> Machine<'a> {
             edits: Vec::new(),
             protocol: 0,
             hashed: 0,
+            copied: 0,
             called: 0,
         }
     }
