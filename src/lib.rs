@@ -3,6 +3,7 @@
 //! [`UserHttpServer::start_service`] is the whole service as a function of its configuration, its listeners and a
 //! shutdown signal; [`configure_http_routes`] and [`configure_api_routes`] mount its routes in somebody else's `App`.
 #![deny(missing_docs)]
+#![forbid(unsafe_code)]
 
 use std::future;
 use std::io;

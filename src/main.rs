@@ -1,5 +1,6 @@
 //! The process: arguments, logger, signals, exit code.
 
+mod allocator;
 mod logging;
 mod scheduling;
 mod signals;
@@ -8,7 +9,6 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use mimalloc::MiMalloc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use user_http_server::auth::{self, Tokens};
@@ -22,11 +22,8 @@ use logging::Logging;
 /// What a wrong command line, environment or file ends with, as other programs do.
 const EXIT_USAGE: u8 = 2;
 
-/// Gives memory back that one burst of large bodies has needed, where glibc's keeps up to 64 MiB a thread.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::set_bounds();
     // before the first thread, since threads inherit it
     let scheduled = scheduling::set();
     let logging = match Logging::start() {

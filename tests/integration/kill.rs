@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::harness::{Server, files_below};
+use crate::harness::{Server, Setup, files_below};
 use load::{Client, Ending, Run};
 use model::{Counts, Outbox};
 
@@ -70,7 +70,9 @@ impl Campaign {
         let seed = Seed::get();
         let clients = (0..CLIENTS).map(|number| Client::new(number, seed.0)).collect();
         let rng = StdRng::seed_from_u64(seed.0);
-        let (server, outbox, counts) = (Server::start(), Mutex::default(), Counts::default());
+        // more than this machine may have open would be a warning
+        let server = Setup::default().args(["--max-connections", "100"]).start();
+        let (outbox, counts) = (Mutex::default(), Counts::default());
         Self { seed, rng, server, clients, outbox, counts }
     }
 
