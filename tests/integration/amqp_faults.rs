@@ -48,7 +48,7 @@ fn the_server_starts_and_takes_work_while_the_broker_is_away_and_it_flows_later(
     amqp.post_frames(0..10);
 
     broker.launch();
-    amqp.wait_until("connected");
+    amqp.wait_until_consuming();
     amqp.user_manager();
     Arrivals::default().receive_all(&mut amqp, 0..10);
     amqp.publish_value(&order("id-2", "'consumed'"));
@@ -65,7 +65,7 @@ fn a_restart_of_the_broker_is_survived_in_both_directions(version: Version) {
     amqp.wait_until("disconnected");
     amqp.post_frames(10..20);
     broker.launch();
-    amqp.wait_until("connected");
+    amqp.wait_until_consuming();
     amqp.user_manager();
     amqp.post_frames(20..30);
     arrivals.receive_all(&mut amqp, 10..30);
@@ -86,7 +86,7 @@ fn frames_in_the_outbox_of_a_killed_server_arrive_after_its_restart(version: Ver
     amqp.farm.kill9();
     broker.launch();
     amqp.farm.server.restart();
-    amqp.wait_until("connected");
+    amqp.wait_until_consuming();
     amqp.user_manager();
     Arrivals::default().receive_all(&mut amqp, 0..12);
 }

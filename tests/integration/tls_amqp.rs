@@ -151,12 +151,12 @@ fn a_ca_file_that_cannot_be_used_is_an_error_that_names_it() {
     let ca = Ca::new();
     let path = ca.path().display().to_string();
     for (url, file, reason) in [
-        ("amqps://127.0.0.1:1", "/no/such.pem", "No such file"),
-        ("amqps://127.0.0.1:1", "config.toml", "no certificate"),
-        ("amqp://127.0.0.1:1", &path, "amqps://"),
+        ("amqp-url = 'amqps://127.0.0.1:1'", "/no/such.pem", "No such file"),
+        ("amqp-url = 'amqps://127.0.0.1:1'", "config.toml", "no certificate"),
+        ("amqp-url = 'amqp://127.0.0.1:1'", &path, "amqps://"),
         ("", &path, "amqps://"),
     ] {
-        let setup = Setup::default().config(&format!("amqp-url = {url:?}\n")).args(["--amqp-ca-file", file]);
+        let setup = Setup::default().config(url).args(["--amqp-ca-file", file]);
         let (status, log) = setup.start_refused();
         assert_eq!(status.code(), Some(2), "{log}");
         for part in ["--amqp-ca-file", file, reason] {

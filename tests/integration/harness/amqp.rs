@@ -23,7 +23,7 @@ impl AmqpFarm {
     /// With a broker that is there.
     pub fn at(url: &str) -> Self {
         let farm = Self::away(url);
-        farm.wait_until("connected");
+        farm.wait_until_consuming();
         farm
     }
 
