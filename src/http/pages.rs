@@ -56,7 +56,12 @@ struct Place {
 impl Place {
     fn parse(text: &str) -> Option<Self> {
         let authority: Authority = text.parse().ok().filter(|_| !text.contains('@'))?;
-        Some(Self { host: HostName::parse(authority.host())?, port: authority.port_u16() })
+        let port = match text.strip_prefix(authority.host())? {
+            // what stands between a host and its port, and behind them, is not looked at by the parser
+            "" | ":" => None,
+            port => Some(port.strip_prefix(':')?.parse().ok().filter(|_| !port.contains('+'))?),
+        };
+        Some(Self { host: HostName::parse(authority.host())?, port })
     }
 }
 
@@ -206,6 +211,12 @@ mod tests {
             "localhost.evil.example",
             "evil-localhost",
             "127.0.0.1.evil.example",
+            "localhost:80.evil.example",
+            "localhost:80:90",
+            "localhost:+80",
+            "localhost:99999",
+            "[::1].evil.example",
+            "[::1]evil.example:80",
             "127.0.0.1@evil.example",
             "evil.example@127.0.0.1",
             "0.0.0.0",

@@ -13,14 +13,14 @@ const LEN: u64 = 200 << 20;
 /// The bound on the threads that wait for one root.
 const THREADS: usize = 16;
 
-/// A server with a healthy blend root and one that hangs as long as `hang` exists.
+/// A server with a healthy blend root, and one inside it that hangs as long as `hang` exists.
 fn farm() -> Farm {
     let setup = Setup::default();
-    let mount = setup.path("mount");
+    let mount = setup.blend_root().join("mount");
     fs::create_dir(&mount).expect("a folder to mount on");
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/hanging_fs.py");
     let script = format!(
-        "python3 '{}' mount {LEN} hang >mounted & \
+        "python3 '{}' blend/mount {LEN} hang >mounted & \
          for try in $(seq 600); do test -s mounted && break; sleep 0.05; done; exec \"$0\" \"$@\"",
         program.display()
     );
@@ -40,10 +40,18 @@ fn threads(farm: &Farm, name: &str) -> usize {
 fn a_mount_that_hangs_holds_up_its_own_files_alone_and_goes_on_when_it_is_back() {
     let mut farm = farm();
     let (root, hang) = (farm.setup().blend_root(), farm.setup().path("hang"));
-    let mounted = farm.setup().path("mount/scene.blend").display().to_string();
-    symlink(farm.setup().path("mount"), root.join("CustomerData")).expect("a link");
+    let mounted = farm.setup().path("blend/mount/scene.blend").display().to_string();
+    symlink(root.join("mount"), root.join("CustomerData")).expect("a link");
+    symlink("mount", root.join("beside")).expect("a link");
     farm.sparse_blend_file("healthy.blend", 8 << 20);
-    for (uuid, path) in [("mounted", mounted.as_str()), ("linked", "CustomerData/scene.blend")] {
+    let ways = [
+        ("mounted", mounted.as_str()),
+        ("linked", "CustomerData/scene.blend"),
+        ("relative", "mount/scene.blend"),
+        ("beside", "beside/scene.blend"),
+        ("around", "../blend/mount/scene.blend"),
+    ];
+    for (uuid, path) in ways {
         farm.leave_blend(uuid, path);
         let answer = farm.ask("HEAD", uuid, &[]);
         assert!(answer.status == 200 && answer.content_length() > LEN, "{answer:?}");
@@ -57,7 +65,7 @@ fn a_mount_that_hangs_holds_up_its_own_files_alone_and_goes_on_when_it_is_back()
     let mut waiting: Vec<Connection> = (0..150)
         .map(|number| {
             let mut connection = Connection::open(farm.http);
-            let uuid = ["mounted", "linked"][number % 2];
+            let (uuid, _) = ways[number % ways.len()];
             connection.send_head("HEAD", &format!("/?bufferUUID={uuid}"), &[]);
             connection
         })
@@ -95,7 +103,7 @@ fn a_mount_that_hangs_holds_up_its_own_files_alone_and_goes_on_when_it_is_back()
     assert!(farm.log().contains("does not answer"), "{}", farm.log());
 
     fs::remove_file(&hang).expect("it goes on");
-    for uuid in ["mounted", "linked", "in-delivery"] {
+    for uuid in ways.map(|(uuid, _)| uuid).into_iter().chain(["in-delivery"]) {
         eventually("the mount is used again", SOON, || {
             let answer = farm.ask("HEAD", uuid, &[]);
             holds(answer.status == 200, answer)
@@ -104,10 +112,29 @@ fn a_mount_that_hangs_holds_up_its_own_files_alone_and_goes_on_when_it_is_back()
 }
 
 #[test]
+fn a_file_with_fewer_bytes_than_its_file_system_says_is_not_made_up_for_and_its_message_stays() {
+    let mut farm = farm();
+    farm.leave_blend("short", "mount/short.blend");
+    let (mut connection, head) = farm.begin_fetch("short");
+    let mut buffer = vec![0; 1 << 20];
+    let mut received = 0;
+    loop {
+        match connection.read(&mut buffer) as u64 {
+            0 => break,
+            read => received += read,
+        }
+        assert!(received < head.content_length(), "the answer is whole");
+    }
+    assert!(received <= LEN / 2 + (1 << 20), "{received}");
+    assert_eq!(farm.ask("HEAD", "short", &[]).status, 200);
+    assert!(farm.log().contains("shorter than its file system says"), "{}", farm.log());
+}
+
+#[test]
 fn a_server_stops_and_starts_while_a_mount_hangs() {
     let mut farm = farm();
     fs::write(farm.setup().path("hang"), "").expect("it hangs");
-    farm.leave_blend("mounted", farm.setup().path("mount/scene.blend").display().to_string().as_str());
+    farm.leave_blend("mounted", farm.setup().path("blend/mount/scene.blend").display().to_string().as_str());
     assert_eq!(farm.ask("HEAD", "mounted", &[]).status, 503);
     assert!(farm.stop().success(), "{}", farm.log());
     farm.server.restart();

@@ -2,7 +2,7 @@
 //! that there is by default.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use crate::harness::{Ca, Client, Farm, Peer, Setup, files_below, new_mount_namespace, order, request};
 
@@ -110,6 +110,38 @@ fn without_a_blend_root_nothing_is_sent_but_what_is_put_into_blends() {
     fs::write(folder.join("blends/scene.blend"), "inside").expect("a file");
     farm.leave_blend("id-1", "scene.blend");
     assert!(farm.fetch_value("id-1").contains("b'inside'"));
+}
+
+#[test]
+fn a_folder_in_the_data_directory_that_may_not_be_listed_keeps_no_file_from_being_sent() {
+    let setup = Setup::default();
+    // root lists everything, unless it gives that up
+    let is_root = rustix::process::geteuid().is_root();
+    let as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+    let (root, closed) = (setup.blend_root(), setup.data_dir().join("lost+found"));
+    fs::create_dir_all(&closed).expect("a folder");
+    let permit = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).expect("chmod");
+    permit(0o000);
+    let mut farm = Farm::of(if is_root { setup.wrapper(&as_others) } else { setup });
+    fs::write(root.join("scene.blend"), "scene").expect("a file");
+    fs::hard_link(root.join("scene.blend"), root.join("backup.blend")).expect("a hard link");
+    farm.leave_blend("id-1", "scene.blend");
+    let answer = farm.fetch("id-1");
+    permit(0o755);
+    assert!(answer.value.contains("b'scene'"), "{answer:?}");
+}
+
+#[test]
+fn what_the_kernel_makes_up_is_never_sent_wherever_it_is_mounted() {
+    let setup = Setup::default();
+    for name in ["proc", "sys"] {
+        fs::create_dir(setup.blend_root().join(name)).expect("a folder");
+    }
+    let script = "mount -t proc proc blend/proc && mount --rbind /sys blend/sys && exec \"$0\" \"$@\"";
+    let mut farm = Farm::of(setup.wrapper(&[new_mount_namespace(), &["sh", "-c", script]].concat()));
+    for path in ["proc/version", "proc/meminfo", "sys/kernel/uevent_seqnum"] {
+        assert_outside(&mut farm, path);
+    }
 }
 
 #[test]

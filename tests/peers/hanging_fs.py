@@ -1,7 +1,7 @@
 """A network file system whose server dies: `hanging_fs.py FOLDER SIZE HANG`.
 
-Mounts a file system (FUSE, its bare protocol) on FOLDER in which every name is a file of SIZE zeros. As long as a file
-HANG exists, no request is answered. Prints a line when it is mounted, and ends with its parent.
+Mounts a file system (FUSE, its bare protocol) on FOLDER in which every name is a file of SIZE zeros; of one whose name
+begins with "short", half of them can be read. As long as a file HANG exists, no request is answered. Prints a line when it is mounted, and ends with its parent.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 LOOKUP, FORGET, GETATTR, OPEN, READ, RELEASE, FLUSH, INIT, OPENDIR, RELEASEDIR = 1, 2, 3, 14, 15, 18, 25, 26, 27, 29
 NO_REPLY = (FORGET, 36, 42)  # and INTERRUPT, BATCH_FORGET
 ENOSYS = 38
-ROOT = 1
+ROOT, WHOLE, SHORT = 1, 2, 3
 DIRECT_IO = 1
 
 
@@ -28,14 +28,16 @@ def answer(opcode, node, body, size):
     if opcode == INIT:
         return struct.pack("<4I2H2I2H8I", 7, 31, 0, 0, 16, 12, 1 << 17, 1, 32, 0, *[0] * 8)
     if opcode == LOOKUP:
-        return struct.pack("<4Q2I", 2, 0, 0, 0, 0, 0) + attributes(2, size)
+        found = SHORT if body.startswith(b"short") else WHOLE
+        return struct.pack("<4Q2I", found, 0, 0, 0, 0, 0) + attributes(found, size)
     if opcode == GETATTR:
         return struct.pack("<QII", 0, 0, 0) + attributes(node, size)
     if opcode in (OPEN, OPENDIR):
         return struct.pack("<QII", 0, DIRECT_IO, 0)
     if opcode == READ:
         _, offset, count = struct.unpack_from("<QQI", body)
-        return bytes(max(0, min(count, size - offset)))
+        end = size // 2 if node == SHORT else size
+        return bytes(max(0, min(count, end - offset)))
     if opcode in (RELEASE, RELEASEDIR, FLUSH):
         return b""
     return None

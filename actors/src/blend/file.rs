@@ -70,7 +70,8 @@ impl BlendFile {
     /// thread of the file's blend root, 30 s at the most.
     ///
     /// # Errors
-    /// What the file system reports, `InvalidData` where the file has changed since it was opened, and `TimedOut`.
+    /// What the file system reports, `InvalidData` where the file has changed since it was opened or has fewer bytes than
+    /// its length, and `TimedOut`.
     pub async fn read(self: Arc<Self>, offset: u64, len: usize) -> io::Result<Bytes> {
         let lane = self.lane.clone();
         lane.run(READ_PATIENCE, move || self.read_now(offset, len)).await.unwrap_or_else(|not_done| {
@@ -84,13 +85,15 @@ impl BlendFile {
     fn read_now(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let len = self.len().saturating_sub(offset).min(len as u64) as usize;
         let mut chunk = BytesMut::zeroed(len);
-        match self.file()?.read_exact_at(&mut chunk, offset) {
-            // it has become shorter: that is told in one way
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-            read => read?,
-        }
+        let read = self.file()?.read_exact_at(&mut chunk, offset);
         self.check_unchanged()?;
-        Ok(chunk.freeze())
+        match read {
+            // A network file system tells of a change late, and some tell lengths that are none.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the file is shorter than its file system says"))
+            }
+            read => read.map(|()| chunk.freeze()),
+        }
     }
 
     /// Reads what of the range that starts at `offset` can be had without waiting for the disk, up to the length of

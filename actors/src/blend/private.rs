@@ -9,6 +9,21 @@ use std::path::{Path, PathBuf};
 
 use super::walk::{Dir, FileId, Found};
 
+/// The file systems whose files the kernel makes up, such as its memory and the environment of processes, as
+/// `linux/magic.h` numbers them. They may be mounted anywhere.
+const MADE_UP: [u32; 10] = [
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x6265_6570, // configfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x7363_6673, // securityfs
+    0xf97c_ff8c, // selinuxfs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0xde5e_81e4, // efivarfs
+];
+
 /// Where they are. What is there is looked up for each request: certificates and tokens are replaced while the service
 /// runs.
 #[derive(Debug)]
@@ -30,8 +45,8 @@ impl Private {
                 return Ok(true);
             }
         }
-        // nor what the kernel makes up, such as its memory and the environment of processes
-        if identity(Path::new("/proc"))?.is_some_and(|proc| proc.device == found.id.device) {
+        // those of the kernel always tell; others, such as some in FUSE, may not
+        if rustix::fs::fstatfs(&found.file).is_ok_and(|stat| MADE_UP.contains(&(stat.f_type as u32))) {
             return Ok(true);
         }
         let Some(data_dir) = &self.data_dir else { return Ok(false) };
@@ -76,12 +91,16 @@ fn identity(path: &Path) -> io::Result<Option<FileId>> {
 fn identities_below(folder: &Path) -> io::Result<HashSet<FileId>> {
     let mut identities = HashSet::new();
     let mut folders = vec![folder.to_owned()];
+    let mut is_first = true;
     while let Some(folder) = folders.pop() {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // somebody else's, such as the lost+found of a volume: whatever this process writes it can list
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_first => continue,
             Err(error) => return Err(error),
         };
+        is_first = false;
         for entry in entries {
             let entry = entry?;
             let meta = match entry.metadata() {

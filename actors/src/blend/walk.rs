@@ -80,7 +80,7 @@ pub struct Way {
 pub enum Walked {
     /// To a regular file inside this blend root.
     To(Found, usize),
-    /// To a link or a `..` that leads out of where it began.
+    /// To a link or a `..` that leads out of where it began, or into another blend root.
     On(Way),
 }
 
@@ -156,7 +156,11 @@ impl Way {
                 first
             }
         };
-        Walk { roots, private, start, known, stack: vec![first], rest, links }.finish()
+        let names = match start {
+            Start::Root(index) => roots[index].components.iter().cloned().collect(),
+            Start::Slash => Vec::new(),
+        };
+        Walk { roots, private, start, known, stack: vec![first], names, rest, links }.finish()
     }
 }
 
@@ -224,6 +228,8 @@ struct Walk<'a> {
     known: &'a [Option<Dir>],
     /// The folders from the start to where the way has led, never empty.
     stack: Vec<Dir>,
+    /// The path of the last of them, as far as its names tell.
+    names: Vec<OsString>,
     rest: VecDeque<OsString>,
     links: u32,
 }
@@ -243,6 +249,7 @@ impl Walk<'_> {
             if name == ".." {
                 if self.stack.len() > 1 {
                     self.stack.pop();
+                    self.names.pop();
                 } else if let Start::Root(index) = self.start {
                     return self.leave(index).map(Walked::On);
                 }
@@ -250,6 +257,10 @@ impl Walk<'_> {
             }
             if name == "." {
                 continue;
+            }
+            if let Some(index) = self.root_named(&name) {
+                // it may hang, and then holds its own threads and not those of the folder that it is in
+                return Ok(Walked::On(Way { start: Start::Root(index), rest: self.rest, links: self.links }));
             }
             let step = if self.rest.is_empty() { self.open_file(&name) } else { self.enter(&name) };
             match step {
@@ -282,6 +293,15 @@ impl Walk<'_> {
         self.stack.iter().rev().find_map(|dir| dir.root)
     }
 
+    /// The blend root whose path is that of the last folder and `name`.
+    fn root_named(&self, name: &OsStr) -> Option<usize> {
+        let is_named = |root: &Root| {
+            let path = &root.components;
+            path.len() == self.names.len() + 1 && path.iter().zip(&self.names).all(|(one, other)| one == other)
+        };
+        self.roots.iter().position(|root| root.components.back().is_some_and(|last| last == name) && is_named(root))
+    }
+
     fn top(&self) -> &Dir {
         // never empty
         &self.stack[self.stack.len() - 1]
@@ -292,6 +312,7 @@ impl Walk<'_> {
         let mut dir = Dir::of(fd)?;
         dir.root = root_of(self.known, &dir);
         self.stack.push(dir);
+        self.names.push(name.to_owned());
         Ok(Step::Entered)
     }
 
@@ -340,13 +361,14 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// Goes on from `/` where `..` leads out of a blend root: it may lead into another, or back.
+    /// Goes on from `/`, or from a blend root on the way, where `..` leads out of a blend root: it may lead into another, or back.
     fn leave(self, index: usize) -> Result<Way, Refusal> {
         let real = std::fs::canonicalize(&self.roots[index].path).map_err(|error| Refusal::of(&error))?;
         let mut rest = components(real.as_os_str());
-        rest.push_back("..".into());
+        // no link is in it: the folder above is the one before
+        rest.pop_back();
         rest.extend(self.rest);
-        Ok(Way { start: Start::Slash, rest, links: self.links })
+        Ok(Way::from_slash(rest, self.links, self.roots))
     }
 
     fn refuse(&self, error: Errno, name: &OsStr) -> Refusal {
