@@ -23,7 +23,7 @@ mod outbox;
 mod parking;
 
 use forward::{Forwarder, Next};
-use lend::{EndLoan, Lender};
+use lend::{EndLoan, Lender, ParkUnreadable};
 pub use lend::{MessageLease, NextMessage};
 use outbox::{Outbox, OutboxMeta};
 
@@ -344,6 +344,23 @@ impl Handler<EndLoan> for UserManagerPublisher {
             lender.end_loan(seq, loan, &mut self.outbox);
             self.advance(ctx);
         }
+    }
+}
+
+impl Handler<ParkUnreadable> for UserManagerPublisher {
+    type Result = ();
+
+    fn handle(&mut self, ParkUnreadable { seq, reason }: ParkUnreadable, ctx: &mut Self::Context) {
+        // two may have found out at once, or it has been deleted since
+        if self.outbox.get(seq).is_none() || self.outbox.is_parked(seq) {
+            return;
+        }
+        if let Route::UserManager(lender) = &mut self.route {
+            lender.forget_loan(seq);
+        }
+        self.outbox.take_out(seq);
+        self.park(seq, reason);
+        self.advance(ctx);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The publisher actor: what it has accepted reaches the broker in order, or the user manager who asks for it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -402,6 +403,38 @@ async fn a_message_that_does_not_get_away_is_lent_to_the_next() {
     drop(first);
     let second = take(&publisher, MINUTE).await.await.expect("put back at once");
     assert_eq!((second.message_id, second.delivery_count), (id, 2));
+}
+
+#[actix::test]
+async fn a_lent_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
+    let publisher = start(ROOM, None);
+    for body in [b"1", b"2"] {
+        send(&publisher, body).await.expect("room");
+    }
+    let first = take(&publisher, MINUTE).await.await.expect("lent");
+    let id = first.message_id;
+    // one that may be readable later is lent again
+    first.lease.unreadable(&io::ErrorKind::WouldBlock.into());
+    let again = take(&publisher, MINUTE).await.await.expect("lent");
+    assert_eq!(again.message_id, id);
+    again.lease.unreadable(&io::ErrorKind::UnexpectedEof.into());
+    let second = take(&publisher, MINUTE).await.await.expect("not waiting behind the first");
+    assert_eq!(second.payload.read_all().expect("readable"), "2");
+    let parked = parked(&publisher).await;
+    assert_eq!(parked.iter().map(|message| message.message_id).collect::<Vec<_>>(), [id]);
+    assert!(parked[0].reason.contains("cannot be read"), "{}", parked[0].reason);
+}
+
+#[actix::test]
+async fn a_message_that_is_only_shown_and_cannot_be_read_is_set_aside_once() {
+    let publisher = start(ROOM, None);
+    send(&publisher, b"1").await.expect("room");
+    let shown = take(&publisher, Duration::ZERO).await.await.expect("shown");
+    let lent = take(&publisher, MINUTE).await.await.expect("lent");
+    shown.lease.unreadable(&io::ErrorKind::UnexpectedEof.into());
+    lent.lease.unreadable(&io::ErrorKind::UnexpectedEof.into());
+    assert_eq!(parked(&publisher).await.len(), 1);
+    assert!(take(&publisher, MINUTE).await.try_recv().is_err(), "a parked message is lent to nobody");
 }
 
 #[actix::test]

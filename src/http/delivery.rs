@@ -119,6 +119,8 @@ pub trait Lease: Unpin + 'static {
     fn handed_over(&mut self, bytes: u64);
     /// The whole answer is with the connection.
     fn over(self);
+    /// The message could not be read.
+    fn unreadable(self, error: &io::Error);
 }
 
 impl Lease for BufferLease {
@@ -135,6 +137,9 @@ impl Lease for BufferLease {
             self.delivered();
         }
     }
+
+    /// Nobody waits behind it: it is offered again to whoever asks for it.
+    fn unreadable(self, _: &io::Error) {}
 }
 
 impl Lease for MessageLease {
@@ -144,6 +149,10 @@ impl Lease for MessageLease {
 
     fn over(self) {
         self.delivered();
+    }
+
+    fn unreadable(self, error: &io::Error) {
+        MessageLease::unreadable(self, error);
     }
 }
 
@@ -261,6 +270,12 @@ impl<L: Lease> DeliveryBody<L> {
         }
         chunk
     }
+
+    fn break_off(&mut self, error: io::Error) -> io::Error {
+        log::warn!("a delivery has broken off: {error}");
+        self.lease.take().into_iter().for_each(|lease| lease.unreadable(&error));
+        error
+    }
 }
 
 impl<L: Lease> MessageBody for DeliveryBody<L> {
@@ -287,7 +302,7 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
             match this.cached_chunk() {
                 Ok(Some(chunk)) => return Poll::Ready(Some(Ok(this.hand_over(chunk)))),
                 Ok(None) => this.read_ahead(),
-                Err(error) => return Poll::Ready(Some(Err(broken_off(error)))),
+                Err(error) => return Poll::Ready(Some(Err(this.break_off(error)))),
             }
         }
         let chunk = match &mut this.reading {
@@ -295,7 +310,8 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
             Some(reading) => {
                 let chunk = ready!(Pin::new(reading).poll(cx));
                 this.reading = None;
-                chunk.unwrap_or_else(|gone| Err(io::Error::other(gone)))
+                // of the runtime, which says nothing of the message
+                chunk.unwrap_or_else(|gone| Err(io::Error::new(io::ErrorKind::Interrupted, gone)))
             }
         };
         Poll::Ready(Some(match chunk {
@@ -307,14 +323,9 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
                 }
                 Ok(chunk)
             }
-            Err(error) => Err(broken_off(error)),
+            Err(error) => Err(this.break_off(error)),
         }))
     }
-}
-
-fn broken_off(error: io::Error) -> io::Error {
-    log::warn!("a delivery has broken off: {error}");
-    error
 }
 
 /// The body of an answer to `HEAD`: its length alone.

@@ -1,6 +1,7 @@
 //! The outbox without a broker: messages are lent to the user manager, who deletes them when it is done.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::time::Duration;
 
 use actix::{Addr, Message};
@@ -9,7 +10,7 @@ use uuid::Uuid;
 
 use crate::codec::Format;
 use crate::deadlines::{Deadline, Deadlines};
-use crate::payload::Payload;
+use crate::payload::{Payload, may_be_readable_later};
 use crate::publisher::UserManagerPublisher;
 use crate::publisher::outbox::{Outbox, OutboxMessage};
 use crate::store::Seq;
@@ -114,7 +115,8 @@ impl Lender {
         }
     }
 
-    fn forget_loan(&mut self, seq: Seq) {
+    /// Ends the loan of a message, if it has one.
+    pub fn forget_loan(&mut self, seq: Seq) {
         if let Some(current) = self.loans.remove(&seq) {
             self.deadlines.remove(current.deadline);
         }
@@ -174,6 +176,16 @@ impl MessageLease {
     pub fn delivered(mut self) {
         self.kept = true;
     }
+
+    /// The message could not be read. Unless that may change, it is parked: otherwise the others would wait behind it for
+    /// ever.
+    pub fn unreadable(mut self, error: &io::Error) {
+        if !may_be_readable_later(error) {
+            self.kept = true;
+            self.publisher
+                .do_send(ParkUnreadable { seq: self.seq, reason: format!("its body cannot be read: {error}") });
+        }
+    }
 }
 
 impl Drop for MessageLease {
@@ -182,6 +194,14 @@ impl Drop for MessageLease {
             self.publisher.do_send(EndLoan { seq: self.seq, loan: self.loan });
         }
     }
+}
+
+/// To [`UserManagerPublisher`]: a message that was handed over cannot be read.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ParkUnreadable {
+    pub seq: Seq,
+    pub reason: String,
 }
 
 /// A loan ends: to [`UserManagerPublisher`], from a lease or at the loan's deadline.

@@ -151,7 +151,7 @@ impl Outbox {
 
     /// A message that was out waits again, in its old place.
     pub fn put_back(&mut self, seq: Seq) {
-        if self.messages.contains_key(&seq) && !self.parked.contains_key(&seq) {
+        if self.messages.contains_key(&seq) && !self.is_parked(seq) {
             self.waiting.insert(seq);
         }
     }
@@ -179,6 +179,10 @@ impl Outbox {
         let parked = self.parked.remove(&seq)?;
         self.waiting.insert(seq);
         parked.mark
+    }
+
+    pub fn is_parked(&self, seq: Seq) -> bool {
+        self.parked.contains_key(&seq)
     }
 
     /// The parked messages in their order.

@@ -172,11 +172,23 @@ impl LogStore {
         if let Some((&number, segment)) = self.segments.last_key_value()
             && let Some(file) = &self.newest_file
             && (SEGMENT_HEADER..self.segment_bytes).contains(&segment.len)
+            && !self.is_cut(file, segment.len)
         {
             return Ok((number, Arc::clone(file), segment.salt, segment.len));
         }
         self.close_newest()?;
         self.begin_segment()
+    }
+
+    /// Whether somebody else has cut `file`, which has records up to `len`. What was cut off must not be read as zeros,
+    /// as it would be if more was written behind it.
+    fn is_cut(&self, file: &File, len: u64) -> bool {
+        let cut = file.metadata().ok().map(|metadata| metadata.len()).filter(|found| *found < len);
+        if let Some(found) = cut {
+            let directory = self.directory.display();
+            log::error!("{directory}: somebody has cut the newest segment from {len} to {found} bytes");
+        }
+        cut.is_some()
     }
 
     /// Syncs the newest segment and cuts off the zeros behind its records: there, in a segment that others follow, what is
@@ -186,6 +198,7 @@ impl LogStore {
         let len = self.segments.last_key_value().map_or(0, |(_, newest)| newest.len);
         if let Some(file) = self.newest_file.clone()
             && self.ahead.file_end > len
+            && !self.is_cut(&file, len)
         {
             let cut = self.disk.set_len(&file, len).and_then(|()| self.disk.sync(&file));
             cut.map_err(|error| self.refuse(&error))?;

@@ -75,6 +75,20 @@ fn a_large_record_that_is_removed_while_it_is_moved_stays_removed() {
 }
 
 #[test]
+fn what_somebody_has_cut_off_is_never_read_as_zeros() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut store = open_small(directory.path());
+    let kept = store.commit(&[put(1, "kept", &pattern(1, 100))], Durable::Now).expect("room").remove(0);
+    let lost = store.commit(&[put(2, "lost", &pattern(2, 5_000))], Durable::Now).expect("room").remove(0);
+    let newest = segments(directory.path()).remove(0);
+    fs::OpenOptions::new().write(true).open(newest).and_then(|file| file.set_len(1_000)).expect("it can be cut");
+    let next = store.commit(&[put(3, "next", &pattern(3, 5_000))], Durable::Now).expect("room").remove(0);
+    assert_eq!((body(&kept), body(&next)), (pattern(1, 100), pattern(3, 5_000)));
+    let error = lost.read_all().expect_err("zeros, where it was");
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
 fn a_move_that_a_kill_has_cut_short_loses_nothing_and_leaves_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = with_a_large_record(directory.path());
