@@ -77,6 +77,9 @@ pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceC
 }
 
 /// Mounts the routes for the farm's services (`ConfigureAPIRoutes` of the specification) below the app or scope.
+///
+/// Tokens, and the refusal of requests from other servers' web pages, belong to [`UserHttpServer`](crate::UserHttpServer)
+/// and not to these routes: an application that mounts them has to guard them itself.
 pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
     move |routes| {
         let gateway = web::Data::new(gateway);
