@@ -79,6 +79,9 @@ impl<'a> Way<'a> {
                     return Ok(Some(format!("queue {name:?}, which does not exist (--amqp-await-queue)")));
                 }
                 Err(Error::ServerClosedChannel { code: RESOURCE_LOCKED, .. }) => continue,
+                Err(Error::ServerClosedChannel { code, message, .. }) => {
+                    return Ok(Some(format!("queue {name:?} to be shown (--amqp-await-queue): {code} {message:?}")));
+                }
                 Err(error) => return Err(error),
             };
             self.channel = Some(channel);
