@@ -85,13 +85,14 @@ fn a_long_spelling_of_a_short_value_is_not_read_again_for_each_place() {
 #[test]
 fn one_list_made_into_many_sets_is_counted_as_often_as_it_is_copied() {
     let sets = |count: usize| {
-        let list = [&b"]("[..], &b"N".repeat(2_000), b"e\x85q\x010"].concat();
+        let items: Vec<u8> = (0..1_000_u16).flat_map(|item| [&b"M"[..], &item.to_le_bytes()].concat()).collect();
+        let list = [&b"]("[..], &items, b"e\x85q\x010"].concat();
         let calls = b"h\x02h\x01R".repeat(count);
         let data = [&b"](cbuiltins\nset\nq\x020"[..], &list, &calls, b"e"].concat();
         decode_user_message(Format::Pickle, body_of("FRAME_RENDERED", &data).into())
     };
     sets(100).expect("few copies");
-    let refused = sets(2_000);
+    let refused = sets(3_000);
     let Err(DecodeError::Malformed(text)) = refused else { panic!("{refused:?}") };
     assert!(text.contains("`pickle.loads` needs more than"), "{text}");
 }

@@ -154,11 +154,11 @@ def nested_pairs(levels):
 
 
 def attacks():
-    for kind, sizes in ((dict, (9, 12, 15)), (set, (9, 13))):
+    for kind, sizes in ((dict, (9, 14)), (set, (9, 13))):
         for bits in sizes:
             slots = chain(bits, kind=kind)
             yield f"{kind.__name__} chain {bits}", repeated(map(integer, slots), b"K\x00", kind)
-        bits = sizes[1]
+        bits = {dict: 11, set: 11}[kind]
         slots = chain(bits, kind=kind)
         yield f"{kind.__name__} float chain", repeated([real(float(slot)) for slot in slots], b"K\x00", kind)
         yield f"{kind.__name__} large int chain", repeated(
@@ -259,8 +259,8 @@ def largest(make, most):
     low, high, body, passed = 0, 100, None, None
     while high <= most and (got := taken(message(make(high)))) is not None:
         low, body, passed = high, message(make(high)), got
-        high *= 8
-    for _ in range(3):
+        high *= 20
+    for _ in range(2):
         middle = (low + min(high, most)) // 2
         if (got := taken(message(make(middle)))) is not None:
             low, body, passed = middle, message(make(middle)), got

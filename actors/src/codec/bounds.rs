@@ -28,7 +28,7 @@ pub const MAX_MEMO_GAP: usize = 65_536;
 /// the pickle's length. [`KEY_WORK_NS_PER_BYTE`] comes on top. A key of a dict as programs make them takes 50 to 500 ns; keys
 /// chosen by their hashes could make hours of a megabyte. The whole pickle is to load within 0.5 s and 1 s for each MiB, which
 /// leaves more than half of that time for the rest of its opcodes and for slower processors.
-pub const KEY_WORK_BASE_NS: u64 = 32_000_000;
+pub const KEY_WORK_BASE_NS: u64 = 64_000_000;
 
 /// See [`KEY_WORK_BASE_NS`]: for each byte of the pickle.
 pub const KEY_WORK_NS_PER_BYTE: u64 = 300;
@@ -41,8 +41,9 @@ pub const KEY_WORK_BYTES_PER_PLACE: usize = 8;
 /// stands for.
 pub const KEY_WORK_BRIEF_NS: u64 = 1_000_000;
 
-/// What it takes CPython to make a set or a frozenset, which has 200 bytes when it is empty, in nanoseconds.
-pub const SET_WORK_NS: u64 = 200;
+/// What it takes CPython to make a set or a frozenset, in nanoseconds: it has 200 bytes when it is empty, and among a million
+/// of them the garbage collector passes it several times.
+pub const SET_WORK_NS: u64 = 1_000;
 
 /// How many values one key may hold; an int counts once more for every [`INT_BYTES_PER_HASHED_VALUE`].
 pub const MAX_KEY_VALUES: usize = u16::MAX as usize - 1;

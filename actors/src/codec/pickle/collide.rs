@@ -26,10 +26,9 @@ pub(super) fn check(doc: &Doc, hashed: u64) -> Result<(), DecodeError> {
     let mut work = Work::up_to(bound);
     fill_all(doc, hashed, &mut work).map_err(|(Exceeded, at)| match bound < full {
         true => DecodeError::TakesLonger,
-        false => malformed(
-            format!("dict keys or set items that `pickle.loads` needs more than {} ms for", full / 1_000_000),
-            at,
-        ),
+        false => {
+            malformed(format!("sets or dict keys that `pickle.loads` needs more than {} ms for", full / 1_000_000), at)
+        }
     })
 }
 
@@ -75,12 +74,9 @@ fn fill_all(doc: &Doc, hashed: u64, work: &mut Work) -> Result<(), (Exceeded, us
 fn fill(doc: &Doc, id: NodeId, hashes: &Hashes, work: &mut Work) -> Result<(), Exceeded> {
     match doc.node(id).tag {
         Tag::Dict => {
-            let mixed = doc.items(id).next().is_some_and(|first| doc.node(first).is_str());
-            for made_anew in if mixed { &[false, true][..] } else { &[false] } {
-                let mut table = DictTable::new(*made_anew);
-                for key in keys(doc, id) {
-                    table.insert(key, hashes.get(key), doc.node(key).is_str(), work)?;
-                }
+            let mut table = DictTable::default();
+            for key in keys(doc, id) {
+                table.insert(key, hashes.get(key), work)?;
             }
         }
         Tag::Set => {

@@ -2,7 +2,10 @@
 //!
 //! Equal hashes are not all that makes a table slow: keys may also be chosen to lie along the probe sequence of another,
 //! which then passes all of them, at each use. So each insertion is carried out here, in a table of the same size, along
-//! the same sequence. What dicts and sets do has been the same from CPython 3.8 to 3.13, but for one resize.
+//! the same sequence. What dicts and sets do has been the same from CPython 3.8 to 3.13, but for one thing: since 3.11 a dict
+//! of strs makes its table anew at the first other key, and it is up to twice as large for a while. No key passes more entries
+//! there: its sequence in the smaller table is that in the larger one modulo the size, and each entry of the larger one is among
+//! those that it passes in the smaller one.
 
 use crate::codec::doc::NodeId;
 
@@ -20,6 +23,9 @@ const LARGE_SET: usize = 50_000;
 
 /// What it takes to compare two scalars, in nanoseconds.
 const COMPARISON_NS: u64 = 35;
+
+/// What the memory of one more entry costs, in nanoseconds: it comes fresh from the system.
+const ENTRY_NS: u64 = 25;
 
 /// A key as a table knows it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,25 +130,12 @@ impl Entries {
 pub(super) struct DictTable {
     slots: Vec<u32>,
     entries: Entries,
-    /// All keys are strs. Since CPython 3.11 the first other one makes the table anew.
-    strs_only: bool,
 }
 
 impl DictTable {
-    /// An empty dict; of CPython 3.11 or later if it is to be `made_anew` at the first key that is no str.
-    pub(super) fn new(made_anew: bool) -> DictTable {
-        DictTable { strs_only: made_anew, ..DictTable::default() }
-    }
-
-    pub(super) fn insert(&mut self, id: NodeId, key: Key, is_str: bool, work: &mut Work) -> Result<(), Exceeded> {
+    pub(super) fn insert(&mut self, id: NodeId, key: Key, work: &mut Work) -> Result<(), Exceeded> {
         if self.slots.is_empty() {
             self.slots = vec![0; MIN_SLOTS];
-        }
-        if self.strs_only && !is_str {
-            self.strs_only = false;
-            if !self.entries.entries.is_empty() {
-                self.resize(work)?;
-            }
         }
         let probe_ns = probe_ns(self.slots.len());
         let mut probes = Probes::of(key.hash, self.slots.len());
@@ -160,6 +153,7 @@ impl DictTable {
         if self.entries.entries.len() >= self.slots.len() * 2 / 3 {
             self.resize(work)?;
         }
+        work.charge(ENTRY_NS)?;
         let number = self.entries.add(id, key);
         self.place(key.hash, number, work)
     }
@@ -216,6 +210,7 @@ impl SetTable {
             }
             probes.advance();
         };
+        work.charge(ENTRY_NS)?;
         self.slots[free] = self.entries.add(id, key);
         let used = self.entries.entries.len();
         if used * 5 >= (self.slots.len() - 1) * 3 {
