@@ -18,7 +18,7 @@ use user_http_actors::payload::Payload;
 use user_http_actors::publisher::MessageLease;
 
 use crate::http::limits::Limits;
-use crate::http::reader::ReaderWatch;
+use crate::http::slow_reader::ReaderWatch;
 
 /// An answer up to this length, in bytes, is handed over in one go as a rule: the sockets' buffers have room for it.
 pub const IN_ONE_GO: u64 = 64 << 10;

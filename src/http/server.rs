@@ -16,12 +16,12 @@ use actix_web::dev::AppConfig;
 use futures::future::{self, Either};
 use tokio::net::TcpStream;
 
-use crate::connection::{self, Terms, Transport};
 use crate::http::Failure;
+use crate::http::connection::{self, Terms, Transport};
 use crate::tls::{Greeting, Tls, greet};
 
 /// How long a stop waits for requests in flight, in seconds. With what the actors need afterwards (3 s at the most)
-/// and [`LAST_REQUESTS`](crate::LAST_REQUESTS) the process ends within 10 s.
+/// and [`LAST_REQUESTS`](crate::service::LAST_REQUESTS) the process ends within 10 s.
 pub const SHUTDOWN_TIMEOUT: u64 = 6;
 
 /// Starts a server of the apps that `factory` makes. At most `max_connections` are open at once; those beyond wait in the

@@ -1,8 +1,7 @@
-//! What the limits of the process allow: how many files it may have open, and how many threads it may start.
+//! Who may have how many of the file descriptors that the process may have.
 
 use std::num::NonZero;
-use std::sync::{PoisonError, RwLock};
-use std::{io, thread};
+use std::thread;
 
 use rustix::process::{Resource, getrlimit};
 use user_http_actors::store::files::MAX_OPEN_FILES;
@@ -22,13 +21,6 @@ const THREAD_FILES: u64 = 6;
 
 /// With fewer descriptors than these for connections and .blend files the service does not start.
 const MIN_SHARED_FILES: u64 = 32;
-
-/// Threads beside those that are one for each core: of the stores, of the broker's connections, those that wait for the
-/// disk, and the log's.
-const OTHER_THREADS: usize = 24;
-
-/// The stack of a thread that is started to see whether there is one, in bytes.
-const PROBE_STACK: usize = 64 << 10;
 
 /// Who may have how many descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,26 +47,6 @@ pub enum ResourceError {
         /// The lowest with which it starts.
         needed: u64,
     },
-    /// Of threads.
-    #[error(
-        "only {started} threads more can be started, and up to {needed} are needed: {source}; raise the limit \
-         (ulimit -u, LimitNPROC= and TasksMax= of systemd, pids.max of the control group)"
-    )]
-    Threads {
-        /// How many could be started.
-        started: usize,
-        /// How many are needed.
-        needed: usize,
-        /// What the system said of the next one.
-        source: io::Error,
-    },
-}
-
-impl ResourceError {
-    /// There is not even one thread, for the reason that the system gives.
-    pub fn no_thread(source: io::Error) -> Self {
-        Self::Threads { started: 0, needed: needed_threads(), source }
-    }
 }
 
 impl Shares {
@@ -114,32 +86,6 @@ impl Shares {
         let blend_files = wanted.blend_files.min(shared - workers - services);
         Ok(Self { workers, services, blend_files })
     }
-}
-
-/// How many threads the service starts at the most, beside the main one.
-fn needed_threads() -> usize {
-    // each server has one a core and one that accepts; the decoder has one a core
-    3 * cores() + 2 + OTHER_THREADS
-}
-
-/// Whether the system gives as many threads as the service needs: libraries panic where they get none, or wait for ever. To be
-/// called before the configuration is loaded, which starts one.
-///
-/// # Errors
-/// How many it gives.
-pub fn check_threads() -> Result<(), ResourceError> {
-    let needed = needed_threads();
-    let gate = RwLock::new(());
-    let closed = gate.write().unwrap_or_else(PoisonError::into_inner);
-    thread::scope(|scope| {
-        let failed = (0..needed).find_map(|started| {
-            let wait = || drop(gate.read());
-            let probe = thread::Builder::new().stack_size(PROBE_STACK).spawn_scoped(scope, wait);
-            probe.err().map(|source| ResourceError::Threads { started, needed, source })
-        });
-        drop(closed);
-        failed.map_or(Ok(()), Err)
-    })
 }
 
 fn cores() -> usize {

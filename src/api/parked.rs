@@ -5,10 +5,10 @@ use serde::Serialize;
 use user_http_actors::messages::{DeleteParkedMessage, GetParkedMessages, PublishParkedMessage};
 use uuid::Uuid;
 
+use crate::api::Success;
+use crate::api::user_manager::{found, message_id};
 use crate::http::Gateway;
-use crate::http::api::Success;
 use crate::http::error::Failure;
-use crate::http::user_manager::{found, message_id};
 
 const PARKED: &str = "parked message";
 

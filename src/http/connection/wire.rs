@@ -14,8 +14,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use crate::connection::framing::{Framing, Part};
-use crate::connection::transport::Transport;
+use crate::http::connection::framing::{Framing, Part};
+use crate::http::connection::transport::Transport;
 
 /// How many bytes are received at once of a head. With it comes the body of a small message.
 const HEAD_STEP: usize = 4 << 10;

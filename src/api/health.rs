@@ -1,43 +1,15 @@
-//! The routes for the communication interface and for whoever watches the service.
+//! `GET /healthz` and `GET /readyz`: the state of the service for its supervisor.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use futures::future::OptionFuture;
 use serde::Serialize;
-use user_http_actors::UserHttpActors;
-use user_http_actors::handle::handle_communication_interface_message;
 use user_http_actors::messages::{
     BrokerState, BufferState, GetBufferState, GetConsumerState, GetOutboxState, OutboxState,
 };
 use user_http_actors::store::StoreError;
 
+use crate::http::Gateway;
 use crate::http::error::Failure;
-use crate::http::{Gateway, request};
-
-/// What was asked for is done.
-#[derive(Serialize)]
-pub struct Success {
-    #[serde(rename = "STATUS")]
-    status: &'static str,
-}
-
-impl Success {
-    pub fn new() -> Self {
-        Self { status: "SUCCESS" }
-    }
-}
-
-/// `POST /CommunicationInterface/AddBufferMsg`: keeps a message for a worker.
-pub async fn add_buffer_msg(request: HttpRequest, payload: web::Payload, gateway: web::Data<Gateway>) -> HttpResponse {
-    add(&request, payload, &gateway).await.unwrap_or_else(Failure::json)
-}
-
-async fn add(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let body = request::body(request, payload, gateway).await?;
-    let format = request::format(request.headers());
-    let UserHttpActors { decoder, buffer, .. } = &gateway.actors;
-    handle_communication_interface_message(decoder, buffer, format, body).await?;
-    Ok(HttpResponse::Ok().json(Success::new()))
-}
 
 #[derive(Serialize)]
 struct Alive {

@@ -1,19 +1,15 @@
-//! The routes for workers: a message is fetched, a frame is posted.
+//! `GET` and `HEAD /?bufferUUID=…`: a worker fetches a buffered message.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, web};
-use serde::Serialize;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use user_http_actors::blend::refine_data_from_metadata;
 use user_http_actors::buffer::LeasedBufferMsg;
 use user_http_actors::codec;
-use user_http_actors::handle::handle_user_message;
 use user_http_actors::messages::{BufferMsgView, LeaseBufferMsg, PeekBufferMsg};
-use user_http_actors::{BufferUuid, Error, UserHttpActors};
+use user_http_actors::{BufferUuid, Error};
 
-use crate::auth::Bearer;
 use crate::http::Gateway;
 use crate::http::delivery::{self, DeliveryBody, IN_ONE_GO, LengthOnly, Source, total_len};
 use crate::http::error::Failure;
@@ -104,32 +100,4 @@ impl Answer {
         response.insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
         Ok(response)
     }
-}
-
-/// The answer to a message of a worker.
-#[derive(Serialize)]
-struct Received {
-    #[serde(rename = "DATA")]
-    data: &'static str,
-    #[serde(rename = "TIME")]
-    time: f64,
-}
-
-/// `POST /`: takes a message of a worker.
-pub async fn send_data_to_server(
-    request: HttpRequest,
-    payload: web::Payload,
-    gateway: web::Data<Gateway>,
-) -> HttpResponse {
-    receive(&request, payload, &gateway).await.unwrap_or_else(Failure::json)
-}
-
-async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let body = request::body(request, payload, gateway).await?;
-    let UserHttpActors { decoder, publisher, .. } = &gateway.actors;
-    let bearer = request.extensions().get::<Bearer>().cloned().unwrap_or_default();
-    let format = request::format(request.headers());
-    handle_user_message(decoder, publisher, bearer.user_id.as_deref(), format, body).await?;
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    Ok(HttpResponse::Ok().json(Received { data: "RECEIVED", time }))
 }

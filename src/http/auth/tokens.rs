@@ -1,4 +1,4 @@
-//! Bearer tokens (RFC 6750): read from a file, kept as SHA-256, compared in constant time.
+//! The tokens of a server: read from a file, kept as SHA-256, compared in constant time.
 
 use std::collections::HashMap;
 use std::fs;

@@ -8,8 +8,8 @@ use actix_http::header::{self, HeaderName, HeaderValue};
 use actix_http::{ConnectionType, Method, Request, Uri, Version};
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::connection::framing::Framing;
 use crate::http::Failure;
+use crate::http::connection::framing::Framing;
 
 /// The longest head, in bytes. Those of workers have some hundred; browsers and proxies send up to 8 KiB.
 pub const MAX_HEAD: usize = 16 << 10;

@@ -1,0 +1,22 @@
+//! `POST /CommunicationInterface/AddBufferMsg`: the communication interface leaves a message for a worker.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use user_http_actors::UserHttpActors;
+use user_http_actors::handle::handle_communication_interface_message;
+
+use crate::api::Success;
+use crate::http::error::Failure;
+use crate::http::{Gateway, body, request};
+
+/// `POST /CommunicationInterface/AddBufferMsg`: keeps a message for a worker.
+pub async fn add_buffer_msg(request: HttpRequest, payload: web::Payload, gateway: web::Data<Gateway>) -> HttpResponse {
+    add(&request, payload, &gateway).await.unwrap_or_else(Failure::json)
+}
+
+async fn add(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
+    let body = body::read(request, payload, gateway).await?;
+    let format = request::format(request.headers());
+    let UserHttpActors { decoder, buffer, .. } = &gateway.actors;
+    handle_communication_interface_message(decoder, buffer, format, body).await?;
+    Ok(HttpResponse::Ok().json(Success::new()))
+}

@@ -1,0 +1,74 @@
+//! `user-http-server` without a subcommand: runs the service until a signal stops it.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use user_http_server::auth::Tokens;
+use user_http_server::config::ConfigError;
+use user_http_server::tls::Tls;
+use user_http_server::{Config, Listeners, UserHttpServer};
+
+use crate::cli::{EXIT_USAGE, print};
+use crate::process::logging::Logging;
+use crate::process::{limits, signals};
+
+/// Loads the configuration from `args` (the program's name first), the environment and the file, and serves.
+///
+/// What ends it goes to standard error past the log's filter, which may be off.
+pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitCode {
+    // the configuration opens the blend roots, which takes a thread
+    if let Err(error) = limits::check_threads() {
+        logging.say(&format!("error: {error}"));
+        return ExitCode::FAILURE;
+    }
+    let config = match Config::load(args, std::env::vars_os()) {
+        Ok(config) => config,
+        Err(ConfigError::CommandLine(text)) if !text.use_stderr() => return print(&text.to_string()),
+        Err(ConfigError::CommandLine(text)) => {
+            logging.say(&text.to_string());
+            return ExitCode::from(EXIT_USAGE);
+        }
+        Err(error) => {
+            logging.say(&format!("error: {error}"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    limits::raise_file_limit();
+    let served = Listeners::bind(&config).map_err(Into::into).and_then(|listeners| serve(config, listeners));
+    match served {
+        Ok(()) => {
+            log::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            logging.say(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::error::Error>> {
+    actix_web::rt::System::new().block_on(async {
+        let stop = signals::stop()?;
+        signals::survive_others()?;
+        let tokens = config.worker_tokens.iter().chain(&config.api_tokens).cloned().collect();
+        let tls = config.tls().cloned().collect();
+        actix_web::rt::spawn(reload_on_hangup(signal(SignalKind::hangup())?, tokens, tls));
+        Ok(UserHttpServer::start_service(config, listeners, stop).await?)
+    })
+}
+
+/// Reloads tokens and certificates at each SIGHUP.
+async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec<Tls>) {
+    while hangup.recv().await.is_some() {
+        let (tokens, tls) = (tokens.clone(), tls.clone());
+        let reload = move || {
+            tokens.iter().for_each(|tokens| tokens.reload());
+            tls.iter().for_each(Tls::reload);
+        };
+        // a panic is logged by the panic hook
+        let _ = actix_web::rt::task::spawn_blocking(reload).await;
+    }
+}
