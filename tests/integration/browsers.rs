@@ -100,28 +100,6 @@ fn the_servers_own_page_and_whoever_is_no_browser_are_served() {
 }
 
 #[test]
-fn a_foreign_page_is_refused_with_a_token_too() {
-    const TOKEN: &str = "service-token-0123456789";
-    let setup = Setup::default();
-    let file = setup.path("api-tokens");
-    fs::write(&file, TOKEN).expect("writable");
-    let mut farm = Farm::of(setup.args(["--api-token-file", file.to_str().expect("UTF-8")]));
-    let bearer = format!("Bearer {TOKEN}");
-    let authorized = ("Authorization", &*bearer);
-    for foreign in [("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site")] {
-        leave(farm.api, "id-1", &[authorized, foreign]).failure(403);
-        leave(farm.api, "id-1", &[foreign]).failure(403);
-        request(farm.api, "GET", "/healthz", &[foreign], b"").failure(403);
-    }
-    assert_eq!(leave(farm.api, "id-1", &[authorized, ("Origin", &format!("http://{}", farm.api))]).status, 200);
-    // the token guards it, by whatever name it is asked
-    let lines = format!("Host: farm.example\r\nAuthorization: {bearer}\r\n");
-    assert_eq!(leave_for_host(farm.api, "id-2", &lines).status, 200);
-    assert_eq!(leave_for_host(farm.api, "id-3", "Host: farm.example\r\n").status, 401);
-    assert_eq!(farm.fetch_value("id-1"), "'left'");
-}
-
-#[test]
 fn on_loopback_without_tokens_the_host_must_be_loopback_or_allowed() {
     let server = Setup::default().args(["--api-host", "Farm.Example", "--api-host", "10.1.2.3"]).start();
     let port = server.api.port();
@@ -207,5 +185,32 @@ fn no_preflight_is_granted_anything_on_either_server() {
                 assert!(asked != "OPTIONS" || (400..500).contains(&answer.status), "{answer:?}");
             }
         }
+    }
+}
+
+/// These tests need the farm's Python programs.
+mod python {
+    use super::*;
+
+    #[test]
+    fn a_foreign_page_is_refused_with_a_token_too() {
+        const TOKEN: &str = "service-token-0123456789";
+        let setup = Setup::default();
+        let file = setup.path("api-tokens");
+        fs::write(&file, TOKEN).expect("writable");
+        let mut farm = Farm::of(setup.args(["--api-token-file", file.to_str().expect("UTF-8")]));
+        let bearer = format!("Bearer {TOKEN}");
+        let authorized = ("Authorization", &*bearer);
+        for foreign in [("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site")] {
+            leave(farm.api, "id-1", &[authorized, foreign]).failure(403);
+            leave(farm.api, "id-1", &[foreign]).failure(403);
+            request(farm.api, "GET", "/healthz", &[foreign], b"").failure(403);
+        }
+        assert_eq!(leave(farm.api, "id-1", &[authorized, ("Origin", &format!("http://{}", farm.api))]).status, 200);
+        // the token guards it, by whatever name it is asked
+        let lines = format!("Host: farm.example\r\nAuthorization: {bearer}\r\n");
+        assert_eq!(leave_for_host(farm.api, "id-2", &lines).status, 200);
+        assert_eq!(leave_for_host(farm.api, "id-3", "Host: farm.example\r\n").status, 401);
+        assert_eq!(farm.fetch_value("id-1"), "'left'");
     }
 }

@@ -76,40 +76,6 @@ fn eight_clients_that_add_and_fetch_500_messages_each_get_every_message_exactly_
     }
 }
 
-#[test]
-fn frames_posted_by_many_at_once_each_reach_the_user_manager_in_their_workers_order() {
-    const FRAMES: usize = 100;
-    let mut farm = crate::harness::Farm::start();
-    let http = farm.http;
-    std::thread::scope(|scope| {
-        for worker in 0..THREADS {
-            scope.spawn(move || {
-                let mut connection = Connection::open(http);
-                for frame in 0..FRAMES {
-                    let body = serde_json::json!({
-                        "USER_ID": format!("worker-{worker}"),
-                        "MAIN_DATA": { "TYPE": "RENDER_COMPLETED", "DATA": frame },
-                    })
-                    .to_string();
-                    let answer = connection.request("POST", "/", &[], body.as_bytes());
-                    assert_eq!(answer.status, 200, "{answer:?}");
-                }
-            });
-        }
-    });
-    let mut next = [0; THREADS];
-    for _ in 0..THREADS * FRAMES {
-        let json: serde_json::Value = serde_json::from_slice(&farm.take().body).expect("JSON");
-        let message = &json["DATA"]["DATA"];
-        let worker =
-            message["USER_ID"].as_str().and_then(|id| id.rsplit('-').next()).and_then(|id| id.parse::<usize>().ok());
-        let worker = worker.unwrap_or_else(|| panic!("{json}"));
-        assert_eq!(message["DATA"], next[worker], "{json}");
-        next[worker] += 1;
-    }
-    farm.expect_nothing_for_the_user_manager();
-}
-
 /// Niceness and scheduling policy of each thread.
 fn scheduling(server: &Server) -> Vec<(i32, u32)> {
     let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the process's threads");
@@ -131,4 +97,45 @@ fn no_thread_interrupts_another_unless_the_process_was_given_a_niceness() {
     assert!(threads.iter().all(|&thread| thread == (0, BATCH)), "{threads:?}");
     let threads = scheduling(&Setup::default().wrapper(&["nice", "-n", "3"]).start());
     assert!(threads.iter().all(|&thread| thread == (3, OTHER)), "{threads:?}");
+}
+
+/// These tests need the farm's Python programs.
+mod python {
+    use super::*;
+
+    #[test]
+    fn frames_posted_by_many_at_once_each_reach_the_user_manager_in_their_workers_order() {
+        const FRAMES: usize = 100;
+        let mut farm = crate::harness::Farm::start();
+        let http = farm.http;
+        std::thread::scope(|scope| {
+            for worker in 0..THREADS {
+                scope.spawn(move || {
+                    let mut connection = Connection::open(http);
+                    for frame in 0..FRAMES {
+                        let body = serde_json::json!({
+                            "USER_ID": format!("worker-{worker}"),
+                            "MAIN_DATA": { "TYPE": "RENDER_COMPLETED", "DATA": frame },
+                        })
+                        .to_string();
+                        let answer = connection.request("POST", "/", &[], body.as_bytes());
+                        assert_eq!(answer.status, 200, "{answer:?}");
+                    }
+                });
+            }
+        });
+        let mut next = [0; THREADS];
+        for _ in 0..THREADS * FRAMES {
+            let json: serde_json::Value = serde_json::from_slice(&farm.take().body).expect("JSON");
+            let message = &json["DATA"]["DATA"];
+            let worker = message["USER_ID"]
+                .as_str()
+                .and_then(|id| id.rsplit('-').next())
+                .and_then(|id| id.parse::<usize>().ok());
+            let worker = worker.unwrap_or_else(|| panic!("{json}"));
+            assert_eq!(message["DATA"], next[worker], "{json}");
+            next[worker] += 1;
+        }
+        farm.expect_nothing_for_the_user_manager();
+    }
 }

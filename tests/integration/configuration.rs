@@ -50,49 +50,6 @@ fn flags_beat_the_environment_that_beats_the_file_that_beats_the_defaults() {
 }
 
 #[test]
-fn every_setting_can_stand_in_the_file() {
-    let setup = Setup::default();
-    let (data, blends) = (setup.path("the-data"), setup.path("the-blends"));
-    std::fs::create_dir(&blends).expect("a blend root");
-    std::fs::write(blends.join("scene.blend"), "found").expect("a .blend file");
-    let text = format!(
-        "http-bind = \"127.0.0.1:0\"\napi-bind = \"127.0.0.1:0\"\ndata-dir = {data:?}\nblend-root = [{blends:?}]\n\
-         max-body = \"64KiB\"\nmax-buffered = \"1MiB\"\nbuffer-ttl = \"10s\"\nmemory = false\n"
-    );
-    let mut farm = Farm::of(setup.config(&text));
-    farm.leave_blend("id-1", "scene.blend");
-    assert!(farm.fetch_value("id-1").contains("b'found'"));
-    assert!(data.is_dir() && !farm.setup().data_dir().exists());
-    assert_eq!(limit_of(&farm.server), 8);
-}
-
-#[test]
-fn every_setting_can_stand_in_the_environment() {
-    let setup = Setup::default();
-    let (data, blends) = (setup.path("the-data"), setup.path("the-blends"));
-    std::fs::create_dir(&blends).expect("a blend root");
-    std::fs::write(blends.join("scene.blend"), "found").expect("a .blend file");
-    let mut setup = setup;
-    for (setting, value) in [
-        ("http-bind", "127.0.0.1:0"),
-        ("api-bind", "127.0.0.1:0"),
-        ("data-dir", data.to_str().expect("UTF-8")),
-        ("blend-root", blends.to_str().expect("UTF-8")),
-        ("max-body", "64KiB"),
-        ("max-buffered", "1MiB"),
-        ("buffer-ttl", "10s"),
-        ("memory", "false"),
-    ] {
-        setup = setup.env(&variable(setting), value);
-    }
-    let mut farm = Farm::of(setup);
-    farm.leave_blend("id-1", "scene.blend");
-    assert!(farm.fetch_value("id-1").contains("b'found'"));
-    assert!(data.is_dir() && !farm.setup().data_dir().exists());
-    assert_eq!(limit_of(&farm.server), 8);
-}
-
-#[test]
 fn the_environment_may_name_the_file() {
     let setup = Setup::default();
     let path = setup.path("elsewhere.toml");
@@ -308,4 +265,52 @@ fn a_password_never_reaches_the_log() {
     server.wait_for_log("127.0.0.1:1");
     assert!(server.stop().success());
     assert!(!server.log().contains(secret), "{}", server.log());
+}
+
+/// These tests need the farm's Python programs.
+mod python {
+    use super::*;
+
+    #[test]
+    fn every_setting_can_stand_in_the_file() {
+        let setup = Setup::default();
+        let (data, blends) = (setup.path("the-data"), setup.path("the-blends"));
+        std::fs::create_dir(&blends).expect("a blend root");
+        std::fs::write(blends.join("scene.blend"), "found").expect("a .blend file");
+        let text = format!(
+            "http-bind = \"127.0.0.1:0\"\napi-bind = \"127.0.0.1:0\"\ndata-dir = {data:?}\nblend-root = [{blends:?}]\n\
+             max-body = \"64KiB\"\nmax-buffered = \"1MiB\"\nbuffer-ttl = \"10s\"\nmemory = false\n"
+        );
+        let mut farm = Farm::of(setup.config(&text));
+        farm.leave_blend("id-1", "scene.blend");
+        assert!(farm.fetch_value("id-1").contains("b'found'"));
+        assert!(data.is_dir() && !farm.setup().data_dir().exists());
+        assert_eq!(limit_of(&farm.server), 8);
+    }
+
+    #[test]
+    fn every_setting_can_stand_in_the_environment() {
+        let setup = Setup::default();
+        let (data, blends) = (setup.path("the-data"), setup.path("the-blends"));
+        std::fs::create_dir(&blends).expect("a blend root");
+        std::fs::write(blends.join("scene.blend"), "found").expect("a .blend file");
+        let mut setup = setup;
+        for (setting, value) in [
+            ("http-bind", "127.0.0.1:0"),
+            ("api-bind", "127.0.0.1:0"),
+            ("data-dir", data.to_str().expect("UTF-8")),
+            ("blend-root", blends.to_str().expect("UTF-8")),
+            ("max-body", "64KiB"),
+            ("max-buffered", "1MiB"),
+            ("buffer-ttl", "10s"),
+            ("memory", "false"),
+        ] {
+            setup = setup.env(&variable(setting), value);
+        }
+        let mut farm = Farm::of(setup);
+        farm.leave_blend("id-1", "scene.blend");
+        assert!(farm.fetch_value("id-1").contains("b'found'"));
+        assert!(data.is_dir() && !farm.setup().data_dir().exists());
+        assert_eq!(limit_of(&farm.server), 8);
+    }
 }

@@ -217,60 +217,6 @@ fn in_no_state_can_a_client_keep_others_out_for_longer_than_its_bound() {
 }
 
 #[test]
-fn a_short_answer_that_is_never_read_leaves_the_message_for_another() {
-    let mut farm = Farm::start();
-    // more than what the kernel keeps for a client
-    let messages: Vec<String> = (0..100).map(|number| format!("id-{number}")).collect();
-    for uuid in &messages {
-        farm.leave(uuid, "'x' * 60_000");
-    }
-    let requests: String =
-        messages.iter().map(|uuid| format!("GET /?bufferUUID={uuid} HTTP/1.1\r\nHost: x\r\n\r\n")).collect();
-    let mut unread = open_narrow(farm.http);
-    unread.write_all(requests.as_bytes()).expect("the server to read");
-    eventually("an answer is cut off", BOUND, || holds(farm.log().contains("read more slowly"), farm.readyz()));
-    let stuck = messages.iter().find(|uuid| farm.ask("HEAD", uuid, &[]).status == 200);
-    let stuck = stuck.expect("one that the kernel has not taken");
-    assert_eq!(farm.fetch_value(stuck), format!("'{}'", "x".repeat(60_000)));
-}
-
-#[test]
-fn unfinished_heads_are_small_and_count_as_what_is_held() {
-    const HEADS: usize = 2_000;
-    // the clients' own
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("more open files");
-    let mut farm = Farm::with(&["--max-inflight", "1MiB"]);
-    let before = farm.rss_kib();
-    let unfinished = format!("GET /?bufferUUID=x HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(15_000));
-    let clients: Vec<TcpStream> = (0..HEADS)
-        .map(|_| {
-            let mut socket = open(farm.http);
-            // it may be refused before it is sent whole
-            let _ = socket.write_all(unfinished.as_bytes());
-            socket
-        })
-        .collect();
-    let grown = farm.rss_kib().saturating_sub(before);
-    let answers: Vec<String> = clients
-        .into_iter()
-        .map(|mut socket| {
-            let mut answer = String::new();
-            let _ = socket.read_to_string(&mut answer);
-            answer
-        })
-        .collect();
-    let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503")).count();
-    assert!(
-        refused > 0 && answers.iter().any(|answer| answer.to_lowercase().contains("\r\nretry-after: ")),
-        "{refused}"
-    );
-    assert!(grown < 20 << 10, "grown by {grown} KiB with {HEADS} unfinished heads, {refused} refused");
-    // and all of it is given back
-    farm.post(&crate::harness::frame("FRAME_RENDERED", "bytes(900_000)"));
-}
-
-#[test]
 fn a_head_that_is_too_long_or_comes_too_slowly_is_told_the_bound() {
     let server = Server::start();
     let mut slow = Connection::over(server.http, open(server.http));
@@ -316,4 +262,63 @@ fn the_keep_alive_time_is_a_setting() {
     let [mut closed, mut kept] = connections;
     assert_eq!(closed.read(&mut [0; 10]), 0, "an end");
     assert_eq!(kept.request("GET", "/?bufferUUID=x", &[], b"").status, 400);
+}
+
+/// These tests need the farm's Python programs.
+mod python {
+    use super::*;
+
+    #[test]
+    fn a_short_answer_that_is_never_read_leaves_the_message_for_another() {
+        let mut farm = Farm::start();
+        // more than what the kernel keeps for a client
+        let messages: Vec<String> = (0..100).map(|number| format!("id-{number}")).collect();
+        for uuid in &messages {
+            farm.leave(uuid, "'x' * 60_000");
+        }
+        let requests: String =
+            messages.iter().map(|uuid| format!("GET /?bufferUUID={uuid} HTTP/1.1\r\nHost: x\r\n\r\n")).collect();
+        let mut unread = open_narrow(farm.http);
+        unread.write_all(requests.as_bytes()).expect("the server to read");
+        eventually("an answer is cut off", BOUND, || holds(farm.log().contains("read more slowly"), farm.readyz()));
+        let stuck = messages.iter().find(|uuid| farm.ask("HEAD", uuid, &[]).status == 200);
+        let stuck = stuck.expect("one that the kernel has not taken");
+        assert_eq!(farm.fetch_value(stuck), format!("'{}'", "x".repeat(60_000)));
+    }
+
+    #[test]
+    fn unfinished_heads_are_small_and_count_as_what_is_held() {
+        const HEADS: usize = 2_000;
+        // the clients' own
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("more open files");
+        let mut farm = Farm::with(&["--max-inflight", "1MiB"]);
+        let before = farm.rss_kib();
+        let unfinished = format!("GET /?bufferUUID=x HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(15_000));
+        let clients: Vec<TcpStream> = (0..HEADS)
+            .map(|_| {
+                let mut socket = open(farm.http);
+                // it may be refused before it is sent whole
+                let _ = socket.write_all(unfinished.as_bytes());
+                socket
+            })
+            .collect();
+        let grown = farm.rss_kib().saturating_sub(before);
+        let answers: Vec<String> = clients
+            .into_iter()
+            .map(|mut socket| {
+                let mut answer = String::new();
+                let _ = socket.read_to_string(&mut answer);
+                answer
+            })
+            .collect();
+        let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503")).count();
+        assert!(
+            refused > 0 && answers.iter().any(|answer| answer.to_lowercase().contains("\r\nretry-after: ")),
+            "{refused}"
+        );
+        assert!(grown < 20 << 10, "grown by {grown} KiB with {HEADS} unfinished heads, {refused} refused");
+        // and all of it is given back
+        farm.post(&crate::harness::frame("FRAME_RENDERED", "bytes(900_000)"));
+    }
 }

@@ -28,25 +28,6 @@ fn send_tests(server: &Server, count: usize) {
 }
 
 #[test]
-fn nothing_waits_for_whoever_does_not_read_the_log() {
-    let mut farm = Farm::start();
-    farm.stop_reading_log();
-    send_tests(&farm, 300);
-    for number in 0..20 {
-        let id = format!("id-{number}");
-        farm.leave(&id, "'a message'");
-        assert_eq!(farm.fetch_value(&id), "'a message'");
-        farm.post(&frame("FRAME_RENDERED", "'a frame'"));
-        farm.post_bytes(JSON, b"{").failure(400);
-        assert_eq!(request(farm.api, "GET", "/readyz", &[], b"").status, 200);
-    }
-    farm.terminate();
-    // nobody reads until it has ended
-    let status = farm.wait_for_exit(LIMIT);
-    assert_eq!(status.code(), Some(0), "{status}");
-}
-
-#[test]
 fn the_last_lines_are_written_when_somebody_reads() {
     let mut farm = Farm::start();
     farm.stop_reading_log();
@@ -56,22 +37,6 @@ fn the_last_lines_are_written_when_somebody_reads() {
     let status = farm.wait_for_exit(LIMIT);
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(farm.log().trim_end().ends_with("stopped"), "{}", farm.log());
-}
-
-#[test]
-fn a_closed_standard_error_stops_nothing() {
-    let mut farm = Farm::start();
-    eventually("the pipe is closed", SOON, || {
-        send_tests(&farm, 1);
-        holds(farm.close_log(), "it is open")
-    });
-    send_tests(&farm, 20);
-    farm.leave("id-1", "'a message'");
-    assert_eq!(farm.fetch_value("id-1"), "'a message'");
-    farm.post_bytes(JSON, b"{").failure(400);
-    farm.terminate();
-    let status = farm.wait_for_exit(LIMIT);
-    assert_eq!(status.code(), Some(0), "{status}");
 }
 
 #[test]
@@ -96,31 +61,6 @@ fn count(log: &str, text: &str) -> (usize, usize) {
     let (told, logged): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains("were suppressed"));
     let number = |line: &&str| line.split_once("] ")?.1.split(' ').next()?.parse::<usize>().ok();
     (logged.len(), told.iter().filter_map(number).sum())
-}
-
-#[test]
-fn two_thousand_lines_that_strangers_cause_are_two_hundred_at_most_and_the_others_are_counted() {
-    const SENT: usize = 2_000;
-    let mut farm = Farm::start();
-    send_tests(&farm, SENT);
-    let unknown = json!({ "USER_ID": "u", "MAIN_DATA": { "TYPE": "NEWS", "DATA": 1 } }).to_string();
-    let mut connection = Connection::open(farm.http);
-    for _ in 0..SENT {
-        let answer = connection.request("POST", "/", &[("Content-Type", JSON)], unknown.as_bytes());
-        assert_eq!(answer.status, 200, "{answer:?}");
-    }
-    for text in ["TEST from", "unknown type"] {
-        let counted = eventually("the suppressed lines are counted", Duration::from_secs(60), || {
-            let (logged, suppressed) = count(&farm.log(), text);
-            holds(logged + suppressed == SENT, (logged, suppressed)).map(|()| (logged, suppressed))
-        });
-        assert!(counted.0 <= 200, "{text}: {counted:?}");
-    }
-    // another kind has room
-    let other = order("id-1", "'x'").replace("ADD_BUFFER_MSG", "OTHER");
-    let other = farm.peer.dumps(&other, 4);
-    farm.order_bytes("application/octet-stream", &other).failure(400);
-    assert_eq!(farm.server.stop().code(), Some(0));
 }
 
 #[test]
@@ -199,5 +139,70 @@ fn a_closed_standard_output_is_a_failure_of_what_only_prints() {
         assert_eq!(status.code(), Some(1), "{args:?}: {status}");
         let said = fs::read_to_string(&stderr).expect("what it has said");
         assert!(!said.contains("panicked"), "{args:?}: {said}");
+    }
+}
+
+/// These tests need the farm's Python programs.
+mod python {
+    use super::*;
+
+    #[test]
+    fn nothing_waits_for_whoever_does_not_read_the_log() {
+        let mut farm = Farm::start();
+        farm.stop_reading_log();
+        send_tests(&farm, 300);
+        for number in 0..20 {
+            let id = format!("id-{number}");
+            farm.leave(&id, "'a message'");
+            assert_eq!(farm.fetch_value(&id), "'a message'");
+            farm.post(&frame("FRAME_RENDERED", "'a frame'"));
+            farm.post_bytes(JSON, b"{").failure(400);
+            assert_eq!(request(farm.api, "GET", "/readyz", &[], b"").status, 200);
+        }
+        farm.terminate();
+        // nobody reads until it has ended
+        let status = farm.wait_for_exit(LIMIT);
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+
+    #[test]
+    fn a_closed_standard_error_stops_nothing() {
+        let mut farm = Farm::start();
+        eventually("the pipe is closed", SOON, || {
+            send_tests(&farm, 1);
+            holds(farm.close_log(), "it is open")
+        });
+        send_tests(&farm, 20);
+        farm.leave("id-1", "'a message'");
+        assert_eq!(farm.fetch_value("id-1"), "'a message'");
+        farm.post_bytes(JSON, b"{").failure(400);
+        farm.terminate();
+        let status = farm.wait_for_exit(LIMIT);
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+
+    #[test]
+    fn two_thousand_lines_that_strangers_cause_are_two_hundred_at_most_and_the_others_are_counted() {
+        const SENT: usize = 2_000;
+        let mut farm = Farm::start();
+        send_tests(&farm, SENT);
+        let unknown = json!({ "USER_ID": "u", "MAIN_DATA": { "TYPE": "NEWS", "DATA": 1 } }).to_string();
+        let mut connection = Connection::open(farm.http);
+        for _ in 0..SENT {
+            let answer = connection.request("POST", "/", &[("Content-Type", JSON)], unknown.as_bytes());
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        for text in ["TEST from", "unknown type"] {
+            let counted = eventually("the suppressed lines are counted", Duration::from_secs(60), || {
+                let (logged, suppressed) = count(&farm.log(), text);
+                holds(logged + suppressed == SENT, (logged, suppressed)).map(|()| (logged, suppressed))
+            });
+            assert!(counted.0 <= 200, "{text}: {counted:?}");
+        }
+        // another kind has room
+        let other = order("id-1", "'x'").replace("ADD_BUFFER_MSG", "OTHER");
+        let other = farm.peer.dumps(&other, 4);
+        farm.order_bytes("application/octet-stream", &other).failure(400);
+        assert_eq!(farm.server.stop().code(), Some(0));
     }
 }

@@ -55,21 +55,6 @@ fn survives_strangers(limit: u64) {
 }
 
 #[test]
-fn strangers_on_every_connection_of_256_files_break_nothing() {
-    survives_strangers(256);
-}
-
-#[test]
-fn strangers_on_every_connection_of_1024_files_break_nothing() {
-    survives_strangers(1_024);
-}
-
-#[test]
-fn strangers_on_every_connection_of_4096_files_break_nothing() {
-    survives_strangers(4_096);
-}
-
-#[test]
 fn a_limit_of_files_that_is_enough_is_not_mentioned() {
     let setup = with_files(1_024).args(["--max-connections", "20"]);
     let limited = setup.start();
@@ -115,17 +100,38 @@ fn with_few_threads_it_does_not_start_and_says_how_many_it_needs() {
     }
 }
 
-#[test]
-fn with_as_many_threads_as_it_says_that_it_needs_it_serves() {
-    let (_, log) = with_threads(8).start_refused();
-    let (_, rest) = log.split_once("up to ").unwrap_or_else(|| panic!("{log}"));
-    let needed: u32 = rest.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{log}"));
-    // the main thread and the log's; the shell is another process for a moment
-    let mut farm = Farm::of(with_threads(needed + 4));
-    farm.sparse_blend_file("scene.blend", 64 << 20);
-    farm.leave("id-1", "'x' * 1000000");
-    assert_eq!(farm.ask("GET", "id-1", &[]).status, 200);
-    farm.post(&frame("FRAME_RENDERED", "bytes(1000000)"));
-    assert_eq!(farm.server.stop().code(), Some(0), "{}", farm.log());
-    assert!(!farm.log().contains("panicked"), "{}", farm.log());
+/// These tests need the farm's Python programs.
+mod python {
+    use super::*;
+
+    #[test]
+    fn strangers_on_every_connection_of_256_files_break_nothing() {
+        survives_strangers(256);
+    }
+
+    #[test]
+    fn strangers_on_every_connection_of_1024_files_break_nothing() {
+        survives_strangers(1_024);
+    }
+
+    #[test]
+    fn strangers_on_every_connection_of_4096_files_break_nothing() {
+        survives_strangers(4_096);
+    }
+
+    #[test]
+    fn with_as_many_threads_as_it_says_that_it_needs_it_serves() {
+        let (_, log) = with_threads(8).start_refused();
+        let (_, rest) = log.split_once("up to ").unwrap_or_else(|| panic!("{log}"));
+        let needed: u32 =
+            rest.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{log}"));
+        // the main thread and the log's; the shell is another process for a moment
+        let mut farm = Farm::of(with_threads(needed + 4));
+        farm.sparse_blend_file("scene.blend", 64 << 20);
+        farm.leave("id-1", "'x' * 1000000");
+        assert_eq!(farm.ask("GET", "id-1", &[]).status, 200);
+        farm.post(&frame("FRAME_RENDERED", "bytes(1000000)"));
+        assert_eq!(farm.server.stop().code(), Some(0), "{}", farm.log());
+        assert!(!farm.log().contains("panicked"), "{}", farm.log());
+    }
 }

@@ -46,30 +46,6 @@ fn assert_refused(output: &Output, exit_codes: &[i32]) {
 }
 
 #[test]
-fn requests_and_curl_fetch_and_post_over_tls() {
-    let ca = Ca::new();
-    let (mut farm, _) = farm_with_tls(&ca);
-    let (url, verify) = (farm.worker_url(), ca.path());
-    assert!(url.starts_with("https://"), "{url}");
-    farm.leave("id-1", "'for requests'");
-    farm.leave("id-2", "'for curl'");
-    let fetched = farm.peer.answer("get", json!({ "url": url, "uuid": "id-1", "verify": verify }));
-    assert_eq!((fetched.status, fetched.value.as_str()), (200, "'for requests'"));
-    let fetched = curl(&ca, &[&format!("{url}?bufferUUID=id-2")]);
-    assert_eq!(farm.peer.loads(&fetched.stdout), "'for curl'", "{fetched:?}");
-
-    let value = frame("FRAME_RENDERED", "'from requests'");
-    let posted =
-        farm.peer.answer("post_pickle", json!({ "url": url, "value": value, "protocol": 4, "verify": verify }));
-    assert_eq!(posted.status, 200, "{posted:?}");
-    let taken = farm.take();
-    assert_eq!(taken.value, forwarded("FRAME_RENDERED", "'from requests'"));
-    let body = r#"{"USER_ID": "worker-1", "MAIN_DATA": {"TYPE": "RENDER_COMPLETED", "DATA": 1}}"#;
-    let posted = curl(&ca, &["-d", body, &url]);
-    assert!(posted.status.success() && posted.stdout.starts_with(b"{\"DATA\""), "{posted:?}");
-}
-
-#[test]
 fn a_client_that_does_not_trust_the_ca_goes_away() {
     let (farm, _) = farm_with_tls(&Ca::new());
     let stranger = Ca::new();
@@ -90,63 +66,6 @@ fn tls_1_2_and_1_3_are_spoken_and_http_1_1_is_the_only_protocol_offered() {
         assert_eq!(client.open(farm.http).request("GET", "/?bufferUUID=x", &[], b"").status, 400);
     }
     assert!(Client::with(&ca, None, rustls::DEFAULT_VERSIONS, &["h2"]).try_open(farm.http).is_err());
-}
-
-#[test]
-fn the_api_takes_only_clients_with_a_certificate_of_the_ca() {
-    let (ca, clients) = (Ca::new(), Ca::new());
-    let mut farm = farm_with_mutual_tls(&ca, &clients);
-    let ready = farm.api_url("/readyz");
-    let [cert, key] = clients.issue_files("client");
-    let answer = curl(&ca, &["--cert", &cert, "--key", &key, &ready]);
-    assert!(answer.status.success() && answer.stdout.starts_with(b"{"), "{answer:?}");
-    let url = farm.api_url("/CommunicationInterface/AddBufferMsg");
-    let value = order("id-1", "'over mutual TLS'");
-    // `requests` takes both in one file.
-    let both = [&cert, &key].map(|path| fs::read_to_string(path).expect("a PEM file")).concat();
-    fs::write(&cert, both).expect("a PEM file");
-    let arguments = json!({ "url": url, "value": value, "verify": ca.path(), "cert": cert });
-    assert_eq!(farm.peer.answer("post_json", arguments).status, 200);
-    assert_eq!(farm.fetch_value("id-1"), "'over mutual TLS'");
-
-    // curl's "failure in receiving" (TLS 1.3, where the client is done first) and "problem with the handshake"
-    let refused = [56, 35];
-    assert_refused(&curl(&ca, &[&ready]), &refused);
-    let others = Ca::new();
-    let [cert, key] = others.issue_files("stranger");
-    assert_refused(&curl(&ca, &["--cert", &cert, "--key", &key, &ready]), &refused);
-    let [cert, key] = ca.issue_files("of-the-servers-ca");
-    assert_refused(&curl(&ca, &["--cert", &cert, "--key", &key, &ready]), &refused);
-    for identity in [None, Some(&others.issue())] {
-        let client = Client::with(&ca, identity, &[&rustls::version::TLS12], &[]);
-        assert!(client.try_open(farm.api).is_err(), "refused in the handshake");
-    }
-}
-
-#[test]
-fn a_worker_that_hangs_up_in_the_middle_of_a_download_leaves_the_message_buffered() {
-    let ca = Ca::new();
-    let (mut farm, _) = farm_with_tls(&ca);
-    let client = Client::trusting(&ca);
-    farm.sparse_blend_file("scene.blend", LARGE);
-    for (round, received) in [0, 1, 1 << 20, 40 << 20].into_iter().enumerate() {
-        let uuid = format!("round-{round}");
-        farm.leave_blend(&uuid, "scene.blend");
-        let mut connection = client.open(farm.http);
-        connection.send_head("GET", &format!("/?bufferUUID={uuid}"), &[]);
-        assert_eq!(connection.read_head().status, 200);
-        connection.read_exact(received);
-        drop(connection);
-        let whole = eventually("the message is offered again", SOON, || {
-            let answer = client.open(farm.http).request("GET", &format!("/?bufferUUID={uuid}"), &[], b"");
-            if answer.status == 200 { Ok(answer.body.len() as u64) } else { Err(answer) }
-        });
-        assert!(whole > LARGE, "{whole} bytes");
-        eventually("it is delivered", SOON, || {
-            let answer = client.open(farm.http).request("GET", &format!("/?bufferUUID={uuid}"), &[], b"");
-            holds(answer.status == 400 && answer.header("retry-after").is_none(), answer)
-        });
-    }
 }
 
 /// Asks on one new connection after the other until it is told to end; how many were answered.
@@ -323,5 +242,91 @@ fn files_that_cannot_be_used_are_errors_that_name_setting_file_and_reason() {
     assert_eq!(status.code(), Some(2), "{log}");
     for part in ["api-client-ca", &empty, "config.toml", "no certificate"] {
         assert!(log.contains(part), "no {part:?} in:\n{log}");
+    }
+}
+
+/// These tests need the farm's Python programs.
+mod python {
+    use super::*;
+
+    #[test]
+    fn requests_and_curl_fetch_and_post_over_tls() {
+        let ca = Ca::new();
+        let (mut farm, _) = farm_with_tls(&ca);
+        let (url, verify) = (farm.worker_url(), ca.path());
+        assert!(url.starts_with("https://"), "{url}");
+        farm.leave("id-1", "'for requests'");
+        farm.leave("id-2", "'for curl'");
+        let fetched = farm.peer.answer("get", json!({ "url": url, "uuid": "id-1", "verify": verify }));
+        assert_eq!((fetched.status, fetched.value.as_str()), (200, "'for requests'"));
+        let fetched = curl(&ca, &[&format!("{url}?bufferUUID=id-2")]);
+        assert_eq!(farm.peer.loads(&fetched.stdout), "'for curl'", "{fetched:?}");
+
+        let value = frame("FRAME_RENDERED", "'from requests'");
+        let posted =
+            farm.peer.answer("post_pickle", json!({ "url": url, "value": value, "protocol": 4, "verify": verify }));
+        assert_eq!(posted.status, 200, "{posted:?}");
+        let taken = farm.take();
+        assert_eq!(taken.value, forwarded("FRAME_RENDERED", "'from requests'"));
+        let body = r#"{"USER_ID": "worker-1", "MAIN_DATA": {"TYPE": "RENDER_COMPLETED", "DATA": 1}}"#;
+        let posted = curl(&ca, &["-d", body, &url]);
+        assert!(posted.status.success() && posted.stdout.starts_with(b"{\"DATA\""), "{posted:?}");
+    }
+
+    #[test]
+    fn the_api_takes_only_clients_with_a_certificate_of_the_ca() {
+        let (ca, clients) = (Ca::new(), Ca::new());
+        let mut farm = farm_with_mutual_tls(&ca, &clients);
+        let ready = farm.api_url("/readyz");
+        let [cert, key] = clients.issue_files("client");
+        let answer = curl(&ca, &["--cert", &cert, "--key", &key, &ready]);
+        assert!(answer.status.success() && answer.stdout.starts_with(b"{"), "{answer:?}");
+        let url = farm.api_url("/CommunicationInterface/AddBufferMsg");
+        let value = order("id-1", "'over mutual TLS'");
+        // `requests` takes both in one file.
+        let both = [&cert, &key].map(|path| fs::read_to_string(path).expect("a PEM file")).concat();
+        fs::write(&cert, both).expect("a PEM file");
+        let arguments = json!({ "url": url, "value": value, "verify": ca.path(), "cert": cert });
+        assert_eq!(farm.peer.answer("post_json", arguments).status, 200);
+        assert_eq!(farm.fetch_value("id-1"), "'over mutual TLS'");
+
+        // curl's "failure in receiving" (TLS 1.3, where the client is done first) and "problem with the handshake"
+        let refused = [56, 35];
+        assert_refused(&curl(&ca, &[&ready]), &refused);
+        let others = Ca::new();
+        let [cert, key] = others.issue_files("stranger");
+        assert_refused(&curl(&ca, &["--cert", &cert, "--key", &key, &ready]), &refused);
+        let [cert, key] = ca.issue_files("of-the-servers-ca");
+        assert_refused(&curl(&ca, &["--cert", &cert, "--key", &key, &ready]), &refused);
+        for identity in [None, Some(&others.issue())] {
+            let client = Client::with(&ca, identity, &[&rustls::version::TLS12], &[]);
+            assert!(client.try_open(farm.api).is_err(), "refused in the handshake");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_hangs_up_in_the_middle_of_a_download_leaves_the_message_buffered() {
+        let ca = Ca::new();
+        let (mut farm, _) = farm_with_tls(&ca);
+        let client = Client::trusting(&ca);
+        farm.sparse_blend_file("scene.blend", LARGE);
+        for (round, received) in [0, 1, 1 << 20, 40 << 20].into_iter().enumerate() {
+            let uuid = format!("round-{round}");
+            farm.leave_blend(&uuid, "scene.blend");
+            let mut connection = client.open(farm.http);
+            connection.send_head("GET", &format!("/?bufferUUID={uuid}"), &[]);
+            assert_eq!(connection.read_head().status, 200);
+            connection.read_exact(received);
+            drop(connection);
+            let whole = eventually("the message is offered again", SOON, || {
+                let answer = client.open(farm.http).request("GET", &format!("/?bufferUUID={uuid}"), &[], b"");
+                if answer.status == 200 { Ok(answer.body.len() as u64) } else { Err(answer) }
+            });
+            assert!(whole > LARGE, "{whole} bytes");
+            eventually("it is delivered", SOON, || {
+                let answer = client.open(farm.http).request("GET", &format!("/?bufferUUID={uuid}"), &[], b"");
+                holds(answer.status == 400 && answer.header("retry-after").is_none(), answer)
+            });
+        }
     }
 }

@@ -29,19 +29,6 @@ fn bytes(peer: &mut Peer, expression: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_pickle_under_another_content_type_is_told_its_content_type() {
-    let mut farm = Farm::start();
-    for protocol in 0..=5 {
-        let body = farm.peer.dumps(&frame("FRAME_RENDERED", "b'pixels'"), protocol);
-        for content_type in [JSON, "text/plain", "application/x-www-form-urlencoded", "application/python-pickle"] {
-            let parts = ["looks like a pickle", "Content-Type: application/octet-stream", "DATA_FORMAT: BYTES"];
-            assert_told(&farm, &[content_type], &body, &parts);
-        }
-        assert_eq!(farm.post_bytes(PICKLE, &body).status, 200);
-    }
-}
-
-#[test]
 fn json_under_the_content_type_of_pickles_is_told_its_content_type() {
     let farm = Farm::start();
     let marked = [b"\xef\xbb\xbf", MESSAGE].concat();
@@ -64,24 +51,6 @@ fn a_form_is_called_a_form() {
     let fields = b"USER_ID=me&MAIN_DATA=TYPE&MAIN_DATA=DATA";
     let types = ["application/x-www-form-urlencoded", JSON, PICKLE];
     assert_told(&farm, &types, fields, &["application/x-www-form-urlencoded", "send JSON", "json="]);
-}
-
-#[test]
-fn a_compressed_or_encoded_body_is_told_to_come_as_it_is() {
-    let mut farm = Farm::start();
-    let json = String::from_utf8(MESSAGE.to_vec()).expect("UTF-8");
-    let pickle = format!("__import__('pickle').dumps({})", frame("FRAME_RENDERED", "b'pixels'"));
-    for of in [format!("{json:?}.encode()"), pickle] {
-        for (module, name) in [("gzip", "gzip"), ("bz2", "bzip2"), ("lzma", "xz"), ("zlib", "zlib")] {
-            let body = bytes(&mut farm.peer, &format!("__import__('{module}').compress({of})"));
-            assert_told(&farm, &[JSON, PICKLE], &body, &["compressed", name, "send it as it is"]);
-        }
-        for function in ["b64encode", "urlsafe_b64encode", "encodebytes"] {
-            let body = bytes(&mut farm.peer, &format!("__import__('base64').{function}({of})"));
-            assert_told(&farm, &[JSON, PICKLE], &body, &["base64", "send the bytes"]);
-        }
-    }
-    assert_told(&farm, &[JSON, PICKLE], b"\x28\xb5\x2f\xfd\x04\x00rest", &["compressed (zstd)"]);
 }
 
 #[test]
@@ -119,16 +88,6 @@ fn bytes_of_python_2_are_told_how_to_come() {
 }
 
 #[test]
-fn a_message_that_is_encoded_twice_is_told_so() {
-    let mut farm = Farm::start();
-    let json = String::from_utf8(MESSAGE.to_vec()).expect("UTF-8");
-    let twice = serde_json::to_vec(&json).expect("JSON");
-    assert_told(&farm, &[JSON], &twice, &["the body is a str", "holds JSON", "once, not twice"]);
-    let twice = farm.peer.dumps(&format!("__import__('pickle').dumps({})", frame("TEST", "1")), 4);
-    assert_told(&farm, &[PICKLE], &twice, &["the body is a bytes", "holds a pickle", "once, not twice"]);
-}
-
-#[test]
 fn what_is_no_message_at_all_is_called_by_its_name() {
     let farm = Farm::start();
     let both = [JSON, PICKLE];
@@ -143,4 +102,50 @@ fn what_is_no_message_at_all_is_called_by_its_name() {
     // UTF-16 is JSON all the same
     let utf16: Vec<u8> = MESSAGE.iter().flat_map(|byte| [*byte, 0]).collect();
     assert_eq!(farm.post_bytes(JSON, &utf16).status, 200);
+}
+
+/// These tests need the farm's Python programs.
+mod python {
+    use super::*;
+
+    #[test]
+    fn a_pickle_under_another_content_type_is_told_its_content_type() {
+        let mut farm = Farm::start();
+        for protocol in 0..=5 {
+            let body = farm.peer.dumps(&frame("FRAME_RENDERED", "b'pixels'"), protocol);
+            for content_type in [JSON, "text/plain", "application/x-www-form-urlencoded", "application/python-pickle"] {
+                let parts = ["looks like a pickle", "Content-Type: application/octet-stream", "DATA_FORMAT: BYTES"];
+                assert_told(&farm, &[content_type], &body, &parts);
+            }
+            assert_eq!(farm.post_bytes(PICKLE, &body).status, 200);
+        }
+    }
+
+    #[test]
+    fn a_compressed_or_encoded_body_is_told_to_come_as_it_is() {
+        let mut farm = Farm::start();
+        let json = String::from_utf8(MESSAGE.to_vec()).expect("UTF-8");
+        let pickle = format!("__import__('pickle').dumps({})", frame("FRAME_RENDERED", "b'pixels'"));
+        for of in [format!("{json:?}.encode()"), pickle] {
+            for (module, name) in [("gzip", "gzip"), ("bz2", "bzip2"), ("lzma", "xz"), ("zlib", "zlib")] {
+                let body = bytes(&mut farm.peer, &format!("__import__('{module}').compress({of})"));
+                assert_told(&farm, &[JSON, PICKLE], &body, &["compressed", name, "send it as it is"]);
+            }
+            for function in ["b64encode", "urlsafe_b64encode", "encodebytes"] {
+                let body = bytes(&mut farm.peer, &format!("__import__('base64').{function}({of})"));
+                assert_told(&farm, &[JSON, PICKLE], &body, &["base64", "send the bytes"]);
+            }
+        }
+        assert_told(&farm, &[JSON, PICKLE], b"\x28\xb5\x2f\xfd\x04\x00rest", &["compressed (zstd)"]);
+    }
+
+    #[test]
+    fn a_message_that_is_encoded_twice_is_told_so() {
+        let mut farm = Farm::start();
+        let json = String::from_utf8(MESSAGE.to_vec()).expect("UTF-8");
+        let twice = serde_json::to_vec(&json).expect("JSON");
+        assert_told(&farm, &[JSON], &twice, &["the body is a str", "holds JSON", "once, not twice"]);
+        let twice = farm.peer.dumps(&format!("__import__('pickle').dumps({})", frame("TEST", "1")), 4);
+        assert_told(&farm, &[PICKLE], &twice, &["the body is a bytes", "holds a pickle", "once, not twice"]);
+    }
 }

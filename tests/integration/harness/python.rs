@@ -8,11 +8,11 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-/// Peers at rest. Starting Python and importing its packages costs half a second of processor time, so they are used
-/// by one test after another. They end with this process, at the end of their stdin.
-static AT_REST: Mutex<Vec<Process>> = Mutex::new(Vec::new());
+/// Peers that no test uses at the moment. Starting Python and importing its packages takes half a second of processor
+/// time, so one process serves many tests. It ends with this process, at the end of its stdin.
+static IDLE: Mutex<Vec<Process>> = Mutex::new(Vec::new());
 
-/// A Python program of the farm, lent to one test.
+/// A Python program of the farm, owned by one test. It starts at the first call.
 pub struct Peer {
     process: Option<Process>,
 }
@@ -38,15 +38,21 @@ pub struct Answer {
 impl Peer {
     /// A peer that no other test uses.
     pub fn get() -> Self {
-        let rested = AT_REST.lock().expect("the peers").pop();
-        Self { process: Some(rested.unwrap_or_else(Process::start)) }
+        Self { process: None }
     }
 
-    /// Has the peer do something; see `tests/peers/peer.py` for what.
+    fn process(&mut self) -> &mut Process {
+        self.process.get_or_insert_with(|| {
+            let idle = IDLE.lock().expect("the idle peers").pop();
+            idle.unwrap_or_else(Process::start)
+        })
+    }
+
+    /// Calls a function of `tests/peers/peer.py`.
     #[track_caller]
     pub fn call(&mut self, what: &str, mut arguments: Value) -> Value {
         arguments["do"] = what.into();
-        let answer = self.process.as_mut().expect("a peer").exchange(&arguments);
+        let answer = self.process().exchange(&arguments);
         match &answer["error"] {
             Value::String(error) => panic!("the Python peer failed to {what} {arguments}:\n{error}"),
             _ => answer["ok"].clone(),
@@ -88,7 +94,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         let process = self.process.take();
         if !std::thread::panicking() {
-            AT_REST.lock().expect("the peers").extend(process);
+            IDLE.lock().expect("the idle peers").extend(process);
         }
     }
 }

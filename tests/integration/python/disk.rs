@@ -22,53 +22,6 @@ fn farm_on_a_small_disk() -> Farm {
     Farm::of(setup)
 }
 
-#[test]
-fn on_a_disk_without_a_byte_left_fetching_and_forwarding_go_on_and_the_rest_when_there_is_room() {
-    let mut farm = farm_on_a_small_disk();
-    let large = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(1000000)"), 4);
-    for number in 0..3 {
-        farm.leave(&format!("id-{number}"), &format!("{{'n': {number}}}"));
-        farm.post_bytes(PICKLE, &large);
-    }
-    let disk = farm.server.setup().path("disk");
-    let filler = format!("/proc/{}/root{}/filler", farm.pid(), disk.display());
-    let mut other = File::create(&filler).expect("a file on the small disk");
-    while other.write_all(&[0x55; 4096]).is_ok() {}
-
-    for _ in 0..3 {
-        let refused = farm.post_bytes(PICKLE, &large);
-        refused.failure(503);
-        assert!(refused.header("retry-after").is_some(), "{refused:?}");
-    }
-    assert_eq!(farm.readyz()["store"], "full");
-    for number in 0..3 {
-        assert_eq!(farm.fetch_value(&format!("id-{number}")), format!("{{'n': {number}}}"));
-        farm.expect_no_message(&format!("id-{number}"));
-        let message = farm.next_answer("wait=30");
-        assert!(message.body.len() > 1_000_000, "{} bytes", message.body.len());
-        assert_eq!(farm.delete(message.header("message-id").expect("a message")), 204);
-    }
-    farm.expect_nothing_for_the_user_manager();
-    eventually("what is deleted leaves its room to what comes", SOON, || {
-        let answer = farm.post_bytes(PICKLE, &large);
-        holds(answer.status == 200, answer)
-    });
-    while other.write_all(&[0x55; 4096]).is_ok() {}
-    let refused = (0..20).map(|_| farm.post_bytes(PICKLE, &large)).find(|answer| answer.status != 200);
-    refused.expect("the disk is full again").failure(503);
-    assert_eq!(request(farm.api, "GET", "/readyz", &[], b"").status, 503);
-
-    drop(other);
-    fs::remove_file(&filler).expect("deletable");
-    eventually("there is room again", SOON, || {
-        let answer = farm.post_bytes(PICKLE, &large);
-        holds(answer.status == 200, answer)
-    });
-    assert_eq!(farm.readyz()["store"], "ok");
-    farm.leave("id-9", "'room'");
-    assert_eq!(farm.fetch_value("id-9"), "'room'");
-}
-
 /// A server that holds messages, and whose data directory somebody has put away by `put_away`.
 fn farm_without_its_directory(put_away: impl FnOnce(&Path)) -> Farm {
     let mut farm = Farm::start();
@@ -166,5 +119,57 @@ fn an_old_data_directory_that_others_may_enter_is_warned_about() {
         assert_eq!(log.contains(&format!("WARN  user_http_actors::system] {} is open", data.display())), told, "{log}");
         assert_eq!(log.contains(&format!("chmod 700 {}", data.display())), told, "{wide:o}: {log}");
         assert_eq!(mode(&data), wide, "it is the operator's to change");
+    }
+}
+
+/// These tests mount a file system.
+mod mounts {
+    use super::*;
+
+    #[test]
+    fn on_a_disk_without_a_byte_left_fetching_and_forwarding_go_on_and_the_rest_when_there_is_room() {
+        let mut farm = farm_on_a_small_disk();
+        let large = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(1000000)"), 4);
+        for number in 0..3 {
+            farm.leave(&format!("id-{number}"), &format!("{{'n': {number}}}"));
+            farm.post_bytes(PICKLE, &large);
+        }
+        let disk = farm.server.setup().path("disk");
+        let filler = format!("/proc/{}/root{}/filler", farm.pid(), disk.display());
+        let mut other = File::create(&filler).expect("a file on the small disk");
+        while other.write_all(&[0x55; 4096]).is_ok() {}
+
+        for _ in 0..3 {
+            let refused = farm.post_bytes(PICKLE, &large);
+            refused.failure(503);
+            assert!(refused.header("retry-after").is_some(), "{refused:?}");
+        }
+        assert_eq!(farm.readyz()["store"], "full");
+        for number in 0..3 {
+            assert_eq!(farm.fetch_value(&format!("id-{number}")), format!("{{'n': {number}}}"));
+            farm.expect_no_message(&format!("id-{number}"));
+            let message = farm.next_answer("wait=30");
+            assert!(message.body.len() > 1_000_000, "{} bytes", message.body.len());
+            assert_eq!(farm.delete(message.header("message-id").expect("a message")), 204);
+        }
+        farm.expect_nothing_for_the_user_manager();
+        eventually("what is deleted leaves its room to what comes", SOON, || {
+            let answer = farm.post_bytes(PICKLE, &large);
+            holds(answer.status == 200, answer)
+        });
+        while other.write_all(&[0x55; 4096]).is_ok() {}
+        let refused = (0..20).map(|_| farm.post_bytes(PICKLE, &large)).find(|answer| answer.status != 200);
+        refused.expect("the disk is full again").failure(503);
+        assert_eq!(request(farm.api, "GET", "/readyz", &[], b"").status, 503);
+
+        drop(other);
+        fs::remove_file(&filler).expect("deletable");
+        eventually("there is room again", SOON, || {
+            let answer = farm.post_bytes(PICKLE, &large);
+            holds(answer.status == 200, answer)
+        });
+        assert_eq!(farm.readyz()["store"], "ok");
+        farm.leave("id-9", "'room'");
+        assert_eq!(farm.fetch_value("id-9"), "'room'");
     }
 }

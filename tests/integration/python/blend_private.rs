@@ -131,40 +131,45 @@ fn a_folder_in_the_data_directory_that_may_not_be_listed_keeps_no_file_from_bein
     assert!(answer.value.contains("b'scene'"), "{answer:?}");
 }
 
-#[test]
-fn what_the_kernel_makes_up_is_never_sent_wherever_it_is_mounted() {
-    let setup = Setup::default();
-    for name in ["proc", "sys"] {
-        fs::create_dir(setup.blend_root().join(name)).expect("a folder");
-    }
-    let script = "mount -t proc proc blend/proc && mount --rbind /sys blend/sys && exec \"$0\" \"$@\"";
-    let mut farm = Farm::of(setup.wrapper(&[new_mount_namespace(), &["sh", "-c", script]].concat()));
-    for path in ["proc/version", "proc/meminfo", "sys/kernel/uevent_seqnum"] {
-        assert_outside(&mut farm, path);
-    }
-}
+/// These tests mount a file system.
+mod mounts {
+    use super::*;
 
-#[test]
-fn a_bind_mount_of_the_data_directory_is_recognised() {
-    let setup = Setup::default();
-    let (root, data) = (setup.blend_root(), setup.data_dir());
-    for folder in [data.clone(), root.join("all"), root.join("part")] {
-        fs::create_dir(folder).expect("a folder");
+    #[test]
+    fn what_the_kernel_makes_up_is_never_sent_wherever_it_is_mounted() {
+        let setup = Setup::default();
+        for name in ["proc", "sys"] {
+            fs::create_dir(setup.blend_root().join(name)).expect("a folder");
+        }
+        let script = "mount -t proc proc blend/proc && mount --rbind /sys blend/sys && exec \"$0\" \"$@\"";
+        let mut farm = Farm::of(setup.wrapper(&[new_mount_namespace(), &["sh", "-c", script]].concat()));
+        for path in ["proc/version", "proc/meminfo", "sys/kernel/uevent_seqnum"] {
+            assert_outside(&mut farm, path);
+        }
     }
-    fs::write(root.join("file"), "").expect("a file");
-    fs::write(data.join("notes"), "messages").expect("a file in the data directory");
-    fs::create_dir(data.join("buffer")).expect("a folder");
-    fs::write(root.join("scene.blend"), "scene").expect("a file");
-    // in a mount namespace of the server's own
-    let script = format!(
-        "cd '{}' && mount --bind data blend/all && mount --bind data/buffer blend/part && \
-         mount --bind data/notes blend/file && exec \"$0\" \"$@\"",
-        setup.path("").display()
-    );
-    let mut farm = Farm::of(setup.wrapper(&[new_mount_namespace(), &["sh", "-c", &script]].concat()));
-    for path in ["all/notes", "all/buffer/LOCK", "part/LOCK", "file"] {
-        assert_outside(&mut farm, path);
+
+    #[test]
+    fn a_bind_mount_of_the_data_directory_is_recognised() {
+        let setup = Setup::default();
+        let (root, data) = (setup.blend_root(), setup.data_dir());
+        for folder in [data.clone(), root.join("all"), root.join("part")] {
+            fs::create_dir(folder).expect("a folder");
+        }
+        fs::write(root.join("file"), "").expect("a file");
+        fs::write(data.join("notes"), "messages").expect("a file in the data directory");
+        fs::create_dir(data.join("buffer")).expect("a folder");
+        fs::write(root.join("scene.blend"), "scene").expect("a file");
+        // in a mount namespace of the server's own
+        let script = format!(
+            "cd '{}' && mount --bind data blend/all && mount --bind data/buffer blend/part && \
+             mount --bind data/notes blend/file && exec \"$0\" \"$@\"",
+            setup.path("").display()
+        );
+        let mut farm = Farm::of(setup.wrapper(&[new_mount_namespace(), &["sh", "-c", &script]].concat()));
+        for path in ["all/notes", "all/buffer/LOCK", "part/LOCK", "file"] {
+            assert_outside(&mut farm, path);
+        }
+        farm.leave_blend("id-1", "scene.blend");
+        assert!(farm.fetch_value("id-1").contains("b'scene'"));
     }
-    farm.leave_blend("id-1", "scene.blend");
-    assert!(farm.fetch_value("id-1").contains("b'scene'"));
 }

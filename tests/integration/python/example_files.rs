@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::example_clients::{Worker, run};
 use crate::harness::{Farm, Server, Setup, example, request};
+use crate::python::example_clients::{Worker, run};
 
 const PICKLE: &str = "application/octet-stream";
 

@@ -297,21 +297,26 @@ fn no_room_in_the_outbox_is_answered_503_with_retry_after_until_there_is_room() 
     empty(&mut farm, filled);
 }
 
-#[test]
-fn a_full_disk_is_answered_503_with_retry_after_until_there_is_room() {
-    // A disk of its own, and a small one, that goes with the process.
-    let setup = Setup::default();
-    let disk = setup.path("disk");
-    std::fs::create_dir(&disk).expect("a mount point");
-    let mount = format!("mount -t tmpfs -o size=96m none {} && exec \"$@\"", disk.display());
-    let data_dir = disk.join("data");
-    let setup = setup
-        .wrapper(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
-        .args(["--data-dir", data_dir.to_str().expect("UTF-8")]);
-    let mut farm = Farm::of(setup);
-    let filled = fill(&mut farm, 4_000_000, 25);
-    let ready = request(farm.api, "GET", "/readyz", &[], b"");
-    assert_eq!((ready.status, &ready.json()["store"]), (503, &"full".into()), "{ready:?}");
-    empty(&mut farm, filled);
-    assert_eq!(farm.readyz()["store"], "ok");
+/// These tests mount a file system.
+mod mounts {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_answered_503_with_retry_after_until_there_is_room() {
+        // A disk of its own, and a small one, that goes with the process.
+        let setup = Setup::default();
+        let disk = setup.path("disk");
+        std::fs::create_dir(&disk).expect("a mount point");
+        let mount = format!("mount -t tmpfs -o size=96m none {} && exec \"$@\"", disk.display());
+        let data_dir = disk.join("data");
+        let setup = setup
+            .wrapper(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
+            .args(["--data-dir", data_dir.to_str().expect("UTF-8")]);
+        let mut farm = Farm::of(setup);
+        let filled = fill(&mut farm, 4_000_000, 25);
+        let ready = request(farm.api, "GET", "/readyz", &[], b"");
+        assert_eq!((ready.status, &ready.json()["store"]), (503, &"full".into()), "{ready:?}");
+        empty(&mut farm, filled);
+        assert_eq!(farm.readyz()["store"], "ok");
+    }
 }

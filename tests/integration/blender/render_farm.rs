@@ -26,8 +26,13 @@ fn two_frames_are_rendered_by_the_python_worker_and_arrive_without_a_broker() {
     render(&["--embedded", "--worker", "python"]);
 }
 
-#[test]
-fn two_frames_are_rendered_and_arrive_over_rabbitmq() {
-    let broker = Broker::of(Version::Debian);
-    render(&["--amqp-url", &broker.url, "--worker", "rust"]);
+/// This test needs RabbitMQ too.
+mod rabbitmq {
+    use super::*;
+
+    #[test]
+    fn two_frames_are_rendered_and_arrive_over_rabbitmq() {
+        let broker = Broker::of(Version::Debian);
+        render(&["--amqp-url", &broker.url, "--worker", "rust"]);
+    }
 }

@@ -1,0 +1,13 @@
+//! All tests of this module need Debian's package `rabbitmq-server`; `tests/run` decides by the module's name what to
+//! install.
+
+#[path = "../../../tests/support/rabbitmq.rs"]
+mod node;
+pub use node::RabbitMq;
+
+mod away;
+mod basics;
+mod poison;
+mod returned;
+mod rights;
+mod way;
