@@ -172,12 +172,12 @@ impl BufferActor {
         for record in recovered {
             match record.decode_meta::<Meta, Gone>()? {
                 Either::Left(meta) => {
-                    let since = actor.clock.since(meta.stored_at_ms);
+                    let since = actor.clock.since(meta.stored_at_ms, meta.boot);
                     let (uuid, held) = meta.into_held(record, since);
                     actor.hold(uuid, held);
                 }
                 Either::Right(gone) => {
-                    let since = actor.clock.since(gone.gone_at_ms);
+                    let since = actor.clock.since(gone.gone_at_ms, gone.boot);
                     actor.brought.add_gone(since, gone.fingerprint, record.seq);
                 }
             }
@@ -226,7 +226,7 @@ impl BufferActor {
 
     /// Keeps in mind, durably, that a message of this fingerprint has gone.
     fn remember(&mut self, fingerprint: Fingerprint, reply: Option<Reply<()>>) {
-        let gone = Gone { fingerprint, gone_at_ms: now_ms() };
+        let gone = Gone { fingerprint, gone_at_ms: now_ms(), boot: self.clock.boot_time() };
         self.puts.add(self.store.put(encode_meta(&gone), Vec::new()), WhatFor::Gone(gone, reply));
         self.brought.announce_gone(fingerprint);
     }
@@ -304,7 +304,7 @@ impl Handler<AddBufferMsg> for BufferActor {
         }
         let stored_at_ms = now_ms();
         let rare = Rare::new(message.blend, delivery.map(|delivery| delivery.fingerprint));
-        let meta = encode_meta(&Meta::of(uuid.clone(), stored_at_ms, rare.as_deref()));
+        let meta = encode_meta(&Meta::of(uuid.clone(), stored_at_ms, self.clock.boot_time(), rare.as_deref()));
         let cost = cost(meta.len(), message.pickle.iter().map(|part| part.len() as u64).sum());
         if let Err(error) = self.reserve(&uuid, cost) {
             reply.send(Err(error));

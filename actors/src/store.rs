@@ -151,6 +151,15 @@ pub trait Store: Send {
     /// Returns where the body of each `Put` is, in their order.
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError>;
 
+    /// Whether there is space for a message of usual size, as far as that can be known without writing one. Asked once, at the
+    /// start.
+    ///
+    /// # Errors
+    /// As for a commit.
+    fn check_space(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Gives some of the space back that removals have made free: a step that takes some milliseconds, since no commit
     /// is made meanwhile.
     ///

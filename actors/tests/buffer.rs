@@ -14,7 +14,7 @@ use user_http_actors::messages::{
 };
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{OpenError, StoreHandle};
+use user_http_actors::store::{Change, Durable, OpenError, Recovered, Store, StoreHandle};
 use user_http_actors::{BufferActor, Error};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -27,16 +27,20 @@ fn start(max_bytes: u64, ttl: Duration) -> Addr<BufferActor> {
     BufferActor::new(store, Vec::new(), max_bytes, ttl).expect("an empty store").start()
 }
 
-/// An actor on the log in `directory`.
-async fn reopen(directory: &Path) -> Addr<BufferActor> {
-    // the store's thread ends with the actor before, and gives the lock back
-    let (store, recovered) = loop {
+/// The log in `directory`, as soon as the thread that has it ends with its actor.
+async fn open(directory: &Path) -> (LogStore, Vec<Recovered>) {
+    loop {
         match LogStore::open(directory) {
-            Ok(opened) => break opened,
+            Ok(opened) => return opened,
             Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
             Err(error) => panic!("{error}"),
         }
-    };
+    }
+}
+
+/// An actor on the log in `directory`.
+async fn reopen(directory: &Path) -> Addr<BufferActor> {
+    let (store, recovered) = open(directory).await;
     let next_seq = store.next_seq();
     let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
     BufferActor::new(store, recovered, ROOM, DAY).expect("sound").start()
@@ -342,6 +346,34 @@ async fn a_message_from_a_clock_that_was_ahead_does_not_keep_others_from_expirin
     let ahead = lease(&buffer, "ahead").await.expect("it is as old as this start");
     assert_eq!(state(&buffer).await.messages, 1);
     drop(ahead);
+}
+
+#[actix::test]
+async fn a_step_of_the_wall_clock_between_two_starts_makes_no_message_older_or_younger() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let buffer = reopen(directory.path()).await;
+    add(&buffer, "a", b"message").await.expect("room");
+    buffer.send(Drain).await.expect("alive");
+    drop(buffer);
+    let meta = open(directory.path()).await.1.remove(0).meta;
+    let meta: serde_json::Value = serde_json::from_slice(&meta).expect("JSON");
+    assert!(meta["boot"].is_array(), "{meta}");
+    for clock in [0, 1_000_000_000_000_u64, 1_700_000_000_000, 4_000_000_000_000] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut store, _) = LogStore::open(directory.path()).expect("an empty store");
+        let put = |seq, uuid: &str, boot: &serde_json::Value| {
+            let mut meta = meta.clone();
+            (meta["uuid"], meta["stored_at_ms"], meta["boot"]) = (uuid.into(), clock.into(), boot.clone());
+            Change::Put { seq, meta: meta.to_string().into(), body: vec![Bytes::from_static(b"message")] }
+        };
+        let mut long_ago = meta["boot"].clone();
+        long_ago[1] = (long_ago[1].as_i64().expect("milliseconds") - 172_800_000).into();
+        store.commit(&[put(1, "young", &meta["boot"]), put(2, "old", &long_ago)], Durable::Now).expect("room");
+        drop(store);
+        let buffer = reopen(directory.path()).await;
+        lease(&buffer, "young").await.expect("it was stored just now");
+        assert!(matches!(lease(&buffer, "old").await, Err(Error::NoBufferMsg)), "stored two days ago, at {clock}");
+    }
 }
 
 #[actix::test]

@@ -8,3 +8,7 @@ mod disk_errors;
 mod full_disk;
 #[path = "crash/power_loss.rs"]
 mod power_loss;
+#[path = "crash/relocation.rs"]
+mod relocation;
+#[path = "crash/removals.rs"]
+mod removals;

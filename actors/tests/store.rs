@@ -19,6 +19,10 @@ mod bounds;
 mod space;
 #[path = "store/torn.rs"]
 mod torn;
+#[path = "store/unreadable.rs"]
+mod unreadable;
+#[path = "store/zeros.rs"]
+mod zeros;
 
 fn put(seq: Seq, meta: &str, body: &[u8]) -> Change {
     let (head, tail) = body.split_at(body.len() / 3);
@@ -260,17 +264,6 @@ fn a_segment_that_is_followed_by_another_ends_with_its_last_record() {
         assert_eq!(fs::metadata(&path).expect("a segment").len(), records(&path).len() as u64, "{path:?}");
     }
     assert!(fs::metadata(&newest).expect("a segment").len() > records(&newest).len() as u64, "{newest:?}");
-}
-
-#[test]
-fn zeros_that_no_crash_explains_are_refused() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let oldest = small_segments(directory.path()).remove(0);
-    let mut content = fs::read(&oldest).expect("a segment");
-    content.resize(content.len() + 5, 0);
-    fs::write(&oldest, &content).expect("writable");
-    let error = LogStore::open(directory.path()).expect_err("the zeros are seen").to_string();
-    assert!(error.contains(&oldest.display().to_string()) && error.contains("zeros"), "{error}");
 }
 
 #[test]

@@ -1,35 +1,64 @@
 //! How old messages are, whatever happens to the wall clock.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::fs;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use crate::store::{Seq, now_ms};
 
-/// When something began: milliseconds on an [`AgeClock`], negative for what began before that clock.
+/// When something began: milliseconds since the machine was booted, time asleep included. Negative for what began before.
 pub type Since = i64;
 
-/// A clock that only goes forward. Wall-clock times count once, for what was stored before a start; a step of the wall
-/// clock afterwards makes nothing older or younger.
+/// A moment that is found again after a restart of the process, whatever happens to the wall clock meanwhile: the boot of the
+/// machine, and how long after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootTime(u32, Since);
+
+/// An earlier time than this comes from a clock that was never set: batteries that fail set clocks back to 1970, 1980 or 2000.
+/// This is 2001-01-01, in milliseconds since 1970.
+const FIRST_PLAUSIBLE_MS: u64 = 978_307_200_000;
+
+/// A clock that only goes forward. The wall clock counts only for what was stored before the machine was booted, and for what
+/// older versions have stored.
 #[derive(Debug)]
 pub struct AgeClock {
-    started: Instant,
+    /// Identifies the boot of the machine; `None` where the system does not say.
+    boot: Option<u32>,
+    started: Since,
     started_at_ms: u64,
 }
 
 impl AgeClock {
     pub fn start() -> Self {
-        Self { started: Instant::now(), started_at_ms: now_ms() }
+        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok().map(|id| crc32c::crc32c(&id));
+        Self { boot, started: since_boot(), started_at_ms: now_ms() }
     }
 
     pub fn now(&self) -> Since {
-        self.started.elapsed().as_millis() as Since
+        since_boot()
     }
 
-    /// When something began that was stored at this wall-clock time, before this start. A time in the future comes from
-    /// a clock that was wrong, and counts as now.
-    pub fn since(&self, stored_at_ms: u64) -> Since {
-        -(self.started_at_ms.saturating_sub(stored_at_ms) as Since)
+    /// Now, as a record keeps it.
+    pub fn boot_time(&self) -> Option<BootTime> {
+        self.boot.map(|boot| BootTime(boot, self.now()))
     }
+
+    /// When something began that was stored before this start. A wall-clock time that is in the future or implausible
+    /// comes from a clock that was wrong, and counts as the time of this start.
+    pub fn since(&self, stored_at_ms: u64, boot_time: Option<BootTime>) -> Since {
+        match boot_time {
+            Some(BootTime(boot, since)) if Some(boot) == self.boot && since <= self.started => since,
+            _ if stored_at_ms < FIRST_PLAUSIBLE_MS => self.started,
+            _ => self.started.saturating_sub_unsigned(self.started_at_ms.saturating_sub(stored_at_ms)),
+        }
+    }
+}
+
+fn since_boot() -> Since {
+    let time = clock_gettime(ClockId::Boottime);
+    time.tv_sec * 1_000 + time.tv_nsec / 1_000_000
 }
 
 /// How many entries of messages that are gone are kept at least, before the queue is swept.
@@ -70,11 +99,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_in_the_future_counts_as_now_and_the_past_as_what_it_is() {
+    fn ages_from_before_a_boot_are_those_of_the_wall_clock_unless_it_was_wrong() {
         let clock = AgeClock::start();
-        assert_eq!(clock.since(clock.started_at_ms + 1_000_000), 0);
-        assert_eq!(clock.since(clock.started_at_ms - 1_000), -1_000);
-        assert!(clock.since(0) < -1_600_000_000_000);
+        let other_boot = clock.boot.map(|boot| BootTime(boot ^ 1, 0));
+        for boot_time in [None, other_boot] {
+            let age = |stored_at_ms| clock.started - clock.since(stored_at_ms, boot_time);
+            assert_eq!(age(clock.started_at_ms - 1_000), 1_000);
+            assert_eq!(age(1_000_000_000_000), clock.started_at_ms as Since - 1_000_000_000_000);
+            assert_eq!(age(clock.started_at_ms + 1_000_000), 0, "the future");
+            assert_eq!(age(0), 0, "1970");
+            assert_eq!(age(946_684_800_000), 0, "2000");
+        }
+    }
+
+    #[test]
+    fn ages_within_a_boot_are_independent_of_the_wall_clock() {
+        let clock = AgeClock::start();
+        let stored = clock.boot_time();
+        assert!(stored.is_some(), "the system tells its boots apart");
+        let later = AgeClock::start();
+        let ages = [0, later.started_at_ms - 90_000_000, later.started_at_ms, later.started_at_ms * 2]
+            .map(|stored_at_ms| later.started - later.since(stored_at_ms, stored));
+        assert!(ages[0] < 90_000 && ages.iter().all(|age| *age == ages[0]), "{ages:?}");
     }
 
     #[test]

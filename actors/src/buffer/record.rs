@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Fingerprint;
-use crate::buffer::age::Since;
+use crate::buffer::age::{BootTime, Since};
 use crate::buffer::{Held, Rare};
 use crate::codec::BlendHole;
 use crate::messages::BufferUuid;
@@ -20,6 +20,9 @@ pub struct Meta {
     pub blend_path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
+    /// Versions up to 0.1.0 did not keep it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootTime>,
 }
 
 /// A message of this fingerprint has gone.
@@ -28,11 +31,13 @@ pub struct Gone {
     #[serde(rename = "gone")]
     pub fingerprint: Fingerprint,
     pub gone_at_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootTime>,
 }
 
 impl Meta {
-    /// Of a message that is held as `held` under `uuid`.
-    pub fn of(uuid: BufferUuid, stored_at_ms: u64, rare: Option<&Rare>) -> Self {
+    /// The meta of a message that is stored now.
+    pub fn of(uuid: BufferUuid, stored_at_ms: u64, boot: Option<BootTime>, rare: Option<&Rare>) -> Self {
         let blend = rare.and_then(|rare| rare.blend.as_ref());
         Self {
             uuid,
@@ -40,6 +45,7 @@ impl Meta {
             blend_at: blend.map(|blend| blend.offset),
             blend_path: blend.and_then(|blend| blend.path.clone()),
             fingerprint: rare.and_then(|rare| rare.fingerprint),
+            boot,
         }
     }
 

@@ -62,6 +62,9 @@ pub struct LogStore {
     unsynced_names: bool,
     /// A tree, which takes growing numbers at its end: faster to fill than a hash table.
     index: BTreeMap<Seq, Location>,
+    /// The segments out of which records cannot be moved, since one there cannot be read; each with the first segment that may
+    /// hold removals of its records.
+    unreadable: BTreeMap<u32, u32>,
     /// Bytes of all records that live, headers included.
     live: u64,
     /// Bytes of all segments.
@@ -99,6 +102,8 @@ struct Segment {
     live: u64,
     /// The records that were put here, in their order; most may live elsewhere by now, or not at all.
     put: Vec<Seq>,
+    /// How many of them have been moved, or were found dead by who moves them.
+    passed: usize,
 }
 
 /// Where a record is. There may be millions, so this is no more than what is needed to find it and to forget it.
@@ -111,7 +116,12 @@ struct Location {
 
 impl Segment {
     fn new(file: Arc<SegmentFile>, salt: u32) -> Self {
-        Self { file, salt, len: SEGMENT_HEADER, live: 0, put: Vec::new() }
+        Self { file, salt, len: SEGMENT_HEADER, live: 0, put: Vec::new(), passed: 0 }
+    }
+
+    /// One whose file is empty: nothing in it is needed.
+    fn given_up(file: Arc<SegmentFile>) -> Self {
+        Self { len: 0, ..Self::new(file, 0) }
     }
 }
 
@@ -449,6 +459,10 @@ impl Store for LogStore {
             self.unsynced_removals.clear();
         }
         Ok(bodies)
+    }
+
+    fn check_space(&mut self) -> Result<(), StoreError> {
+        LogStore::check_space(self)
     }
 
     fn tidy(&mut self) -> Result<Tidied, StoreError> {

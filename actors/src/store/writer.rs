@@ -223,6 +223,10 @@ struct Group {
 
 impl<F: Fn(StoreEvent)> Writer<F> {
     fn run(mut self) {
+        if let Err(error) = self.store.check_space() {
+            self.failed(&error);
+            self.due = Some(Instant::now() + PROBE_INTERVAL);
+        }
         let mut open = true;
         while open {
             let mut group = Group::default();

@@ -10,7 +10,7 @@ use futures::executor::block_on;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Seq, Store, StoreError, StoreEvent, StoreHandle};
 
-use crate::disk::{Event, RecordingDisk};
+use crate::disk::{EIO, Event, Fault, FaultKind, RecordingDisk};
 
 const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -84,6 +84,64 @@ fn a_disk_that_dead_messages_fill_is_free_again_after_a_restart() {
         }
     };
     assert!(taken > 12, "number {taken} is used again");
+}
+
+#[test]
+fn a_start_on_a_full_disk_is_reported_before_anything_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    let (handle, told) = start(open(&disk, directory.path(), 16 << 20));
+    block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from_static(b"small")])).expect("space");
+    drop(handle);
+    assert!(told.recv_timeout(DEADLINE).is_err(), "a store that has space has nothing to report");
+    disk.set_capacity(disk.used());
+    let (_handle, told) = start(open(&disk, directory.path(), 16 << 20));
+    let full = told.recv_timeout(DEADLINE).expect("it is told");
+    assert!(matches!(full, Some(StoreError::NoSpace(_))), "{full:?}");
+    assert!(told.recv_timeout(Duration::from_millis(1_500)).is_err(), "it stays full");
+    disk.set_capacity(disk.used() + 4 * MIB as u64);
+    let free = told.recv_timeout(DEADLINE).expect("it is told");
+    assert!(free.is_none(), "{free:?}");
+}
+
+#[test]
+fn frames_that_fill_a_small_disk_and_are_deleted_leave_their_space_to_others_through_one_kill_after_another() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    disk.set_capacity(12 * MIB as u64);
+    for round in 0..5 {
+        let (handle, _) = start(open(&disk, directory.path(), 4 * MIB as u64));
+        let mut held = Vec::new();
+        let started = Instant::now();
+        while held.len() < 6 {
+            match frame(&handle) {
+                Ok(seq) => held.push(seq),
+                Err(refused) => {
+                    assert!(started.elapsed() < DEADLINE, "round {round}, {} frames: {refused}", held.len())
+                }
+            }
+        }
+        while let Ok(seq) = frame(&handle) {
+            held.push(seq);
+        }
+        if round % 2 == 0 {
+            // the kill comes while they are deleted
+            let at = 2 + 3 * round;
+            disk.set_fault(Some(Fault { kind: FaultKind::Any, at, error: EIO, for_good: true }));
+        }
+        for seq in held {
+            let removed = block_on(handle.remove_durably(seq));
+            assert!(removed.is_ok() || disk.was_hit(), "round {round}: {removed:?}");
+        }
+        drop(handle);
+        // what the kill has left is deleted at the next start
+        disk.set_fault(None);
+        let (handle, _) = start(open(&disk, directory.path(), 4 * MIB as u64));
+        for seq in 1..=1_000 {
+            handle.remove(seq);
+        }
+        block_on(handle.flush()).expect("there is the reserve");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use user_http_actors::store::files::MAX_OPEN_FILES;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Seq, Store};
 
-use crate::{body, open, pattern, put, reopened, segments, tidied};
+use crate::{body, pattern, put, reopened, segments, tidied};
 
 const SEGMENT: u64 = 64 << 10;
 
@@ -163,24 +163,4 @@ fn many_who_read_in_more_segments_than_may_be_open_wait_for_one_another() {
             });
         }
     });
-}
-
-#[test]
-fn zeros_of_any_length_behind_the_newest_segment_are_cut_off_at_the_start() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (mut store, _) = open(directory.path());
-    store.commit(&[put(1, "meta", b"first")], Durable::Now).expect("room");
-    drop(store);
-    let path = segments(directory.path()).remove(0);
-    fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(20 << 20)).expect("writable");
-    // a start and a stop, and one with so much that another segment begins
-    assert_eq!(reopened(directory.path()).len(), 1);
-    assert!(fs::metadata(&path).expect("a segment").len() < 1 << 20);
-    for start in 0..2 {
-        let (mut store, _) = open(directory.path());
-        for seq in 2..=20 {
-            store.commit(&[put(start * 20 + seq, "meta", &pattern(seq, 1 << 20))], Durable::Now).expect("room");
-        }
-    }
-    assert_eq!(reopened(directory.path()).len(), 39);
 }

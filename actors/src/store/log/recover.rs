@@ -1,7 +1,7 @@
 //! Opening a log: what every segment holds, and whether a crash explains what is wrong with it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -19,6 +19,15 @@ struct Found {
     /// Every record that was put, with its segment and where it starts there; it may have been removed since, or moved.
     records: Vec<(u32, u64, Recovered)>,
     metas: MetaMemory,
+    /// Segments before the newest that end with zeros.
+    zeros: Vec<Zeros>,
+}
+
+/// The zeros behind the records of a segment that is not the newest.
+struct Zeros {
+    segment: u32,
+    file: Arc<File>,
+    offset: u64,
 }
 
 impl LogStore {
@@ -52,6 +61,7 @@ impl LogStore {
             cut_off: false,
             unsynced_names: false,
             index: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             live: 0,
             total: 0,
             next_seq: NO_RECORD + 1,
@@ -82,6 +92,12 @@ impl LogStore {
             }
             self.recover_segment(number, at + 1 == numbers.len(), &mut found)?;
         }
+        for Zeros { segment, file, offset } in &found.zeros {
+            let path = self.path(*segment);
+            log::warn!("{}: zeros behind the last record, at byte {offset}, are cut off", path.display());
+            let cut = self.disk.set_len(file, *offset).and_then(|()| self.disk.sync(file));
+            cut.map_err(OpenError::io(&path))?;
+        }
         // a kill may have come between a segment's first write and this
         sync_directory(&*self.disk, &self.directory).map_err(OpenError::io(&self.directory))?;
         let lives = |number: u32, offset: u64, seq: Seq| {
@@ -92,6 +108,10 @@ impl LogStore {
         Ok(found.records.into_iter().map(|(.., record)| record).collect())
     }
 
+    fn damaged_by_zeros(&self, number: u32, offset: u64) -> OpenError {
+        OpenError::Damaged { path: self.path(number), offset, what: "zeros stand where a record should" }
+    }
+
     fn recover_segment(&mut self, number: u32, newest: bool, found: &mut Found) -> Result<(), OpenError> {
         let path = self.path(number);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(OpenError::io(&path))?;
@@ -99,7 +119,14 @@ impl LogStore {
         let len = file.metadata().map_err(OpenError::io(&path))?.len();
         let mut reader = Reader::new(&file, &mut found.metas).map_err(OpenError::io(&path))?;
         match reader.header(number.into()).map_err(OpenError::io(&path))? {
-            FoundHeader::Sound { next_seq } => self.next_seq = self.next_seq.max(next_seq),
+            FoundHeader::Sound { next_seq } => {
+                // zeros behind which a record was lost are damage
+                let before = found.zeros.last().filter(|zeros| zeros.segment + 1 == number);
+                if let Some(zeros) = before.filter(|_| next_seq != self.next_seq) {
+                    return Err(self.damaged_by_zeros(zeros.segment, zeros.offset));
+                }
+                self.next_seq = self.next_seq.max(next_seq);
+            }
             FoundHeader::OtherVersion(found) => {
                 return Err(OpenError::Version { path, found, known: segment::VERSION });
             }
@@ -108,8 +135,8 @@ impl LogStore {
                 return self.disk.remove(&path).map_err(OpenError::io(&path));
             }
             FoundHeader::Bad(_) if len == 0 => {
-                log::warn!("{}: empty, so whoever runs this service has given up what was in it", path.display());
-                self.segments.insert(number, Segment { len: 0, ..Segment::new(self.segment_file(number), 0) });
+                log::warn!("{}: empty; nothing that was in it is found", path.display());
+                self.segments.insert(number, Segment::given_up(self.segment_file(number)));
                 return Ok(());
             }
             FoundHeader::Bad(what) => return Err(OpenError::Damaged { path, offset: 0, what }),
@@ -141,9 +168,13 @@ impl LogStore {
                     self.disk.set_len(&file, offset).map_err(OpenError::io(&path))?;
                     break;
                 }
-                Entry::Zeros { offset } => {
-                    return Err(OpenError::Damaged { path, offset, what: "zeros stand where a record should" });
+                Entry::Zeros { offset } if offset >= self.segment_bytes => {
+                    // Version 0.1.0 took zeros of any length behind the newest segment for its end, and left them there
+                    // when it began another.
+                    found.zeros.push(Zeros { segment: number, file: Arc::clone(&file), offset });
+                    break;
                 }
+                Entry::Zeros { offset } => return Err(self.damaged_by_zeros(number, offset)),
                 Entry::Bad { offset, what } => {
                     let torn = newest && !reader.has_commit_after(offset).map_err(OpenError::io(&path))?;
                     if !torn {

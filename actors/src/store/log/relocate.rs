@@ -8,8 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::space::{MoveError, check_body};
 use super::{Location, LogStore, Segment};
 use crate::store::segment::{self, Place, Record, SEGMENT_HEADER};
 use crate::store::{Seq, StoreError, Tidied};
@@ -28,6 +27,15 @@ pub(super) struct Relocation {
     salt: u32,
     /// How much of the body has been written, and synced.
     copied: u64,
+    /// The checksum of that part.
+    crc: u32,
+}
+
+impl Relocation {
+    /// The segment that the record is moved out of.
+    pub(super) fn segment(&self) -> u32 {
+        self.from.segment
+    }
 }
 
 impl LogStore {
@@ -45,7 +53,7 @@ impl LogStore {
     }
 
     /// Begins to move the record `seq`, which is at `from`.
-    pub(super) fn begin_relocation(&mut self, seq: Seq, from: Location) -> Result<Tidied, StoreError> {
+    pub(super) fn begin_relocation(&mut self, seq: Seq, from: Location) -> Result<Tidied, MoveError> {
         let (record, meta) = self.read_head(&from)?;
         debug_assert_eq!(record.seq, seq);
         let salt = rand::random();
@@ -56,16 +64,16 @@ impl LogStore {
             Ok(Arc::new(file))
         });
         let file = begun.or_else(|error| self.abandon(&error))?;
-        self.relocation = Some(Relocation { from, record, head_len: head.len() as u64, file, salt, copied: 0 });
+        self.relocation = Some(Relocation { from, record, head_len: head.len() as u64, file, salt, copied: 0, crc: 0 });
         Ok(Tidied { more: true, ..Tidied::default() })
     }
 
     /// Goes on with the next slice, or finishes.
-    pub(super) fn relocate(&mut self, mut relocation: Relocation) -> Result<Tidied, StoreError> {
+    pub(super) fn relocate(&mut self, mut relocation: Relocation) -> Result<Tidied, MoveError> {
         let Relocation { from, record, head_len, .. } = relocation;
         let lives = self.index.get(&record.seq).is_some_and(|location| *location == from);
         if !lives {
-            // what is left of it is overwritten by the next one, or removed by the next start
+            // if this fails, the next relocation overwrites the file, or the next start removes it
             let removed = self.disk.remove(&self.relocation_path());
             removed.map_err(|error| self.refuse(&error))?;
             return Ok(Tidied { more: true, ..Tidied::default() });
@@ -73,9 +81,10 @@ impl LogStore {
         let end = record.body_len.min(relocation.copied + self.segment_bytes / 4);
         while relocation.copied < end {
             let len = CHUNK.min(end - relocation.copied);
-            let chunk: Bytes = self.read(&from, head_len + relocation.copied, len)?;
+            let chunk = self.read(&from, head_len + relocation.copied, len).inspect_err(|_| self.remove_relocated())?;
             let written = self.disk.write(&relocation.file, &chunk, SEGMENT_HEADER + head_len + relocation.copied);
             written.or_else(|error| self.abandon(&error))?;
+            relocation.crc = crc32c::crc32c_append(relocation.crc, &chunk);
             relocation.copied += len;
         }
         // a sync of the whole would keep others waiting
@@ -84,28 +93,35 @@ impl LogStore {
             self.relocation = Some(relocation);
             return Ok(Tidied { more: true, ..Tidied::default() });
         }
-        self.finish(relocation)
+        check_body(&record, relocation.crc).inspect_err(|_| self.remove_relocated())?;
+        Ok(self.finish(relocation)?)
     }
 
     fn finish(&mut self, Relocation { record, file, salt, .. }: Relocation) -> Result<Tidied, StoreError> {
-        self.close_newest()?;
+        self.close_newest().inspect_err(|_| self.remove_relocated())?;
         let number = self.next_number();
         let head = segment::segment_header(number.into(), self.next_seq, salt);
         let written = self.disk.write(&file, &head, 0).and_then(|()| self.disk.sync(&file));
         written.or_else(|error| self.abandon(&error))?;
         let renamed = self.disk.rename(&self.relocation_path(), &self.path(number));
         renamed.or_else(|error| self.abandon(&error))?;
+        // Synced before anything else is acknowledged in this segment, and before the other copy is deleted. If it were
+        // synced here and that failed, the owner would not learn where the record is now.
         self.unsynced_names = true;
         let segment = Segment { len: SEGMENT_HEADER + record.len(), ..Segment::new(self.segment_file(number), salt) };
         self.add_newest(number, file, segment);
         let moved = vec![(record.seq, self.place(number, SEGMENT_HEADER, &record))];
-        self.sync_names()?;
         Ok(Tidied { moved, more: true })
     }
 
-    /// What has been written is given up, for the next try begins anew.
+    /// Gives up what has been written; the next try begins anew.
     fn abandon<T>(&mut self, error: &io::Error) -> Result<T, StoreError> {
-        let _ = self.disk.remove(&self.relocation_path());
+        self.remove_relocated();
         Err(self.refuse(error))
+    }
+
+    /// Frees the space of what has been written. If this fails, the next start does it.
+    fn remove_relocated(&self) {
+        let _ = self.disk.remove(&self.relocation_path());
     }
 }

@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rand::RngCore;
 
-use super::{Location, LogStore, ToWrite};
+use super::{Location, LogStore, Segment, ToWrite};
 use crate::payload::Payload;
+use crate::store::disk::transient;
 use crate::store::segment::{Kind, RECORD_HEADER, Record};
 use crate::store::{Durable, NO_RECORD, Seq, StoreError, Tidied};
 
@@ -19,6 +20,9 @@ const MOVED_TOGETHER: u64 = 4;
 /// How much of the disk is kept, so that removals can be written when it is full: 8,000 of them, after each of which
 /// a segment may be given back.
 const RESERVE_BYTES: usize = 256 << 10;
+
+/// How much space a disk must have at the start so that it does not count as full: that of a small frame, in bytes.
+const USUAL_MESSAGE: u64 = 1 << 20;
 
 /// How much more than twice what lives the log may have on a full disk; otherwise it is a segment.
 const SLACK_WHEN_FULL: u64 = 64 << 10;
@@ -101,10 +105,10 @@ impl LogStore {
         let bytes = records.iter().map(|ToWrite { record, .. }| record.len()).sum();
         let is_probe = records.iter().any(|ToWrite { record, .. }| record.seq == NO_RECORD);
         let appended = if !self.reserve() {
-            Err(StoreError::NoSpace(format!("{}: no room for the reserve", self.directory.display())))
+            Err(self.no_reserve())
         } else {
-            let room = if is_probe { self.check_room() } else { Ok(()) };
-            room.and_then(|()| self.append(records, durable))
+            let space = if is_probe { self.check_refused() } else { Ok(()) };
+            space.and_then(|()| self.append(records, durable))
         };
         match &appended {
             Ok(_) => self.refused = None,
@@ -114,8 +118,23 @@ impl LogStore {
         appended
     }
 
-    /// Whether there is room for what was refused last. That some bytes can be written says nothing of that.
-    fn check_room(&mut self) -> Result<(), StoreError> {
+    /// Whether there is space for the reserve and for a message of usual size.
+    pub(super) fn check_space(&mut self) -> Result<(), StoreError> {
+        if !self.reserve() {
+            return Err(self.no_reserve());
+        }
+        self.refused = self.refused.max(Some(USUAL_MESSAGE));
+        self.check_refused()?;
+        self.refused = None;
+        Ok(())
+    }
+
+    fn no_reserve(&self) -> StoreError {
+        StoreError::NoSpace(format!("{}: no space for the reserve", self.directory.display()))
+    }
+
+    /// Whether there is space for what was refused last. That some bytes can be written says nothing about that.
+    fn check_refused(&mut self) -> Result<(), StoreError> {
         let Some(bytes) = self.refused else { return Ok(()) };
         let path = self.directory.join("ROOM");
         let checked = self.disk.create(&path).and_then(|file| self.disk.check_room(&file, bytes));
@@ -123,34 +142,64 @@ impl LogStore {
         checked.and(removed).map_err(|error| self.refuse(&error))
     }
 
-    /// A step: deletes the oldest segment where nothing lives there, or moves some records out of it while the log is too
-    /// large.
+    /// One step: deletes the oldest segment where nothing lives there, or moves some records out of it while the log is too
+    /// large. Segments that cannot be read are passed over.
     pub(super) fn give_space_back(&mut self) -> Result<Tidied, StoreError> {
         if let Some(relocation) = self.relocation.take() {
-            return self.pausing(|store| store.relocate(relocation));
+            return self.step(relocation.segment(), |store| store.relocate(relocation));
         }
-        let Some((&oldest, segment)) = self.segments.first_key_value() else { return Ok(Tidied::default()) };
-        let alone = self.segments.len() == 1;
-        if segment.live == 0 && !alone {
-            let more = self.delete_oldest(oldest)?;
+        let (Some((&oldest, _)), Some((&newest, _))) =
+            (self.segments.first_key_value(), self.segments.last_key_value())
+        else {
+            return Ok(Tidied::default());
+        };
+        let found = self.segments.iter().find(|(number, segment)| {
+            let is_given_up = segment.len == 0 && **number != oldest;
+            !is_given_up && (segment.live == 0 || !self.unreadable.contains_key(number))
+        });
+        let Some((&number, segment)) = found else { return Ok(Tidied::default()) };
+        if segment.live == 0 && number != newest {
+            let more = self.delete(number)?;
             return Ok(Tidied { more, ..Tidied::default() });
         }
         // A larger share than this would waste disk, a smaller one would copy the same records again and again.
         let is_full = self.refused.is_some() || !self.reserved;
         let slack = if is_full { SLACK_WHEN_FULL.min(self.segment_bytes) } else { self.segment_bytes };
-        if self.total <= 2 * self.live + slack || !self.move_pause.is_over() {
+        let stuck = self.unreadable.keys().filter_map(|number| self.segments.get(number));
+        let (total, live) =
+            stuck.fold((self.total, self.live), |(total, live), segment| (total - segment.len, live - segment.live));
+        if total <= 2 * live + slack || !self.move_pause.is_over() {
             return Ok(Tidied::default());
         }
-        if alone { self.pausing(Self::leave_newest) } else { self.pausing(|store| store.move_out_of(oldest)) }
+        if number == newest {
+            self.step(number, |store| Ok(store.leave_newest()?))
+        } else {
+            self.step(number, |store| store.move_out_of(number))
+        }
     }
 
-    /// Takes a step that needs room. Where there is none, the next one is not taken for a while.
-    fn pausing(&mut self, step: impl FnOnce(&mut Self) -> Result<Tidied, StoreError>) -> Result<Tidied, StoreError> {
-        let tidied = step(self);
-        if tidied.is_err() {
-            self.move_pause.begin(MAX_MOVE_PAUSE);
+    /// Takes a step that needs space and moves records out of the segment `from`. After a failure there is a pause.
+    fn step(
+        &mut self,
+        from: u32,
+        step: impl FnOnce(&mut Self) -> Result<Tidied, MoveError>,
+    ) -> Result<Tidied, StoreError> {
+        match step(self) {
+            Ok(tidied) => Ok(tidied),
+            Err(MoveError::Store(error)) => {
+                self.move_pause.begin(MAX_MOVE_PAUSE);
+                Err(error)
+            }
+            Err(MoveError::Unreadable(error)) => {
+                let path = self.path(from);
+                log::error!(
+                    "{}: a record cannot be read: {error}; this segment is kept as it is until nothing in it is needed",
+                    path.display()
+                );
+                self.unreadable.insert(from, from);
+                Ok(Tidied { more: true, ..Tidied::default() })
+            }
         }
-        tidied
     }
 
     /// Begins another segment before the newest is full, so that what is in that can be given back.
@@ -163,32 +212,63 @@ impl LogStore {
         Ok(Tidied { more: true, ..Tidied::default() })
     }
 
-    /// Deletes a segment in which nothing lives, and before which there is none. Says whether that was done: not where too
-    /// many of the deleted ones are being read.
-    fn delete_oldest(&mut self, oldest: u32) -> Result<bool, StoreError> {
+    /// Deletes a segment in which nothing lives. Before it there may be segments that cannot be read, but no others. Returns
+    /// whether it was deleted: not where too many deleted segments are still being read.
+    fn delete(&mut self, number: u32) -> Result<bool, StoreError> {
         // A power failure must not bring this one back after a later one, which holds its removals, has gone.
         self.sync_names()?;
-        let Some(segment) = self.segments.get(&oldest) else { return Ok(false) };
+        let is_oldest = self.segments.range(..number).next().is_none();
+        if !is_oldest {
+            self.keep_removals(number)?;
+        }
+        let Some(segment) = self.segments.get(&number) else { return Ok(false) };
         let prepared = segment.file.prepare_deletion().map_err(|error| self.refuse(&error))?;
         if !prepared {
             return Ok(false);
         }
-        self.disk.remove(&self.path(oldest)).map_err(|error| self.refuse(&error))?;
+        let path = self.path(number);
+        let deleted = if is_oldest { self.disk.remove(&path) } else { self.replace_by_empty(&path) };
+        deleted.map_err(|error| self.refuse(&error))?;
         self.unsynced_names = true;
-        if let Some(segment) = self.segments.remove(&oldest) {
+        if let Some(segment) = self.segments.remove(&number) {
             self.total -= segment.len;
         }
+        if !is_oldest {
+            self.segments.insert(number, Segment::given_up(self.segment_file(number)));
+        }
+        self.unreadable.remove(&number);
         (self.reserve_pause, self.move_pause) = (Pause::default(), Pause::default());
         self.sync_names()?;
         Ok(true)
     }
 
+    /// Puts an empty file in place of a segment: a gap between segments would be a missing one.
+    fn replace_by_empty(&self, path: &Path) -> io::Result<()> {
+        let temporary = self.relocation_path();
+        let file = self.disk.create(&temporary)?;
+        self.disk.sync(&file)?;
+        self.disk.rename(&temporary, path)
+    }
+
+    /// Writes again the removals of records that stand dead in segments before `number`, as far as their removals may be in
+    /// that segment: those segments cannot be read now, but perhaps at the next start.
+    fn keep_removals(&mut self, number: u32) -> Result<(), StoreError> {
+        let before = self.unreadable.range(..number).filter(|(_, removals_from)| **removals_from <= number);
+        let before: Vec<u32> = before.map(|(&before, _)| before).collect();
+        let put = before.iter().filter_map(|before| self.segments.get(before)).flat_map(|segment| &segment.put);
+        let dead: Vec<ToWrite> =
+            put.filter(|seq| !self.index.contains_key(seq)).map(|&seq| ToWrite::removal(seq)).collect();
+        let written_to = if dead.is_empty() { number + 1 } else { self.append_with_reserve(&dead, Durable::Now)?.0 };
+        self.unreadable.extend(before.into_iter().map(|before| (before, written_to)));
+        Ok(())
+    }
+
     /// Moves the first records that live in a segment, or begins to move one that is too large for a step.
-    fn move_out_of(&mut self, oldest: u32) -> Result<Tidied, StoreError> {
+    fn move_out_of(&mut self, oldest: u32) -> Result<Tidied, MoveError> {
         let Some(segment) = self.segments.get(&oldest) else { return Ok(Tidied::default()) };
         let together = self.segment_bytes / MOVED_TOGETHER;
-        let (mut group, mut passed, mut bytes) = (Vec::new(), 0, 0);
-        for &seq in &segment.put {
+        let (mut group, mut passed, mut bytes) = (Vec::new(), segment.passed, 0);
+        for &seq in &segment.put[segment.passed..] {
             if let Some(location) = self.index.get(&seq).filter(|location| location.segment == oldest) {
                 bytes += location.len;
                 if bytes > together {
@@ -204,16 +284,17 @@ impl LogStore {
         }
         let moved = self.move_records(&group)?;
         if let Some(segment) = self.segments.get_mut(&oldest) {
-            segment.put.drain(..passed);
+            segment.passed = passed;
         }
         Ok(Tidied { moved, more: true })
     }
 
-    fn move_records(&mut self, group: &[Location]) -> Result<Vec<(Seq, Payload)>, StoreError> {
+    fn move_records(&mut self, group: &[Location]) -> Result<Vec<(Seq, Payload)>, MoveError> {
         let mut wholes = Vec::with_capacity(group.len());
         for location in group {
             let (record, meta) = self.read_head(location)?;
             let body = self.read(location, record.body_offset(0), record.body_len)?;
+            check_body(&record, crc32c::crc32c(&body))?;
             wholes.push((record, meta, [body]));
         }
         let records = wholes.iter().map(|(record, meta, body)| ToWrite { record: *record, meta, body });
@@ -223,22 +304,42 @@ impl LogStore {
     }
 
     /// The header of a record that is in a segment, and its meta.
-    pub(super) fn read_head(&mut self, location: &Location) -> Result<(Record, Bytes), StoreError> {
+    pub(super) fn read_head(&mut self, location: &Location) -> Result<(Record, Bytes), MoveError> {
         let salt = self.segments.get(&location.segment).map_or(0, |segment| segment.salt);
         let head = self.read(location, 0, RECORD_HEADER)?;
         let len = Record::head_len(&head).min(location.len);
         let head = self.read(location, 0, len)?;
         let record = Record::parse(&head, salt).filter(|record| record.len() == location.len);
-        let changed = || io::Error::other("a record has changed on the disk");
-        let record = record.ok_or_else(|| self.fail(&changed()))?;
+        let record = record.ok_or_else(|| MoveError::Unreadable(io::Error::other("its header has changed")))?;
         Ok((record, head.slice(RECORD_HEADER as usize..)))
     }
 
     /// A part of a record that is in a segment.
-    pub(super) fn read(&mut self, location: &Location, offset: u64, len: u64) -> Result<Bytes, StoreError> {
+    pub(super) fn read(&mut self, location: &Location, offset: u64, len: u64) -> Result<Bytes, MoveError> {
         let Some(segment) = self.segments.get(&location.segment) else { return Ok(Bytes::new()) };
         let file = std::sync::Arc::clone(&segment.file);
         let part = Payload::File { file, offset: location.offset + offset, len };
-        part.read_all().map_err(|error| self.refuse(&error))
+        part.read_all().map_err(|error| match transient(&error) {
+            None if error.kind() != io::ErrorKind::NotFound => MoveError::Unreadable(error),
+            _ => MoveError::Store(self.refuse(&error)),
+        })
+    }
+}
+
+/// Whether a body that was read is the one that was put; `crc` is its checksum.
+pub(super) fn check_body(record: &Record, crc: u32) -> Result<(), MoveError> {
+    if crc == record.body_crc { Ok(()) } else { Err(MoveError::Unreadable(io::Error::other("its body has changed"))) }
+}
+
+/// Why records are not moved out of a segment.
+pub(super) enum MoveError {
+    Store(StoreError),
+    /// A record there cannot be read, now or later: somebody has truncated or changed the file, or the disk cannot read it.
+    Unreadable(io::Error),
+}
+
+impl From<StoreError> for MoveError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }

@@ -1,0 +1,122 @@
+//! A removal that somebody waits for: what is reported as removed stays removed, what is reported as refused stays there,
+//! whichever operation of the disk fails.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::thread;
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use user_http_actors::store::log::LogStore;
+use user_http_actors::store::{OpenError, Seq, StoreHandle};
+
+use crate::disk::{EIO, EMFILE, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
+use crate::power_loss::SEGMENT_BYTES;
+
+/// What the owner of a store knows.
+#[derive(Debug, Default)]
+struct Known {
+    kept: BTreeMap<Seq, usize>,
+    /// The removal has failed with the store: the record is there, or not.
+    uncertain: Vec<Seq>,
+    refused: usize,
+}
+
+/// Puts, and removes one at a time, durably; now and then one that nobody waits for is on its way with it.
+fn scenario(disk: &RecordingDisk, directory: &Path) -> Known {
+    let mut known = Known::default();
+    let Ok((store, _)) = LogStore::open_on(Box::new(disk.clone()), directory, SEGMENT_BYTES) else { return known };
+    let next_seq = store.next_seq();
+    let handle = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
+    for round in 0..25 {
+        for len in [300, 900 + 100 * round, 20_000 * usize::from(round % 5 == 0)] {
+            let put = handle.put(Bytes::from_static(b"meta"), vec![Bytes::from(vec![7; len])]);
+            if let Ok((seq, _)) = block_on(put) {
+                known.kept.insert(seq, len);
+            }
+        }
+        while known.kept.len() > 5 {
+            let oldest: Vec<Seq> = known.kept.keys().copied().take(2).collect();
+            if round % 3 == 0 {
+                handle.remove(oldest[1]);
+                known.kept.remove(&oldest[1]);
+                known.uncertain.push(oldest[1]);
+            }
+            match block_on(handle.remove_durably(oldest[0])) {
+                Ok(()) => drop(known.kept.remove(&oldest[0])),
+                Err(error) if error.is_final() => {
+                    known.uncertain.push(oldest[0]);
+                    return known;
+                }
+                Err(_) => {
+                    known.refused += 1;
+                    break;
+                }
+            }
+        }
+    }
+    if block_on(handle.flush()).is_ok() {
+        known.uncertain.clear();
+    }
+    known
+}
+
+fn check(known: &Known, directory: &Path, what: &str) {
+    let found = loop {
+        match LogStore::open_on(Box::new(UnsyncedDisk), directory, SEGMENT_BYTES) {
+            Ok((_, found)) => break found,
+            Err(OpenError::InUse(_)) => thread::yield_now(),
+            Err(error) => panic!("{what}: the store does not open: {error}"),
+        }
+    };
+    let mut found: BTreeMap<Seq, usize> =
+        found.into_iter().map(|record| (record.seq, record.body.len() as usize)).collect();
+    found.retain(|seq, _| !known.uncertain.contains(seq));
+    let kept: BTreeMap<Seq, usize> =
+        known.kept.iter().filter(|(seq, _)| !known.uncertain.contains(seq)).map(|(seq, len)| (*seq, *len)).collect();
+    assert_eq!(found, kept, "{what}");
+}
+
+/// Lets operation 1, 2, 3 … fail, until there are no more of them.
+fn fails_at_every(kind: FaultKind, error: i32, for_good: bool) -> usize {
+    for at in 1.. {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = RecordingDisk::default();
+        disk.set_fault(Some(Fault { kind, at, error, for_good }));
+        let known = scenario(&disk, directory.path());
+        let what = format!("{kind:?} {at} fails with error {error}");
+        check(&known, directory.path(), &what);
+        let image = tempfile::tempdir().expect("a directory");
+        rebuild(&disk.events(), Unsynced::Nothing, &mut StdRng::seed_from_u64(1), image.path());
+        check(&known, image.path(), &format!("{what}, then the power"));
+        if !disk.was_hit() {
+            assert_eq!(known.refused, 0);
+            return at - 1;
+        }
+    }
+    unreachable!("the scenario ends")
+}
+
+#[test]
+fn a_removal_is_there_or_refused_whichever_operation_fails_for_a_moment() {
+    for error in [ENOSPC, EMFILE] {
+        let operations = fails_at_every(FaultKind::Any, error, false);
+        assert!(operations > 100, "{operations} operations");
+    }
+}
+
+#[test]
+fn a_removal_is_there_or_refused_on_a_disk_that_stays_full() {
+    let writes = fails_at_every(FaultKind::Write, ENOSPC, true);
+    assert!(writes > 50, "{writes} writes");
+}
+
+#[test]
+fn a_removal_whose_sync_fails_is_not_reported_as_made() {
+    let syncs = fails_at_every(FaultKind::Sync, EIO, false);
+    assert!(syncs > 50, "{syncs} syncs");
+    let syncs = fails_at_every(FaultKind::Sync, ENOSPC, false);
+    assert!(syncs > 50, "{syncs} syncs");
+}
