@@ -16,8 +16,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use clap::Parser;
 use serde::Serialize;
 use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
-use user_http_actors::messages::{GetBufferState, GetOutboxState};
-use user_http_actors::{ActorsConfig, UserHttpActors};
+use user_http_actors::{ActorsConfig, ActorsState, UserHttpActors};
 use user_http_server::{
     Gateway, H1_WRITE_BUFFER_SIZE, Limits, configure_api_routes, configure_http_routes, remember_socket,
 };
@@ -72,10 +71,10 @@ impl Actor for Watcher {
 
 impl Watcher {
     fn look(&self, ctx: &mut Context<Self>) {
-        let asked =
-            futures::future::join(self.actors.buffer.send(GetBufferState), self.actors.publisher.send(GetOutboxState));
-        let noted = asked.into_actor(self).map(|states, watcher, ctx| match states {
-            (Ok(buffer), Ok(outbox)) => {
+        let actors = self.actors.clone();
+        let asked = async move { actors.state().await };
+        let noted = asked.into_actor(self).map(|state, watcher, ctx| match state {
+            Ok(ActorsState { buffer, outbox, .. }) => {
                 watcher.samples.truncate(SAMPLES - 1);
                 watcher.samples.push_front(Sample {
                     at: watcher.started.elapsed().as_secs_f64(),
@@ -87,7 +86,7 @@ impl Watcher {
                 });
             }
             // the gateway has been drained: there is nothing left to watch
-            _ => ctx.stop(),
+            Err(_) => ctx.stop(),
         });
         ctx.spawn(noted);
     }

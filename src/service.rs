@@ -12,7 +12,6 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::{App, web};
 use futures::future::Either;
-use user_http_actors::messages::StopLending;
 use user_http_actors::store::StoreError;
 use user_http_actors::{StartError, UserHttpActors};
 
@@ -144,8 +143,7 @@ impl UserHttpServer {
             };
             log::info!("stopping: no new requests, {} s for those in flight", server::SHUTDOWN_TIMEOUT);
             stopping.store(true, Ordering::Relaxed);
-            // a server that is gone has nothing to stop
-            let _ = actors.publisher.send(StopLending).await;
+            actors.stop_leasing().await;
             futures::join!(http_handle.pause(), api_handle.pause());
             tokio::time::sleep(LAST_REQUESTS).await;
             futures::join!(http_handle.stop(true), api_handle.stop(true));

@@ -7,13 +7,12 @@ use actix::prelude::*;
 use futures::future::Either;
 
 use crate::broker::Fingerprint;
+use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendHole;
 use crate::deadlines::Deadlines;
 use crate::error::Error;
-use crate::messages::{
-    AddBufferMsg, BrokerDelivery, BufferMsgView, BufferState, BufferUuid, Drain, FromStore, GetBufferState,
-    RememberReplaced,
-};
+use crate::lease::{BufferMsgView, Progress};
+use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState, RememberReplaced};
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::puts::{PutDone, Puts};
@@ -24,7 +23,6 @@ use crate::wait_queue::WaitQueue;
 
 mod age;
 mod brought;
-mod covered;
 mod expiry;
 mod lease;
 mod record;
@@ -33,9 +31,7 @@ mod tests;
 
 use age::{AgeClock, ByAge, Since};
 use brought::Brought;
-use covered::Covered;
 use lease::{Asker, Lease, WaitingIsOver};
-pub use lease::{BufferLease, LeasedBufferMsg};
 use record::{Gone, Meta};
 
 /// Owns the buffer map (`bufferMsgs` of the specification) and the store below it.
@@ -86,12 +82,12 @@ struct Rare {
     /// Of a message that a broker has brought.
     fingerprint: Option<Fingerprint>,
     /// Of a message whose delivery has broken off.
-    covered: Option<Covered>,
+    progress: Option<Progress>,
 }
 
 impl Rare {
     fn new(blend: Option<BlendHole>, fingerprint: Option<Fingerprint>) -> Option<Box<Self>> {
-        (blend.is_some() || fingerprint.is_some()).then(|| Box::new(Self { blend, fingerprint, covered: None }))
+        (blend.is_some() || fingerprint.is_some()).then(|| Box::new(Self { blend, fingerprint, progress: None }))
     }
 }
 
@@ -116,8 +112,8 @@ impl Held {
         self.rare.as_ref()?.fingerprint
     }
 
-    fn covered(&self) -> Covered {
-        self.rare.as_ref().and_then(|rare| rare.covered.clone()).unwrap_or_default()
+    fn progress(&self) -> Progress {
+        self.rare.as_ref().and_then(|rare| rare.progress.clone()).unwrap_or_default()
     }
 }
 

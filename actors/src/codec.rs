@@ -19,6 +19,8 @@ mod preview;
 mod text;
 mod walk;
 
+use std::fmt;
+
 use bytes::Bytes;
 
 pub use bounds::*;
@@ -42,6 +44,15 @@ pub enum Format {
     Json,
     /// A Python pickle of protocol 0 to 5.
     Pickle,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Json => "JSON",
+            Self::Pickle => "pickle",
+        })
+    }
 }
 
 /// Which of the forwarded types a message has.

@@ -9,12 +9,12 @@ use tokio::sync::oneshot;
 
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement};
 use crate::buffer::BufferActor;
+use crate::buffer_uuid::BufferUuid;
 use crate::decoder::Decoder;
 use crate::error::{Error, ErrorKind};
-use crate::handle::decode_communication_interface_message;
+use crate::facade::decode_communication_interface_message;
 use crate::messages::{
-    AddBufferMsg, BrokerDelivery, BufferState, BufferUuid, ConsumerState, Drain, GetBufferState, GetConsumerState,
-    RememberReplaced,
+    AddBufferMsg, BrokerDelivery, BufferState, ConsumerState, Drain, GetBufferState, GetConsumerState, RememberReplaced,
 };
 
 /// How many deliveries the broker hands over before the first is settled: enough that a group of them shares one

@@ -3,13 +3,13 @@
 //!
 //! | to find | look in |
 //! | --- | --- |
-//! | the actors, started together | [`system`], [`UserHttpActors`] |
-//! | what they can be asked | [`messages`] |
+//! | the actors, started together, and a method for all they do | [`UserHttpActors`] |
+//! | the messages between actors | [`messages`], [`lease`] |
 //! | what may go wrong, and who can act on it | [`error`] |
 //! | messages for workers | [`buffer`], [`blend`] |
 //! | messages for the user manager | [`publisher`] |
 //! | messages from the communication interface | [`consumer`] |
-//! | what is done with a body from outside | [`handle`], [`decoder`], [`codec`] |
+//! | how bodies are decoded | [`codec`], [`decoder`] |
 //! | where messages are kept | [`store`], [`payload`] |
 //! | RabbitMQ | [`broker`] |
 //! | certificates | [`tls`] |
@@ -22,8 +22,7 @@
 //!
 //! use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
 //! use user_http_actors::codec::Format;
-//! use user_http_actors::messages::LeaseBufferMsg;
-//! use user_http_actors::{ActorsConfig, UserHttpActors, handle};
+//! use user_http_actors::{ActorsConfig, UserHttpActors};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! actix::System::new().block_on(async {
@@ -38,8 +37,8 @@
 //!         amqp: None,
 //!     })?;
 //!     let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
-//!     handle::handle_communication_interface_message(&actors.decoder, &actors.buffer, Format::Json, body.into()).await?;
-//!     let leased = actors.buffer.send(LeaseBufferMsg { buffer_uuid: "one".into(), in_one_go: 0 }).await??;
+//!     actors.handle_communication_interface_message(Format::Json, body.into()).await?;
+//!     let leased = actors.lease_buffer_msg("one".into(), 0).await?;
 //!     assert!(leased.view.payload.len() > 10);
 //!     leased.lease.delivered();
 //!     actors.drain().await;
@@ -53,12 +52,14 @@
 pub mod blend;
 pub mod broker;
 pub mod buffer;
+mod buffer_uuid;
 pub mod codec;
 pub mod consumer;
 mod deadlines;
 pub mod decoder;
 pub mod error;
-pub mod handle;
+mod facade;
+pub mod lease;
 pub mod messages;
 pub mod payload;
 pub mod publisher;
@@ -69,9 +70,10 @@ pub mod tls;
 mod wait_queue;
 
 pub use buffer::BufferActor;
+pub use buffer_uuid::BufferUuid;
 pub use consumer::CommunicationInterfaceConsumer;
 pub use decoder::Decoder;
 pub use error::{Error, ErrorKind};
-pub use messages::BufferUuid;
+pub use facade::ActorsState;
 pub use publisher::UserManagerPublisher;
 pub use system::{ActorsConfig, StartError, UserHttpActors};

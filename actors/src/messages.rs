@@ -1,106 +1,67 @@
-//! Every message that the actors take, and its reply.
+//! Every message that the actors take, and its reply. [`UserHttpActors`](crate::UserHttpActors) has a method for each one
+//! that an application sends.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Message, MessageResponse};
-use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::broker::Fingerprint;
-use crate::buffer::LeasedBufferMsg;
-use crate::codec::{BlendHole, BufferMsg, Format, ForwardedType, OutgoingMessage};
+use crate::buffer_uuid::BufferUuid;
+use crate::codec::{BufferMsg, ForwardedType, OutgoingMessage};
 use crate::error::Error;
-use crate::payload::Payload;
-use crate::publisher::NextMessage;
+use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::store::{StoreError, StoreEvent};
 
-/// The name under which a message is buffered: whatever string the communication interface has chosen.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
-pub struct BufferUuid(Arc<str>);
-
-impl BufferUuid {
-    /// The name as a string.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for BufferUuid {
-    fn from(name: String) -> Self {
-        Self(name.into())
-    }
-}
-
-impl From<&str> for BufferUuid {
-    fn from(name: &str) -> Self {
-        Self(name.into())
-    }
-}
-
-impl From<BufferUuid> for String {
-    fn from(name: BufferUuid) -> Self {
-        name.0.as_ref().to_owned()
-    }
-}
-
-impl fmt::Debug for BufferUuid {
-    /// Escaped: the name comes from outside and may end up in a log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-/// To [`BufferActor`](crate::BufferActor): keep this message. The reply comes when it is on stable storage.
+/// To [`BufferActor`](crate::BufferActor): keep a message for a worker. The reply comes when it is on stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct AddBufferMsg {
-    /// The name to keep it under; an earlier message of that name is replaced.
+    /// The name to keep it under; replaces an earlier message of that name.
     pub buffer_uuid: BufferUuid,
     /// The message.
     pub message: BufferMsg,
-    /// Where it comes from a broker, which may deliver it again after it was acknowledged.
+    /// The broker's delivery, if a broker has delivered it: it may deliver it again after it was acknowledged.
     pub delivery: Option<BrokerDelivery>,
 }
 
-/// Tells one delivery of a broker from others.
+/// Identifies what a broker delivers.
 #[derive(Clone, Copy, Debug)]
 pub struct BrokerDelivery {
-    /// What is delivered.
+    /// Hash of the delivered message.
     pub fingerprint: Fingerprint,
-    /// Whether the broker says that it may have delivered it before. Then it is not buffered again where a message of
-    /// this fingerprint is held, or has gone within the last hour.
+    /// The broker's `redelivered` flag. If it is set, the message is not buffered again while a message of this
+    /// fingerprint is held, or for an hour after it has left the buffer.
     pub redelivered: bool,
 }
 
-/// To [`BufferActor`](crate::BufferActor): a message of the broker with this fingerprint was not stored, since a later one
-/// of its UUID was; a redelivery must not bring it back. The reply comes when that is on stable storage.
+/// To [`BufferActor`](crate::BufferActor): a delivery with this fingerprint was not stored, because a later message of the
+/// same UUID was; a redelivery must not bring it back. The reply comes when that is on stable storage.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub struct RememberReplaced {
-    /// Of the message that was not stored.
+    /// The fingerprint of the message that was not stored.
     pub fingerprint: Fingerprint,
 }
 
-/// To [`BufferActor`](crate::BufferActor): let me deliver this message; nobody else may until the lease ends.
+/// To [`BufferActor`](crate::BufferActor): lease a buffered message, in order to deliver it.
 ///
-/// Where another delivery is about to end (its last part is on the way), the reply waits for that end, for a second at
-/// the most.
+/// While another delivery of it is finishing (its last chunk is being sent), the reply waits for the end of that
+/// delivery, at most one second.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<LeasedBufferMsg, Error>")]
 pub struct LeaseBufferMsg {
     /// The name of the message.
     pub buffer_uuid: BufferUuid,
-    /// A message of at most so many bytes is delivered in one go: its last part counts as on the way from the start, and
-    /// [`BufferLease::finishing`](crate::buffer::BufferLease::finishing) need not say so. 0 where none is.
-    pub in_one_go: u64,
+    /// The caller sends a message of at most this many bytes as a single chunk. Such a delivery is finishing from the
+    /// start: the lease itself announces the last chunk, which saves one actor message. 0 if the caller always calls
+    /// [`BufferLease::finishing`](crate::lease::BufferLease::finishing).
+    pub max_single_write: u64,
 }
 
-/// To [`BufferActor`](crate::BufferActor): what does this message look like? Delivers nothing. The reply waits as that to
-/// [`LeaseBufferMsg`] does, so that a message that has just been delivered is not seen any more.
+/// To [`BufferActor`](crate::BufferActor): look at a buffered message without delivering it. The reply waits for a finishing
+/// delivery as the reply to [`LeaseBufferMsg`] does, so that a message that has just been delivered is not shown.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<BufferMsgView, Error>")]
 pub struct PeekBufferMsg {
@@ -108,46 +69,35 @@ pub struct PeekBufferMsg {
     pub buffer_uuid: BufferUuid,
 }
 
-/// A buffered message as it is sent.
-#[derive(Clone, Debug)]
-pub struct BufferMsgView {
-    /// Differs from that of every other message that this service has held or will hold.
-    pub version: String,
-    /// The message as a pickle, without the .blend file.
-    pub payload: Payload,
-    /// Where the .blend file goes, if there is one.
-    pub blend: Option<BlendHole>,
-}
-
-/// To [`BufferActor`](crate::BufferActor): what do you hold?
+/// To [`BufferActor`](crate::BufferActor): report the state of the buffer.
 #[derive(Debug, Message)]
 #[rtype(result = "BufferState")]
 pub struct GetBufferState;
 
-/// What the buffer holds, and what has become of the rest since the service started.
+/// A snapshot of the buffer. Totals count since the start of the service.
 #[derive(Clone, Debug, MessageResponse)]
 pub struct BufferState {
-    /// Messages that are held.
+    /// Messages in the buffer.
     pub messages: usize,
-    /// What they take of the limit, in bytes: their bodies without .blend files, their names, and 512 bytes each for
-    /// what is kept beside them in memory and on the disk.
+    /// Their cost in bytes: bodies without .blend files, names, and 512 bytes per message for what is kept beside them in
+    /// memory and on the disk.
     pub bytes: u64,
-    /// The limit.
+    /// The limit for `bytes`.
     pub max_bytes: u64,
-    /// How much of it neither messages take nor those on their way to the store.
+    /// Bytes of the limit that are free: taken neither by messages nor by those on their way to the store.
     pub room: u64,
     /// Messages that are being delivered.
     pub in_delivery: usize,
     /// Messages that were delivered.
     pub delivered_total: u64,
-    /// Messages that were never fetched and have expired.
+    /// Messages that expired before they were fetched.
     pub expired_total: u64,
-    /// Why the store takes nothing, if so.
+    /// Why the store refuses messages at the moment, if it does.
     pub store_failure: Option<StoreError>,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): see that this reaches the user manager. The reply
-/// comes when it is on stable storage.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): forward a message to the user manager. The reply comes when it
+/// is on stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct SendMessageToUserManager(pub OutgoingMessage);
@@ -156,32 +106,33 @@ pub struct SendMessageToUserManager(pub OutgoingMessage);
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub enum CountUserMessage {
-    /// It was a `TEST`.
+    /// A `TEST` message.
     Test,
-    /// It was of a type that nobody knows.
+    /// A message of an unknown type.
     Other,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): lend me the oldest message that nobody else has, as
-/// soon as there is one. For a service without a broker.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): lease the oldest message that is not leased. For a service
+/// without a broker.
 ///
-/// The message comes over `reply`; who waits no longer drops the other end.
+/// The reply is `None` if there is none, or if the service stops. A caller that stops waiting drops the request: a
+/// message that comes too late is offered again.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), Error>")]
+#[rtype(result = "Result<Option<NextMessage>, Error>")]
 pub struct TakeNextMessage {
-    /// How long nobody else gets it. Zero shows the message without lending it.
+    /// The visibility timeout: how long nobody else gets the message. Zero shows the message without leasing it.
     pub lease: Duration,
-    /// Where the message goes.
-    pub reply: oneshot::Sender<NextMessage>,
+    /// Whether the reply waits until there is a message.
+    pub wait: bool,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): lend nothing more, and tell all who wait so.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): lease no more messages, and reply to all who wait for one.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct StopLending;
+pub struct StopLeasing;
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): this message is done with; forget it. The reply
-/// comes when that is on stable storage.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): the user manager has processed a message; remove it. The reply
+/// comes when the removal is on stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct DeleteMessage {
@@ -189,34 +140,34 @@ pub struct DeleteMessage {
     pub message_id: Uuid,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): which messages has the broker refused for good? The
-/// reply comes when that is on stable storage.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): list the parked messages. The reply comes when it is on stable
+/// storage that they are parked.
 #[derive(Debug, Message)]
 #[rtype(result = "ParkedMessages")]
 pub struct GetParkedMessages;
 
-/// The messages that are parked, oldest first.
+/// The parked messages, oldest first.
 #[derive(Clone, Debug, MessageResponse)]
 pub struct ParkedMessages(pub Vec<ParkedMessage>);
 
-/// A message that the broker has refused for good: it is kept until somebody has it published again, or deletes it.
+/// A message that the broker refuses permanently. It is kept until an operator publishes it again or deletes it.
 #[derive(Clone, Debug)]
 pub struct ParkedMessage {
     /// The id that it is published with.
     pub message_id: Uuid,
-    /// Who has sent it.
+    /// The sender.
     pub user_id: String,
-    /// What it is.
+    /// The type.
     pub kind: ForwardedType,
-    /// How long its body is, in bytes.
+    /// The length of its body in bytes.
     pub size: u64,
-    /// What the broker has said.
+    /// Why it is parked.
     pub reason: String,
-    /// When, in milliseconds since 1970.
+    /// Since when, in milliseconds since 1970.
     pub since_ms: u64,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): send this parked message after all.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): publish a parked message again.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct PublishParkedMessage {
@@ -224,8 +175,8 @@ pub struct PublishParkedMessage {
     pub message_id: Uuid,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): forget this parked message. The reply comes when that is
-/// on stable storage.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): remove a parked message. The reply comes when the removal is on
+/// stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct DeleteParkedMessage {
@@ -233,85 +184,76 @@ pub struct DeleteParkedMessage {
     pub message_id: Uuid,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): what do you hold?
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): report the state of the outbox.
 #[derive(Debug, Message)]
 #[rtype(result = "OutboxState")]
 pub struct GetOutboxState;
 
-/// What waits for the user manager, and what has been counted since the service started.
+/// A snapshot of the outbox. Totals count since the start of the service.
 #[derive(Clone, Debug, MessageResponse)]
 pub struct OutboxState {
-    /// Messages that wait, those on their way to the broker among them.
+    /// Messages in the outbox: waiting, in flight, leased or parked.
     pub messages: usize,
-    /// What they take of the limit, in bytes: their bodies, and about 700 bytes each for what is kept beside them.
+    /// Their cost in bytes: bodies, and about 700 bytes per message for what is kept beside them.
     pub bytes: u64,
-    /// Those among them that cannot be published, and that wait for somebody's decision.
+    /// Parked messages, which wait for an operator.
     pub parked: usize,
-    /// How many bytes may wait.
+    /// The limit for `bytes`.
     pub max_bytes: u64,
-    /// Whether a message was refused for want of room, and none has gone since.
+    /// A message was refused because the outbox was full, and none has left it since.
     pub full: bool,
-    /// How the broker is.
+    /// The connection to the broker.
     pub broker: BrokerState,
     /// What messages wait for although the broker is connected, in words.
     pub waiting_for: Option<String>,
-    /// Messages that have reached the broker, or were taken by the user manager.
+    /// Messages that the broker has confirmed or the user manager has deleted.
     pub forwarded_total: u64,
     /// `TEST` messages.
     pub test_total: u64,
-    /// Messages of a type that nobody knows.
+    /// Messages of an unknown type.
     pub unknown_total: u64,
-    /// Why the store takes nothing, if so.
+    /// Why the store refuses messages at the moment, if it does.
     pub store_failure: Option<StoreError>,
 }
 
-/// How the connection to the broker is.
+/// The state of the connection to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BrokerState {
     /// The service runs without a broker.
     None,
-    /// Messages flow, or would if there were any.
+    /// Connected.
     Connected,
-    /// There is no connection; the next attempt follows by itself.
+    /// Not connected; the next attempt follows by itself.
     Disconnected,
-    /// The broker takes no messages at the moment (`connection.blocked`).
+    /// Connected, but the broker accepts no messages at the moment (`connection.blocked`).
     Blocked,
 }
 
-/// To [`CommunicationInterfaceConsumer`](crate::CommunicationInterfaceConsumer): how are you?
+/// To [`CommunicationInterfaceConsumer`](crate::CommunicationInterfaceConsumer): report the state of the consumer.
 #[derive(Debug, Message)]
 #[rtype(result = "ConsumerState")]
 pub struct GetConsumerState;
 
-/// How the consumer is, and what it has counted since the service started.
+/// A snapshot of the consumer. Totals count since the start of the service.
 #[derive(Clone, Debug, MessageResponse)]
 pub struct ConsumerState {
-    /// Whether it is connected.
+    /// Whether it is connected to the broker.
     pub connected: bool,
-    /// Whether it takes nothing at the moment, since there is no room: the broker keeps what comes.
+    /// The buffer is full, so nothing is consumed: the broker keeps the messages.
     pub paused: bool,
     /// Deliveries that were stored.
     pub stored_total: u64,
-    /// Deliveries that could never be stored, and were rejected.
+    /// Deliveries that can never be stored, and were rejected.
     pub rejected_total: u64,
 }
 
-/// To an actor, from its store.
+/// To an actor, from its store: what has happened.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct FromStore(pub StoreEvent);
 
-/// To an actor: take no more work, settle what is in hand, reply when that is done, and end.
+/// To an actor: refuse new work, finish the work in progress, reply, and stop.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Drain;
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Json => "JSON",
-            Self::Pickle => "pickle",
-        })
-    }
-}

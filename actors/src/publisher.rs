@@ -9,9 +9,10 @@ use tokio::sync::oneshot;
 
 use crate::broker::{PublisherEvent, PublisherLink};
 use crate::error::Error;
+use crate::lease::{NextMessage, OutboxLeaseEvent};
 use crate::messages::{
     BrokerState, CountUserMessage, DeleteMessage, Drain, FromStore, GetOutboxState, OutboxState,
-    SendMessageToUserManager, StopLending, TakeNextMessage,
+    SendMessageToUserManager, StopLeasing, TakeNextMessage,
 };
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::puts::{PutDone, Puts};
@@ -23,8 +24,7 @@ mod outbox;
 mod parking;
 
 use forward::{Forwarder, Next};
-use lend::{EndLoan, Lender, ParkUnreadable};
-pub use lend::{MessageLease, NextMessage};
+use lend::{EndLoan, Lender};
 use outbox::{Outbox, OutboxMeta};
 
 /// How long a stop waits for the broker's answer to what is on its way. What has none by then is sent again
@@ -167,7 +167,7 @@ impl UserManagerPublisher {
                     Some((seq, reason)) => self.park(seq, reason),
                     None => return,
                 },
-                Route::UserManager(lender) => return lender.lend(&mut self.outbox, &ctx.address()),
+                Route::UserManager(lender) => return lender.lend(&mut self.outbox, &ctx.address().recipient()),
                 Route::ToBe(_) => return,
             }
         }
@@ -316,57 +316,58 @@ impl Handler<FromBroker> for UserManagerPublisher {
 }
 
 impl Handler<TakeNextMessage> for UserManagerPublisher {
-    type Result = Result<(), Error>;
+    type Result = Deferred<Result<Option<NextMessage>, Error>>;
 
-    fn handle(&mut self, TakeNextMessage { lease, reply }: TakeNextMessage, ctx: &mut Self::Context) -> Self::Result {
-        let Route::UserManager(lender) = &mut self.route else { return Err(Error::BrokerIsConfigured) };
-        lender.queue(lease, reply);
-        self.advance(ctx);
-        Ok(())
+    fn handle(&mut self, TakeNextMessage { lease, wait }: TakeNextMessage, ctx: &mut Self::Context) -> Self::Result {
+        let (reply, deferred) = deferred();
+        match &mut self.route {
+            Route::UserManager(lender) if wait || lender.has_next(&self.outbox) => {
+                lender.queue(lease, reply);
+                self.advance(ctx);
+            }
+            Route::UserManager(_) => reply.send(Ok(None)),
+            Route::Broker(_) | Route::ToBe(_) => reply.send(Err(Error::BrokerIsConfigured)),
+        }
+        deferred
     }
 }
 
-impl Handler<StopLending> for UserManagerPublisher {
+impl Handler<StopLeasing> for UserManagerPublisher {
     type Result = ();
 
-    fn handle(&mut self, _: StopLending, _: &mut Self::Context) {
+    fn handle(&mut self, _: StopLeasing, _: &mut Self::Context) {
         if let Route::UserManager(lender) = &mut self.route {
             lender.stop();
         }
     }
 }
 
-impl Handler<EndLoan> for UserManagerPublisher {
+impl Handler<OutboxLeaseEvent> for UserManagerPublisher {
     type Result = ();
 
-    fn handle(&mut self, EndLoan { seq, loan }: EndLoan, ctx: &mut Self::Context) {
-        if let Route::UserManager(lender) = &mut self.route {
-            lender.end_loan(seq, loan, &mut self.outbox);
-            self.advance(ctx);
+    fn handle(&mut self, event: OutboxLeaseEvent, ctx: &mut Self::Context) {
+        let Route::UserManager(lender) = &mut self.route else { return };
+        match event {
+            OutboxLeaseEvent::Released { seq, lease } => lender.end_loan(seq, lease, &mut self.outbox),
+            // two readers may find that out at the same time, or it has been deleted since
+            OutboxLeaseEvent::Unreadable { seq, .. }
+                if self.outbox.get(seq).is_none() || self.outbox.is_parked(seq) =>
+            {
+                return;
+            }
+            OutboxLeaseEvent::Unreadable { seq, reason } => {
+                lender.forget_loan(seq);
+                self.outbox.take_out(seq);
+                self.park(seq, reason);
+            }
         }
-    }
-}
-
-impl Handler<ParkUnreadable> for UserManagerPublisher {
-    type Result = ();
-
-    fn handle(&mut self, ParkUnreadable { seq, reason }: ParkUnreadable, ctx: &mut Self::Context) {
-        // two may have found out at once, or it has been deleted since
-        if self.outbox.get(seq).is_none() || self.outbox.is_parked(seq) {
-            return;
-        }
-        if let Route::UserManager(lender) = &mut self.route {
-            lender.forget_loan(seq);
-        }
-        self.outbox.take_out(seq);
-        self.park(seq, reason);
         self.advance(ctx);
     }
 }
 
-/// The loans whose time is over.
+/// The visibility timeouts that have passed.
 impl StreamHandler<EndLoan> for UserManagerPublisher {
-    fn handle(&mut self, EndLoan { seq, .. }: EndLoan, ctx: &mut Self::Context) {
+    fn handle(&mut self, EndLoan(seq): EndLoan, ctx: &mut Self::Context) {
         if let Route::UserManager(lender) = &mut self.route {
             lender.expire(seq, &mut self.outbox);
             self.advance(ctx);

@@ -77,19 +77,17 @@ pub enum StartError {
     Thread(io::Error),
 }
 
-/// The running actors. Cloning is cheap.
+/// The running actors: what an application calls. Cloning is cheap.
+///
+/// A method sends one message and waits for its reply. [`buffer`](Self::buffer), [`publisher`](Self::publisher) and
+/// [`consumer`](Self::consumer) are for an application whose own actors send the [`messages`](crate::messages).
 #[derive(Clone, Debug)]
 pub struct UserHttpActors {
-    /// Decodes large bodies.
-    pub decoder: Decoder,
-    /// Owns the buffered messages.
-    pub buffer: Addr<BufferActor>,
-    /// Owns the messages for the user manager.
-    pub publisher: Addr<UserManagerPublisher>,
-    /// Consumes the communication interface's queue, where there is a broker.
-    pub consumer: Option<Addr<CommunicationInterfaceConsumer>>,
-    /// The permitted folders.
-    pub blend_roots: BlendRoots,
+    pub(crate) decoder: Decoder,
+    pub(crate) buffer: Addr<BufferActor>,
+    pub(crate) publisher: Addr<UserManagerPublisher>,
+    pub(crate) consumer: Option<Addr<CommunicationInterfaceConsumer>>,
+    pub(crate) blend_roots: BlendRoots,
     store_failure: watch::Receiver<Option<StoreError>>,
 }
 
@@ -140,6 +138,21 @@ impl UserHttpActors {
             CommunicationInterfaceConsumer::new(decoder.clone(), buffer.clone(), start).start()
         });
         Ok(Self { decoder, buffer, publisher, consumer, blend_roots, store_failure })
+    }
+
+    /// Owns the buffered messages.
+    pub fn buffer(&self) -> &Addr<BufferActor> {
+        &self.buffer
+    }
+
+    /// Owns the messages for the user manager.
+    pub fn publisher(&self) -> &Addr<UserManagerPublisher> {
+        &self.publisher
+    }
+
+    /// Consumes the communication interface's queue, if there is a broker.
+    pub fn consumer(&self) -> Option<&Addr<CommunicationInterfaceConsumer>> {
+        self.consumer.as_ref()
     }
 
     /// Resolves when a store has failed for good: nothing more is taken then, and whoever runs the service starts it

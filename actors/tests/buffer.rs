@@ -7,8 +7,8 @@ use std::time::Duration;
 use actix::{Actor, Addr};
 use bytes::Bytes;
 use user_http_actors::broker::Fingerprint;
-use user_http_actors::buffer::LeasedBufferMsg;
 use user_http_actors::codec::BufferMsg;
+use user_http_actors::lease::LeasedBufferMsg;
 use user_http_actors::messages::{
     AddBufferMsg, BrokerDelivery, BufferState, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg,
 };
@@ -55,7 +55,7 @@ async fn add(buffer: &Addr<BufferActor>, uuid: &str, body: &[u8]) -> Result<(), 
 }
 
 async fn lease(buffer: &Addr<BufferActor>, uuid: &str) -> Result<LeasedBufferMsg, Error> {
-    buffer.send(LeaseBufferMsg { buffer_uuid: uuid.into(), in_one_go: 0 }).await.expect("alive")
+    buffer.send(LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0 }).await.expect("alive")
 }
 
 async fn state(buffer: &Addr<BufferActor>) -> BufferState {
@@ -93,7 +93,7 @@ async fn a_lease_whose_asker_has_gone_does_not_keep_the_message() {
     let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     // asked for, and not waited for
-    drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), in_one_go: 0 }));
+    drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0 }));
     assert!(lease(&buffer, "a").await.is_ok());
 }
 
@@ -149,7 +149,7 @@ async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
         add(&buffer, "a", b"message").await.expect("room");
         let first = lease(&buffer, "a").await.expect("it is there");
         first.lease.finishing();
-        let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), in_one_go: 0 });
+        let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0 });
         let mut peek = Box::pin(buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }));
         assert!(futures::poll!(&mut peek).is_pending());
         // in the mailbox by the time that this is answered

@@ -117,7 +117,7 @@ impl Consuming {
 
     /// A worker fetches a message, and its beginning is returned.
     async fn fetch(&self, uuid: &str) -> String {
-        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), in_one_go: 0 };
+        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0 };
         let leased = self.buffer.send(lease).await.expect("alive").expect("it is buffered");
         let pickle = leased.view.payload.read_all().expect("readable");
         leased.lease.delivered();

@@ -8,8 +8,8 @@ use actix::{Actor, Addr};
 use bytes::Bytes;
 use proptest::prelude::*;
 use user_http_actors::broker::Fingerprint;
-use user_http_actors::buffer::LeasedBufferMsg;
 use user_http_actors::codec::BufferMsg;
+use user_http_actors::lease::LeasedBufferMsg;
 use user_http_actors::messages::{AddBufferMsg, BrokerDelivery, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg};
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
@@ -168,7 +168,7 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
                 }
             }
             Step::Lease(uuid) => {
-                let lease = LeaseBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), in_one_go: 0 };
+                let lease = LeaseBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), max_single_write: 0 };
                 match (buffer.send(lease).await.expect("alive"), model.messages.get_mut(&uuid)) {
                     (Err(Error::NoBufferMsg), None) => {}
                     (Err(Error::InDelivery), Some(Message { leased: true, .. })) => {}

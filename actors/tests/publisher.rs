@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use actix::{Actor, Addr};
 use bytes::Bytes;
-use tokio::sync::oneshot;
 use user_http_actors::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use user_http_actors::codec::{Format, ForwardedType, OutgoingMessage};
+use user_http_actors::lease::NextMessage;
 use user_http_actors::messages::{
     BrokerState, DeleteMessage, GetOutboxState, GetParkedMessages, OutboxState, ParkedMessage, PublishParkedMessage,
     SendMessageToUserManager, TakeNextMessage,
 };
 use user_http_actors::payload::Payload;
-use user_http_actors::publisher::{NextMessage, StartLink};
+use user_http_actors::publisher::StartLink;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, NO_RECORD, Store, StoreError, StoreHandle};
 use user_http_actors::{Error, UserManagerPublisher};
@@ -347,10 +347,15 @@ async fn a_message_takes_room_for_what_is_kept_beside_its_body() {
     send(&publisher, b"").await.expect("there is room again");
 }
 
-async fn take(publisher: &Addr<UserManagerPublisher>, lease: Duration) -> oneshot::Receiver<NextMessage> {
-    let (reply, message) = oneshot::channel();
-    publisher.send(TakeNextMessage { lease, reply }).await.expect("alive").expect("no broker");
-    message
+/// Asks for the next message. The first `await` ends when the publisher knows that; the second, with the message.
+async fn take(
+    publisher: &Addr<UserManagerPublisher>,
+    lease: Duration,
+) -> impl Future<Output = Option<NextMessage>> + Unpin + use<> {
+    let next = publisher.send(TakeNextMessage { lease, wait: true });
+    // behind it in the mailbox
+    state(publisher).await;
+    Box::pin(async { next.await.expect("alive").expect("no broker") })
 }
 
 /// Room for whatever these tests send.
@@ -362,7 +367,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 async fn messages_are_lent_in_order_and_deleted_when_done() {
     let publisher = start(ROOM, None);
     let mut early = take(&publisher, MINUTE).await;
-    assert!(early.try_recv().is_err(), "there is nothing yet");
+    assert!(futures::poll!(&mut early).is_pending(), "there is nothing yet");
     for body in [b"1", b"2"] {
         send(&publisher, body).await.expect("room");
     }
@@ -390,7 +395,7 @@ async fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_wai
     assert_eq!(leased.delivery_count, 1);
     drop(seen);
     let mut next = take(&publisher, MINUTE).await;
-    assert!(next.try_recv().is_err(), "who has only seen it does not put it back");
+    assert!(futures::poll!(&mut next).is_pending(), "who has only seen it does not put it back");
 }
 
 #[actix::test]
@@ -434,7 +439,7 @@ async fn a_message_that_is_only_shown_and_cannot_be_read_is_set_aside_once() {
     shown.lease.unreadable(&io::ErrorKind::UnexpectedEof.into());
     lent.lease.unreadable(&io::ErrorKind::UnexpectedEof.into());
     assert_eq!(parked(&publisher).await.len(), 1);
-    assert!(take(&publisher, MINUTE).await.try_recv().is_err(), "a parked message is lent to nobody");
+    assert!(futures::poll!(take(&publisher, MINUTE).await).is_pending(), "a parked message is lent to nobody");
 }
 
 #[actix::test]
@@ -454,8 +459,7 @@ async fn a_message_that_is_not_deleted_in_time_is_lent_again() {
 #[actix::test]
 async fn with_a_broker_nobody_takes_messages_here() {
     let (publisher, _broker) = with_broker().await;
-    let (reply, _message) = oneshot::channel();
-    let taken = publisher.send(TakeNextMessage { lease: MINUTE, reply }).await.expect("alive");
+    let taken = publisher.send(TakeNextMessage { lease: MINUTE, wait: true }).await.expect("alive");
     assert!(matches!(taken, Err(Error::BrokerIsConfigured)));
 }
 

@@ -1,8 +1,6 @@
 //! `POST /CommunicationInterface/AddBufferMsg`: the communication interface leaves a message for a worker.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use user_http_actors::UserHttpActors;
-use user_http_actors::handle::handle_communication_interface_message;
 
 use crate::api::Success;
 use crate::http::error::Failure;
@@ -16,7 +14,6 @@ pub async fn add_buffer_msg(request: HttpRequest, payload: web::Payload, gateway
 async fn add(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let body = body::read(request, payload, gateway).await?;
     let format = request::format(request.headers());
-    let UserHttpActors { decoder, buffer, .. } = &gateway.actors;
-    handle_communication_interface_message(decoder, buffer, format, body).await?;
+    gateway.actors.handle_communication_interface_message(format, body).await?;
     Ok(HttpResponse::Ok().json(Success::new()))
 }

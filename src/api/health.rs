@@ -1,11 +1,9 @@
 //! `GET /healthz` and `GET /readyz`: the state of the service for its supervisor.
 
 use actix_web::{HttpResponse, web};
-use futures::future::OptionFuture;
 use serde::Serialize;
-use user_http_actors::messages::{
-    BrokerState, BufferState, GetBufferState, GetConsumerState, GetOutboxState, OutboxState,
-};
+use user_http_actors::ActorsState;
+use user_http_actors::messages::{BrokerState, BufferState, OutboxState};
 use user_http_actors::store::StoreError;
 
 use crate::http::Gateway;
@@ -85,11 +83,7 @@ pub async fn readyz(gateway: web::Data<Gateway>) -> HttpResponse {
 }
 
 async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
-    let actors = &gateway.actors;
-    let consumer = OptionFuture::from(actors.consumer.as_ref().map(|consumer| consumer.send(GetConsumerState)));
-    let (buffer, outbox, consumer) =
-        futures::join!(actors.buffer.send(GetBufferState), actors.publisher.send(GetOutboxState), consumer);
-    let (buffer, outbox, consumer) = (buffer?, outbox?, consumer.transpose()?);
+    let ActorsState { buffer, outbox, consumer } = gateway.actors.state().await?;
     let store = store_health(&buffer, &outbox);
     let mut not_ready = Vec::new();
     match store {

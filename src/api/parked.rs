@@ -2,7 +2,6 @@
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
-use user_http_actors::messages::{DeleteParkedMessage, GetParkedMessages, PublishParkedMessage};
 use uuid::Uuid;
 
 use crate::api::Success;
@@ -27,9 +26,9 @@ struct Entry {
 
 /// `GET /UserManager/Parked`: the parked messages, oldest first.
 pub async fn list(gateway: web::Data<Gateway>) -> HttpResponse {
-    let parked = match gateway.actors.publisher.send(GetParkedMessages).await {
-        Ok(parked) => parked.0,
-        Err(gone) => return Failure::from(gone).json(),
+    let parked = match gateway.actors.parked_messages().await {
+        Ok(parked) => parked,
+        Err(error) => return Failure::from(error).json(),
     };
     let entries = parked.into_iter().map(|message| Entry {
         id: message.message_id,
@@ -44,8 +43,7 @@ pub async fn list(gateway: web::Data<Gateway>) -> HttpResponse {
 
 /// `POST /UserManager/Parked/{id}/Publish`: the message is sent to the broker again.
 pub async fn publish(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
-    let message = PublishParkedMessage { message_id: message_id(&id) };
-    match found(gateway.actors.publisher.send(message).await, PARKED, &id) {
+    match found(gateway.actors.publish_parked_message(message_id(&id)).await, PARKED, &id) {
         Ok(()) => HttpResponse::Ok().json(Success::new()),
         Err(failure) => failure.json(),
     }
@@ -53,8 +51,7 @@ pub async fn publish(id: web::Path<String>, gateway: web::Data<Gateway>) -> Http
 
 /// `DELETE /UserManager/Parked/{id}`: the message is forgotten.
 pub async fn delete(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
-    let message = DeleteParkedMessage { message_id: message_id(&id) };
-    match found(gateway.actors.publisher.send(message).await, PARKED, &id) {
+    match found(gateway.actors.delete_parked_message(message_id(&id)).await, PARKED, &id) {
         Ok(()) => HttpResponse::NoContent().finish(),
         Err(failure) => failure.json(),
     }

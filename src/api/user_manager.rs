@@ -6,11 +6,9 @@ use std::time::Duration;
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures::future::{self, Either};
-use tokio::sync::oneshot;
 use user_http_actors::Error;
 use user_http_actors::codec::Format;
-use user_http_actors::messages::{DeleteMessage, TakeNextMessage};
-use user_http_actors::publisher::NextMessage;
+use user_http_actors::lease::NextMessage;
 use uuid::Uuid;
 
 use crate::http::delivery::{self, DeliveryBody, LengthOnly, Source};
@@ -37,22 +35,11 @@ async fn lend(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, 
     let lease = seconds(request, "lease", DEFAULT_LEASE, 0.0, MAX_LEASE)?;
     let only_head = request.method() == Method::HEAD;
     let lease = if only_head { Duration::ZERO } else { lease };
-    let (reply, mut message) = oneshot::channel();
-    gateway.actors.publisher.send(TakeNextMessage { lease, reply }).await??;
-    let waited = {
-        let (coming, hung_up) = (pin!(tokio::time::timeout(wait, &mut message)), pin!(request::hung_up(request)));
-        match future::select(coming, hung_up).await {
-            Either::Left((waited, _)) => Some(waited),
-            Either::Right(_) => None,
-        }
-    };
-    // at the last moment a message may still have come: closed, the channel takes no other
-    message.close();
-    let taken = match waited {
-        Some(Ok(taken)) => taken.ok(),
-        Some(Err(_)) => message.try_recv().ok(),
-        // nobody is there to take it: dropped, it is offered again
-        None => None,
+    let next = pin!(gateway.actors.next_message(lease, wait));
+    let taken = match future::select(next, pin!(request::hung_up(request))).await {
+        Either::Left((next, _)) => next?,
+        // a message that comes now is offered again by its lease
+        Either::Right(_) => None,
     };
     let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
         return Ok(delivery::response().status(StatusCode::NO_CONTENT).finish());
@@ -88,7 +75,7 @@ pub async fn delete_message(id: web::Path<String>, gateway: web::Data<Gateway>) 
 }
 
 async fn delete(id: &str, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let reply = gateway.actors.publisher.send(DeleteMessage { message_id: message_id(id) }).await;
+    let reply = gateway.actors.delete_message(message_id(id)).await;
     found(reply, "message", id)?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -99,8 +86,8 @@ pub fn message_id(id: &str) -> Uuid {
 }
 
 /// Names what there is none of, where that is the reply.
-pub fn found(reply: Result<Result<(), Error>, actix::MailboxError>, what: &str, id: &str) -> Result<(), Failure> {
-    reply?.map_err(|error| match error {
+pub fn found(reply: Result<(), Error>, what: &str, id: &str) -> Result<(), Failure> {
+    reply.map_err(|error| match error {
         Error::NoSuchMessage => Failure::not_found(format!("there is no {what} {id:?}")),
         error => error.into(),
     })

@@ -13,15 +13,14 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use user_http_actors::blend::BlendFile;
-use user_http_actors::buffer::BufferLease;
+use user_http_actors::lease::{BufferLease, OutboxLease};
 use user_http_actors::payload::Payload;
-use user_http_actors::publisher::MessageLease;
 
 use crate::http::limits::Limits;
 use crate::http::slow_reader::ReaderWatch;
 
-/// An answer up to this length, in bytes, is handed over in one go as a rule: the sockets' buffers have room for it.
-pub const IN_ONE_GO: u64 = 64 << 10;
+/// A message of at most this many bytes is sent as a single chunk, which usually fits into the socket's buffer.
+pub const MAX_SINGLE_WRITE: u64 = 64 << 10;
 
 /// The `h1_write_buffer_size` that makes a delivery exact in an [`HttpServer`](actix_web::HttpServer): the connection
 /// asks the body for more only when everything before has been taken by the socket, so that the question after the last
@@ -142,7 +141,7 @@ impl Lease for BufferLease {
     fn unreadable(self, _: &io::Error) {}
 }
 
-impl Lease for MessageLease {
+impl Lease for OutboxLease {
     fn finishing(&self) {}
 
     fn handed_over(&mut self, _: u64) {}
@@ -152,7 +151,7 @@ impl Lease for MessageLease {
     }
 
     fn unreadable(self, error: &io::Error) {
-        MessageLease::unreadable(self, error);
+        OutboxLease::unreadable(self, error);
     }
 }
 

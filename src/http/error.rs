@@ -183,9 +183,3 @@ impl From<Error> for Failure {
         }
     }
 }
-
-impl From<actix::MailboxError> for Failure {
-    fn from(error: actix::MailboxError) -> Self {
-        Error::from(error).into()
-    }
-}

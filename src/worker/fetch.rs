@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
-use user_http_actors::blend::refine_data_from_metadata;
-use user_http_actors::buffer::LeasedBufferMsg;
+use user_http_actors::BufferUuid;
 use user_http_actors::codec;
-use user_http_actors::messages::{BufferMsgView, LeaseBufferMsg, PeekBufferMsg};
-use user_http_actors::{BufferUuid, Error};
+use user_http_actors::lease::{BufferMsgView, LeasedBufferMsg};
 
 use crate::http::Gateway;
-use crate::http::delivery::{self, DeliveryBody, IN_ONE_GO, LengthOnly, Source, total_len};
+use crate::http::delivery::{self, DeliveryBody, LengthOnly, MAX_SINGLE_WRITE, Source, total_len};
 use crate::http::error::Failure;
 use crate::http::range::{self, Selected};
 use crate::http::request;
@@ -24,8 +22,8 @@ pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gatew
 }
 
 async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid(request)?, in_one_go: IN_ONE_GO };
-    let LeasedBufferMsg { view, mut lease } = gateway.actors.buffer.send(lease).await??;
+    let leased = gateway.actors.lease_buffer_msg(buffer_uuid(request)?, MAX_SINGLE_WRITE).await?;
+    let LeasedBufferMsg { view, mut lease } = leased;
     let answer = Answer::new(gateway, view).await?;
     let mut response = answer.head(request)?;
     let Answer { sources, etag } = answer;
@@ -49,7 +47,7 @@ pub async fn head_data_from_server(request: HttpRequest, gateway: web::Data<Gate
 }
 
 async fn describe(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let view = gateway.actors.buffer.send(PeekBufferMsg { buffer_uuid: buffer_uuid(request)? }).await??;
+    let view = gateway.actors.peek_buffer_msg(buffer_uuid(request)?).await?;
     let answer = Answer::new(gateway, view).await?;
     Ok(answer.head(request)?.body(LengthOnly(total_len(&answer.sources))))
 }
@@ -78,8 +76,7 @@ impl Answer {
         let Some(hole) = blend else {
             return Ok(Self { sources: vec![Source::Payload(payload, 0, len)], etag: format!("\"{version}\"") });
         };
-        let opened = refine_data_from_metadata(&gateway.actors.blend_roots, hole.path.as_deref()).await;
-        let file = Arc::new(opened.map_err(Error::from)?);
+        let file = Arc::new(gateway.actors.open_blend_file(&hole).await?);
         let etag = format!("\"{version}-{}\"", file.version());
         let sources = vec![
             Source::Payload(payload.clone(), 0, hole.offset),

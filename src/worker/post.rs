@@ -4,8 +4,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use user_http_actors::UserHttpActors;
-use user_http_actors::handle::handle_user_message;
 
 use crate::auth::Bearer;
 use crate::http::error::Failure;
@@ -31,10 +29,9 @@ pub async fn send_data_to_server(
 
 async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let body = body::read(request, payload, gateway).await?;
-    let UserHttpActors { decoder, publisher, .. } = &gateway.actors;
     let bearer = request.extensions().get::<Bearer>().cloned().unwrap_or_default();
     let format = request::format(request.headers());
-    handle_user_message(decoder, publisher, bearer.user_id.as_deref(), format, body).await?;
+    gateway.actors.handle_user_message(bearer.user_id.as_deref(), format, body).await?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     Ok(HttpResponse::Ok().json(Received { data: "RECEIVED", time }))
 }

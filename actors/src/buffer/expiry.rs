@@ -7,7 +7,7 @@ use actix::prelude::*;
 use crate::buffer::age::Since;
 use crate::buffer::lease::Asker;
 use crate::buffer::{BufferActor, Held};
-use crate::messages::BufferUuid;
+use crate::buffer_uuid::BufferUuid;
 use crate::store::Seq;
 use crate::wait_queue::WaitQueue;
 

@@ -1,15 +1,16 @@
-//! The right to deliver one buffered message: a value that restores the message when it is dropped.
+//! Leases of buffered messages, and the requests that wait for a delivery to end.
 
 use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
-use crate::buffer::covered::{Covered, Transfer};
 use crate::buffer::{BufferActor, Held};
+use crate::buffer_uuid::BufferUuid;
 use crate::deadlines::Deadline;
 use crate::error::Error;
-use crate::messages::{BufferMsgView, BufferUuid, LeaseBufferMsg, PeekBufferMsg};
+use crate::lease::{BufferLease, BufferLeaseEvent, BufferMsgView, LeaseEnd, LeasedBufferMsg};
+use crate::messages::{LeaseBufferMsg, PeekBufferMsg};
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::Seq;
 use crate::wait_queue::WaitQueue;
@@ -29,7 +30,7 @@ pub(super) struct Asker {
 #[derive(Debug)]
 enum Wish {
     /// To deliver it.
-    Lease { in_one_go: u64, reply: Reply<Result<LeasedBufferMsg, Error>> },
+    Lease { max_single_write: u64, reply: Reply<Result<LeasedBufferMsg, Error>> },
     /// To know what it looks like.
     View(Reply<Result<BufferMsgView, Error>>),
 }
@@ -66,97 +67,6 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) struct WaitingIsOver(Seq);
 
-/// A message, and the right to deliver it.
-#[derive(Debug)]
-pub struct LeasedBufferMsg {
-    /// What to deliver.
-    pub view: BufferMsgView,
-    /// The right to do so.
-    pub lease: BufferLease,
-}
-
-/// The right to deliver one message. Dropped, it offers the message again at once, and what has been handed over of it
-/// counts for the next delivery; see [`BufferLease::begin`] and [`BufferLease::delivered`].
-#[derive(Debug)]
-pub struct BufferLease {
-    buffer: Addr<BufferActor>,
-    uuid: BufferUuid,
-    seq: Seq,
-    /// The actor knows that the last part is on the way.
-    finishing: bool,
-    /// What deliveries before this one have handed over.
-    covered: Covered,
-    /// What this one sends; none where that does not count.
-    transfer: Option<Transfer>,
-    delivered: bool,
-}
-
-impl BufferLease {
-    /// The bytes of the message from `start` on are about to be sent. `version` is that of all `len` bytes, the .blend
-    /// file's among them.
-    ///
-    /// They count towards the delivery if `start` is not beyond what has been handed over of this version, from its first
-    /// byte on and without a gap, or if the worker has `proven` that it has the bytes before.
-    pub fn begin(&mut self, version: &str, len: u64, start: u64, proven: bool) {
-        self.transfer = std::mem::take(&mut self.covered).transfer(version, len, start, proven);
-    }
-
-    /// So many bytes more are with the worker's connection.
-    pub fn handed_over(&mut self, bytes: u64) {
-        self.transfer.iter_mut().for_each(|transfer| transfer.add(bytes));
-    }
-
-    /// Whether the whole message has been handed over, by this delivery and those before.
-    pub fn completes(&self) -> bool {
-        self.transfer.as_ref().is_some_and(Transfer::completes)
-    }
-
-    /// The last part of the message is about to be handed over. Whoever asks for the message from now on waits for
-    /// the outcome: a worker that has the last byte may ask again before [`BufferLease::delivered`] is called.
-    pub fn finishing(&self) {
-        if !self.finishing {
-            self.settle(Settled::Finishing);
-        }
-    }
-
-    /// The whole message has been handed to the worker's connection: it is removed.
-    pub fn delivered(mut self) {
-        self.delivered = true;
-    }
-
-    fn settle(&self, settled: Settled) {
-        self.buffer.do_send(Settle { uuid: self.uuid.clone(), seq: self.seq, settled });
-    }
-}
-
-impl Drop for BufferLease {
-    fn drop(&mut self) {
-        let transfer = self.transfer.take();
-        self.settle(match self.delivered {
-            true => Settled::Delivered,
-            false => Settled::Released(transfer.map(Transfer::covered)),
-        });
-    }
-}
-
-/// What has become of a delivery.
-#[derive(Debug)]
-pub(super) enum Settled {
-    Finishing,
-    Delivered,
-    /// With how far the message is covered now, where that may have changed.
-    Released(Option<Covered>),
-}
-
-/// To [`BufferActor`], from a lease.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct Settle {
-    pub uuid: BufferUuid,
-    pub seq: Seq,
-    pub settled: Settled,
-}
-
 impl BufferActor {
     /// Gives an asker what it wants; where a delivery is about to end, when it has ended.
     fn give(&mut self, uuid: &BufferUuid, asker: Asker, ctx: &mut Context<Self>) {
@@ -172,9 +82,9 @@ impl BufferActor {
         }
         match asker.wish {
             Wish::View(reply) => reply.send(found.map(|(_, view)| view)),
-            Wish::Lease { in_one_go, reply } => {
+            Wish::Lease { max_single_write, reply } => {
                 // a lease that nobody takes is dropped, and so ends
-                reply.send(found.and_then(|(seq, view)| self.lease(uuid, seq, view, in_one_go, ctx)));
+                reply.send(found.and_then(|(seq, view)| self.lease(uuid, seq, view, max_single_write, ctx)));
             }
         }
     }
@@ -184,21 +94,14 @@ impl BufferActor {
         uuid: &BufferUuid,
         seq: Seq,
         view: BufferMsgView,
-        in_one_go: u64,
+        max_single_write: u64,
         ctx: &Context<Self>,
     ) -> Result<LeasedBufferMsg, Error> {
         let Entry::Vacant(entry) = self.leases.entry(seq) else { return Err(Error::InDelivery) };
-        let finishing = view.blend.is_none() && view.payload.len() <= in_one_go;
+        let finishing = view.blend.is_none() && view.payload.len() <= max_single_write;
         entry.insert(Lease { finishing, waiting: Waiting::default() });
-        let lease = BufferLease {
-            buffer: ctx.address(),
-            uuid: uuid.clone(),
-            seq,
-            finishing,
-            covered: self.messages.get(uuid).map(Held::covered).unwrap_or_default(),
-            transfer: None,
-            delivered: false,
-        };
+        let progress = self.messages.get(uuid).map(Held::progress).unwrap_or_default();
+        let lease = BufferLease::new(ctx.address().recipient(), uuid.clone(), seq, finishing, progress);
         Ok(LeasedBufferMsg { view, lease })
     }
 
@@ -254,7 +157,7 @@ impl Handler<LeaseBufferMsg> for BufferActor {
 
     fn handle(&mut self, message: LeaseBufferMsg, ctx: &mut Self::Context) -> Self::Result {
         let (reply, deferred) = deferred();
-        let wish = Wish::Lease { in_one_go: message.in_one_go, reply };
+        let wish = Wish::Lease { max_single_write: message.max_single_write, reply };
         self.give(&message.buffer_uuid, Asker::new(wish), ctx);
         deferred
     }
@@ -270,33 +173,33 @@ impl Handler<PeekBufferMsg> for BufferActor {
     }
 }
 
-impl Handler<Settle> for BufferActor {
+impl Handler<BufferLeaseEvent> for BufferActor {
     type Result = ();
 
-    fn handle(&mut self, Settle { uuid, seq, settled }: Settle, ctx: &mut Self::Context) {
+    fn handle(&mut self, BufferLeaseEvent { uuid, seq, end }: BufferLeaseEvent, ctx: &mut Self::Context) {
         // an older message of that name is no longer here: its delivery matters to nobody, but what it held is free now
         let Some(held) = self.messages.get_mut(&uuid).filter(|held| held.seq == seq) else {
-            if !matches!(settled, Settled::Finishing)
+            if !matches!(end, LeaseEnd::Finishing)
                 && let Some(cost) = self.lingering.remove(&seq)
             {
                 self.lingering_bytes -= cost;
             }
             return;
         };
-        let waiting = match settled {
-            Settled::Finishing => {
+        let waiting = match end {
+            LeaseEnd::Finishing => {
                 if let Some(lease) = self.leases.get_mut(&seq) {
                     lease.finishing = true;
                 }
                 return;
             }
-            Settled::Delivered => {
+            LeaseEnd::Delivered => {
                 self.delivered_total += 1;
                 self.remove(&uuid)
             }
-            Settled::Released(covered) => {
-                if covered.is_some() {
-                    held.rare.get_or_insert_default().covered = covered;
+            LeaseEnd::Released(progress) => {
+                if progress.is_some() {
+                    held.rare.get_or_insert_default().progress = progress;
                 }
                 self.offer_again(&uuid, seq)
             }

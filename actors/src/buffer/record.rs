@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::broker::Fingerprint;
 use crate::buffer::age::{BootTime, Since};
 use crate::buffer::{Held, Rare};
+use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendHole;
-use crate::messages::BufferUuid;
 use crate::store::Recovered;
 
 /// What is kept of a message beside its body.

@@ -1,18 +1,16 @@
 //! The outbox without a broker: messages are lent to the user manager, who deletes them when it is done.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::time::Duration;
 
-use actix::{Addr, Message};
-use tokio::sync::oneshot;
+use actix::Recipient;
 use uuid::Uuid;
 
-use crate::codec::Format;
 use crate::deadlines::{Deadline, Deadlines};
-use crate::payload::{Payload, may_be_readable_later};
-use crate::publisher::UserManagerPublisher;
+use crate::error::Error;
+use crate::lease::{NextMessage, OutboxLease, OutboxLeaseEvent, OutboxLeaseId};
 use crate::publisher::outbox::{Outbox, OutboxMessage};
+use crate::reply::Reply;
 use crate::store::Seq;
 use crate::wait_queue::WaitQueue;
 
@@ -21,25 +19,25 @@ use crate::wait_queue::WaitQueue;
 pub struct Lender {
     /// The current loan of each message that is out.
     loans: BTreeMap<Seq, Current>,
-    last_loan: Loan,
+    last_loan: OutboxLeaseId,
     deadlines: Deadlines<EndLoan>,
     by_id: HashMap<Uuid, Seq>,
     takers: WaitQueue<Taker>,
     stopped: bool,
 }
 
-/// The number of a loan.
-type Loan = u64;
-
 #[derive(Debug)]
 struct Taker {
     lease: Duration,
-    reply: oneshot::Sender<NextMessage>,
+    reply: Reply<TakeReply>,
 }
+
+/// The reply to [`TakeNextMessage`](crate::messages::TakeNextMessage).
+type TakeReply = Result<Option<NextMessage>, Error>;
 
 #[derive(Debug)]
 struct Current {
-    loan: Loan,
+    loan: OutboxLeaseId,
     /// When it ends by itself.
     deadline: Deadline,
 }
@@ -59,37 +57,50 @@ impl Lender {
         self.by_id.insert(message_id, seq);
     }
 
-    pub fn queue(&mut self, lease: Duration, reply: oneshot::Sender<NextMessage>) {
-        if !self.stopped {
-            self.takers.push(Taker { lease, reply }, |taker| taker.reply.is_closed());
+    /// `reply` gets the next message, as soon as there is one.
+    pub fn queue(&mut self, lease: Duration, reply: Reply<TakeReply>) {
+        if self.stopped {
+            return reply.send(Ok(None));
+        }
+        self.takers.push(Taker { lease, reply }, |taker| taker.reply.is_closed());
+    }
+
+    /// Replies to all who wait, and to all who will, that there is no message.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+        self.answer_waiting();
+    }
+
+    fn answer_waiting(&mut self) {
+        while let Some(taker) = self.takers.pop() {
+            taker.reply.send(Ok(None));
         }
     }
 
-    /// Tells all who wait, and all who will, that nothing more comes.
-    pub fn stop(&mut self) {
-        self.stopped = true;
-        self.takers = WaitQueue::default();
+    /// Whether `outbox` has a message for a request that comes now.
+    pub fn has_next(&self, outbox: &Outbox) -> bool {
+        !self.stopped && self.takers.first().is_none() && outbox.first_waiting().is_some()
     }
 
     /// Lends waiting messages to waiting takers; who takes one for no time only sees it.
-    pub fn lend(&mut self, outbox: &mut Outbox, publisher: &Addr<UserManagerPublisher>) {
+    pub fn lend(&mut self, outbox: &mut Outbox, owner: &Recipient<OutboxLeaseEvent>) {
         while let Some(taker) = self.takers.pop() {
             if taker.reply.is_closed() {
                 continue;
             }
-            let lease = |seq, loan, kept| MessageLease { publisher: publisher.clone(), seq, loan, kept };
+            let lease = |seq, id| OutboxLease::new(owner.clone(), seq, id);
             let next = if taker.lease.is_zero() {
                 let first = outbox.first_waiting();
                 // nothing is lent, and nothing has to come back
-                first.map(|(seq, message)| NextMessage::of(message, lease(seq, 0, true)))
+                first.map(|(seq, message)| next_message(message, lease(seq, None)))
             } else {
                 outbox.take_first_waiting().map(|(seq, message)| {
                     self.last_loan += 1;
                     let loan = self.last_loan;
-                    let deadline = self.deadlines.add(EndLoan { seq, loan }, taker.lease);
+                    let deadline = self.deadlines.add(EndLoan(seq), taker.lease);
                     self.loans.insert(seq, Current { loan, deadline });
                     message.lent = message.lent.saturating_add(1);
-                    NextMessage::of(message, lease(seq, loan, false))
+                    next_message(message, lease(seq, Some(loan)))
                 })
             };
             let Some(next) = next else {
@@ -97,7 +108,7 @@ impl Lender {
                 break;
             };
             // if the taker has gone, the lease in what comes back puts the message back
-            drop(taker.reply.send(next));
+            taker.reply.send(Ok(Some(next)));
         }
     }
 
@@ -108,7 +119,7 @@ impl Lender {
     }
 
     /// A loan has ended early; the message waits again, unless it was lent anew since or is gone.
-    pub fn end_loan(&mut self, seq: Seq, loan: Loan, outbox: &mut Outbox) {
+    pub fn end_loan(&mut self, seq: Seq, loan: OutboxLeaseId, outbox: &mut Outbox) {
         if self.loans.get(&seq).is_some_and(|current| current.loan == loan) {
             self.forget_loan(seq);
             outbox.put_back(seq);
@@ -135,79 +146,16 @@ impl Lender {
     }
 }
 
-/// A message for the user manager, lent or only shown.
+fn next_message(message: &OutboxMessage, lease: OutboxLease) -> NextMessage {
+    NextMessage {
+        message_id: message.meta.message_id,
+        format: message.meta.format,
+        payload: message.payload.clone(),
+        delivery_count: message.lent,
+        lease,
+    }
+}
+
+/// The time of a loan is over.
 #[derive(Debug)]
-pub struct NextMessage {
-    /// The same at every delivery.
-    pub message_id: Uuid,
-    /// How the body is written.
-    pub format: Format,
-    /// The body.
-    pub payload: Payload,
-    /// How often the message has been lent since the service started, this time included.
-    pub delivery_count: u32,
-    /// Puts the message back if it does not get away.
-    pub lease: MessageLease,
-}
-
-impl NextMessage {
-    fn of(message: &OutboxMessage, lease: MessageLease) -> Self {
-        Self {
-            message_id: message.meta.message_id,
-            format: message.meta.format,
-            payload: message.payload.clone(),
-            delivery_count: message.lent,
-            lease,
-        }
-    }
-}
-
-/// A loan that has not got away yet. Dropped, it puts the message back at once.
-#[derive(Debug)]
-pub struct MessageLease {
-    publisher: Addr<UserManagerPublisher>,
-    seq: Seq,
-    loan: Loan,
-    kept: bool,
-}
-
-impl MessageLease {
-    /// The message has been handed over: nobody else gets it until the time of the lease is over.
-    pub fn delivered(mut self) {
-        self.kept = true;
-    }
-
-    /// The message could not be read. Unless that may change, it is parked: otherwise the others would wait behind it for
-    /// ever.
-    pub fn unreadable(mut self, error: &io::Error) {
-        if !may_be_readable_later(error) {
-            self.kept = true;
-            self.publisher
-                .do_send(ParkUnreadable { seq: self.seq, reason: format!("its body cannot be read: {error}") });
-        }
-    }
-}
-
-impl Drop for MessageLease {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.publisher.do_send(EndLoan { seq: self.seq, loan: self.loan });
-        }
-    }
-}
-
-/// To [`UserManagerPublisher`]: a message that was handed over cannot be read.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct ParkUnreadable {
-    pub seq: Seq,
-    pub reason: String,
-}
-
-/// A loan ends: to [`UserManagerPublisher`], from a lease or at the loan's deadline.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub struct EndLoan {
-    pub seq: Seq,
-    pub loan: Loan,
-}
+pub struct EndLoan(pub Seq);

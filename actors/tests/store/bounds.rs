@@ -191,7 +191,7 @@ proptest! {
                 actor.send(Drain).await.expect("alive");
                 drop(actor);
                 let actor = buffer(directory.path());
-                let leased = actor.send(LeaseBufferMsg { buffer_uuid: uuid.as_str().into(), in_one_go: 0 }).await.expect("alive");
+                let leased = actor.send(LeaseBufferMsg { buffer_uuid: uuid.as_str().into(), max_single_write: 0 }).await.expect("alive");
                 let view = leased.expect("it is there").view;
                 prop_assert_eq!(view.payload.read_all().expect("readable"), decoded.message.pickle.concat());
                 prop_assert_eq!(view.blend, decoded.message.blend);
@@ -221,9 +221,8 @@ proptest! {
             drop(actor);
             let actor = publisher(directory.path());
             prop_assert_eq!(actor.send(GetOutboxState).await.expect("alive").messages, 1);
-            let (reply, next) = tokio::sync::oneshot::channel();
-            actor.send(TakeNextMessage { lease: Duration::from_secs(60), reply }).await.expect("alive").expect("no broker");
-            let next = next.await.expect("a message");
+            let take = TakeNextMessage { lease: Duration::from_secs(60), wait: false };
+            let next = actor.send(take).await.expect("alive").expect("no broker").expect("a message");
             prop_assert_eq!(next.payload.read_all().expect("readable"), message.body.concat());
             Ok(())
         })?;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, System};
 use bytes::Bytes;
-use user_http_actors::codec::Format;
-use user_http_actors::handle::{handle_communication_interface_message, handle_user_message};
+use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
+use user_http_actors::codec::{Format, UserMessage, decode_user_message};
+use user_http_actors::messages::SendMessageToUserManager;
 use user_http_actors::payload::Payload;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, Store, StoreError, StoreHandle};
-use user_http_actors::{BufferActor, Decoder, UserManagerPublisher};
+use user_http_actors::{ActorsConfig, UserHttpActors, UserManagerPublisher};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const ROOM: u64 = 1 << 30;
@@ -68,9 +69,11 @@ fn a_body_is_held_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
         let data = [&b"B"[..], &(image.len() as u32).to_le_bytes(), &image].concat();
         let head = b"}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\x8c\x0eFRAME_RENDERED\x8c\x04DATA";
         let (body, gone) = watched([&head[..], &data, b"uu."].concat());
-        let decoder = Decoder::start();
+        let UserMessage::Forward(message) = decode_user_message(Format::Pickle, body).expect("a frame").message else {
+            panic!("a frame is forwarded");
+        };
         let sender = actix::spawn(async move {
-            let _ = handle_user_message(&decoder, &publisher, None, Format::Pickle, body).await;
+            let _ = publisher.send(SendMessageToUserManager(message)).await;
         });
         let start = Instant::now();
         while committing.try_recv().is_err() {
@@ -91,10 +94,17 @@ fn a_body_is_held_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
 #[test]
 fn a_body_is_let_go_before_its_sender_hears_that_it_is_stored() {
     System::new().block_on(async {
-        let store = StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
-        let buffer =
-            BufferActor::new(store, Vec::new(), ROOM, Duration::from_secs(3_600)).expect("an empty store").start();
-        let decoder = Decoder::start();
+        let actors = UserHttpActors::start(ActorsConfig {
+            data_dir: None,
+            blend_roots: Vec::new(),
+            private_files: Vec::new(),
+            max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
+            max_buffered: ROOM,
+            buffer_ttl: Duration::from_secs(3_600),
+            max_outbox: ROOM,
+            amqp: None,
+        })
+        .expect("the actors start");
         // a small message, and much around it; and one that is most of its body
         let text = "x".repeat(10_000);
         let beside = "y".repeat(1 << 20);
@@ -104,7 +114,7 @@ fn a_body_is_let_go_before_its_sender_hears_that_it_is_stored() {
                     r#"{{"TYPE":"ADD_BUFFER_MSG","DATA":{{"BUFFER_UUID":"{round}","BUFFER_MSG":"{message}","OTHER":"{beside}"}}}}"#
                 );
                 let (body, gone) = watched(json.into_bytes());
-                let stored = handle_communication_interface_message(&decoder, &buffer, Format::Json, body).await;
+                let stored = actors.handle_communication_interface_message(Format::Json, body).await;
                 stored.expect("room");
                 assert!(gone.load(Ordering::SeqCst), "all of the body is kept for a part of it");
             }

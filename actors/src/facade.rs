@@ -1,0 +1,181 @@
+//! What an application calls: a method of [`UserHttpActors`] for each thing that the actors do.
+//!
+//! Each method sends one message of [`messages`](crate::messages) and waits for its reply. A reply that never comes,
+//! because the actor has stopped, is [`Error::Stopping`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::OptionFuture;
+use uuid::Uuid;
+
+use crate::blend::{BlendFile, refine_data_from_metadata};
+use crate::buffer_uuid::BufferUuid;
+use crate::codec::{self, BlendHole, Format, PostedMessage, UserMessage};
+use crate::decoder::Decoder;
+use crate::error::Error;
+use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
+use crate::messages::{
+    AddBufferMsg, BufferState, ConsumerState, CountUserMessage, DeleteMessage, DeleteParkedMessage, GetBufferState,
+    GetConsumerState, GetOutboxState, GetParkedMessages, LeaseBufferMsg, OutboxState, ParkedMessage, PeekBufferMsg,
+    PublishParkedMessage, SendMessageToUserManager, StopLeasing, TakeNextMessage,
+};
+use crate::system::UserHttpActors;
+
+/// A snapshot of all actors.
+#[derive(Clone, Debug)]
+pub struct ActorsState {
+    /// The buffer.
+    pub buffer: BufferState,
+    /// The outbox.
+    pub outbox: OutboxState,
+    /// The consumer, if there is a broker.
+    pub consumer: Option<ConsumerState>,
+}
+
+impl UserHttpActors {
+    /// Handles a body that a worker has posted (`handleUserMessage` of the specification). `Ok` means that the message is
+    /// on stable storage and will be forwarded, if it is of a type that is forwarded. If the sender is authenticated as
+    /// `bound_user_id`, the message must not name another user.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn handle_user_message(
+        &self,
+        bound_user_id: Option<&str>,
+        format: Format,
+        body: Bytes,
+    ) -> Result<(), Error> {
+        let PostedMessage { user_id, message } = self.decoder.decode(format, body, codec::posted_message).await?;
+        if bound_user_id.is_some_and(|bound| bound.as_bytes() != user_id.as_bytes()) {
+            return Err(Error::OtherUser { claimed: message.user_id().to_owned() });
+        }
+        match message {
+            UserMessage::Forward(message) => self.publisher.send(SendMessageToUserManager(message)).await?,
+            UserMessage::Test { user_id, data } => {
+                log::info!("TEST from {user_id:?}: {data}");
+                self.publisher.do_send(CountUserMessage::Test);
+                Ok(())
+            }
+            UserMessage::Other { user_id, kind } => {
+                log::warn!("message of unknown type {kind:?} from {user_id:?} is not forwarded");
+                self.publisher.do_send(CountUserMessage::Other);
+                Ok(())
+            }
+        }
+    }
+
+    /// Handles a body that the communication interface has sent (`handleCommunicationInterfaceMessages` of the
+    /// specification). `Ok` means that the message is on stable storage.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn handle_communication_interface_message(&self, format: Format, body: Bytes) -> Result<(), Error> {
+        let message = decode_communication_interface_message(&self.decoder, format, body).await?;
+        self.buffer.send(message).await?
+    }
+
+    /// Leases a buffered message, in order to deliver it; see [`LeaseBufferMsg`] for `max_single_write`.
+    ///
+    /// # Errors
+    /// [`Error::NoBufferMsg`] if there is none under this name, [`Error::InDelivery`] while somebody else delivers it.
+    pub async fn lease_buffer_msg(
+        &self,
+        buffer_uuid: BufferUuid,
+        max_single_write: u64,
+    ) -> Result<LeasedBufferMsg, Error> {
+        self.buffer.send(LeaseBufferMsg { buffer_uuid, max_single_write }).await?
+    }
+
+    /// Looks at a buffered message without delivering it.
+    ///
+    /// # Errors
+    /// [`Error::NoBufferMsg`] if there is none under this name.
+    pub async fn peek_buffer_msg(&self, buffer_uuid: BufferUuid) -> Result<BufferMsgView, Error> {
+        self.buffer.send(PeekBufferMsg { buffer_uuid }).await?
+    }
+
+    /// Opens the .blend file that a buffered message refers to.
+    ///
+    /// # Errors
+    /// [`Error::Blend`] says why it cannot be sent.
+    pub async fn open_blend_file(&self, hole: &BlendHole) -> Result<BlendFile, Error> {
+        Ok(refine_data_from_metadata(&self.blend_roots, hole.path.as_deref()).await?)
+    }
+
+    /// Leases the oldest message for the user manager for the time `lease`, and waits for one for the time `wait`. A zero
+    /// `lease` shows the message without leasing it. `None` if there was none in that time, or if the service stops.
+    ///
+    /// # Errors
+    /// [`Error::BrokerIsConfigured`]: messages go to the broker.
+    pub async fn next_message(&self, lease: Duration, wait: Duration) -> Result<Option<NextMessage>, Error> {
+        let next = self.publisher.send(TakeNextMessage { lease, wait: !wait.is_zero() });
+        if wait.is_zero() {
+            return next.await?;
+        }
+        // a message that comes when nobody waits any more is offered again by its lease
+        tokio::time::timeout(wait, next).await.map_or(Ok(None), |next| next?)
+    }
+
+    /// Removes a message that the user manager has processed. `Ok` means that the removal is on stable storage.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMessage`], [`Error::BrokerIsConfigured`], or an error of the store.
+    pub async fn delete_message(&self, message_id: Uuid) -> Result<(), Error> {
+        self.publisher.send(DeleteMessage { message_id }).await?
+    }
+
+    /// The parked messages, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`].
+    pub async fn parked_messages(&self) -> Result<Vec<ParkedMessage>, Error> {
+        Ok(self.publisher.send(GetParkedMessages).await?.0)
+    }
+
+    /// Publishes a parked message again.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMessage`].
+    pub async fn publish_parked_message(&self, message_id: Uuid) -> Result<(), Error> {
+        self.publisher.send(PublishParkedMessage { message_id }).await?
+    }
+
+    /// Removes a parked message. `Ok` means that the removal is on stable storage.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMessage`], or an error of the store.
+    pub async fn delete_parked_message(&self, message_id: Uuid) -> Result<(), Error> {
+        self.publisher.send(DeleteParkedMessage { message_id }).await?
+    }
+
+    /// A snapshot of all actors.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`].
+    pub async fn state(&self) -> Result<ActorsState, Error> {
+        let consumer = OptionFuture::from(self.consumer.as_ref().map(|consumer| consumer.send(GetConsumerState)));
+        let (buffer, outbox, consumer) =
+            futures::join!(self.buffer.send(GetBufferState), self.publisher.send(GetOutboxState), consumer);
+        Ok(ActorsState { buffer: buffer?, outbox: outbox?, consumer: consumer.transpose()? })
+    }
+
+    /// Ends all waiting [`next_message`](Self::next_message) calls: the first step of a stop.
+    pub async fn stop_leasing(&self) {
+        // an actor that has stopped leases nothing
+        let _ = self.publisher.send(StopLeasing).await;
+    }
+}
+
+/// Decodes a body of the communication interface, for a caller that keeps many of them in order.
+///
+/// # Errors
+/// [`Error::Decode`].
+pub(crate) async fn decode_communication_interface_message(
+    decoder: &Decoder,
+    format: Format,
+    body: Bytes,
+) -> Result<AddBufferMsg, Error> {
+    let message = decoder.decode(format, body, codec::communication_interface_message).await?;
+    Ok(AddBufferMsg { buffer_uuid: message.buffer_uuid.into(), message: message.message, delivery: None })
+}
