@@ -1,4 +1,5 @@
-//! A reply that an actor gives later, without a task or a future for it.
+//! A reply that an actor sends after its handler has returned, without a future per request: actix polls every future of
+//! an actor at every event.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -6,43 +7,43 @@ use std::rc::Rc;
 use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 
-/// What a handler returns whose reply comes through a [`Reply`].
+/// The result of a handler that replies later, through a [`Reply`].
 pub struct Deferred<T>(Rc<RefCell<State<T>>>);
 
-/// The right to reply, once. Dropped, it tells the asker that there is no reply ([`actix::MailboxError`]).
+/// Sends one reply. If it is dropped instead, the sender of the message gets [`actix::MailboxError`].
 pub struct Reply<T>(Rc<RefCell<State<T>>>);
 
 enum State<T> {
-    /// Neither the reply nor the asker is known.
+    /// The handler has not returned, and there is no reply yet.
     Open,
-    /// The asker; none where nobody wants the reply.
-    Asked(Option<OneshotSender<T>>),
+    /// The handler has returned; `None` if the sender wants no reply.
+    Waiting(Option<OneshotSender<T>>),
     Replied(T),
     Over,
 }
 
-/// A reply, and what the handler returns for it.
+/// A reply, and the result that its handler returns.
 pub fn deferred<T>() -> (Reply<T>, Deferred<T>) {
     let state = Rc::new(RefCell::new(State::Open));
     (Reply(Rc::clone(&state)), Deferred(state))
 }
 
 impl<T> Reply<T> {
-    /// Replies. The value is dropped where the asker has gone.
+    /// Replies. The value is dropped if the sender of the message is gone.
     pub fn send(self, value: T) {
         let state = self.0.replace(State::Over);
         match state {
             State::Open => drop(self.0.replace(State::Replied(value))),
-            State::Asked(Some(asker)) => drop(asker.send(value)),
-            State::Asked(None) | State::Replied(_) | State::Over => {}
+            State::Waiting(Some(requester)) => drop(requester.send(value)),
+            State::Waiting(None) | State::Replied(_) | State::Over => {}
         }
     }
 
-    /// Whether the asker has gone.
+    /// Whether the sender of the message is gone.
     pub fn is_closed(&self) -> bool {
         match &*self.0.borrow() {
             State::Open => false,
-            State::Asked(asker) => asker.as_ref().is_none_or(OneshotSender::is_closed),
+            State::Waiting(requester) => requester.as_ref().is_none_or(OneshotSender::is_closed),
             State::Replied(_) | State::Over => true,
         }
     }
@@ -50,7 +51,7 @@ impl<T> Reply<T> {
 
 impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
-        // a reply that the asker has not taken yet stays; an asker who waits does so no more
+        // keeps a reply that has not been picked up; dropping the sender ends its wait
         let state = self.0.replace(State::Over);
         if let State::Replied(_) = state {
             self.0.replace(state);
@@ -65,13 +66,13 @@ impl<T> std::fmt::Debug for Reply<T> {
 }
 
 impl<A: Actor, M: Message> MessageResponse<A, M> for Deferred<M::Result> {
-    fn handle(self, _: &mut A::Context, asker: Option<OneshotSender<M::Result>>) {
+    fn handle(self, _: &mut A::Context, requester: Option<OneshotSender<M::Result>>) {
         let state = self.0.replace(State::Over);
         match state {
-            State::Open => drop(self.0.replace(State::Asked(asker))),
-            State::Replied(value) => drop(asker.map(|asker| asker.send(value))),
-            // there will be none, which dropping the asker tells
-            State::Asked(_) | State::Over => {}
+            State::Open => drop(self.0.replace(State::Waiting(requester))),
+            State::Replied(value) => drop(requester.map(|requester| requester.send(value))),
+            // no reply will come; dropping `requester` reports that
+            State::Waiting(_) | State::Over => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Starts the actors in order, hands out one cheap handle to them, and drains them.
+//! Opens the stores, starts the actors, and drains them.
 
 use std::fs;
 use std::io;
@@ -20,39 +20,39 @@ use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle};
 
-/// Every right of the group and of all others.
+/// The permission bits of the group and of other users.
 const OTHERS: u32 = 0o077;
 
-/// What the actors have to know.
+/// The configuration of the actors.
 #[derive(Clone, Debug)]
 pub struct ActorsConfig {
-    /// Where messages are kept; `None` keeps nothing on disk, and then a stop loses all.
+    /// The directory of the stores. `None` keeps messages in memory only: they are lost when the process stops.
     pub data_dir: Option<PathBuf>,
-    /// The folders in which .blend files may lie. Relative paths are relative to the first. One that is missing is a
-    /// warning in the log, and the files in it are missing until it is there.
+    /// The folders that .blend files are sent from. Relative paths are relative to the first one. A missing folder is a
+    /// warning in the log; its files can be sent as soon as it exists.
     pub blend_roots: Vec<PathBuf>,
-    /// Files that are never sent, whatever the blend roots are, such as those of tokens and keys. The data directory is
-    /// never sent anyway.
+    /// Files that are never sent, even from a blend root: tokens and keys, for example. The data directory is never sent
+    /// either.
     pub private_files: Vec<PathBuf>,
-    /// How many .blend files are open at once at the most, each of them a file descriptor.
+    /// The most .blend files that are open at the same time. Each one is a file descriptor.
     pub max_open_blend_files: usize,
-    /// How many bytes of messages are buffered at the most.
+    /// The limit for buffered messages, in bytes of [cost](crate::messages::BufferState::bytes).
     pub max_buffered: u64,
-    /// How long a message is buffered at the most.
+    /// How long a message stays in the buffer before it expires.
     pub buffer_ttl: Duration,
-    /// How many bytes of messages wait for the user manager at the most.
+    /// The limit for the outbox, in bytes of [cost](crate::messages::OutboxState::bytes).
     pub max_outbox: u64,
-    /// The broker; without it the user manager takes its messages from the service itself.
+    /// The broker. Without one, the user manager fetches its messages from the service.
     pub amqp: Option<AmqpConfig>,
 }
 
-/// Why the actors cannot start.
+/// Why the actors could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A store cannot be opened.
+    /// A store could not be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// A store holds something that this program has not put there.
+    /// A store holds a record that this version does not understand.
     #[error(
         "record {seq} in {path} cannot be understood; use the program that wrote it, or move the directory away to \
          go on without its messages",
@@ -64,15 +64,15 @@ pub enum StartError {
         /// The record's number.
         seq: Seq,
     },
-    /// The key of the ETags cannot be read or made in the data directory, or a blend root has no absolute path.
+    /// The key for ETags could not be read or created in the data directory, or a blend root has no absolute path.
     #[error("cannot prepare {path} for sending .blend files: {source}", path = path.display())]
     BlendRoot {
         /// The folder.
         path: PathBuf,
-        /// What the file system said.
+        /// The error of the file system.
         source: io::Error,
     },
-    /// The system has no thread left.
+    /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
@@ -92,11 +92,10 @@ pub struct UserHttpActors {
 }
 
 impl UserHttpActors {
-    /// Opens the stores and starts the actors on the current arbiter. Blocks until everything stored is known
-    /// again.
+    /// Opens the stores and starts the actors on the current arbiter. Blocks until the stores have been read.
     ///
     /// # Errors
-    /// See [`StartError`]; nothing runs then.
+    /// See [`StartError`]. Nothing runs after an error.
     pub fn start(config: ActorsConfig) -> Result<Self, StartError> {
         if let Some(data_dir) = &config.data_dir {
             warn_if_others_may_enter(data_dir);
@@ -123,7 +122,7 @@ impl UserHttpActors {
                     .map_err(|seq| StartError::Record { path, seq })
             })?
         };
-        // after the stores: they have made the data directory, and nobody else has it open
+        // after the stores, which create the data directory and lock it
         let blend_roots = BlendRoots::new(BlendConfig {
             roots: config.blend_roots,
             data_dir: config.data_dir,
@@ -155,22 +154,22 @@ impl UserHttpActors {
         self.consumer.as_ref()
     }
 
-    /// Resolves when a store has failed for good: nothing more is taken then, and whoever runs the service starts it
-    /// again once the disk is well. Everything that was acknowledged is found again.
+    /// Resolves when a store has failed permanently. The actors refuse all messages from then on. Start the service again
+    /// when the disk works: everything that was acknowledged is still there.
     pub async fn store_failure(&self) -> StoreError {
         let mut failure = self.store_failure.clone();
         let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
         match failed {
             Some(failure) => failure,
-            // both stores have ended without
+            // both stores have stopped without a failure
             None => std::future::pending().await,
         }
     }
 
-    /// Takes no more work, settles what is in hand and commits it. What the broker has not confirmed within a
-    /// second stays in the outbox; so does what nobody has fetched.
+    /// Refuses new work, finishes the work in progress, commits it, and stops the actors. Messages that the broker has not
+    /// confirmed within a second stay in the outbox.
     pub async fn drain(&self) {
-        // an actor that is gone has nothing in hand
+        // an actor that has stopped has no work in progress
         if let Some(consumer) = &self.consumer {
             let _ = consumer.send(Drain).await;
         }
@@ -178,9 +177,9 @@ impl UserHttpActors {
     }
 }
 
-/// The messages of a directory that was made by somebody else are as private as that directory.
+/// A data directory that the operator has created keeps its permissions, so messages are as private as it is.
 fn warn_if_others_may_enter(data_dir: &Path) {
-    // one that is not there yet is made private
+    // a missing one is created with mode 0700
     let Ok(metadata) = fs::metadata(data_dir) else { return };
     let mode = metadata.permissions().mode() & 0o777;
     if mode & OTHERS != 0 {
@@ -189,7 +188,7 @@ fn warn_if_others_may_enter(data_dir: &Path) {
     }
 }
 
-/// A store that is open, and what it held.
+/// An open store and the records that it held.
 struct OpenStore {
     name: &'static str,
     path: PathBuf,
@@ -213,7 +212,7 @@ impl OpenStore {
         Ok(Self { name, path, next_seq: store.next_seq(), store: Box::new(store), recovered })
     }
 
-    /// Starts the store's thread and the actor that owns it.
+    /// Starts the thread of the store, and the actor that owns the store.
     fn start<A>(
         self,
         failure: watch::Sender<Option<StoreError>>,
