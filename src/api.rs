@@ -11,7 +11,7 @@ mod health;
 mod parked;
 mod user_manager;
 
-/// What was asked for is done.
+/// The body of an answer to a request that has succeeded.
 #[derive(Serialize)]
 pub struct Success {
     #[serde(rename = "STATUS")]
@@ -26,8 +26,31 @@ impl Success {
 
 /// Mounts the routes for the farm's services (`ConfigureAPIRoutes` of the specification) below the app or scope.
 ///
-/// Tokens, and the refusal of requests from other servers' web pages, belong to [`UserHttpServer`](crate::UserHttpServer)
-/// and not to these routes: an application that mounts them has to guard them itself.
+/// The routes themselves check neither tokens nor the origin of requests. Wrap them in
+/// [`Authentication::for_services`](crate::auth::Authentication::for_services) and in a
+/// [`CrossOriginGuard`](crate::CrossOriginGuard); the guard comes last, so that it is asked first:
+///
+/// ```
+/// use actix_web::{App, test, web};
+/// use user_http_actors::UserHttpActors;
+/// use user_http_server::auth::Authentication;
+/// use user_http_server::{Config, CrossOriginGuard, Gateway, configure_api_routes};
+///
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::load(["gateway", "--memory"].map(Into::into), [])?;
+/// let gateway = Gateway::new(UserHttpActors::start(config.actors)?, config.limits);
+/// let services = web::scope("/services")
+///     .wrap(Authentication::for_services(config.api_tokens))
+///     .wrap(CrossOriginGuard::new())
+///     .configure(configure_api_routes(gateway));
+/// let app = test::init_service(App::new().service(services)).await;
+///
+/// let request = test::TestRequest::get().uri("/services/readyz").to_request();
+/// assert_eq!(test::call_service(&app, request).await.status(), 200);
+/// # Ok(())
+/// # }
+/// ```
 pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
     move |routes| {
         let gateway = web::Data::new(gateway);
@@ -37,7 +60,7 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
             } else if method == Method::DELETE {
                 ("DELETE", route.method(method))
             } else {
-                // an answer to HEAD is encoded without its body
+                // the connection leaves the body out of an answer to HEAD
                 ("GET, HEAD", route.guard(guard::Any(guard::Get()).or(guard::Head())))
             };
             web::resource(path)

@@ -1,4 +1,19 @@
-//! Defaults, file, environment and flags, made into one validated [`Config`].
+//! The configuration: flags, environment, file and defaults make one validated [`Config`].
+//!
+//! ```
+//! use user_http_server::Config;
+//!
+//! # fn main() -> Result<(), user_http_server::config::ConfigError> {
+//! let args = ["gateway", "--max-body", "64MiB"].map(Into::into);
+//! let environment = [("USER_HTTP_SERVER_KEEP_ALIVE".into(), "1m".into())];
+//! let config = Config::load(args, environment)?;
+//! assert_eq!((config.limits.max_body, config.keep_alive.as_secs()), (64 << 20, 60));
+//!
+//! let error = Config::load(["gateway", "--max-body", "0"].map(Into::into), []).expect_err("not a size");
+//! assert!(error.to_string().starts_with("--max-body \"0\" on the command line: expected"));
+//! # Ok(())
+//! # }
+//! ```
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -25,39 +40,39 @@ pub use error::ConfigError;
 use layers::Layers;
 use setting::Setting;
 
-/// Everything that the service has to know.
+/// The configuration of the service.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Address of the server for workers.
+    /// Address of the worker server.
     pub http_bind: SocketAddr,
-    /// Address of the server for the farm's services.
+    /// Address of the API server.
     pub api_bind: SocketAddr,
-    /// Who may ask the server for workers; anybody without.
+    /// The tokens that the worker server asks for, if any.
     pub worker_tokens: Option<Arc<Tokens>>,
-    /// Who may ask the server for the farm's services; whoever reaches it without.
+    /// The tokens that the API server asks for, if any.
     pub api_tokens: Option<Arc<Tokens>>,
-    /// The names of other hosts than loopback by which the server for the farm's services may be asked while it listens
-    /// there without tokens.
+    /// The hosts, besides localhost, by whose name clients may address the API server while it listens on loopback without
+    /// tokens.
     pub api_hosts: Vec<HostName>,
-    /// TLS of the server for workers.
+    /// TLS of the worker server, if it speaks TLS.
     pub http_tls: Option<Tls>,
-    /// TLS of the server for the farm's services.
+    /// TLS of the API server, if it speaks TLS.
     pub api_tls: Option<Tls>,
-    /// How many connections each server has open at once.
+    /// How many connections each server has open at the same time.
     pub max_connections: usize,
-    /// How long a connection is kept without a request. A proxy in front must give its connections up sooner.
+    /// How long an idle connection is kept. A proxy in front must close its own idle connections earlier.
     pub keep_alive: Duration,
-    /// What requests may take.
+    /// The limits of requests.
     pub limits: Limits,
-    /// What the actors have to know.
+    /// The configuration of the actors.
     pub actors: ActorsConfig,
 }
 
 impl Config {
-    /// Reads the command line `args` (the program's name first), the environment and the file that one of them names.
+    /// Reads the command line `args` (the program's name first), the environment, and the file that one of them names.
     ///
     /// # Errors
-    /// See [`ConfigError`]; its text names the setting, where its value comes from and what is accepted.
+    /// See [`ConfigError`]. Its text names the setting, where its value was given, and what would be accepted.
     pub fn load(
         args: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -84,7 +99,7 @@ impl Config {
         let is_guarded = api_bind.ip().is_loopback()
             || api_tokens.is_some()
             || open_api
-            || api_tls.as_ref().is_some_and(Tls::asks_for_certificates);
+            || api_tls.as_ref().is_some_and(Tls::requires_client_certificate);
         if !is_guarded {
             return Err(layers.bad_value(&settings::API_BIND, OPEN_API.to_owned()));
         }
@@ -107,9 +122,9 @@ impl Config {
             actors: ActorsConfig {
                 data_dir: (!memory).then_some(data_dir),
                 blend_roots: layers.many_checked(&settings::BLEND_ROOT, |folder| {
-                    check_root(folder).map_err(|error| format!("expected a folder that can be opened: {error}"))
+                    check_root(folder).map_err(|error| format!("expected a directory that can be opened: {error}"))
                 })?,
-                private_files: layers.files(settings::ALL),
+                private_files: layers.files().to_vec(),
                 max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
                 max_buffered: layers.one(&settings::MAX_BUFFERED)?,
                 buffer_ttl: layers.one(&settings::BUFFER_TTL)?,
@@ -119,17 +134,17 @@ impl Config {
         })
     }
 
-    /// TLS of whichever server has it.
+    /// The TLS of each server that speaks it.
     pub fn tls(&self) -> impl Iterator<Item = &Tls> {
         self.http_tls.iter().chain(&self.api_tls)
     }
 }
 
-/// Why the API server is not reachable from elsewhere by accident.
-const OPEN_API: &str = "whoever reaches this address could leave and take messages; give --api-token-file, \
-                        --api-client-ca, or --allow-open-api where only the farm's services reach it";
+/// Prevents an API server that is open to the network by accident.
+const OPEN_API: &str = "anybody who can reach this address could leave and take messages; give --api-token-file, \
+                        --api-client-ca, or --allow-open-api if only the farm's services can reach it";
 
-/// Reads the tokens of one server, where it has any.
+/// Reads the tokens of one server, if it has any.
 fn tokens(layers: &Layers, setting: &Setting<PathBuf>) -> Result<Option<Arc<Tokens>>, ConfigError> {
     let Some(file) = layers.optional(setting)? else { return Ok(None) };
     let tokens = Tokens::read(&file).map_err(|why| layers.bad_value(setting, why))?;

@@ -1,4 +1,4 @@
-//! What both servers share: the server, its connections, TLS, authentication, limits, and the answers.
+//! What both servers share: server, connections, TLS, authentication, cross-origin guard, limits, delivery, errors.
 
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -7,7 +7,9 @@ pub(crate) mod body;
 pub(crate) mod connection;
 mod cross_origin;
 pub(crate) mod delivery;
+mod embedding;
 pub(crate) mod error;
+mod gate;
 mod gateway;
 mod limits;
 pub(crate) mod range;
@@ -16,20 +18,19 @@ pub(crate) mod server;
 mod slow_reader;
 pub mod tls;
 
-pub use cross_origin::HostName;
-pub(crate) use cross_origin::PageGuard;
-pub use delivery::H1_WRITE_BUFFER_SIZE;
+pub use cross_origin::{CrossOriginGuard, HostName};
+pub use embedding::{H1_WRITE_BUFFER_SIZE, remember_socket};
 pub(crate) use error::Failure;
 pub use gateway::Gateway;
 pub(crate) use limits::Inflight;
 pub use limits::{GRACE, Limits};
-pub use slow_reader::remember_socket;
 
-/// Answers whatever has no route.
+/// Answers a request whose path has no route.
 pub(crate) async fn not_found(request: HttpRequest) -> HttpResponse {
     Failure::not_found(format!("there is no {:?} here", request.path())).json()
 }
 
+/// Answers a request whose path has no route for its method.
 pub(crate) async fn method_not_allowed(request: HttpRequest, allowed: &'static str) -> HttpResponse {
     Failure::method_not_allowed(request.method(), allowed).json()
 }

@@ -1,7 +1,11 @@
 //! The user HTTP server of a Blender render farm: two HTTP servers in front of the actors of `user-http-actors`.
 //!
-//! [`UserHttpServer::start_service`] is the whole service as a function of its configuration, its listeners and a
-//! shutdown signal; [`configure_http_routes`] and [`configure_api_routes`] mount its routes in somebody else's `App`.
+//! There are two ways to embed it in an application:
+//!
+//! - [`UserHttpServer::start_service`] runs the whole service, as the program does: a function of a [`Config`], its
+//!   [`Listeners`] and a shutdown signal.
+//! - [`configure_http_routes`] and [`configure_api_routes`] mount the routes in an `App` of the application.
+//!   [`Authentication`](auth::Authentication) and [`CrossOriginGuard`] protect them there.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -13,6 +17,6 @@ mod worker;
 
 pub use api::configure_api_routes;
 pub use config::Config;
-pub use http::{GRACE, Gateway, H1_WRITE_BUFFER_SIZE, HostName, Limits, auth, remember_socket, tls};
+pub use http::{CrossOriginGuard, GRACE, Gateway, H1_WRITE_BUFFER_SIZE, HostName, Limits, auth, remember_socket, tls};
 pub use service::{Listeners, ServiceError, UserHttpServer};
 pub use worker::configure_http_routes;

@@ -1,6 +1,5 @@
-//! The whole service: two servers in front of the actors, from start to stop.
+//! The whole service: two servers in front of the actors, from start to shutdown.
 
-use std::future;
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
@@ -8,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_web::dev::{Service, ServiceRequest, ServiceResponse};
+use actix_web::body::MessageBody;
+use actix_web::dev::{Service, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::{App, web};
 use futures::future::Either;
@@ -16,24 +16,23 @@ use user_http_actors::store::StoreError;
 use user_http_actors::{StartError, UserHttpActors};
 
 use crate::api::configure_api_routes;
-use crate::auth::Tokens;
+use crate::auth::Authentication;
 use crate::config::Config;
-use crate::http::auth::{Audience, authenticate};
-use crate::http::{self, Gateway, PageGuard, server};
+use crate::http::{self, CrossOriginGuard, Gateway, server};
 use crate::tls::{self, Tls};
 use crate::worker::configure_http_routes;
 
 mod descriptors;
 
-pub use descriptors::ResourceError;
-use descriptors::Shares;
+use descriptors::DescriptorBudget;
+pub use descriptors::DescriptorError;
 
-/// How long a stop goes on answering requests on the connections that there are, each answer being the connection's
-/// last: a request that is with the kernel when the stop begins would be thrown away unread by a server that stops at
-/// once.
+/// How long a stopping service goes on answering requests on open connections, each answer being the connection's last.
+/// Without this, a request that the kernel has received when the stop begins would be discarded unread.
 pub(crate) const LAST_REQUESTS: Duration = Duration::from_millis(500);
 
-/// The sockets that the service listens on, bound by whoever starts it.
+/// The sockets that the service listens on. The caller binds them, so that it knows the ports, or passes on sockets that
+/// it got from elsewhere.
 #[derive(Debug)]
 pub struct Listeners {
     /// For workers.
@@ -46,7 +45,7 @@ impl Listeners {
     /// Binds the addresses of the configuration.
     ///
     /// # Errors
-    /// A text that names the address and why it cannot be had.
+    /// A text that names the address, the flag, and the cause.
     pub fn bind(config: &Config) -> Result<Self, String> {
         let bind = |flag: &str, address| {
             TcpListener::bind(address).map_err(|error| format!("cannot listen on {address} (--{flag}): {error}"))
@@ -55,31 +54,31 @@ impl Listeners {
     }
 }
 
-/// Why the service has ended before it was told to.
+/// Why the service did not start, or ended before its shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The actors could not be started.
+    /// The actors cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The limits of the process are too low.
+    /// The process may open too few files.
     #[error(transparent)]
-    Resources(#[from] ResourceError),
+    Descriptors(#[from] DescriptorError),
     /// One of the servers has failed.
     #[error("the HTTP server has failed: {0}")]
     Http(#[from] io::Error),
-    /// The disk has failed, or the data directory is gone: nothing can be promised any more.
+    /// The disk has failed, or the data directory is gone: what is acknowledged from now on could be lost.
     #[error("{0}; {remedy}", remedy = remedy(.0))]
     Store(#[from] StoreError),
 }
 
-/// What whoever runs the service has to do about a store that has failed.
+/// What the operator has to do about a failed store.
 fn remedy(failure: &StoreError) -> &'static str {
     match failure {
         StoreError::Gone(_) => {
-            "what it has acknowledged is lost with it; if the directory was moved, move it back before the service is \
-             started again"
+            "what it has acknowledged is lost with it; if the directory was moved, move it back before you start the \
+             service again"
         }
-        _ => "look after the disk, then start the service again: everything that it has acknowledged is there",
+        _ => "check the disk, then start the service again: everything that it has acknowledged is there",
     }
 }
 
@@ -88,8 +87,36 @@ fn remedy(failure: &StoreError) -> &'static str {
 pub struct UserHttpServer;
 
 impl UserHttpServer {
-    /// Runs the service (`startService`) until `shutdown` resolves or the disk fails, then finishes the requests in
-    /// flight, settles what is in hand and returns.
+    /// Runs the service (`startService` of the specification) until `shutdown` resolves or the disk fails. Then it
+    /// finishes the requests in flight, settles what the actors have in hand, and returns.
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::net::TcpStream;
+    ///
+    /// use user_http_server::{Config, Listeners, UserHttpServer};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let args = ["gateway", "--memory", "--http-bind", "127.0.0.1:0", "--api-bind", "127.0.0.1:0"];
+    /// let config = Config::load(args.map(Into::into), [])?;
+    /// let listeners = Listeners::bind(&config)?;
+    /// let api = listeners.api.local_addr()?;
+    ///
+    /// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    /// let asking = std::thread::spawn(move || -> std::io::Result<String> {
+    ///     let mut connection = TcpStream::connect(api)?;
+    ///     connection.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    ///     let mut answer = String::new();
+    ///     connection.read_to_string(&mut answer)?;
+    ///     drop(stop);
+    ///     Ok(answer)
+    /// });
+    /// let shutdown = async { drop(stopped.await) };
+    /// actix_web::rt::System::new().block_on(UserHttpServer::start_service(config, listeners, shutdown))?;
+    /// assert!(asking.join().expect("no panic")?.starts_with("HTTP/1.1 200 OK"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// See [`ServiceError`].
@@ -98,38 +125,45 @@ impl UserHttpServer {
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServiceError> {
-        let shares = Shares::within_limit(config.max_connections, config.actors.max_open_blend_files)?;
-        config.actors.max_open_blend_files = shares.blend_files;
+        let budget = DescriptorBudget::within_limit(config.max_connections, config.actors.max_open_blend_files)?;
+        config.actors.max_open_blend_files = budget.blend_files;
         let actors = UserHttpActors::start(config.actors.clone())?;
         let gateway = Gateway::new(actors.clone(), config.limits);
-        introduce(&config, &listeners)?;
-        let for_workers = gateway.clone();
-        let terms = gateway.terms(config.keep_alive);
-        let stopping = Arc::new(AtomicBool::new(false));
-        let trusting = listeners.api.local_addr()?.ip().to_canonical().is_loopback() && config.api_tokens.is_none();
-        let pages = PageGuard::new(trusting, config.api_hosts.clone());
-        let door = |tokens: &Option<Arc<Tokens>>, audience, pages| Door {
-            tokens: tokens.clone(),
-            audience,
-            pages,
-            stopping: Arc::clone(&stopping),
+        log_addresses(&config, &listeners)?;
+        let settings = gateway.connection_settings(config.keep_alive);
+        let is_stopping = Arc::new(AtomicBool::new(false));
+
+        let http = {
+            let (gateway, is_stopping) = (gateway.clone(), Arc::clone(&is_stopping));
+            let authentication = Authentication::for_workers(config.worker_tokens.clone());
+            server::serve(listeners.http, config.http_tls.clone(), budget.workers, settings.clone(), move || {
+                let is_stopping = Arc::clone(&is_stopping);
+                App::new()
+                    .configure(configure_http_routes(gateway.clone()))
+                    .default_service(web::to(http::not_found))
+                    .wrap(authentication.clone())
+                    .wrap_fn(move |request, service| close_if(Arc::clone(&is_stopping), service.call(request)))
+            })?
         };
-        let http_door = door(&config.worker_tokens, Audience::Workers, None);
-        let api_door = door(&config.api_tokens, Audience::Services, Some(pages));
-        let http = server::serve(listeners.http, config.http_tls.clone(), shares.workers, terms.clone(), move || {
-            let door = http_door.clone();
-            App::new()
-                .configure(configure_http_routes(for_workers.clone()))
-                .default_service(web::to(http::not_found))
-                .wrap_fn(move |request, service| door.answer(request, service))
-        })?;
-        let api = server::serve(listeners.api, config.api_tls.clone(), shares.services, terms, move || {
-            let door = api_door.clone();
-            App::new()
-                .configure(configure_api_routes(gateway.clone()))
-                .default_service(web::to(http::not_found))
-                .wrap_fn(move |request, service| door.answer(request, service))
-        })?;
+        let api = {
+            let is_stopping = Arc::clone(&is_stopping);
+            let is_loopback = listeners.api.local_addr()?.ip().to_canonical().is_loopback();
+            let mut guard = CrossOriginGuard::new();
+            if is_loopback && config.api_tokens.is_none() {
+                guard = guard.loopback_hosts_and(config.api_hosts.clone());
+            }
+            let authentication = Authentication::for_services(config.api_tokens.clone());
+            server::serve(listeners.api, config.api_tls.clone(), budget.services, settings, move || {
+                let is_stopping = Arc::clone(&is_stopping);
+                App::new()
+                    .configure(configure_api_routes(gateway.clone()))
+                    .default_service(web::to(http::not_found))
+                    .wrap(authentication.clone())
+                    .wrap(guard.clone())
+                    .wrap_fn(move |request, service| close_if(Arc::clone(&is_stopping), service.call(request)))
+            })?
+        };
+
         let watch = actix_web::rt::spawn(tls::watch(config.tls().cloned().collect()));
         let (http_handle, api_handle) = (http.handle(), api.handle());
         let servers = async { futures::try_join!(http, api).map(|_| ()) };
@@ -141,8 +175,8 @@ impl UserHttpServer {
                     Some(failure)
                 }
             };
-            log::info!("stopping: no new requests, {} s for those in flight", server::SHUTDOWN_TIMEOUT);
-            stopping.store(true, Ordering::Relaxed);
+            log::info!("stopping: no new connections, {} s for requests in flight", server::SHUTDOWN_TIMEOUT);
+            is_stopping.store(true, Ordering::Relaxed);
             actors.stop_leasing().await;
             futures::join!(http_handle.pause(), api_handle.pause());
             tokio::time::sleep(LAST_REQUESTS).await;
@@ -157,49 +191,20 @@ impl UserHttpServer {
     }
 }
 
-/// What a server does around every request: it refuses those of other servers' web pages where that is asked for, then
-/// asks for a token where there are any, and once the service is stopping each answer is its connection's last.
-#[derive(Clone)]
-struct Door {
-    tokens: Option<Arc<Tokens>>,
-    audience: Audience,
-    pages: Option<PageGuard>,
-    stopping: Arc<AtomicBool>,
+/// Makes an answer its connection's last if the service is stopping when the answer begins.
+async fn close_if<B: MessageBody>(
+    is_stopping: Arc<AtomicBool>,
+    answer: impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>>,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let mut answer = answer.await?;
+    if is_stopping.load(Ordering::Relaxed) {
+        answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(answer)
 }
 
-impl Door {
-    fn admit(&self, request: ServiceRequest) -> Either<ServiceRequest, ServiceResponse> {
-        match self.pages.as_ref().map_or(Ok(()), |pages| pages.check(request.request())) {
-            Ok(()) => authenticate(self.tokens.as_deref(), self.audience, request),
-            Err(failure) => Either::Right(request.into_response(failure.json())),
-        }
-    }
-
-    fn answer<S>(
-        &self,
-        request: ServiceRequest,
-        service: &S,
-    ) -> impl Future<Output = Result<ServiceResponse, actix_web::Error>> + use<S>
-    where
-        S: Service<ServiceRequest, Response = ServiceResponse, Error = actix_web::Error>,
-    {
-        let answer = match self.admit(request) {
-            Either::Left(request) => Either::Left(service.call(request)),
-            Either::Right(refusal) => Either::Right(future::ready(Ok(refusal))),
-        };
-        let stopping = Arc::clone(&self.stopping);
-        async move {
-            let mut answer = answer.await?;
-            if stopping.load(Ordering::Relaxed) {
-                answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
-            }
-            Ok(answer)
-        }
-    }
-}
-
-/// Says where the service is, how it works, and what to try first.
-fn introduce(config: &Config, listeners: &Listeners) -> io::Result<()> {
+/// Logs the addresses, the mode, the data directory, and a first command to try.
+fn log_addresses(config: &Config, listeners: &Listeners) -> io::Result<()> {
     let scheme = |tls: &Option<Tls>| if tls.is_some() { "https" } else { "http" };
     let http = format!("{}://{}", scheme(&config.http_tls), listeners.http.local_addr()?);
     let api = format!("{}://{}", scheme(&config.api_tls), listeners.api.local_addr()?);
@@ -213,7 +218,7 @@ fn introduce(config: &Config, listeners: &Listeners) -> io::Result<()> {
     }
     match &config.actors.data_dir {
         Some(data_dir) => log::info!("data directory: {}", std::path::absolute(data_dir)?.display()),
-        None => log::info!("data directory: none, a stop loses every message (--memory)"),
+        None => log::info!("data directory: none, a restart loses every message (--memory)"),
     }
     log::info!(
         "try: curl -i {http}/ -H 'Content-Type: application/json' -d '{{\"USER_ID\": \"me\", \"MAIN_DATA\": \

@@ -7,19 +7,46 @@ use crate::http::{Gateway, method_not_allowed};
 mod fetch;
 mod post;
 
-/// Mounts the routes for workers (`ConfigureHTTPRoutes` of the specification): `GET`, `HEAD` and `POST` on the root
-/// of the app or scope.
+/// Mounts the routes for workers (`ConfigureHTTPRoutes` of the specification): `GET`, `HEAD` and `POST` on the root of the
+/// app or scope.
 ///
-/// A delivery counts as done when the server asks the answer's body for more than there is. Set
-/// [`HttpServer::h1_write_buffer_size`](actix_web::HttpServer::h1_write_buffer_size) to [`H1_WRITE_BUFFER_SIZE`], and
-/// that is when the last byte is with the connection; with actix-web's default it can be 32 KiB too early. Readers that
-/// take an answer too slowly are cut off where [`remember_socket`] is the server's `on_connect`. What actix-web's server
-/// makes of requests that a client sends ahead is its own affair: where an answer must not be written as a later request
-/// wants it, [`UserHttpServer`](crate::UserHttpServer) has connections of its own.
+/// ```
+/// use actix_web::{App, HttpServer, test, web};
+/// use user_http_actors::UserHttpActors;
+/// use user_http_server::{Config, Gateway, H1_WRITE_BUFFER_SIZE, configure_http_routes, remember_socket};
+///
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::load(["gateway", "--memory"].map(Into::into), [])?;
+/// let gateway = Gateway::new(UserHttpActors::start(config.actors)?, config.limits);
+/// let app = move || App::new().service(web::scope("/workers").configure(configure_http_routes(gateway.clone())));
+///
+/// let message = r#"{"USER_ID": "me", "MAIN_DATA": {"TYPE": "TEST", "DATA": 1}}"#;
+/// let request = test::TestRequest::post().uri("/workers").set_payload(message).to_request();
+/// assert_eq!(test::call_service(&test::init_service(app()).await, request).await.status(), 200);
+///
+/// let server = HttpServer::new(app)
+///     .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
+///     .on_connect(remember_socket)
+///     .bind("127.0.0.1:0")?;
+/// # drop(server);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The server must have these two settings, for a message counts as delivered when the server asks the answer's body for a
+/// chunk after the last one. With [`H1_WRITE_BUFFER_SIZE`](crate::H1_WRITE_BUFFER_SIZE) that is when the socket has the
+/// last byte; with actix-web's default it can be 32 KiB too early. With [`remember_socket`](crate::remember_socket) clients
+/// that read too slowly are disconnected.
+///
+/// actix-web's server gives the answer to a pipelined request the form of a later one in some cases. The connections of
+/// [`UserHttpServer`](crate::UserHttpServer) do not.
+///
+/// The routes check no tokens: wrap them in [`Authentication::for_workers`](crate::auth::Authentication::for_workers).
 pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
     move |routes| {
         let gateway = web::Data::new(gateway);
-        // one pattern for both would be matched by a regular expression
+        // a single pattern for both would be a regular expression, which is slower
         for root in ["", "/"] {
             let root = web::resource(root)
                 .app_data(gateway.clone())

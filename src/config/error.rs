@@ -6,17 +6,17 @@ use std::path::PathBuf;
 /// Why there is no configuration.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// The command line cannot be read, or asks for help: clap's own answer.
+    /// The command line is wrong, or asks for help or the version: clap's text.
     CommandLine(clap::Error),
-    /// The file cannot be read.
+    /// The file cannot be read or parsed.
     File(PathBuf, String),
-    /// A key of the file that is no setting.
+    /// A key in the file that is not a setting.
     UnknownKey {
         /// The key.
         key: String,
         /// The file.
         file: PathBuf,
-        /// The setting whose name is nearest.
+        /// The setting with the most similar name.
         nearest: &'static str,
         /// All settings.
         known: Vec<&'static str>,
@@ -24,7 +24,7 @@ pub enum ConfigError {
     /// A value that is not accepted.
     BadValue {
         /// Setting, value and origin, as the user wrote them.
-        place: String,
+        given: String,
         /// What is wrong with it, or what would be accepted.
         why: String,
     },
@@ -37,9 +37,9 @@ impl fmt::Display for ConfigError {
             Self::File(path, why) => write!(f, "cannot read the configuration file {}: {why}", path.display()),
             Self::UnknownKey { key, file, nearest, known } => {
                 let (file, known) = (file.display(), known.join(", "));
-                write!(f, "unknown key {key:?} in {file}; did you mean {nearest:?}? known are {known}")
+                write!(f, "unknown key {key:?} in {file}; did you mean {nearest:?}? the settings are {known}")
             }
-            Self::BadValue { place, why } => write!(f, "{place}: {why}"),
+            Self::BadValue { given, why } => write!(f, "{given}: {why}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the value of a setting comes from: flags beat the environment, that beats the file, that beats the default.
+//! Where values come from: flags override the environment, which overrides the file, which overrides the defaults.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,10 +10,10 @@ use clap::{Arg, Command};
 use super::error::ConfigError;
 use super::setting::{Declaration, Kind, PREFIX, Setting};
 
-/// The flag, and in capitals the end of the variable, that names the file.
+/// The flag that names the file; in capitals, the end of the variable that does.
 const CONFIG: &str = "config";
 
-/// Where a value comes from.
+/// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
     Flag,
@@ -22,23 +22,22 @@ enum Origin {
     Default,
 }
 
-/// What was given for a setting.
+/// The values that were given for a setting.
 struct Given {
-    /// One text a value.
+    /// One text per value.
     texts: Vec<String>,
     origin: Origin,
 }
 
-/// What was given for each setting, by its key; nothing for those that are left to their defaults.
+/// The values of the settings, by their keys, without those that are left to their defaults.
 pub struct Layers {
     given: BTreeMap<&'static str, Given>,
-    /// The file that was read.
-    file: Option<PathBuf>,
+    /// Every file that any layer names, even if another layer overrides it: it may hold a secret all the same.
+    files: Vec<PathBuf>,
 }
 
 impl Layers {
-    /// Reads all layers. The flag or variable `config` names the file. What is wrong with the environment's names is
-    /// logged.
+    /// Reads all layers. The flag or variable `config` names the file. Unknown variables are logged.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -47,39 +46,48 @@ impl Layers {
         args: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
-        let mut layers = Self { given: BTreeMap::new(), file: None };
+        let mut layers = Self { given: BTreeMap::new(), files: Vec::new() };
         let flags = command(settings).try_get_matches_from(args).map_err(ConfigError::CommandLine)?;
         let variables = Variables::read(settings, environment)?;
-        if let Some(file) = flags.get_one::<String>(CONFIG).or(variables.config.as_ref()) {
+        let config_flag = flags.get_one::<String>(CONFIG);
+        layers.files.extend(config_flag.into_iter().chain(&variables.config).map(PathBuf::from));
+        if let Some(file) = config_flag.or(variables.config.as_ref()) {
             layers.read_file(settings, Path::new(file))?;
-            layers.file = Some(file.into());
         }
         for setting in settings {
             if let Some(value) = variables.values.get(setting.key) {
                 let texts = match setting.kind {
-                    Kind::Many => value.split(':').map(str::to_owned).collect(),
+                    Kind::Many(split) => split(value),
                     Kind::One | Kind::Switch => vec![value.clone()],
                 };
-                layers.given.insert(setting.key, Given { texts, origin: Origin::Environment });
+                layers.insert(setting, texts, Origin::Environment);
             }
             let texts = match setting.kind {
                 Kind::Switch => flags.get_flag(setting.key).then(|| vec!["true".to_owned()]),
-                Kind::One | Kind::Many => flags.get_many(setting.key).map(|texts| texts.cloned().collect()),
+                Kind::One | Kind::Many(_) => flags.get_many(setting.key).map(|texts| texts.cloned().collect()),
             };
             if let Some(texts) = texts {
-                layers.given.insert(setting.key, Given { texts, origin: Origin::Flag });
+                layers.insert(setting, texts, Origin::Flag);
             }
         }
         Ok(layers)
     }
 
+    /// Sets a setting. Returns whether it overrides another value.
+    fn insert(&mut self, setting: &Declaration, texts: Vec<String>, origin: Origin) -> bool {
+        if setting.is_file() {
+            self.files.extend(texts.iter().map(PathBuf::from));
+        }
+        self.given.insert(setting.key, Given { texts, origin }).is_some()
+    }
+
     fn read_file(&mut self, settings: &'static [Declaration], path: &Path) -> Result<(), ConfigError> {
         let unreadable = |why: String| ConfigError::File(path.to_owned(), why);
         if path.as_os_str().is_empty() {
-            return Err(unreadable(format!("its name is empty; give --{CONFIG} a file, or leave it out")));
+            return Err(unreadable(format!("its name is empty; give --{CONFIG} the path of a file, or leave it out")));
         }
         let text = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-        // what the parser says beside its message quotes the line, and with it perhaps a password
+        // the rest of the parser's error quotes the line, which may hold a password
         let table: toml::Table = toml::from_str(&text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
             unreadable(format!("line {line}: {}", error.message()))
@@ -92,16 +100,18 @@ impl Layers {
                 return Err(ConfigError::UnknownKey { key, file: path.to_owned(), nearest, known });
             };
             let bad = |why: &str| ConfigError::BadValue {
-                place: format!("{key} in {}", path.display()),
+                given: format!("{key} in {}", path.display()),
                 why: why.to_owned(),
             };
             let texts = match value {
-                toml::Value::Array(array) if setting.kind == Kind::Many => array.iter().map(scalar).collect(),
+                toml::Value::Array(array) if matches!(setting.kind, Kind::Many(_)) => {
+                    array.iter().map(scalar).collect()
+                }
                 ref value => scalar(value).map(|text| vec![text]),
             };
             let texts: Vec<String> = texts.ok_or_else(|| {
                 bad(match setting.kind {
-                    Kind::Many => "expected a string or an array of strings",
+                    Kind::Many(_) => "expected a string or an array of strings",
                     Kind::One => "expected a string or a number",
                     Kind::Switch => "expected true or false",
                 })
@@ -109,7 +119,7 @@ impl Layers {
             if texts.is_empty() {
                 return Err(bad("it is empty; give a value, or leave the setting out"));
             }
-            if self.given.insert(setting.key, Given { texts, origin: Origin::File(path.to_owned()) }).is_some() {
+            if self.insert(setting, texts, Origin::File(path.to_owned())) {
                 return Err(bad("it is given twice, once with _ and once with -"));
             }
         }
@@ -119,13 +129,13 @@ impl Layers {
     /// The value of a setting.
     ///
     /// # Errors
-    /// [`ConfigError::BadValue`], for a setting without value and default as well.
+    /// [`ConfigError::BadValue`], also if there is neither a value nor a default.
     pub fn one<T>(&self, setting: &Setting<T>) -> Result<T, ConfigError> {
         let value = self.optional(setting)?;
         value.ok_or_else(|| self.bad_value(setting, "expected a value".to_owned()))
     }
 
-    /// The value of a setting; `None` where nobody gives one and there is no default.
+    /// The value of a setting; `None` if there is neither a value nor a default.
     ///
     /// # Errors
     /// [`ConfigError::BadValue`].
@@ -144,10 +154,10 @@ impl Layers {
         texts.iter().map(parse).collect()
     }
 
-    /// All values of a setting, each of which passes `check` unless nobody has given any.
+    /// All values of a setting. Each that was given must pass `check`; a default need not.
     ///
     /// # Errors
-    /// [`ConfigError::BadValue`], with what `check` says.
+    /// [`ConfigError::BadValue`], with the text of `check`.
     pub fn many_checked<T>(
         &self,
         setting: &Setting<T>,
@@ -163,13 +173,12 @@ impl Layers {
         Ok(values)
     }
 
-    /// All files that settings name, the configuration file among them.
-    pub fn files(&self, settings: &[Declaration]) -> Vec<PathBuf> {
-        let named = settings.iter().filter(|setting| setting.is_file()).flat_map(|setting| self.texts(*setting).0);
-        named.map(PathBuf::from).chain(self.file.clone()).collect()
+    /// Every file that any layer names, the configuration file included.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
-    /// What is wrong with the value of a setting beyond its form.
+    /// The error for a value that can be parsed but not used.
     pub fn bad_value<T>(&self, setting: &Setting<T>, why: String) -> ConfigError {
         let (texts, origin) = self.texts(setting.declaration());
         bad_value(setting.declaration(), texts.first().copied().unwrap_or_default(), origin, why)
@@ -186,13 +195,13 @@ impl Layers {
 
 fn bad_value(setting: Declaration, text: &str, origin: &Origin, why: String) -> ConfigError {
     let value = if setting.secret { "(not shown)".to_owned() } else { format!("{text:?}") };
-    let place = match origin {
+    let given = match origin {
         Origin::Flag => format!("--{} {value} on the command line", setting.key),
         Origin::Environment => format!("{}={value} in the environment", setting.variable()),
         Origin::File(path) => format!("{} = {value} in {}", setting.key, path.display()),
         Origin::Default => format!("--{} {value} by default", setting.key),
     };
-    ConfigError::BadValue { place, why }
+    ConfigError::BadValue { given, why }
 }
 
 fn scalar(value: &toml::Value) -> Option<String> {
@@ -204,27 +213,33 @@ fn scalar(value: &toml::Value) -> Option<String> {
     }
 }
 
+/// The command line.
 fn command(settings: &[Declaration]) -> Command {
     let config = Arg::new(CONFIG)
         .long(CONFIG)
         .value_name("FILE")
-        .help(format!("TOML file with any of these settings as keys [env: {PREFIX}CONFIG]"));
+        .help(format!("TOML file with these settings as keys, such as max-body = \"64MiB\"\n[env: {PREFIX}CONFIG]"));
     Command::new("user-http-server")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("The HTTP gateway of a Blender render farm")
+        .about("HTTP gateway of a Blender render farm: serves until SIGTERM or Ctrl-C")
+        .override_usage(
+            "user-http-server [OPTIONS]\n       user-http-server token",
+        )
+        .next_line_help(true)
         .after_help(
-            "Flags beat the environment, that beats the file, that beats the defaults. RUST_LOG sets what is logged.\n\
-             `user-http-server token` prints a new bearer token.",
+            "Flags override the environment, which overrides the file, which overrides the defaults.\n\
+             A SIZE is 500KB, 64MiB or 1GiB, a DURATION 10s, 15m or 24h. RUST_LOG filters the log (RUST_LOG=warn).\n\
+             SIGHUP reloads tokens and certificates. `user-http-server token` prints a new bearer token.",
         )
         .args(settings.iter().map(Declaration::arg))
         .arg(config)
 }
 
-/// The variables that concern this program.
+/// The environment variables of this program.
 struct Variables {
     /// By the key of the setting.
     values: BTreeMap<&'static str, String>,
-    /// The file.
+    /// The path of the configuration file.
     config: Option<String>,
 }
 
@@ -247,9 +262,9 @@ impl Variables {
             };
             let Ok(value) = value.into_string() else {
                 let why = "expected text in UTF-8".to_owned();
-                return Err(bad_value(*setting, "(no UTF-8)", &Origin::Environment, why));
+                return Err(bad_value(*setting, "(not UTF-8)", &Origin::Environment, why));
             };
-            // most often, an empty variable is how a shell or a unit file says that it is not set
+            // in a shell or a unit file, an empty variable usually means that it is not set
             if setting.guarded || !value.is_empty() {
                 variables.values.insert(setting.key, value);
             }
@@ -258,25 +273,25 @@ impl Variables {
     }
 }
 
-/// What the log says of a variable that is no setting. Others set some: Kubernetes gives every pod variables that
-/// begin with a Service's name. Its value is not shown, for it may belong to a setting that is secret.
+/// The log line for a variable that is not a setting. Kubernetes sets such variables: their names begin with the name of a
+/// Service. The value is not shown, for the variable may be a misspelled secret.
 fn unknown_variable(settings: &'static [Declaration], name: &str, key: &str) -> String {
     let known = settings.iter().map(|setting| setting.key).chain([CONFIG]);
     let nearest = nearest(key, known).replace('-', "_").to_uppercase();
-    let unknown = format!("{name:?} in the environment is ignored: it is no setting");
+    let unknown = format!("{name:?} in the environment is ignored: there is no such setting");
     let is_a_services = name.ends_with("_PORT")
         || name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
         || name.contains("_PORT_");
     let hint = if is_a_services {
-        "; Kubernetes makes such variables of a Service's name, unless the pod has enableServiceLinks: false"
+        "; Kubernetes sets it for a Service of that name, unless the pod has enableServiceLinks: false"
     } else {
         ""
     };
     format!("{unknown}; did you mean {PREFIX}{nearest}?{hint}")
 }
 
-/// Which of `known`, which are not none, is most like `key`.
+/// The member of `known`, which must not be empty, that is most similar to `key`.
 fn nearest(key: &str, known: impl Iterator<Item = &'static str>) -> &'static str {
     let likeness = |known: &str| strsim::jaro_winkler(key, known);
     known.max_by(|one, other| likeness(one).total_cmp(&likeness(other))).unwrap_or_default()

@@ -1,8 +1,8 @@
-//! What a setting is: its name in each place, its default, and how its text is read.
+//! What a setting is: its names, its default, its help, and how its text is parsed.
 
 use clap::{Arg, ArgAction};
 
-/// What the environment variables begin with.
+/// The beginning of every environment variable.
 pub const PREFIX: &str = "USER_HTTP_SERVER_";
 
 /// A setting whose values are each a `T`.
@@ -12,32 +12,37 @@ pub struct Setting<T> {
     parse: fn(&str) -> Result<T, String>,
 }
 
-/// What can be said of a setting without knowing what its values are.
+/// What is known of a setting apart from the type of its values.
 #[derive(Clone, Copy, Debug)]
 pub struct Declaration {
     /// Its flag without the dashes, and its key in the file.
     pub key: &'static str,
     placeholder: &'static str,
-    /// Empty where there is none.
+    /// Empty if there is none.
     pub default: &'static str,
     help: &'static str,
+    /// The group in `--help`.
+    heading: &'static str,
     pub kind: Kind,
     /// Its value is never shown.
     pub secret: bool,
-    /// A variable that is empty is an error instead of one that is not set.
+    /// An empty variable is an error; otherwise it counts as not set.
     pub guarded: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many values a setting has.
+#[derive(Clone, Copy, Debug)]
 pub enum Kind {
     One,
-    Many,
+    /// Any number. A variable holds all of them, and this splits it.
+    Many(fn(&str) -> Vec<String>),
+    /// On or off.
     Switch,
 }
 
 impl<T> Setting<T> {
-    /// A setting with one value. `default` is empty where there is none; `parse` never sees an empty text, and says
-    /// what is wrong with any other.
+    /// A setting with one value. `default` is empty if there is none. `parse` never gets an empty text; its error says what
+    /// would be accepted.
     pub const fn new(
         key: &'static str,
         placeholder: &'static str,
@@ -45,35 +50,58 @@ impl<T> Setting<T> {
         help: &'static str,
         parse: fn(&str) -> Result<T, String>,
     ) -> Self {
-        let declaration =
-            Declaration { key, placeholder, default, help, kind: Kind::One, secret: false, guarded: false };
+        let declaration = Declaration {
+            key,
+            placeholder,
+            default,
+            help,
+            heading: "",
+            kind: Kind::One,
+            secret: false,
+            guarded: false,
+        };
         Self { declaration, parse }
     }
 
-    /// It may have several values.
+    const fn with(self, declaration: Declaration) -> Self {
+        Self { declaration, parse: self.parse }
+    }
+
+    /// Puts it into a group of `--help`.
+    pub const fn under(self, heading: &'static str) -> Self {
+        let declaration = Declaration { heading, ..self.declaration };
+        self.with(declaration)
+    }
+
+    /// It may have several values, which a variable separates by colons.
     pub const fn many(self) -> Self {
-        let Self { declaration, parse } = self;
-        Self { declaration: Declaration { kind: Kind::Many, ..declaration }, parse }
+        self.many_separated_by(split_at_colons)
+    }
+
+    /// It may have several values, into which `split` divides a variable.
+    pub const fn many_separated_by(self, split: fn(&str) -> Vec<String>) -> Self {
+        let declaration = Declaration { kind: Kind::Many(split), ..self.declaration };
+        self.with(declaration)
     }
 
     /// Its value is never shown.
     pub const fn secret(self) -> Self {
-        let Self { declaration, parse } = self;
-        Self { declaration: Declaration { secret: true, ..declaration }, parse }
+        let declaration = Declaration { secret: true, ..self.declaration };
+        self.with(declaration)
     }
 
-    /// What comes of leaving it out is worse than not starting: a variable that is empty, because a shell or a compose
-    /// file took its value from one that is not set, must not pass for one that was left out.
+    /// An empty variable is an error. A shell or a compose file may have filled it from another one that is not set, and to
+    /// run without this setting is worse than not to start.
     pub const fn guarded(self) -> Self {
-        let Self { declaration, parse } = self;
-        Self { declaration: Declaration { guarded: true, ..declaration }, parse }
+        let declaration = Declaration { guarded: true, ..self.declaration };
+        self.with(declaration)
     }
 
     pub const fn declaration(&self) -> Declaration {
         self.declaration
     }
 
-    /// Reads one value.
+    /// Parses one value.
     ///
     /// # Errors
     /// What is wrong with it, or what would be accepted.
@@ -86,10 +114,11 @@ impl<T> Setting<T> {
 }
 
 impl Setting<bool> {
-    /// A setting that is off by default, and whose flag takes no value.
+    /// A setting that is off by default, and whose flag has no value.
     pub const fn switch(key: &'static str, help: &'static str) -> Self {
-        let Self { declaration, parse } = Self::new(key, "", "false", help, truth);
-        Self { declaration: Declaration { kind: Kind::Switch, ..declaration }, parse }
+        let setting = Self::new(key, "", "false", help, truth);
+        let declaration = Declaration { kind: Kind::Switch, ..setting.declaration };
+        setting.with(declaration)
     }
 }
 
@@ -97,8 +126,12 @@ fn truth(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| "expected true or false".to_owned())
 }
 
+fn split_at_colons(list: &str) -> Vec<String> {
+    list.split(':').map(str::to_owned).collect()
+}
+
 impl Declaration {
-    /// Whether its value is the path of a file that is read.
+    /// Whether its value is the path of a file that this program reads.
     pub fn is_file(&self) -> bool {
         self.placeholder == "FILE"
     }
@@ -108,17 +141,21 @@ impl Declaration {
         format!("{PREFIX}{}", self.key.replace('-', "_").to_uppercase())
     }
 
-    /// Its flag, as clap takes it.
+    /// Its flag.
     pub fn arg(&self) -> Arg {
-        let default = if self.default.is_empty() || self.kind == Kind::Switch {
-            String::new()
-        } else {
-            format!(" [default: {}]", self.default)
-        };
-        let arg = Arg::new(self.key).long(self.key).help(format!("{}{default} [env: {}]", self.help, self.variable()));
+        let mut notes = Vec::new();
+        if !self.default.is_empty() && !matches!(self.kind, Kind::Switch) {
+            notes.push(format!("[default: {}]", self.default));
+        }
+        notes.push(format!("[env: {}]", self.variable()));
+        if matches!(self.kind, Kind::Many(_)) {
+            notes.push("[repeatable; a:b in the environment]".to_owned());
+        }
+        let help = format!("{}\n{}", self.help, notes.join(" "));
+        let arg = Arg::new(self.key).long(self.key).help(help).help_heading(self.heading);
         match self.kind {
             Kind::One => arg.value_name(self.placeholder),
-            Kind::Many => arg.value_name(self.placeholder).action(ArgAction::Append),
+            Kind::Many(_) => arg.value_name(self.placeholder).action(ArgAction::Append),
             Kind::Switch => arg.action(ArgAction::SetTrue),
         }
     }

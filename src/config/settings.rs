@@ -1,6 +1,6 @@
-//! Every setting, in the order in which `--help` shows them, and how their values are read.
+//! Every setting, in the order of `--help`, and how its text is parsed.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,63 +11,75 @@ use user_http_actors::broker::amqp::AmqpUrl;
 use super::setting::{Declaration, Setting};
 use crate::http::HostName;
 
-/// The largest body that the codec takes, in bytes: its offsets have 32 bits.
+/// The largest body that the codec can handle, in bytes: its offsets have 32 bits.
 const MAX_MAX_BODY: u64 = u32::MAX as u64;
 
-/// Declares each setting as a constant, and all of them as [`ALL`]: one that is declared is one that is read.
+/// Declares each setting as a constant, and all of them as [`ALL`], so that none can be declared and not read.
 macro_rules! settings {
-    ($($name:ident: $value:ty = $setting:expr;)*) => {
-        $(pub const $name: Setting<$value> = $setting;)*
+    ($($heading:literal { $($name:ident: $value:ty = $setting:expr;)* })*) => {
+        $($(pub const $name: Setting<$value> = $setting.under($heading);)*)*
 
         /// Every setting.
-        pub const ALL: &[Declaration] = &[$($name.declaration()),*];
+        pub const ALL: &[Declaration] = &[$($($name.declaration(),)*)*];
     };
 }
 
 settings! {
-    HTTP_BIND: SocketAddr = Setting::new("http-bind", "ADDR", "127.0.0.1:10000", "address of the server for workers", address);
-    API_BIND: SocketAddr = Setting::new("api-bind", "ADDR", "127.0.0.1:10001", "address of the server for the farm's services", address);
-    WORKER_TOKEN_FILE: PathBuf = file("worker-token-file", "bearer tokens of workers, one a line, each with the USER_ID that it is bound to, if any");
-    API_TOKEN_FILE: PathBuf = file("api-token-file", "bearer tokens of the farm's services, one a line");
-    API_HOST: HostName = Setting::new("api-host", "NAME", "", "name, beside localhost, that requests to the API server may be for while it listens on loopback without tokens; may be given several times", host).many();
-    ALLOW_OPEN_API: bool = Setting::switch("allow-open-api", "let anybody who reaches the API server give orders, beyond this machine too");
-    HTTP_TLS_CERT: PathBuf = file("http-tls-cert", "certificate of the server for workers, with its chain, in PEM; with it, that server speaks TLS");
-    HTTP_TLS_KEY: PathBuf = file("http-tls-key", "its private key, in PEM");
-    API_TLS_CERT: PathBuf = file("api-tls-cert", "certificate of the server for the farm's services, with its chain, in PEM; with it, that server speaks TLS");
-    API_TLS_KEY: PathBuf = file("api-tls-key", "its private key, in PEM");
-    API_CLIENT_CA: PathBuf = file("api-client-ca", "CA certificates, in PEM; with it, a client of that server must have a certificate of one of them");
-    AMQP_URL: AmqpUrl = Setting::new("amqp-url", "URL", "", "RabbitMQ, as amqp://user:password@host:port/vhost, or amqps:// for TLS; without it the user manager takes its messages from the API server", amqp_url).secret().guarded();
-    AMQP_CA_FILE: PathBuf = file("amqp-ca-file", "CA certificates, in PEM, of which RabbitMQ's must be, for amqps://; without it, those that the system trusts");
-    DATA_DIR: PathBuf = folder("data-dir", "./data", "folder in which messages are kept");
-    BLEND_ROOT: PathBuf = folder("blend-root", "./blends", "folder in which .blend files may lie; may be given several times, relative paths are relative to the first").many();
-    MAX_BODY: u64 = Setting::new("max-body", "SIZE", "256MiB", "largest body that is taken, below 4GiB", body_size);
-    MAX_CONNECTIONS: usize = Setting::new("max-connections", "NUMBER", "10000", "how many connections each server has open at once", number);
-    KEEP_ALIVE: Duration = Setting::new("keep-alive", "DURATION", "5s", "how long a connection is kept without a request; a proxy in front has to give its own up sooner", keep_alive);
-    MAX_INFLIGHT: u64 = Setting::new("max-inflight", "SIZE", "1GiB", "how much of all bodies together is held in memory at once", size);
-    MIN_TRANSFER_RATE: u64 = Setting::new("min-transfer-rate", "SIZE", "16KiB", "how many bytes a second a body and an answer have to make after 30 s", size);
-    MAX_BUFFERED: u64 = Setting::new("max-buffered", "SIZE", "1GiB", "how much is buffered for workers", size);
-    MAX_OUTBOX: u64 = Setting::new("max-outbox", "SIZE", "4GiB", "how much waits for the user manager", size);
-    BUFFER_TTL: Duration = Setting::new("buffer-ttl", "DURATION", "24h", "how long a message is buffered", duration);
-    MEMORY: bool = Setting::switch("memory", "keep nothing on disk: a stop loses every message");
-    AMQP_EXCHANGE: String = name("amqp-exchange", "USER_HTTP_SERVER_EXCHANGE", "exchange that the communication interface publishes to");
-    AMQP_QUEUE: String = name("amqp-queue", "UHTTPSE_CI", "queue consumed, bound to that exchange under its own name");
-    AMQP_PUBLISH_EXCHANGE: String = name("amqp-publish-exchange", "COMMUNICATION_INTERFACE_EXCHANGE", "exchange that messages for the user manager are published to");
-    AMQP_ROUTING_KEY: String = name("amqp-routing-key", "CIE_USER_HTTP_SERVER", "routing key that they are published with");
-    AMQP_AWAIT_QUEUE: String = name("amqp-await-queue", "", "queue behind that exchange, the user manager's for one: nothing is published while it does not exist or has no consumer; may be given several times").many();
-    AMQP_SETTLE: Duration = Setting::new("amqp-settle", "DURATION", "10s", "without --amqp-await-queue: how long nothing is published after a lost connection to RabbitMQ, for the farm's services to find it again; 0 for not at all", duration_or_zero);
+    "Servers" {
+        HTTP_BIND: SocketAddr = Setting::new("http-bind", "ADDR", "127.0.0.1:10000", "Address of the worker server", address);
+        API_BIND: SocketAddr = Setting::new("api-bind", "ADDR", "127.0.0.1:10001", "Address of the API server, for the farm's services. Without tokens and client certificates it\nmust be a loopback address", address);
+        API_HOST: HostName = Setting::new("api-host", "NAME", "", "Host by whose name clients may address the API server, besides localhost, while it listens on\nloopback without tokens", host).many_separated_by(split_hosts);
+        ALLOW_OPEN_API: bool = Setting::switch("allow-open-api", "Allow the API server on any address without tokens and client certificates");
+        MAX_CONNECTIONS: usize = Setting::new("max-connections", "NUMBER", "10000", "Number of open connections per server; further ones wait", number);
+        KEEP_ALIVE: Duration = Setting::new("keep-alive", "DURATION", "5s", "Time after which an idle connection is closed, at most 1d. A proxy in front must close its own\nidle connections earlier", keep_alive);
+    }
+    "Authentication" {
+        WORKER_TOKEN_FILE: PathBuf = file("worker-token-file", "Bearer tokens of workers, one per line; a USER_ID behind a token binds it to that worker");
+        API_TOKEN_FILE: PathBuf = file("api-token-file", "Bearer tokens of the farm's services, one per line");
+    }
+    "TLS" {
+        HTTP_TLS_CERT: PathBuf = file("http-tls-cert", "Certificate of the worker server with its chain, in PEM; turns TLS on");
+        HTTP_TLS_KEY: PathBuf = file("http-tls-key", "Private key of the worker server, in PEM");
+        API_TLS_CERT: PathBuf = file("api-tls-cert", "Certificate of the API server with its chain, in PEM; turns TLS on");
+        API_TLS_KEY: PathBuf = file("api-tls-key", "Private key of the API server, in PEM");
+        API_CLIENT_CA: PathBuf = file("api-client-ca", "CA certificates, in PEM: clients of the API server must present a certificate of one of them");
+    }
+    "RabbitMQ" {
+        AMQP_URL: AmqpUrl = Setting::new("amqp-url", "URL", "", "Broker, as amqp://user:password@host:port/vhost, or amqps:// for TLS. Without it the user manager\nfetches its messages from the API server", amqp_url).secret().guarded();
+        AMQP_CA_FILE: PathBuf = file("amqp-ca-file", "CA certificates, in PEM, to trust for amqps:// instead of those of the system");
+        AMQP_EXCHANGE: String = name("amqp-exchange", "USER_HTTP_SERVER_EXCHANGE", "Exchange that the communication interface publishes to");
+        AMQP_QUEUE: String = name("amqp-queue", "UHTTPSE_CI", "Queue to consume from; bound to that exchange under its own name");
+        AMQP_PUBLISH_EXCHANGE: String = name("amqp-publish-exchange", "COMMUNICATION_INTERFACE_EXCHANGE", "Exchange to publish messages for the user manager to");
+        AMQP_ROUTING_KEY: String = name("amqp-routing-key", "CIE_USER_HTTP_SERVER", "Routing key to publish them with");
+        AMQP_AWAIT_QUEUE: String = name("amqp-await-queue", "", "Queue behind that exchange, such as the user manager's: publish only while it exists and has a\nconsumer").many();
+        AMQP_SETTLE: Duration = Setting::new("amqp-settle", "DURATION", "10s", "Without --amqp-await-queue: time to publish nothing after a lost connection, so that the farm's\nservices can reconnect first; 0 for none", duration_or_zero);
+    }
+    "Messages" {
+        DATA_DIR: PathBuf = folder("data-dir", "./data", "Directory in which messages are stored");
+        MEMORY: bool = Setting::switch("memory", "Store messages in memory only: a restart loses all of them");
+        BLEND_ROOT: PathBuf = folder("blend-root", "./blends", "Directory from which .blend files may be sent; relative paths in messages start at the first one").many();
+        MAX_BUFFERED: u64 = Setting::new("max-buffered", "SIZE", "1GiB", "Capacity for messages that wait for workers", size);
+        BUFFER_TTL: Duration = Setting::new("buffer-ttl", "DURATION", "24h", "Time after which a message that no worker has fetched is discarded", duration);
+        MAX_OUTBOX: u64 = Setting::new("max-outbox", "SIZE", "4GiB", "Capacity for messages that wait for the user manager", size);
+    }
+    "Limits of requests" {
+        MAX_BODY: u64 = Setting::new("max-body", "SIZE", "256MiB", "Largest request body, less than 4GiB", body_size);
+        MAX_INFLIGHT: u64 = Setting::new("max-inflight", "SIZE", "1GiB", "Memory for all request bodies at the same time", positive_size);
+        MIN_TRANSFER_RATE: u64 = Setting::new("min-transfer-rate", "SIZE", "16KiB", "Minimum transfer rate of request and response bodies, per second, after a grace period of 30 s", rate);
+    }
 }
 
-/// The path of a file; there is no default.
+/// The path of a file, without a default.
 const fn file(key: &'static str, help: &'static str) -> Setting<PathBuf> {
     Setting::new(key, "FILE", "", help, path).guarded()
 }
 
-/// The path of a folder.
+/// The path of a directory.
 const fn folder(key: &'static str, default: &'static str, help: &'static str) -> Setting<PathBuf> {
     Setting::new(key, "DIR", default, help, path).guarded()
 }
 
-/// A name at the broker.
+/// A name in the broker.
 const fn name(key: &'static str, default: &'static str, help: &'static str) -> Setting<String> {
     Setting::new(key, "NAME", default, help, amqp_name)
 }
@@ -77,8 +89,25 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn host(text: &str) -> Result<HostName, String> {
-    let expected = "expected the name or the address of a host, without scheme, port and path, such as farm.example";
+    let expected = "expected a host name or address without scheme, port and path, such as farm.example or [::1]";
     HostName::parse(text).ok_or_else(|| expected.to_owned())
+}
+
+/// Splits a list at its colons, except those of IPv6 addresses.
+fn split_hosts(list: &str) -> Vec<String> {
+    let mut parts: Vec<&str> = list.split(':').collect();
+    let mut hosts = Vec::new();
+    while !parts.is_empty() {
+        // the longest address that begins here
+        let address = (2..=parts.len()).rev().map(|len| (len, parts[..len].join(":"))).find(|(_, text)| {
+            let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+            bare.parse::<Ipv6Addr>().is_ok()
+        });
+        let (len, host) = address.unwrap_or_else(|| (1, parts[0].to_owned()));
+        hosts.push(host);
+        parts.drain(..len);
+    }
+    hosts
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {
@@ -96,7 +125,7 @@ fn amqp_name(text: &str) -> Result<String, String> {
 
 fn number(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| "expected a number from 1 on".to_owned())
+    number.ok_or_else(|| "expected a number of at least 1".to_owned())
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -104,9 +133,19 @@ fn size(text: &str) -> Result<u64, String> {
     size.map_err(|_| "expected a size such as 64MiB".to_owned())
 }
 
+fn positive_size(text: &str) -> Result<u64, String> {
+    let size = size(text).ok().filter(|size| *size > 0);
+    size.ok_or_else(|| "expected a size of at least 1 byte, such as 64MiB".to_owned())
+}
+
 fn body_size(text: &str) -> Result<u64, String> {
-    let size = size(text).ok().filter(|size| *size <= MAX_MAX_BODY);
-    size.ok_or_else(|| "expected a size below 4GiB, such as 64MiB".to_owned())
+    let size = positive_size(text).ok().filter(|size| *size <= MAX_MAX_BODY);
+    size.ok_or_else(|| "expected a size of at least 1 byte and less than 4GiB, such as 64MiB".to_owned())
+}
+
+/// Without a minimum, a client that stops reading would hold its message forever.
+fn rate(text: &str) -> Result<u64, String> {
+    positive_size(text).map_err(|_| "expected a size of at least 1 byte, such as 16KiB, for each second".to_owned())
 }
 
 fn duration_or_zero(text: &str) -> Result<Duration, String> {
@@ -118,18 +157,17 @@ fn duration(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "expected a duration such as 10s, 15m or 24h".to_owned())
 }
 
-/// Longer than a day is for ever, and nobody means that.
 fn keep_alive(text: &str) -> Result<Duration, String> {
     let short = duration(text).ok().filter(|duration| *duration <= Duration::from_secs(86_400));
-    short.ok_or_else(|| "expected a duration such as 5s or 2m, a day at the most".to_owned())
+    short.ok_or_else(|| "expected a duration such as 5s or 2m, at most 1d".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Kubernetes puts a Service's name in front of these and gives the result to every pod. A Service
-    /// `user-http-server` or `user-http-server-max` must not set anything here.
+    /// Kubernetes sets variables in every pod whose names begin with the name of a Service. A Service `user-http-server` or
+    /// `user-http-server-max` must not set anything here.
     #[test]
     fn no_setting_has_the_name_of_a_variable_that_kubernetes_makes_of_a_service() {
         for setting in ALL {
@@ -139,6 +177,28 @@ mod tests {
                 || name.contains("_SERVICE_PORT")
                 || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| name.contains(protocol));
             assert!(!is_a_services, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_hosts_may_have_ipv6_addresses_with_and_without_brackets() {
+        for (list, hosts) in [
+            ("farm.example", &["farm.example"][..]),
+            ("farm.example:gateway", &["farm.example", "gateway"]),
+            ("::1", &["::1"]),
+            ("[::1]", &["[::1]"]),
+            ("fe80::1:2:3", &["fe80::1:2:3"]),
+            ("farm.example:[fe80::1]:gateway", &["farm.example", "[fe80::1]", "gateway"]),
+            ("[fe80::1]:[fe80::2]", &["[fe80::1]", "[fe80::2]"]),
+            ("farm.example:fe80::1", &["farm.example", "fe80::1"]),
+            ("2001:db8::1:10.0.0.1:gateway", &["2001:db8::1:10.0.0.1", "gateway"]),
+            ("10.0.0.1:10.0.0.2", &["10.0.0.1", "10.0.0.2"]),
+        ] {
+            assert_eq!(split_hosts(list), hosts, "{list}");
+            assert!(hosts.iter().all(|text| host(text).is_ok()), "{list}");
+        }
+        for wrong in ["a::b", "a:", ":a", "[::1", "[::1]x:a", "http://a"] {
+            assert!(split_hosts(wrong).iter().any(|text| API_HOST.parse(text).is_err()), "{wrong}");
         }
     }
 }

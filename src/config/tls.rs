@@ -1,4 +1,4 @@
-//! The settings of TLS: which belong together, and what they load.
+//! The TLS settings: which of them belong together, and loading the files that they name.
 
 use std::path::PathBuf;
 
@@ -11,26 +11,26 @@ use super::setting::Setting;
 use super::settings;
 use crate::tls::{Tls, TlsFile, TlsFiles};
 
-/// The settings of one server's TLS.
+/// The TLS settings of one server.
 pub struct TlsSettings {
     cert: Setting<PathBuf>,
     key: Setting<PathBuf>,
     client_ca: Option<Setting<PathBuf>>,
 }
 
-/// Those of the server for workers.
+/// Of the worker server.
 pub const HTTP: TlsSettings =
     TlsSettings { cert: settings::HTTP_TLS_CERT, key: settings::HTTP_TLS_KEY, client_ca: None };
-/// Those of the server for the farm's services.
+/// Of the API server.
 pub const API: TlsSettings =
     TlsSettings { cert: settings::API_TLS_CERT, key: settings::API_TLS_KEY, client_ca: Some(settings::API_CLIENT_CA) };
 
 impl TlsSettings {
-    /// Loads what they name; none where none of them is set.
+    /// Loads the files that they name; `None` if none of them is set.
     pub fn load(&self, layers: &Layers) -> Result<Option<Tls>, ConfigError> {
         let needs = |setting: &Setting<PathBuf>, other: &Setting<PathBuf>| {
             let other = other.declaration().key;
-            let why = format!("expected --{other} beside it, as a flag, in the environment or in the file");
+            let why = format!("expected --{other} as well, as a flag, in the environment or in the file");
             layers.bad_value(setting, why)
         };
         let client_ca = self.client_ca.as_ref().map_or(Ok(None), |setting| layers.optional(setting))?;
@@ -54,14 +54,14 @@ impl TlsSettings {
     }
 }
 
-/// The file of the CAs that the broker is checked by. It is read at each connection; what is wrong with it at the start
-/// is told then.
+/// The file of the CAs to trust for the broker. It is read again at each connection; this reads it once, to report errors at
+/// the start.
 pub fn amqp_ca_file(layers: &Layers, url: Option<&AmqpUrl>) -> Result<Option<PathBuf>, ConfigError> {
     let Some(path) = layers.optional(&settings::AMQP_CA_FILE)? else { return Ok(None) };
     let checked = if url.is_some_and(AmqpUrl::is_tls) {
         roots(&path).map(drop)
     } else {
-        Err("expected an AMQP URL that begins with amqps:// beside it".to_owned())
+        Err("expected an --amqp-url that begins with amqps:// as well".to_owned())
     };
     checked.map(|()| Some(path)).map_err(|why| layers.bad_value(&settings::AMQP_CA_FILE, why))
 }

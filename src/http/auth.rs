@@ -1,7 +1,7 @@
-//! Bearer tokens (RFC 6750): the file that has them, and the check of requests.
+//! Bearer tokens (RFC 6750): the file that lists them, and the middleware that checks requests.
 
 mod middleware;
 mod tokens;
 
-pub(crate) use middleware::{Audience, authenticate};
+pub use middleware::Authentication;
 pub use tokens::{Bearer, Tokens, new_token};

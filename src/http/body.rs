@@ -1,4 +1,4 @@
-//! Reads the body of a request, within the limits.
+//! Reads the body of a request within the limits.
 
 use actix_web::error::PayloadError;
 use actix_web::http::header;
@@ -9,15 +9,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::http::Gateway;
 use crate::http::error::Failure;
-use crate::http::limits::{Held, Pace};
+use crate::http::limits::{InflightPermit, Pace};
 
-/// How much is reserved for a body at once, whatever its sender says that its length will be.
+/// How much memory is reserved at once for a body of declared length, in bytes. A sender may declare more than it sends.
 const RESERVED: usize = 1 << 20;
 
-/// A body, and the permit for the memory that it is in.
+/// A body with the permit for its memory.
 struct Permitted<B> {
     content: B,
-    _held: Held,
+    _permit: InflightPermit,
 }
 
 impl<B: AsRef<[u8]>> AsRef<[u8]> for Permitted<B> {
@@ -26,12 +26,12 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for Permitted<B> {
     }
 }
 
-/// Reads the whole body. Its memory counts as held until the last part of it is dropped, wherever that is by then: a
-/// client that hangs up takes nothing back of what is on its way to the disk.
+/// Reads the whole body. The in-flight permit is part of the returned bytes: it counts until their last slice is dropped,
+/// for a body that is on its way to the disk takes memory even if the client has hung up.
 ///
 /// # Errors
-/// 413 as soon as it is known to be longer than the limit, 415 where it is encoded, 503 where there is no memory for
-/// it, 408 where it comes too slowly, 400 where it breaks off.
+/// 413 as soon as the body is known to exceed the limit, 415 if it has a content encoding, 503 if `max_inflight` is reached,
+/// 408 if it is too slow, 400 if it breaks off.
 pub async fn read(request: &HttpRequest, mut payload: web::Payload, gateway: &Gateway) -> Result<Bytes, Failure> {
     let limits = &gateway.limits;
     let limit = limits.max_body;
@@ -39,15 +39,15 @@ pub async fn read(request: &HttpRequest, mut payload: web::Payload, gateway: &Ga
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        return Err(Failure::encoded(&String::from_utf8_lossy(encoding.as_bytes())));
+        return Err(Failure::content_encoding(&String::from_utf8_lossy(encoding.as_bytes())));
     }
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|declared| declared > limit) {
         return Err(Failure::too_large(limit));
     }
-    let mut held = gateway.inflight.hold();
-    if !held.fits(declared.unwrap_or(0), limits.max_inflight) {
-        return Err(Failure::no_memory());
+    let mut permit = gateway.inflight.permit();
+    if !permit.fits(declared.unwrap_or(0), limits.max_inflight) {
+        return Err(Failure::too_much_inflight());
     }
     let mut pace = Pace::new(limits, Instant::now());
     let mut first = None;
@@ -65,10 +65,10 @@ pub async fn read(request: &HttpRequest, mut payload: web::Payload, gateway: &Ga
             return Err(Failure::too_large(limit));
         }
         pace.add(chunk.len() as u64);
-        // a body that comes in one piece is not copied
+        // a body that arrives in one chunk is not copied
         if read == 0 {
-            if !held.grow_to(chunk.len() as u64, limits.max_inflight) {
-                return Err(Failure::no_memory());
+            if !permit.grow_to(chunk.len() as u64, limits.max_inflight) {
+                return Err(Failure::too_much_inflight());
             }
             first = Some(chunk);
             continue;
@@ -76,8 +76,8 @@ pub async fn read(request: &HttpRequest, mut payload: web::Payload, gateway: &Ga
         let needed = read + chunk.len();
         if body.capacity() < needed {
             let capacity = capacity(needed, body.capacity(), declared, limit);
-            if !held.grow_to(capacity as u64, limits.max_inflight) {
-                return Err(Failure::no_memory());
+            if !permit.grow_to(capacity as u64, limits.max_inflight) {
+                return Err(Failure::too_much_inflight());
             }
             body.reserve_exact(capacity - body.len());
         }
@@ -85,12 +85,12 @@ pub async fn read(request: &HttpRequest, mut payload: web::Payload, gateway: &Ga
         body.extend_from_slice(&chunk);
     }
     Ok(match first {
-        Some(content) => Bytes::from_owner(Permitted { content, _held: held }),
-        None => Bytes::from_owner(Permitted { content: body, _held: held }),
+        Some(content) => Bytes::from_owner(Permitted { content, _permit: permit }),
+        None => Bytes::from_owner(Permitted { content: body, _permit: permit }),
     })
 }
 
-/// How much memory a body gets that needs more than it has: twice as much, but no more than it will be long.
+/// The next capacity of a body that needs more memory: twice the current one, at most the length that the body can have.
 fn capacity(needed: usize, has: usize, declared: Option<u64>, limit: u64) -> usize {
     let least = if declared.is_some() { RESERVED } else { 0 };
     let most = usize::try_from(declared.unwrap_or(limit)).unwrap_or(usize::MAX);
@@ -110,16 +110,16 @@ mod tests {
     use crate::http::limits::Inflight;
 
     #[test]
-    fn a_body_counts_until_its_last_part_is_dropped() {
+    fn a_body_counts_until_its_last_slice_is_dropped() {
         let inflight = Inflight::default();
-        let mut held = inflight.hold();
-        assert!(held.grow_to(1_000, 1_000));
-        let body = Bytes::from_owner(Permitted { content: vec![0; 1_000], _held: held });
+        let mut permit = inflight.permit();
+        assert!(permit.grow_to(1_000, 1_000));
+        let body = Bytes::from_owner(Permitted { content: vec![0; 1_000], _permit: permit });
         let part = body.slice(10..20);
         drop(body);
-        assert!(!inflight.hold().fits(1, 1_000), "a part of it is left");
+        assert!(!inflight.permit().fits(1, 1_000), "a slice is left");
         drop(part);
-        assert!(inflight.hold().fits(1_000, 1_000));
+        assert!(inflight.permit().fits(1_000, 1_000));
     }
 
     #[test]

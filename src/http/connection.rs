@@ -1,19 +1,20 @@
 //! One connection of a server, over TCP or TLS: HTTP/1.1 requests, strictly one after another.
 //!
-//! The head of a request is not decoded before the answer to the one before is with the socket, whole. So an answer is
-//! written as its own request wants it, and what a client sends ahead waits where it is. The body of an answer is asked
-//! for more only when all before is with the socket: asked after its last byte, it knows that this has been handed over.
+//! A request's head is decoded only after the socket has taken the whole answer to the request before. So each answer has
+//! the form that its own request asks for, and pipelined requests wait in the kernel. An answer's body is polled for its
+//! next chunk only after the socket has taken all bytes before it: polled after its last chunk, the body knows that the
+//! socket has the whole answer.
 //!
-//! | what the connection waits for | how long at the most |
+//! | what the connection waits for | for at most |
 //! | --- | --- |
-//! | the handshake of TLS | 10 s (`tls::accept`) |
-//! | the head of the first request | [`HEAD_TIMEOUT`] from when the connection is accepted, or the handshake over |
+//! | the TLS handshake | 10 s (`tls::greet`) |
+//! | the head of the first request | [`HEAD_TIMEOUT`] from the accept or the end of the handshake |
 //! | the next request | `--keep-alive` |
 //! | the rest of its head | [`HEAD_TIMEOUT`] from its first byte |
-//! | its body | as `--min-transfer-rate` says, 408 (`http::request::body`) |
-//! | a handler, the body of an answer: our own side | as long as they take |
-//! | a client that takes an answer, however short | 30 s for each hand-over, and what `--min-transfer-rate` makes of its length |
-//! | a client that reads its last answer while it still sends | [`LINGER`], which is shorter where nothing is due from it |
+//! | its body | as long as it makes `--min-transfer-rate`, else 408 (`http::body::read`) |
+//! | a handler, the next chunk of an answer | unlimited: these are our own |
+//! | a client that reads an answer | 30 s for each write, plus the time of its length at `--min-transfer-rate` |
+//! | a client that has its last answer but still sends | [`LINGER_UNREAD`] if a request was not read whole, else [`LINGER_READ`] |
 
 use std::cell::{OnceCell, RefCell};
 use std::future::poll_fn;
@@ -49,53 +50,53 @@ pub use transport::Transport;
 pub use wire::Client;
 use wire::{RequestBody, Wire};
 
-/// How long the head of a request may take.
+/// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long closing the sending side may take, which with TLS has something to say.
+/// How long closing the sending side may take: over TLS it sends a `close_notify`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a client may go on sending after its last answer. If the socket were closed at once, what it still sends
-/// would be answered with a reset, which can overtake the answer.
+/// How long a connection stays open after its last answer while the client still sends. If the socket were closed at once,
+/// the kernel would answer further bytes with a reset, which can overtake the answer.
 #[derive(Clone, Copy, Debug)]
 struct Linger {
-    /// Without a byte.
+    /// Since the last received byte.
     idle: Duration,
-    /// In all.
+    /// In total.
     total: Duration,
 }
 
-/// Where more of its request is to come.
-const LINGER: Linger = Linger { idle: Duration::from_secs(5), total: Duration::from_secs(30) };
+/// After an answer to a request whose rest was not read.
+const LINGER_UNREAD: Linger = Linger { idle: Duration::from_secs(5), total: Duration::from_secs(30) };
 
-/// Where nothing is due from it, but it may have sent another request ahead.
-const LAST_WORDS: Linger = Linger { idle: Duration::from_secs(1), total: Duration::from_secs(1) };
+/// After an answer to a request that was read whole: the client may have sent another one ahead.
+const LINGER_READ: Linger = Linger { idle: Duration::from_secs(1), total: Duration::from_secs(1) };
 
-/// How much of a body that nobody wants is received so that the connection can be kept, in bytes.
-const DISCARDED: usize = 64 << 10;
+/// How much of an unread body is received and discarded to keep the connection usable, in bytes.
+const MAX_DISCARDED: usize = 64 << 10;
 
-/// How long a chunk may be to be copied behind the head, in bytes, rather than handed over beside it.
-const COPIED: usize = 16 << 10;
+/// Up to this length, in bytes, a chunk is copied behind the head; a longer one is passed to the same write uncopied.
+const MAX_COPIED: usize = 16 << 10;
 
-/// What room the head of an answer gets, and the small body behind it, in bytes.
-const HEAD_ROOM: usize = 512;
+/// Initial capacity for the head of an answer and a small body behind it, in bytes.
+const HEAD_CAPACITY: usize = 512;
 
-/// What all connections of a server have in common.
+/// The settings of all connections of a server.
 #[derive(Clone, Debug)]
-pub struct Terms {
-    /// How long a connection is kept without a request.
+pub struct ConnectionSettings {
+    /// How long an idle connection is kept.
     pub keep_alive: Duration,
-    /// How slowly an answer may be taken, and how much may be held in memory.
+    /// The minimum rate at which a client must read, and the bound of memory.
     pub limits: Limits,
-    /// Counts what is held in memory, unfinished heads among it.
+    /// Counts the bytes of unfinished heads.
     pub inflight: Inflight,
 }
 
-/// Serves a connection with `app` until it ends, or is idle when `stopping` resolves.
+/// Serves a connection with `app` until it ends, or until it is idle after `stopping` has resolved.
 pub async fn serve<S, A, B>(
     transport: Transport<S>,
     peer: Option<SocketAddr>,
-    terms: &Terms,
+    settings: &ConnectionSettings,
     stopping: impl Future,
     app: &A,
 ) where
@@ -105,7 +106,7 @@ pub async fn serve<S, A, B>(
     A::Error: Into<actix_web::Error>,
     B: MessageBody,
 {
-    let mut connection = Connection::new(transport, terms);
+    let mut connection = Connection::new(transport, settings);
     let mut stopping = pin!(stopping);
     let mut is_first = true;
     loop {
@@ -115,27 +116,27 @@ pub async fn serve<S, A, B>(
             Next::Nothing => return connection.close(None).await,
         };
         is_first = false;
-        let asked = Asked::of(&head);
+        let form = RequestForm::of(&head);
         let request = connection.begin(head, peer);
         let answered = match respond(app, request).await {
-            Ok(response) => connection.answer(response.into(), asked).await,
-            Err(error) => connection.answer(Response::<BoxBody>::from(error.into().error_response()), asked).await,
+            Ok(response) => connection.answer(response.into(), form).await,
+            Err(error) => connection.answer(Response::<BoxBody>::from(error.into().error_response()), form).await,
         };
         connection.wire.borrow_mut().end();
         match answered {
             Ok(After::Next) => {}
             Ok(After::Close(linger)) => return connection.close(Some(linger)).await,
-            Err(error) => return log::debug!("an answer is not sent whole: {error}"),
+            Err(error) => return log::debug!("answer broken off: {error}"),
         }
     }
 }
 
-/// Answers a client that is not served at all, and closes its connection.
-pub async fn refuse<S>(transport: Transport<S>, terms: &Terms, failure: Failure)
+/// Sends a failure to a client that is not served, and closes its connection.
+pub async fn refuse<S>(transport: Transport<S>, settings: &ConnectionSettings, failure: Failure)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    Connection::new(transport, terms).refuse(failure).await;
+    Connection::new(transport, settings).refuse(failure).await;
 }
 
 async fn respond<A: Service<Request>>(app: &A, request: Request) -> Result<A::Response, A::Error> {
@@ -143,31 +144,31 @@ async fn respond<A: Service<Request>>(app: &A, request: Request) -> Result<A::Re
     app.call(request).await
 }
 
-/// What comes next on a connection.
+/// What arrives next on a connection.
 enum Next {
     Head(Head),
-    /// What came is no request.
+    /// Something that is not a request.
     Refused(Failure),
-    /// The client has gone, or was idle for too long.
+    /// Nothing: the client has disconnected or was idle for too long.
     Nothing,
 }
 
-/// What an answer has to know of its request.
+/// What the form of an answer depends on in its request.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct RequestForm {
     is_head: bool,
     version: Version,
     keep_alive: bool,
 }
 
-impl Asked {
+impl RequestForm {
     fn of(head: &Head) -> Self {
         let request = &head.request;
         Self { is_head: request.method() == Method::HEAD, version: request.version(), keep_alive: head.keep_alive }
     }
 }
 
-/// What follows an answer.
+/// What happens after an answer.
 enum After {
     Next,
     Close(Linger),
@@ -176,35 +177,35 @@ enum After {
 struct Connection<'a, S> {
     wire: Rc<RefCell<Wire<S>>>,
     deadline: Deadline,
-    terms: &'a Terms,
+    settings: &'a ConnectionSettings,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
-    fn new(transport: Transport<S>, terms: &'a Terms) -> Self {
-        Self { wire: Rc::new(RefCell::new(Wire::new(transport))), deadline: Deadline::default(), terms }
+    fn new(transport: Transport<S>, settings: &'a ConnectionSettings) -> Self {
+        Self { wire: Rc::new(RefCell::new(Wire::new(transport))), deadline: Deadline::default(), settings }
     }
 
     /// Waits for a request and receives its head.
     async fn next_head(&mut self, is_first: bool, mut stopping: Pin<&mut impl Future>) -> Next {
-        let Self { wire, deadline, terms } = self;
+        let Self { wire, deadline, settings } = self;
         let end = OnceCell::new();
         let head_end = || *end.get_or_init(|| Instant::now() + HEAD_TIMEOUT);
         if wire.borrow().received.is_empty() {
-            let idle_end = || if is_first { head_end() } else { Instant::now() + terms.keep_alive };
-            let come = deadline.limit(idle_end, |cx| {
+            let idle_end = || if is_first { head_end() } else { Instant::now() + settings.keep_alive };
+            let arrived = deadline.limit(idle_end, |cx| {
                 let mut wire = wire.borrow_mut();
                 if let Poll::Ready(received) = wire.poll_receive(cx) {
                     return Poll::Ready(matches!(received, Ok(1..)));
                 }
-                // a connection that is idle holds no memory
+                // an idle connection takes no memory
                 wire.received = BytesMut::new();
                 stopping.as_mut().poll(cx).map(|_| false)
             });
-            if come.await != Some(true) {
+            if arrived.await != Some(true) {
                 return Next::Nothing;
             }
         }
-        let mut held = terms.inflight.hold();
+        let mut permit = settings.inflight.permit();
         let mut counted = 0;
         loop {
             match head::decode(&mut wire.borrow_mut().received) {
@@ -216,8 +217,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
                 let received = &wire.borrow().received;
                 (received.len(), received.iter().all(|byte| head::is_line_break(*byte)))
             };
-            if !held.grow((len - counted) as u64, terms.limits.max_inflight) {
-                return Next::Refused(Failure::no_memory());
+            if !permit.grow((len - counted) as u64, settings.limits.max_inflight) {
+                return Next::Refused(Failure::too_much_inflight());
             }
             counted = len;
             match deadline.limit(head_end, |cx| wire.borrow_mut().poll_receive(cx)).await {
@@ -229,7 +230,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         }
     }
 
-    /// Makes a whole request of a head.
+    /// Makes a request of a head, whose body will be read from the connection.
     fn begin(&mut self, head: Head, peer: Option<SocketAddr>) -> Request {
         let Head { mut request, body, expects_continue, .. } = head;
         request.head_mut().peer_addr = peer;
@@ -241,31 +242,31 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         request
     }
 
-    /// Sends an answer, whole.
-    async fn answer<B: MessageBody>(&mut self, response: Response<B>, asked: Asked) -> io::Result<After> {
+    /// Sends a whole answer.
+    async fn answer<B: MessageBody>(&mut self, response: Response<B>, form: RequestForm) -> io::Result<After> {
         let (response, body) = response.into_parts();
         let (head, size) = (response.head(), body.size());
-        let is_received = poll_fn(|cx| Poll::Ready(self.wire.borrow_mut().discard_body(cx, DISCARDED))).await;
-        let writing = Writing::of(head, size, asked.version, asked.is_head);
-        let keep_alive = asked.keep_alive
+        let is_received = poll_fn(|cx| Poll::Ready(self.wire.borrow_mut().discard_body(cx, MAX_DISCARDED))).await;
+        let writing = Writing::of(head, size, form.version, form.is_head);
+        let keep_alive = form.keep_alive
             && is_received
             && writing != Writing::ToTheEnd
             && head.connection_type() == ConnectionType::KeepAlive;
-        let mut out = Vec::with_capacity(HEAD_ROOM);
+        let mut out = Vec::with_capacity(HEAD_CAPACITY);
         out.extend_from_slice(self.wire.borrow_mut().rest_of_interim());
-        answer::write_head(&mut out, head, asked.version, size, keep_alive);
+        answer::write_head(&mut out, head, form.version, size, keep_alive);
         if writing != Writing::Nothing {
             self.send_body(&mut out, pin!(body), writing).await?;
         }
         self.send(&out, &[]).await?;
         Ok(match (keep_alive, is_received) {
             (true, _) => After::Next,
-            (false, true) => After::Close(LAST_WORDS),
-            (false, false) => After::Close(LINGER),
+            (false, true) => After::Close(LINGER_READ),
+            (false, false) => After::Close(LINGER_UNREAD),
         })
     }
 
-    /// Sends the body of an answer behind what is in `out`, and leaves there what has to be sent behind the body.
+    /// Sends the content of `out` and then the body of an answer. Leaves in `out` what must be sent after the body.
     async fn send_body<B: MessageBody>(
         &mut self,
         out: &mut Vec<u8>,
@@ -276,7 +277,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         loop {
             let mut next = poll_fn(|cx| Poll::Ready(body.as_mut().poll_next(cx))).await;
             if next.is_pending() {
-                // the head need not wait for the body
+                // send the head while the body is not ready
                 self.send(out, &[]).await?;
                 out.clear();
                 next = Poll::Ready(poll_fn(|cx| body.as_mut().poll_next(cx)).await);
@@ -286,12 +287,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
                 _ => break,
             };
             if let Some(left) = &mut left {
-                *left = left.checked_sub(chunk.len() as u64).ok_or_else(|| misfit("longer"))?;
+                *left = left.checked_sub(chunk.len() as u64).ok_or_else(|| wrong_length("longer"))?;
             }
             match writing {
                 _ if chunk.is_empty() => continue,
                 Writing::Chunked => answer::write_chunk(out, &chunk),
-                _ if out.is_empty() || chunk.len() > COPIED => {
+                _ if out.is_empty() || chunk.len() > MAX_COPIED => {
                     self.send(out, &chunk).await?;
                     out.clear();
                     continue;
@@ -303,37 +304,36 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         }
         match (writing, left) {
             (Writing::Chunked, _) => answer::write_last_chunk(out),
-            (_, Some(1..)) => return Err(misfit("shorter")),
+            (_, Some(1..)) => return Err(wrong_length("shorter")),
             _ => {}
         }
         Ok(())
     }
 
-    /// Hands over bytes to the socket, all of them.
+    /// Writes `head` and then `chunk` to the socket, whole.
     async fn send(&mut self, mut head: &[u8], mut chunk: &[u8]) -> io::Result<()> {
         if head.is_empty() && chunk.is_empty() {
             return Ok(());
         }
-        let Self { wire, deadline, terms } = self;
-        let time = terms.limits.time_for((head.len() + chunk.len()) as u64);
+        let Self { wire, deadline, settings } = self;
+        let time = settings.limits.time_for((head.len() + chunk.len()) as u64);
         let sent =
             deadline.limit(|| Instant::now() + time, |cx| wire.borrow_mut().poll_send(cx, &mut head, &mut chunk)).await;
         sent.unwrap_or_else(|| {
-            let rate = terms.limits.min_transfer_rate;
-            log::warn!("an answer is cut off: it was read more slowly than {rate} bytes a second");
+            settings.limits.log_slow_reader();
             Err(io::ErrorKind::TimedOut.into())
         })
     }
 
-    /// Answers what is no request, and closes the connection.
+    /// Sends a failure as the last answer, and closes the connection.
     async fn refuse(mut self, failure: Failure) {
-        let asked = Asked { is_head: false, version: Version::HTTP_11, keep_alive: false };
-        if self.answer(Response::<BoxBody>::from(failure.json()), asked).await.is_ok() {
-            self.close(Some(LINGER)).await;
+        let form = RequestForm { is_head: false, version: Version::HTTP_11, keep_alive: false };
+        if self.answer(Response::<BoxBody>::from(failure.json()), form).await.is_ok() {
+            self.close(Some(LINGER_UNREAD)).await;
         }
     }
 
-    /// Closes the sending side, and then all of the connection once the client has closed its own, or lingers too long.
+    /// Closes the sending side; then, once the client has closed its own or `linger` has passed, the connection.
     async fn close(mut self, linger: Option<Linger>) {
         let Self { wire, deadline, .. } = &mut self;
         let shut_down = || Instant::now() + SHUTDOWN_TIMEOUT;
@@ -342,8 +342,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         let end = Instant::now() + linger.total;
         loop {
             let now = Instant::now();
-            let patience = || end.min(now + linger.idle);
-            match deadline.limit(patience, |cx| wire.borrow_mut().poll_discard(cx)).await {
+            let next_byte = || end.min(now + linger.idle);
+            match deadline.limit(next_byte, |cx| wire.borrow_mut().poll_discard(cx)).await {
                 Some(Ok(1..)) if now < end => {}
                 _ => return,
             }
@@ -351,7 +351,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
     }
 }
 
-fn misfit(how: &str) -> io::Error {
-    log::error!("an answer is cut off: its body is {how} than the length that its head has told");
+fn wrong_length(how: &str) -> io::Error {
+    log::error!("answer broken off: its body is {how} than its Content-Length");
     io::ErrorKind::InvalidData.into()
 }

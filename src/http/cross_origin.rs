@@ -1,32 +1,41 @@
-//! What the API server takes from web pages: its own requests only.
+//! Refuses what a web page of another origin makes a browser send.
 //!
-//! It trusts its network, and any page that is open in a browser there can send it requests. A browser says of each
-//! which page it is from (`Origin`, or at least `Sec-Fetch-Site`), so a request of another page is refused. A page whose
-//! own name resolves to this machine (DNS rebinding) passes for the server's own; where nothing else guards the server,
-//! the `Host` header gives that name away.
+//! The API server trusts its network, and any page that is open in a browser there can send it requests. A browser names
+//! the page's origin in each of them (`Origin`, or at least `Sec-Fetch-Site`), so a request of another origin is refused.
+//! A page whose own host name resolves to this machine (DNS rebinding) has the server's own origin; if nothing else
+//! protects the server, the `Host` header reveals that name.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 use actix_web::http::uri::Authority;
 
 use crate::http::error::Failure;
+use crate::http::gate::{Gate, impl_transform};
 
-/// A browser's word for how the page that sends a request is related to the server.
+/// How the page that sends a request is related to the server, according to the browser.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// How many characters of a header an answer repeats.
 const MAX_SHOWN_CHARS: usize = 100;
 
-/// The name or address of a host, of which each has one spelling: in lower case, without a dot at its end, without
-/// the brackets of an IPv6 address.
+/// The name or address of a host in its one canonical spelling: in lower case, without a dot at its end, without the
+/// brackets of an IPv6 address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName(String);
 
 impl HostName {
-    /// Reads a name or an address; none of anything else, such as one with a port.
+    /// Parses a name or an address; `None` for anything else, such as one with a port.
+    ///
+    /// ```
+    /// use user_http_server::HostName;
+    ///
+    /// assert_eq!(HostName::parse("Farm.Example."), HostName::parse("farm.example"));
+    /// assert_eq!(HostName::parse("farm.example:80"), None);
+    /// ```
     pub fn parse(text: &str) -> Option<Self> {
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse::<IpAddr>() {
@@ -38,26 +47,25 @@ impl HostName {
         is_name.then(|| Self(name.to_ascii_lowercase()))
     }
 
-    /// Whether it is this machine for whoever resolves it: browsers and resolvers ask nobody for `localhost` and what
-    /// is below it (RFC 6761).
+    /// Whether this machine is meant. Browsers and resolvers never look up `localhost` and the names below it (RFC 6761).
     fn is_loopback(&self) -> bool {
         let is_address = self.0.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         is_address || self.0 == "localhost" || self.0.ends_with(".localhost")
     }
 }
 
-/// A host and a port, if it has one, as a `Host` header has them and an origin behind its scheme.
+/// A host and an optional port, as in a `Host` header and behind the scheme of an origin.
 #[derive(Debug)]
-struct Place {
+struct HostPort {
     host: HostName,
     port: Option<u16>,
 }
 
-impl Place {
+impl HostPort {
     fn parse(text: &str) -> Option<Self> {
         let authority: Authority = text.parse().ok().filter(|_| !text.contains('@'))?;
         let port = match text.strip_prefix(authority.host())? {
-            // what stands between a host and its port, and behind them, is not looked at by the parser
+            // the parser ignores what stands between host and port, and behind the port
             "" | ":" => None,
             port => Some(port.strip_prefix(':')?.parse().ok().filter(|_| !port.contains('+'))?),
         };
@@ -65,22 +73,63 @@ impl Place {
     }
 }
 
-/// Tells a web page's requests from others'.
-#[derive(Clone, Debug)]
-pub struct PageGuard {
-    /// Beside loopback, the hosts by whose name the server may be asked; none where any is taken.
+/// Middleware that protects routes from web pages: a request that a page of another origin makes a browser send is
+/// answered 403. Requests of programs other than browsers pass, for these send neither `Origin` nor `Sec-Fetch-Site`.
+///
+/// [`UserHttpServer`](crate::UserHttpServer) wraps its API server in this middleware; an application that mounts
+/// [`configure_api_routes`](crate::configure_api_routes) wraps that scope:
+///
+/// ```
+/// use actix_web::{App, HttpResponse, test, web};
+/// use user_http_server::CrossOriginGuard;
+///
+/// # #[actix_web::main]
+/// # async fn main() {
+/// let services = web::scope("/farm").wrap(CrossOriginGuard::new()).route("/", web::post().to(HttpResponse::Ok));
+/// let app = test::init_service(App::new().service(services)).await;
+///
+/// let post = || test::TestRequest::post().uri("/farm/").insert_header(("Host", "farm.example"));
+/// let of_page = |origin| post().insert_header(("Origin", origin)).to_request();
+/// assert_eq!(test::call_service(&app, post().to_request()).await.status(), 200);
+/// assert_eq!(test::call_service(&app, of_page("http://farm.example")).await.status(), 200);
+/// assert_eq!(test::call_service(&app, of_page("http://evil.example")).await.status(), 403);
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct CrossOriginGuard {
+    /// The hosts that a request may be for, besides loopback names and addresses; `None` if any host will do.
     hosts: Option<Arc<[HostName]>>,
 }
 
-impl PageGuard {
-    /// Refuses requests of other servers' pages; where the server is `trusting`, because it listens on loopback and
-    /// asks for no token, those for another host than loopback and `hosts` too.
-    pub fn new(trusting: bool, hosts: Vec<HostName>) -> Self {
-        Self { hosts: trusting.then(|| hosts.into()) }
+impl CrossOriginGuard {
+    /// Refuses requests of pages of another origin.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// Lets a request pass, or says why not (403).
-    pub fn check(&self, request: &HttpRequest) -> Result<(), Failure> {
+    /// Also refuses requests for a host (`Host` header) that is neither a loopback name or address nor one of `hosts`.
+    /// A server that listens on loopback and asks for no token needs this against DNS rebinding.
+    ///
+    /// ```
+    /// use actix_web::{App, HttpResponse, test, web};
+    /// use user_http_server::{CrossOriginGuard, HostName};
+    ///
+    /// # #[actix_web::main]
+    /// # async fn main() {
+    /// let guard = CrossOriginGuard::new().loopback_hosts_and(HostName::parse("gateway"));
+    /// let app = test::init_service(App::new().wrap(guard).route("/", web::get().to(HttpResponse::Ok))).await;
+    ///
+    /// for (host, status) in [("localhost:8080", 200), ("gateway:8080", 200), ("rebound.example:8080", 403)] {
+    ///     let request = test::TestRequest::get().uri("/").insert_header(("Host", host)).to_request();
+    ///     assert_eq!(test::call_service(&app, request).await.status(), status);
+    /// }
+    /// # }
+    /// ```
+    pub fn loopback_hosts_and(self, hosts: impl IntoIterator<Item = HostName>) -> Self {
+        Self { hosts: Some(hosts.into_iter().collect()) }
+    }
+
+    fn refusal(&self, request: &ServiceRequest) -> Result<(), Failure> {
         let headers = request.headers();
         if let Some(allowed) = &self.hosts {
             check_host(request, allowed)?;
@@ -99,17 +148,25 @@ impl PageGuard {
     }
 }
 
-fn check_host(request: &HttpRequest, allowed: &[HostName]) -> Result<(), Failure> {
-    // a proxy's client may name the host in the request's first line
+impl Gate for CrossOriginGuard {
+    fn check(&self, request: &ServiceRequest) -> Result<(), HttpResponse> {
+        self.refusal(request).map_err(Failure::json)
+    }
+}
+
+impl_transform!(CrossOriginGuard);
+
+fn check_host(request: &ServiceRequest, allowed: &[HostName]) -> Result<(), Failure> {
+    // the request line may name the host too (absolute form, as sent to a proxy)
     let target = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    // without any (HTTP/1.0) it is no browser's request
+    // a request that names no host at all (HTTP/1.0) is no browser's
     for host in header_text(request.headers(), &header::HOST).chain(target) {
         let is_allowed =
-            Place::parse(&host).is_some_and(|place| place.host.is_loopback() || allowed.contains(&place.host));
+            HostPort::parse(&host).is_some_and(|named| named.host.is_loopback() || allowed.contains(&named.host));
         if !is_allowed {
             return Err(Failure::forbidden(format!(
-                "the request is for host {:?}, and without tokens this server takes only those for localhost or a \
-                 loopback address; --api-host NAME allows another",
+                "the request is for host {:?}; without tokens this server accepts only localhost and loopback addresses, \
+                 and the hosts that --api-host NAME allows",
                 shown(&host)
             )));
         }
@@ -117,22 +174,22 @@ fn check_host(request: &HttpRequest, allowed: &[HostName]) -> Result<(), Failure
     Ok(())
 }
 
-/// Whether an origin has the host and the port that the request is for. The scheme may be another: that of a proxy.
+/// Whether an origin has the host and the port that the request is for. The scheme may differ: a proxy may end TLS.
 fn is_own(origin: &str, host: Option<&str>) -> bool {
     let default_port = match origin.split_once("://") {
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => 80,
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => 443,
         _ => return false,
     };
-    let page = origin.split_once("://").and_then(|(_, place)| Place::parse(place));
-    let (Some(page), Some(own)) = (page, host.and_then(Place::parse)) else { return false };
+    let page = origin.split_once("://").and_then(|(_, authority)| HostPort::parse(authority));
+    let (Some(page), Some(own)) = (page, host.and_then(HostPort::parse)) else { return false };
     page.host == own.host && page.port.unwrap_or(default_port) == own.port.unwrap_or(default_port)
 }
 
 fn foreign(whose: &str) -> Failure {
     Failure::forbidden(format!(
-        "the request is from a web page {whose}, and this server takes those of its own pages only; behind a proxy, the \
-         proxy has to pass the Host header on"
+        "the request is from a web page {whose}; this server accepts requests of its own pages only; a proxy in \
+         front must pass the Host header on"
     ))
 }
 
@@ -192,7 +249,7 @@ mod tests {
 
     #[test]
     fn loopback_has_many_spellings_and_some_that_only_look_like_it() {
-        let is_loopback = |text: &str| Place::parse(text).is_some_and(|place| place.host.is_loopback());
+        let is_loopback = |text: &str| HostPort::parse(text).is_some_and(|named| named.host.is_loopback());
         for text in [
             "localhost",
             "LOCALHOST:1",

@@ -22,12 +22,6 @@ use crate::http::slow_reader::ReaderWatch;
 /// A message of at most this many bytes is sent as a single chunk, which usually fits into the socket's buffer.
 pub const MAX_SINGLE_WRITE: u64 = 64 << 10;
 
-/// The `h1_write_buffer_size` that makes a delivery exact in an [`HttpServer`](actix_web::HttpServer): the connection
-/// asks the body for more only when everything before has been taken by the socket, so that the question after the last
-/// chunk says that all of it has. Head and body are two packets then, and with TLS the last 64 KiB may still be with
-/// rustls. [`UserHttpServer`](crate::UserHttpServer) has connections of its own, which ask only when the socket has all.
-pub const H1_WRITE_BUFFER_SIZE: usize = 1;
-
 /// How many bytes of a file are read at once by a thread that waits for the disk. Streaming 1 GiB over loopback was
 /// measured at 0.8 GB/s with 64 KiB, 1.5 with 256 KiB, 2.7 with 1 MiB; each stream holds two of them, one on its way out
 /// and one being read.

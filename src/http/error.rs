@@ -1,5 +1,4 @@
-//! Every answer that is no success: one table from what went wrong to status and headers, and the two forms in which
-//! it is told.
+//! Failures: one table from the cause to status and headers, and the two formats in which a failure is sent.
 
 use std::time::Duration;
 
@@ -10,19 +9,19 @@ use serde::Serialize;
 use user_http_actors::store::StoreError;
 use user_http_actors::{Error, ErrorKind};
 
-/// How long a worker is asked to stay away from a message that another connection is fetching, in seconds.
+/// `Retry-After` for a message that is being delivered to another connection, in seconds.
 const BUSY_RETRY_AFTER: u32 = 1;
 
-/// How long a sender is asked to stay away when there is no room, in seconds: room comes back as fast as messages are
-/// fetched, and a sender who comes early costs no more than one refused request.
-const NO_ROOM_RETRY_AFTER: u32 = 5;
+/// `Retry-After` for a request that exceeds a capacity, in seconds. Capacity comes back as fast as messages are fetched, and
+/// a client that retries too early costs no more than one refused request.
+const CAPACITY_RETRY_AFTER: u32 = 5;
 
-/// An answer that is no success.
+/// A failure on its way to the client.
 #[derive(Debug)]
 pub struct Failure {
     status: StatusCode,
     text: String,
-    /// What else its receiver has to know.
+    /// A header that goes with the status.
     header: Option<(HeaderName, String)>,
 }
 
@@ -57,7 +56,7 @@ impl Failure {
     }
 
     pub fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
-        let text = format!("{method} is not offered here, only {allowed}");
+        let text = format!("{method} is not allowed here, only {allowed}");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, text).with(header::ALLOW, allowed)
     }
 
@@ -75,14 +74,14 @@ impl Failure {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than the limit of {limit} bytes"))
     }
 
-    pub fn no_memory() -> Self {
-        let text = "too much is being received at once; send it again later";
-        let retry_after = NO_ROOM_RETRY_AFTER.to_string();
+    pub fn too_much_inflight() -> Self {
+        let text = "too many bytes are being received at the same time; retry later";
+        let retry_after = CAPACITY_RETRY_AFTER.to_string();
         Self::new(StatusCode::SERVICE_UNAVAILABLE, text).with(header::RETRY_AFTER, retry_after)
     }
 
     pub fn too_slow(rate: u64) -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, format!("the body comes more slowly than {rate} bytes a second"))
+        Self::new(StatusCode::REQUEST_TIMEOUT, format!("the body arrives more slowly than {rate} bytes a second"))
     }
 
     pub fn head_too_large(limit: usize) -> Self {
@@ -96,30 +95,31 @@ impl Failure {
     }
 
     pub fn head_too_slow(limit: Duration) -> Self {
-        let text = format!("the head of the request did not come within {} s", limit.as_secs());
+        let text = format!("the head of the request did not arrive within {} s", limit.as_secs());
         Self::new(StatusCode::REQUEST_TIMEOUT, text)
     }
 
     pub fn head_broken_off() -> Self {
-        Self::bad_request("the request broke off within its head; expected an empty line at its end")
+        Self::bad_request("the connection ended within the head of the request; expected an empty line at its end")
     }
 
-    pub fn tls_needed() -> Self {
-        Self::bad_request("this port speaks TLS, and the request came in plain HTTP; ask for https://")
+    pub fn tls_required() -> Self {
+        Self::bad_request("this port speaks TLS, but the request is plain HTTP; use https://")
     }
 
-    pub fn encoded(encoding: &str) -> Self {
-        let text = format!("content encoding {encoding:?} is not taken; send the body as it is");
+    pub fn content_encoding(encoding: &str) -> Self {
+        let text = format!("content encoding {encoding:?} is not supported; send the body without one");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
     }
 
     pub fn range_not_satisfiable(len: u64) -> Self {
-        let text = format!("the message has {len} bytes; the range starts behind them");
+        let text = format!("the range starts behind the end of the message, which has {len} bytes");
         Self::new(StatusCode::RANGE_NOT_SATISFIABLE, text).with(header::CONTENT_RANGE, format!("bytes */{len}"))
     }
 
     pub fn precondition_failed(etag: &str) -> Self {
-        let text = format!("If-Match names another version of the message than {etag}; fetch it from its beginning");
+        let text =
+            format!("If-Match does not name the current version of the message, {etag}; fetch it from the start");
         Self::new(StatusCode::PRECONDITION_FAILED, text).with(header::ETAG, etag)
     }
 
@@ -134,7 +134,7 @@ impl Failure {
         match serde_pickle::to_vec(&form, serde_pickle::SerOptions::new()) {
             Ok(body) => self.builder().content_type("application/octet-stream").body(body),
             Err(error) => {
-                log::error!("an answer cannot be pickled: {error}");
+                log::error!("cannot pickle an answer: {error}");
                 HttpResponse::InternalServerError().finish()
             }
         }
@@ -160,11 +160,11 @@ impl From<Error> for Failure {
             },
             ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
             ErrorKind::Busy => (StatusCode::BAD_REQUEST, Some(BUSY_RETRY_AFTER)),
-            ErrorKind::NoRoom | ErrorKind::Service => (StatusCode::SERVICE_UNAVAILABLE, Some(NO_ROOM_RETRY_AFTER)),
+            ErrorKind::NoRoom | ErrorKind::Service => (StatusCode::SERVICE_UNAVAILABLE, Some(CAPACITY_RETRY_AFTER)),
             ErrorKind::Setup => (StatusCode::CONFLICT, None),
         };
         let text = match &error {
-            // the cause names files of this machine: it is for the log alone
+            // the cause names files of this machine, so it goes to the log only
             Error::Store(cause) => {
                 log::error!("{cause}");
                 match cause {

@@ -1,13 +1,13 @@
-//! What the routes share.
+//! What the handlers of all routes share.
 
 use std::time::Duration;
 
 use user_http_actors::UserHttpActors;
 
-use crate::http::connection::Terms;
+use crate::http::connection::ConnectionSettings;
 use crate::http::{Inflight, Limits};
 
-/// What the routes have to know.
+/// What the handlers of the routes need: the actors and the limits. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     pub(crate) actors: UserHttpActors,
@@ -16,13 +16,13 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Routes in front of `actors`. All clones share `limits`.
+    /// Routes in front of `actors`.
     pub fn new(actors: UserHttpActors, limits: Limits) -> Self {
         Self { actors, limits, inflight: Inflight::default() }
     }
 
-    /// What the connections of a server in front of these routes are to keep to.
-    pub(crate) fn terms(&self, keep_alive: Duration) -> Terms {
-        Terms { keep_alive, limits: self.limits, inflight: self.inflight.clone() }
+    /// The settings of connections on which these routes are served.
+    pub(crate) fn connection_settings(&self, keep_alive: Duration) -> ConnectionSettings {
+        ConnectionSettings { keep_alive, limits: self.limits, inflight: self.inflight.clone() }
     }
 }

@@ -1,4 +1,4 @@
-//! What strangers may take of this service: the length of a body, the memory for all of them, and the time.
+//! The bounds of what clients can make this service hold: the length of a body, the memory of all bodies, and time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The limits for requests and answers.
+/// The limits of requests and answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The largest body that is read, in bytes; a larger one is answered 413.
+    /// The largest request body, in bytes. A larger one is answered 413.
     pub max_body: u64,
-    /// How many bytes of bodies and unfinished heads are in memory at once; what would exceed it is answered 503.
+    /// How many bytes of request bodies and unfinished heads are in memory at the same time. A request that would exceed it
+    /// is answered 503.
     pub max_inflight: u64,
-    /// How many bytes a second a body and an answer have to make, give or take [`GRACE`]; what is slower is cut off.
+    /// The minimum transfer rate of request bodies and answers, in bytes per second, not counting [`GRACE`]. A slower
+    /// client is disconnected. At least 1.
     pub min_transfer_rate: u64,
 }
 
@@ -23,21 +25,28 @@ impl Default for Limits {
     }
 }
 
-/// How long nothing may move: a worker's network may be gone for some seconds.
+/// How long a transfer may stall before its rate counts: a worker may lose its network for some seconds.
 pub const GRACE: Duration = Duration::from_secs(30);
 
 impl Limits {
-    /// How long `bytes` may take.
+    /// How long the transfer of `bytes` may take.
     pub(crate) fn time_for(&self, bytes: u64) -> Duration {
         GRACE + Duration::from_secs_f64(bytes as f64 / self.min_transfer_rate.max(1) as f64)
     }
+
+    /// Logs that a client was disconnected because it read its answer too slowly.
+    pub(crate) fn log_slow_reader(&self) {
+        let rate = self.min_transfer_rate;
+        log::warn!("answer broken off: the client read it more slowly than {rate} bytes a second");
+    }
 }
 
-/// Measures how fast a body comes: in each [`GRACE`] it has to make what its rate makes of that time.
+/// Measures the rate of a request body, over periods of [`GRACE`]: each period must bring what the minimum rate makes of
+/// its length.
 #[derive(Debug)]
 pub(super) struct Pace {
     needed: u64,
-    /// When the time ends that is being measured.
+    /// The end of the current period.
     pub end: Instant,
     bytes: u64,
 }
@@ -48,12 +57,12 @@ impl Pace {
         Self { needed, end: now + GRACE, bytes: 0 }
     }
 
-    /// So many bytes have come.
+    /// Counts received bytes.
     pub fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
     }
 
-    /// Whether it has been fast enough. Begins to measure anew where the time is over.
+    /// Whether the body is fast enough. Starts the next period if the current one is over.
     pub fn is_kept(&mut self, now: Instant) -> bool {
         if now < self.end {
             return true;
@@ -64,44 +73,44 @@ impl Pace {
     }
 }
 
-/// Counts the bytes of bodies and of unfinished heads in memory, for all requests together.
+/// The number of bytes of request bodies and unfinished heads in memory, over all requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inflight(Arc<AtomicU64>);
 
-/// The bytes of one body or head, until this is dropped.
+/// The share of [`Inflight`] that one body or head takes. It travels with the bytes and is given back on drop.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct InflightPermit {
     inflight: Inflight,
     bytes: u64,
 }
 
 impl Inflight {
-    /// Begins to count a body.
-    pub fn hold(&self) -> Held {
-        Held { inflight: self.clone(), bytes: 0 }
+    /// A permit for no bytes yet.
+    pub fn permit(&self) -> InflightPermit {
+        InflightPermit { inflight: self.clone(), bytes: 0 }
     }
 }
 
-impl Held {
-    /// Whether there is room for `bytes` more.
+impl InflightPermit {
+    /// Whether `bytes` more would stay within the limit.
     pub fn fits(&self, bytes: u64, limit: u64) -> bool {
         self.inflight.0.load(Ordering::Relaxed).saturating_add(bytes) <= limit
     }
 
-    /// Counts `bytes` more, if there is room.
+    /// Adds `bytes`. False if that exceeds the limit; the bytes count all the same, until the drop.
     pub fn grow(&mut self, bytes: u64, limit: u64) -> bool {
         let grown = self.inflight.0.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         self.bytes += bytes;
         grown <= limit
     }
 
-    /// Counts `bytes` in all, if there is room.
+    /// Grows to `bytes` in all; as [`InflightPermit::grow`].
     pub fn grow_to(&mut self, bytes: u64, limit: u64) -> bool {
         self.grow(bytes.saturating_sub(self.bytes), limit)
     }
 }
 
-impl Drop for Held {
+impl Drop for InflightPermit {
     fn drop(&mut self) {
         self.inflight.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -112,11 +121,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_is_counted_until_it_is_dropped() {
+    fn a_permit_counts_until_it_is_dropped() {
         let inflight = Inflight::default();
-        let mut first = inflight.hold();
+        let mut first = inflight.permit();
         assert!(first.grow(60, 100) && first.grow_to(100, 100));
-        let mut second = inflight.hold();
+        let mut second = inflight.permit();
         assert!(!second.fits(1, 100));
         assert!(!second.grow_to(1, 100));
         drop(first);
@@ -124,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_has_to_make_its_rate_in_each_time_of_grace() {
+    fn a_body_must_make_its_rate_in_each_period() {
         let limits = Limits { min_transfer_rate: 1_000, ..Limits::default() };
         let start = Instant::now();
         let mut pace = Pace::new(&limits, start);

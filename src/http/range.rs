@@ -1,19 +1,19 @@
-//! `Range`, `If-Range` and `If-Match` (RFC 9110, sections 13.1 and 14), as far as a broken transfer needs them: one range.
+//! `Range`, `If-Range` and `If-Match` (RFC 9110, sections 13.1 and 14), as far as resuming a transfer needs them: one range.
 
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::{self, ByteRangeSpec, HeaderMap};
 
-/// Which part of an answer is asked for.
+/// Which part of a message the client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selected {
     /// All of it, with 200.
     Whole,
-    /// The bytes from `start` up to, without, `end`, with 206.
+    /// The bytes `start..end`, with 206.
     Part { start: u64, end: u64 },
-    /// Nothing that is there: 416.
+    /// A part behind the end: 416.
     Nothing,
 }
 
-/// The part that `headers` ask for of an answer of `len` bytes with this entity tag.
+/// The part that `headers` select of a message of `len` bytes with this entity tag.
 ///
 /// A header that is malformed, names another unit or several ranges is ignored, as the RFC allows.
 pub fn select(headers: &HeaderMap, len: u64, etag: &str) -> Selected {
@@ -25,50 +25,45 @@ pub fn select(headers: &HeaderMap, len: u64, etag: &str) -> Selected {
     range.to_str().ok().and_then(|range| parse(range, len)).unwrap_or(Selected::Whole)
 }
 
-/// Whether `If-Range` names this entity tag: whoever sends it has bytes of this version. None where there is none.
+/// Whether `If-Range` names this entity tag, which proves that the client has bytes of this version. `None` without the
+/// header.
+///
+/// Tags are compared as bytes, which is the strong comparison that the RFC asks for; actix-web's typed header reads the
+/// first line of several only.
 pub fn if_range(headers: &HeaderMap, etag: &str) -> Option<bool> {
     let mut conditions = headers.get_all(header::IF_RANGE).peekable();
     conditions.peek()?;
-    // neither a weak tag nor a date is ever equal to a strong tag
+    // a weak tag or a date never equals a strong tag
     Some(conditions.all(|condition| condition.as_bytes() == etag.as_bytes()))
 }
 
-/// Whether `If-Match` is absent, `*`, or names this entity tag.
+/// Whether `If-Match` is absent, `*`, or names this entity tag. actix-web's typed header cannot tell a malformed one, which
+/// matches nothing, from an absent one.
 pub fn if_match(headers: &HeaderMap, etag: &str) -> bool {
     let mut conditions = headers.get_all(header::IF_MATCH).peekable();
     if conditions.peek().is_none() {
         return true;
     }
-    // a tag of this service holds no comma
+    // the tags of this service contain no comma
     let mut tags = conditions.flat_map(|tags| tags.as_bytes().split(|&byte| byte == b','));
     tags.any(|tag| [b"*", etag.as_bytes()].contains(&tag.trim_ascii()))
 }
 
+/// The part that a `Range` header selects of `len` bytes; `None` if the header is to be ignored.
+///
+/// [`ByteRangeSpec`] reads one range. The whole header is not left to actix-web's `Range`: that accepts the unit in lower
+/// case alone, and drops the members of a list that are malformed, so that a list of two could pass for a single range.
 fn parse(range: &str, len: u64) -> Option<Selected> {
-    let (unit, set) = range.split_once('=')?;
-    if !unit.trim().eq_ignore_ascii_case("bytes") {
+    let (unit, spec) = range.split_once('=')?;
+    // the parser of numbers would accept a sign
+    if !unit.trim().eq_ignore_ascii_case("bytes") || spec.contains('+') {
         return None;
     }
-    let (first, last) = set.trim().split_once('-')?;
-    if first.is_empty() {
-        let suffix = number(last)?;
-        return Some(match suffix {
-            0 => Selected::Nothing,
-            _ => part(len.saturating_sub(suffix), len, len),
-        });
-    }
-    let start = number(first)?;
-    let end = if last.is_empty() { len } else { number(last)?.checked_add(1)? };
-    (start < end || last.is_empty()).then(|| part(start, end.min(len), len))
-}
-
-fn part(start: u64, end: u64, len: u64) -> Selected {
-    if start < len { Selected::Part { start, end } } else { Selected::Nothing }
-}
-
-/// Digits alone: `u64::from_str` would take a sign too.
-fn number(digits: &str) -> Option<u64> {
-    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
+    let spec: ByteRangeSpec = spec.trim().parse().ok()?;
+    Some(match spec.to_satisfiable_range(len) {
+        Some((first, last)) => Selected::Part { start: first, end: last + 1 },
+        None => Selected::Nothing,
+    })
 }
 
 #[cfg(test)]

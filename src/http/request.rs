@@ -1,4 +1,4 @@
-//! What a request says beside its body: the format of that, its query, and whether its client still waits.
+//! What handlers ask of a request besides its body: its format, its query, and whether its client still waits.
 
 use std::future;
 
@@ -8,23 +8,24 @@ use user_http_actors::codec::Format;
 
 use crate::http::connection::Client;
 
-/// How the body is written: a pickle under `application/octet-stream`, else JSON.
+/// The format of the body: a pickle under `application/octet-stream`, else JSON.
 pub fn format(headers: &HeaderMap) -> Format {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/octet-stream") { Format::Pickle } else { Format::Json }
 }
 
-/// The values of a parameter of the query, decoded, in their order.
+/// The decoded values of a query parameter, in their order.
 pub fn query_values(request: &HttpRequest, name: &str) -> Vec<String> {
     let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
     let pairs = query.map(web::Query::into_inner).unwrap_or_default();
     pairs.into_iter().filter(|(key, _)| key == name).map(|(_, value)| value).collect()
 }
 
-/// Resolves when the client of `request` has closed its sending side, or its connection is broken: it waits no longer.
+/// Resolves when the client of `request` has closed its sending side or the connection is broken: the client no longer
+/// waits for its answer.
 ///
-/// In the server of an application that mounts the routes it never does: there the handler is dropped instead.
+/// Never resolves in an application's own server: there the handler is dropped instead.
 pub async fn hung_up(request: &HttpRequest) {
     let client = request.extensions().get::<Client>().cloned();
     match client {

@@ -17,22 +17,22 @@ use futures::future::{self, Either};
 use tokio::net::TcpStream;
 
 use crate::http::Failure;
-use crate::http::connection::{self, Terms, Transport};
+use crate::http::connection::{self, ConnectionSettings, Transport};
 use crate::tls::{Greeting, Tls, greet};
 
-/// How long a stop waits for requests in flight, in seconds. With what the actors need afterwards (3 s at the most)
-/// and [`LAST_REQUESTS`](crate::service::LAST_REQUESTS) the process ends within 10 s.
+/// How long a shutdown waits for requests in flight, in seconds. Together with the actors, which need 3 s at most, and
+/// [`LAST_REQUESTS`](crate::service::LAST_REQUESTS) the shutdown takes less than 10 s.
 pub const SHUTDOWN_TIMEOUT: u64 = 6;
 
-/// Starts a server of the apps that `factory` makes. At most `max_connections` are open at once; those beyond wait in the
-/// kernel.
+/// Starts a server for the apps that `factory` makes. At most `max_connections` are open at the same time; further ones
+/// wait in the kernel.
 ///
-/// It does what actix-web's `HttpServer` does, with connections of its own: see [`connection`].
+/// It does what actix-web's `HttpServer` does, but with the project's own [`connection`]s.
 pub fn serve<F, I, S, B>(
     listener: TcpListener,
     tls: Option<Tls>,
     max_connections: usize,
-    terms: Terms,
+    settings: ConnectionSettings,
     factory: F,
 ) -> io::Result<Server>
 where
@@ -46,7 +46,7 @@ where
     <S::Service as Service<Request>>::Future: 'static,
     B: MessageBody + 'static,
 {
-    // with one on two cores, AddBufferMsg fell to 0.75 and a GET without a message to 0.9
+    // one worker thread on two cores reduced the throughput of AddBufferMsg to 0.75, of a GET without a message to 0.9
     let workers = thread::available_parallelism().map_or(1, NonZero::get).min(max_connections).max(1);
     let builder = ServerBuilder::new()
         .workers(workers)
@@ -55,17 +55,18 @@ where
         .disable_signals();
     let stopping = builder.graceful_shutdown_signal();
     let server = builder.listen("http", listener, move || {
-        let (factory, tls, terms, stopping) = (factory.clone(), tls.clone(), terms.clone(), stopping.clone());
+        let (factory, tls, settings, stopping) = (factory.clone(), tls.clone(), settings.clone(), stopping.clone());
         fn_factory(move || {
             let app = factory().into_factory().new_service(AppConfig::default());
-            let (tls, terms, stopping) = (tls.clone(), Rc::new(terms.clone()), stopping.clone());
+            let (tls, settings, stopping) = (tls.clone(), Rc::new(settings.clone()), stopping.clone());
             async move {
-                let app = Rc::new(app.await.map_err(|error| log::error!("a server cannot be made: {error:?}"))?);
+                let app =
+                    Rc::new(app.await.map_err(|error| log::error!("cannot create the routes of a server: {error:?}"))?);
                 Ok::<_, ()>(fn_service(move |socket: TcpStream| {
-                    let (app, tls, terms) = (Rc::clone(&app), tls.clone(), Rc::clone(&terms));
+                    let (app, tls, settings) = (Rc::clone(&app), tls.clone(), Rc::clone(&settings));
                     let stopping = stopping.clone();
                     async move {
-                        attend(socket, tls, &terms, &stopping, &*app).await;
+                        serve_socket(socket, tls, &settings, &stopping, &*app).await;
                         Ok::<_, ()>(())
                     }
                 }))
@@ -76,27 +77,32 @@ where
 }
 
 /// Serves a connection until it ends.
-async fn attend<A, B>(socket: TcpStream, tls: Option<Tls>, terms: &Terms, stopping: &GracefulShutdownSignal, app: &A)
-where
+async fn serve_socket<A, B>(
+    socket: TcpStream,
+    tls: Option<Tls>,
+    settings: &ConnectionSettings,
+    stopping: &GracefulShutdownSignal,
+    app: &A,
+) where
     A: Service<Request>,
     A::Response: Into<Response<B>>,
     A::Error: Into<actix_web::Error>,
     B: MessageBody,
 {
     let client = socket.peer_addr().ok();
-    // it may be gone already
+    // fails only if the client has disconnected already
     let _ = socket.set_nodelay(true);
     let transport = match tls {
         None => Transport::Plain(socket),
         Some(tls) => match future::select(pin!(greet(tls, socket)), pin!(stopping.notified())).await {
             Either::Left((Ok(Greeting::Tls(stream)), _)) => Transport::Tls(stream),
             Either::Left((Ok(Greeting::Http(socket)), _)) => {
-                log::info!("{client:?} speaks plain HTTP to a server that speaks TLS: it has to ask for https://");
-                return connection::refuse(Transport::Plain(socket), terms, Failure::tls_needed()).await;
+                log::info!("{client:?} speaks plain HTTP to a server that speaks TLS; it must use https://");
+                return connection::refuse(Transport::Plain(socket), settings, Failure::tls_required()).await;
             }
-            Either::Left((Err(error), _)) => return log::debug!("no TLS with {client:?}: {error}"),
+            Either::Left((Err(error), _)) => return log::debug!("TLS handshake with {client:?} failed: {error}"),
             Either::Right(_) => return,
         },
     };
-    connection::serve(transport, client, terms, stopping.notified(), app).await;
+    connection::serve(transport, client, settings, stopping.notified(), app).await;
 }

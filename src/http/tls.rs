@@ -98,7 +98,7 @@ impl Tls {
     }
 
     /// Whether a client must have a certificate.
-    pub fn asks_for_certificates(&self) -> bool {
+    pub fn requires_client_certificate(&self) -> bool {
         self.0.files.client_ca.is_some()
     }
 

@@ -1,4 +1,4 @@
-//! What the system lets this process have: threads and open files.
+//! The limits that the system sets for this process: threads and open files.
 
 use std::num::NonZero;
 use std::sync::{PoisonError, RwLock};
@@ -6,17 +6,16 @@ use std::{io, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Threads beside those that are one for each core: of the stores, of the broker's connections, those that wait for the
-/// disk, and the log's.
+/// Threads besides those per core: of the stores, of the broker connections, of disk reads, and of the log.
 const OTHER_THREADS: usize = 24;
 
-/// The stack of a thread that is started to see whether there is one, in bytes.
+/// The stack of a thread that is started only to see whether it can be, in bytes.
 const PROBE_STACK: usize = 64 << 10;
 
 /// The system gives fewer threads than the service needs.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "only {started} threads more can be started, and up to {needed} are needed: {source}; raise the limit \
+    "only {started} more threads can be started, but up to {needed} are needed: {source}; raise the limit \
      (ulimit -u, LimitNPROC= and TasksMax= of systemd, pids.max of the control group)"
 )]
 pub struct ThreadError {
@@ -24,28 +23,28 @@ pub struct ThreadError {
     started: usize,
     /// How many are needed.
     needed: usize,
-    /// What the system said of the next one.
+    /// Why the next one could not be started.
     source: io::Error,
 }
 
 impl ThreadError {
-    /// There is not even one thread, for the reason that the system gives.
+    /// Not even one thread could be started.
     pub fn none(source: io::Error) -> Self {
         Self { started: 0, needed: needed_threads(), source }
     }
 }
 
-/// How many threads the service starts at the most, beside the main one.
+/// How many threads the service starts at most, besides the main thread.
 fn needed_threads() -> usize {
-    // each server has one a core and one that accepts; the decoder has one a core
+    // each server has one per core and one that accepts; the decoder has one per core
     3 * cores() + 2 + OTHER_THREADS
 }
 
-/// Whether the system gives as many threads as the service needs: libraries panic where they get none, or wait for ever. To be
-/// called before the configuration is loaded, which starts one.
+/// Checks that the system allows as many threads as the service needs: libraries that cannot start a thread panic, or wait
+/// forever. Call it before the configuration is loaded, which starts a thread.
 ///
 /// # Errors
-/// How many it gives.
+/// How many the system allows.
 pub fn check_threads() -> Result<(), ThreadError> {
     let needed = needed_threads();
     let gate = RwLock::new(());
@@ -65,10 +64,11 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Each connection takes a file descriptor, and the limit is often 1,024 only for the sake of programs that use `select`.
+/// Raises the limit of open files to its hard limit: each connection takes a descriptor, and the soft limit is often 1,024
+/// only for programs that use `select`.
 pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        log::warn!("the limit of open files stays {:?}: {error}", limit.current);
+        log::warn!("cannot raise the limit of open files, which stays {:?}: {error}", limit.current);
     }
 }

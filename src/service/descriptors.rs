@@ -1,4 +1,4 @@
-//! Who may have how many of the file descriptors that the process may have.
+//! DescriptorBudget the file descriptors of the process out among connections and .blend files.
 
 use std::num::NonZero;
 use std::thread;
@@ -6,82 +6,79 @@ use std::thread;
 use rustix::process::{Resource, getrlimit};
 use user_http_actors::store::files::MAX_OPEN_FILES;
 
-/// Descriptors of a store: its lock, its segments, and those that somebody still reads.
+/// Descriptors of a store: its lock, its segments, and deleted segments that are still read.
 const STORE_FILES: u64 = MAX_OPEN_FILES as u64;
 
 /// Descriptors of the two connections to the broker, each with a thread that polls.
 const BROKER_FILES: u64 = 16;
 
 /// Standard streams, listening sockets, the runtime of the main thread, and files that are read again (tokens,
-/// certificates, folders on the way to a .blend file).
+/// certificates, the folders of the path to a .blend file).
 const OTHER_FILES: u64 = 32;
 
-/// What a thread of a server has for itself: its poll, its wake-up and its signals.
+/// Descriptors of each server thread: its epoll, its wake-up and its signals.
 const THREAD_FILES: u64 = 6;
 
-/// With fewer descriptors than these for connections and .blend files the service does not start.
+/// The service does not start if fewer descriptors than these are left for connections and .blend files.
 const MIN_SHARED_FILES: u64 = 32;
 
-/// Who may have how many descriptors.
+/// How many descriptors each use may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shares {
-    /// Connections of the server for workers.
+pub struct DescriptorBudget {
+    /// Connections of the worker server.
     pub workers: usize,
-    /// Connections of the server for the farm's services: its own, however many workers there are.
+    /// Connections of the API server, reserved for it however many workers there are.
     pub services: usize,
-    /// .blend files open at once; those that are being sent.
+    /// Open .blend files, that is, files being sent.
     pub blend_files: usize,
 }
 
-/// The limits of the process are too low for the service.
+/// The process may open too few files for the service.
 #[derive(Debug, thiserror::Error)]
-pub enum ResourceError {
-    /// Of open files.
-    #[error(
-        "the limit of {limit} open files is too low: at least {needed} are needed; raise it (ulimit -n, LimitNOFILE= of \
-         systemd)"
-    )]
-    Files {
-        /// The limit of the process.
-        limit: u64,
-        /// The lowest with which it starts.
-        needed: u64,
-    },
+#[error(
+    "the limit of {limit} open files is too low: at least {needed} are needed; raise it (ulimit -n, LimitNOFILE= of \
+     systemd)"
+)]
+pub struct DescriptorError {
+    /// The limit of the process.
+    pub limit: u64,
+    /// The lowest limit with which the service starts.
+    pub needed: u64,
 }
 
-impl Shares {
-    /// What each server asks for, `connections`, and for .blend files, `blend_files`, as far as the process's limit of open
-    /// files allows. A line of the log says where it does not.
+impl DescriptorBudget {
+    /// Gives `connections` to each server and `blend_files` to .blend files, or less if the process's limit of open files
+    /// does not allow that much; then it logs a warning.
     ///
     /// # Errors
-    /// Where hardly anything would be left.
-    pub fn within_limit(connections: usize, blend_files: usize) -> Result<Self, ResourceError> {
+    /// The limit leaves fewer than [`MIN_SHARED_FILES`].
+    pub fn within_limit(connections: usize, blend_files: usize) -> Result<Self, DescriptorError> {
         let wanted = Self { workers: connections, services: connections, blend_files };
         let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(wanted) };
-        let shares = Self::of(limit, cores(), wanted)?;
-        if shares.workers < connections || shares.services < connections {
-            let Self { workers, services, blend_files } = shares;
+        let budget = Self::of(limit, cores(), wanted)?;
+        if budget.workers < connections || budget.services < connections {
+            let Self { workers, services, blend_files } = budget;
             log::warn!(
-                "--max-connections {connections} does not fit into the limit of {limit} open files: at once there are {workers} \
-                 connections of workers, {services} of the farm's services, and {blend_files} .blend files; raise the limit \
-                 (ulimit -n, LimitNOFILE= of systemd)"
+                "--max-connections {connections} exceeds what the limit of {limit} open files allows: {workers} connections of \
+                 workers, {services} of the farm's services, and {blend_files} .blend files at the same time; raise the \
+                 limit (ulimit -n, LimitNOFILE= of systemd)"
             );
         }
-        Ok(shares)
+        Ok(budget)
     }
 
-    /// Divides what `limit` leaves: a quarter for the farm's services and a quarter for .blend files, or less where they
-    /// want less, and the rest for workers.
-    fn of(limit: u64, cores: usize, wanted: Self) -> Result<Self, ResourceError> {
+    /// Divides what `limit` leaves: up to a quarter for the API server, up to a quarter for .blend files, and the rest for
+    /// workers.
+    fn of(limit: u64, cores: usize, wanted: Self) -> Result<Self, DescriptorError> {
         let reserve = 2 * STORE_FILES + BROKER_FILES + OTHER_FILES + 2 * cores as u64 * THREAD_FILES;
         let Some(shared) = limit.checked_sub(reserve).filter(|shared| *shared >= MIN_SHARED_FILES) else {
-            return Err(ResourceError::Files { limit, needed: reserve + MIN_SHARED_FILES });
+            return Err(DescriptorError { limit, needed: reserve + MIN_SHARED_FILES });
         };
         let shared = usize::try_from(shared).unwrap_or(usize::MAX);
         let services = wanted.services.min(shared / 4);
         let blend_files = wanted.blend_files.min(shared / 4);
         let workers = wanted.workers.min(shared - services - blend_files);
-        // what workers do not want
+        // what workers do not need
         let services = wanted.services.min(shared - workers - blend_files);
         let blend_files = wanted.blend_files.min(shared - workers - services);
         Ok(Self { workers, services, blend_files })
@@ -96,12 +93,12 @@ fn cores() -> usize {
 mod tests {
     use super::*;
 
-    const WANTED: Shares = Shares { workers: 10_000, services: 10_000, blend_files: 4_096 };
+    const WANTED: DescriptorBudget = DescriptorBudget { workers: 10_000, services: 10_000, blend_files: 4_096 };
 
     #[test]
-    fn what_fits_is_given_whole() {
+    fn what_fits_is_given_in_full() {
         for limit in [24_400, 65_536, 1 << 20, u64::MAX] {
-            assert_eq!(Shares::of(limit, 2, WANTED).expect("enough"), WANTED, "{limit}");
+            assert_eq!(DescriptorBudget::of(limit, 2, WANTED).expect("enough"), WANTED, "{limit}");
         }
     }
 
@@ -109,7 +106,8 @@ mod tests {
     fn what_does_not_fit_leaves_the_reserve_and_something_for_each() {
         for cores in [1, 2, 8] {
             for limit in [320, 1_024, 4_096, 20_000] {
-                let Shares { workers, services, blend_files } = Shares::of(limit, cores, WANTED).expect("enough");
+                let DescriptorBudget { workers, services, blend_files } =
+                    DescriptorBudget::of(limit, cores, WANTED).expect("enough");
                 let shared = (workers + services + blend_files) as u64;
                 let reserve = limit - shared;
                 assert!(reserve >= 2 * STORE_FILES + BROKER_FILES + OTHER_FILES, "{limit}, {cores}: {reserve}");
@@ -120,18 +118,20 @@ mod tests {
     }
 
     #[test]
-    fn what_one_does_not_want_another_has() {
-        let wanted = Shares { workers: 100, services: 10_000, blend_files: 10 };
-        let shares = Shares::of(2_000, 1, wanted).expect("enough");
-        assert_eq!((shares.workers, shares.blend_files), (100, 10));
-        assert!(shares.services > 1_500, "{shares:?}");
+    fn what_one_does_not_need_another_gets() {
+        let wanted = DescriptorBudget { workers: 100, services: 10_000, blend_files: 10 };
+        let budget = DescriptorBudget::of(2_000, 1, wanted).expect("enough");
+        assert_eq!((budget.workers, budget.blend_files), (100, 10));
+        assert!(budget.services > 1_500, "{budget:?}");
     }
 
     #[test]
     fn a_limit_that_leaves_hardly_anything_is_refused_and_the_lowest_named_is_enough() {
-        let Err(ResourceError::Files { needed, .. }) = Shares::of(100, 2, WANTED) else { panic!("it must not start") };
+        let Err(DescriptorError { needed, .. }) = DescriptorBudget::of(100, 2, WANTED) else {
+            panic!("it must not start")
+        };
         assert!(needed <= 256, "{needed}");
-        assert!(Shares::of(needed - 1, 2, WANTED).is_err());
-        assert!(Shares::of(needed, 2, WANTED).is_ok());
+        assert!(DescriptorBudget::of(needed - 1, 2, WANTED).is_err());
+        assert!(DescriptorBudget::of(needed, 2, WANTED).is_ok());
     }
 }

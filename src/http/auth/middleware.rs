@@ -1,41 +1,101 @@
-//! Who may ask: requests without a valid token are answered 401 before anything of them is read.
+//! The middleware that answers 401 to requests without a valid token.
 
-use actix_web::HttpMessage;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use std::sync::Arc;
+
+use actix_web::dev::ServiceRequest;
 use actix_web::http::{Method, header};
-use futures::future::Either;
+use actix_web::{HttpMessage, HttpResponse};
 
 use crate::auth::Tokens;
 use crate::http::error::Failure;
+use crate::http::gate::{Gate, impl_transform};
 
-/// How a server tells a worker or a service that it has to authenticate.
+/// The paths that need no token: a supervisor that restarts a dead service, or a load balancer, has none.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Middleware that asks for a bearer token: `Authorization: Bearer TOKEN`. A request without a valid one is answered 401
+/// before any of its body is read.
+///
+/// Without tokens (`None`) every request passes.
+///
+/// The routes do not check tokens themselves. [`UserHttpServer`](crate::UserHttpServer) wraps its two servers in this
+/// middleware; an application that mounts the routes wraps the scopes that it mounts them in:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use actix_web::{App, test, web};
+/// use user_http_actors::UserHttpActors;
+/// use user_http_server::auth::{Authentication, Tokens, new_token};
+/// use user_http_server::{Config, Gateway, configure_api_routes};
+///
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (token, hash) = new_token();
+/// let file = tempfile::NamedTempFile::new()?;
+/// std::fs::write(file.path(), hash)?;
+/// let tokens = Arc::new(Tokens::read(file.path())?);
+///
+/// let config = Config::load(["gateway", "--memory"].map(Into::into), [])?;
+/// let gateway = Gateway::new(UserHttpActors::start(config.actors)?, config.limits);
+/// let services = web::scope("/farm/services")
+///     .wrap(Authentication::for_services(tokens))
+///     .configure(configure_api_routes(gateway));
+/// let app = test::init_service(App::new().service(services)).await;
+///
+/// let ask = |path: &str| test::TestRequest::get().uri(path);
+/// let parked = "/farm/services/UserManager/Parked";
+/// assert_eq!(test::call_service(&app, ask(parked).to_request()).await.status(), 401);
+/// let authorized = ask(parked).insert_header(("Authorization", format!("Bearer {token}")));
+/// assert_eq!(test::call_service(&app, authorized.to_request()).await.status(), 200);
+/// // a supervisor has no token
+/// assert_eq!(test::call_service(&app, ask("/farm/services/healthz").to_request()).await.status(), 200);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Authentication {
+    tokens: Option<Arc<Tokens>>,
+    audience: Audience,
+}
+
+/// Who is asked for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// Workers, whose `GET` is answered with pickles.
+enum Audience {
     Workers,
-    /// The farm's services.
     Services,
 }
 
-/// Lets a request pass that carries a valid token, where tokens are asked for, and tells its handler whose it is.
-/// Answers any other.
-pub fn authenticate(
-    tokens: Option<&Tokens>,
-    audience: Audience,
-    request: ServiceRequest,
-) -> Either<ServiceRequest, ServiceResponse> {
-    let Some(tokens) = tokens else { return Either::Left(request) };
-    // whoever restarts a service that is dead, or sends it no work while it is not ready, has no token
-    if audience == Audience::Services && ["/healthz", "/readyz"].contains(&request.path()) {
-        return Either::Left(request);
+impl Authentication {
+    /// In front of [`configure_http_routes`](crate::configure_http_routes). A refused `GET` or `HEAD` is answered with a
+    /// pickle, as the other failures of these routes are. A message that is posted with a token that is bound to a
+    /// `USER_ID` must have that `USER_ID`.
+    pub fn for_workers(tokens: impl Into<Option<Arc<Tokens>>>) -> Self {
+        Self { tokens: tokens.into(), audience: Audience::Workers }
     }
-    let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some(bearer) = tokens.check(authorization) {
-        request.extensions_mut().insert(bearer);
-        return Either::Left(request);
+
+    /// In front of [`configure_api_routes`](crate::configure_api_routes). `/healthz` and `/readyz` below the scope that
+    /// this wraps need no token.
+    pub fn for_services(tokens: impl Into<Option<Arc<Tokens>>>) -> Self {
+        Self { tokens: tokens.into(), audience: Audience::Services }
     }
-    let in_pickle = audience == Audience::Workers && [Method::GET, Method::HEAD].contains(request.method());
-    let failure = Failure::unauthorized();
-    let answer = if in_pickle { failure.pickle() } else { failure.json() };
-    Either::Right(request.into_response(answer))
 }
+
+impl Gate for Authentication {
+    fn check(&self, request: &ServiceRequest) -> Result<(), HttpResponse> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        if self.audience == Audience::Services && PROBES.contains(&request.match_info().unprocessed()) {
+            return Ok(());
+        }
+        let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if let Some(bearer) = tokens.check(authorization) {
+            request.extensions_mut().insert(bearer);
+            return Ok(());
+        }
+        let as_pickle = self.audience == Audience::Workers && [Method::GET, Method::HEAD].contains(request.method());
+        let failure = Failure::unauthorized();
+        Err(if as_pickle { failure.pickle() } else { failure.json() })
+    }
+}
+
+impl_transform!(Authentication);

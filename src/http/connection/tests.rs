@@ -27,8 +27,8 @@ use crate::tls::{Tls, TlsFiles, accept};
 /// How many bytes the pipe takes before somebody reads.
 const ROOM: usize = 1000;
 
-fn terms() -> Terms {
-    Terms { keep_alive: Duration::from_secs(5), limits: Limits::default(), inflight: Inflight::default() }
+fn settings() -> ConnectionSettings {
+    ConnectionSettings { keep_alive: Duration::from_secs(5), limits: Limits::default(), inflight: Inflight::default() }
 }
 
 /// A body in one chunk, which notes that it is asked for more.
@@ -64,8 +64,8 @@ async fn assert_asked_when_all_is_with_the_socket(
         let body = Noting { chunk: Some(vec![7; len].into()), is_over: Rc::clone(&noting) };
         future::ready(Ok::<_, actix_web::Error>(Response::with_body(StatusCode::OK, body)))
     });
-    let terms = terms();
-    let mut serving = pin!(serve(transport, None, &terms, future::pending::<()>(), &app));
+    let settings = settings();
+    let mut serving = pin!(serve(transport, None, &settings, future::pending::<()>(), &app));
     let (mut left, mut buffer) = (0, [0; ROOM]);
     loop {
         assert!(futures::poll!(&mut serving).is_pending());
@@ -133,7 +133,7 @@ async fn who_keeps_the_body_of_an_answered_request_gets_nothing_of_the_next() {
     let request = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello";
     far.write_all(request.repeat(2).as_bytes()).await.expect("two requests");
     far.shutdown().await.expect("an end");
-    serve(Transport::Plain(near), None, &terms(), future::pending::<()>(), &app).await;
+    serve(Transport::Plain(near), None, &settings(), future::pending::<()>(), &app).await;
     assert_eq!(answered.get(), 2);
     // and once the connection is gone
     let mut last = kept.take().expect("a body");
@@ -150,8 +150,8 @@ async fn leave_to_send_a_body_that_is_sent_in_part_comes_whole_before_the_answer
     });
     for room in [1, 10, 24, 25, 26, 1000] {
         let (near, mut far) = duplex(room);
-        let terms = terms();
-        let serving = serve(Transport::Plain(near), None, &terms, future::pending::<()>(), &app);
+        let settings = settings();
+        let serving = serve(Transport::Plain(near), None, &settings, future::pending::<()>(), &app);
         let asking = async {
             let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
             far.write_all(head).await.expect("a request");
@@ -209,9 +209,9 @@ async fn answers(pieces: Vec<Vec<u8>>) -> String {
         }
         let _ = writing.shutdown().await;
     };
-    let terms = terms();
+    let settings = settings();
     let app = fn_service(various);
-    let serving = serve(Transport::Plain(near), None, &terms, future::pending::<()>(), &app);
+    let serving = serve(Transport::Plain(near), None, &settings, future::pending::<()>(), &app);
     let mut answers = Vec::new();
     let receiving = reading.read_to_end(&mut answers);
     futures::join!(sending, serving, async { receiving.await.expect("an end") });
