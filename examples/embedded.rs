@@ -1,5 +1,5 @@
-//! A larger actix application that has the gateway inside: a farm's dashboard with routes of its own, an actor of its
-//! own that watches the gateway's actors, and the gateway's routes mounted below `/farm`.
+//! An actix application with the gateway inside: a dashboard with routes of its own, an actor of its own that watches the
+//! gateway's actors, and the gateway's routes below `/farm`, protected by the gateway's own middleware.
 //!
 //! ```text
 //! cargo run --example embedded
@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -17,8 +18,10 @@ use clap::Parser;
 use serde::Serialize;
 use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
 use user_http_actors::{ActorsConfig, ActorsState, UserHttpActors};
+use user_http_server::auth::{Authentication, Tokens};
 use user_http_server::{
-    Gateway, H1_WRITE_BUFFER_SIZE, Limits, configure_api_routes, configure_http_routes, remember_socket,
+    CrossOriginGuard, Gateway, H1_WRITE_BUFFER_SIZE, Limits, configure_api_routes, configure_http_routes,
+    remember_socket,
 };
 
 /// A dashboard with the gateway inside.
@@ -27,28 +30,34 @@ struct Args {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:8080")]
     bind: String,
-    /// Folder in which the gateway keeps its messages; without it nothing is kept.
+    /// Directory in which the gateway stores messages; without it they are in memory only.
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// Folder in which .blend files may lie.
+    /// Directory from which .blend files may be sent.
     #[arg(long, default_value = "./blends")]
     blend_root: PathBuf,
+    /// Bearer tokens of workers, one per line; without it every request is accepted.
+    #[arg(long)]
+    worker_token_file: Option<PathBuf>,
+    /// Bearer tokens of the farm's services, one per line; without it only requests for localhost are accepted.
+    #[arg(long)]
+    api_token_file: Option<PathBuf>,
 }
 
-/// How often the gateway is looked at.
+/// How often the state of the gateway is sampled.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How many looks are remembered: the last minute.
+/// How many samples are kept: those of the last minute.
 const SAMPLES: usize = 120;
 
-/// The application's own actor: it asks the gateway's actors how they are, and remembers.
+/// The application's own actor: it samples the state of the gateway's actors.
 struct Watcher {
     actors: UserHttpActors,
     started: Instant,
     samples: VecDeque<Sample>,
 }
 
-/// What the gateway held at a moment.
+/// The state of the gateway at one moment.
 #[derive(Clone, Serialize)]
 struct Sample {
     /// Seconds since the start.
@@ -64,13 +73,13 @@ impl Actor for Watcher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(SAMPLE_INTERVAL, |watcher, ctx| watcher.look(ctx));
-        self.look(ctx);
+        ctx.run_interval(SAMPLE_INTERVAL, |watcher, ctx| watcher.sample(ctx));
+        self.sample(ctx);
     }
 }
 
 impl Watcher {
-    fn look(&self, ctx: &mut Context<Self>) {
+    fn sample(&self, ctx: &mut Context<Self>) {
         let actors = self.actors.clone();
         let asked = async move { actors.state().await };
         let noted = asked.into_actor(self).map(|state, watcher, ctx| match state {
@@ -85,14 +94,14 @@ impl Watcher {
                     tests_total: outbox.test_total,
                 });
             }
-            // the gateway has been drained: there is nothing left to watch
+            // the gateway has stopped
             Err(_) => ctx.stop(),
         });
         ctx.spawn(noted);
     }
 }
 
-/// To [`Watcher`]: what have you seen?
+/// To [`Watcher`]: asks for all samples.
 #[derive(Message)]
 #[rtype(result = "Vec<Sample>")]
 struct GetSamples;
@@ -105,12 +114,17 @@ impl Handler<GetSamples> for Watcher {
     }
 }
 
-/// `GET /dashboard`: the last minute of the gateway, the newest first.
+/// `GET /dashboard`: the samples of the last minute, newest first.
 async fn dashboard(watcher: web::Data<Addr<Watcher>>) -> HttpResponse {
     match watcher.send(GetSamples).await {
         Ok(samples) => HttpResponse::Ok().json(samples),
         Err(_) => HttpResponse::ServiceUnavailable().finish(),
     }
+}
+
+/// Reads a file of tokens, if one is given.
+fn read_tokens(file: Option<PathBuf>) -> Result<Option<Arc<Tokens>>, String> {
+    file.map(|path| Tokens::read(&path).map(Arc::new)).transpose()
 }
 
 #[actix_web::main]
@@ -129,18 +143,36 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
     let watcher = Watcher { actors: actors.clone(), started: Instant::now(), samples: VecDeque::new() }.start();
     let gateway = Gateway::new(actors.clone(), Limits::default());
+    let worker_authentication = Authentication::for_workers(read_tokens(args.worker_token_file)?);
+    let api_tokens = read_tokens(args.api_token_file)?;
+    let mut guard = CrossOriginGuard::new();
+    if api_tokens.is_none() {
+        guard = guard.loopback_hosts_and([]);
+    }
+    let api_authentication = Authentication::for_services(api_tokens);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(watcher.clone()))
             .route("/dashboard", web::get().to(dashboard))
-            .service(web::scope("/farm/workers").configure(configure_http_routes(gateway.clone())))
-            .service(web::scope("/farm/services").configure(configure_api_routes(gateway.clone())))
+            .service(
+                web::scope("/farm/workers")
+                    .wrap(worker_authentication.clone())
+                    .configure(configure_http_routes(gateway.clone())),
+            )
+            .service(
+                web::scope("/farm/services")
+                    .wrap(api_authentication.clone())
+                    .wrap(guard.clone())
+                    .configure(configure_api_routes(gateway.clone())),
+            )
     })
     .h1_write_buffer_size(H1_WRITE_BUFFER_SIZE)
     .on_connect(remember_socket)
     .bind(&args.bind)?;
     for address in server.addrs() {
-        log::info!("dashboard listening on http://{address}/dashboard, workers on http://{address}/farm/workers");
+        log::info!("dashboard listening on http://{address}/dashboard");
+        log::info!("worker routes listening on http://{address}/farm/workers");
+        log::info!("API routes listening on http://{address}/farm/services");
     }
     server.run().await?;
     actors.drain().await;

@@ -222,9 +222,7 @@ fn command(settings: &[Declaration]) -> Command {
     Command::new("user-http-server")
         .version(env!("CARGO_PKG_VERSION"))
         .about("HTTP gateway of a Blender render farm: serves until SIGTERM or Ctrl-C")
-        .override_usage(
-            "user-http-server [OPTIONS]\n       user-http-server token",
-        )
+        .override_usage("user-http-server [OPTIONS]\n       user-http-server token")
         .next_line_help(true)
         .after_help(
             "Flags override the environment, which overrides the file, which overrides the defaults.\n\

@@ -148,6 +148,16 @@ fn on_loopback_without_tokens_the_host_must_be_loopback_or_allowed() {
 }
 
 #[test]
+fn hosts_in_the_environment_may_be_ipv6_addresses_with_or_without_brackets() {
+    for list in ["fd00::1", "[fd00::1]", "gateway:[fd00::1]", "fd00::1:gateway", "[fd00::1]:[fd00::2]"] {
+        let server = Setup::default().env("USER_HTTP_SERVER_API_HOST", list).start();
+        let answer = leave_for_host(server.api, "id-1", "Host: [fd00::1]:10001\r\n");
+        assert_eq!(answer.status, 200, "{list}: {answer:?}");
+        assert_eq!(leave_for_host(server.api, "evil", "Host: [fd00::3]\r\n").status, 403, "{list}");
+    }
+}
+
+#[test]
 fn workers_may_be_pages_and_reach_their_server_by_any_name() {
     let server = Server::start();
     let body = br#"{"USER_ID": "me", "MAIN_DATA": {"TYPE": "TEST", "DATA": 1}}"#;

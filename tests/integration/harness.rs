@@ -24,7 +24,8 @@ pub use http::{Connection, Response, connect, request};
 pub use program::{Ended, Program, example, outside_cargo};
 pub use proxy::{Proxy, Way};
 pub use python::{Answer, Peer, hex, python};
-pub use server::{Server, Setup, files_below, new_mount_namespace};
+pub(crate) use server::for_each_host;
+pub use server::{Host, Server, Setup, files_below, new_mount_namespace};
 pub use tls::{Ca, Client, Identity};
 pub use traffic::{Arrivals, Posting, post_frame};
 

@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use serde_json::json;
 
-use super::{Answer, Connection, Peer, Response, Server, Setup, request};
+use super::{Answer, Connection, Host, Peer, Response, Server, Setup, request};
 
 /// A server with a Python program of the farm beside it, and the farm's ordinary acts.
 pub struct Farm {
@@ -62,6 +62,11 @@ impl Farm {
     /// A server without a broker.
     pub fn start() -> Self {
         Self::of(Setup::default())
+    }
+
+    /// A gateway without a broker in this host.
+    pub fn on(host: Host) -> Self {
+        Self::of(Setup::on(host))
     }
 
     /// A server with more arguments.
@@ -143,7 +148,7 @@ impl Farm {
     /// A worker posts bytes.
     #[track_caller]
     pub fn post_bytes(&self, content_type: &str, body: &[u8]) -> Response {
-        request(self.server.http, "POST", "/", &[("Content-Type", content_type)], body)
+        request(self.server.http, "POST", &self.worker_path("/"), &[("Content-Type", content_type)], body)
     }
 
     /// The communication interface posts bytes.
@@ -152,7 +157,7 @@ impl Farm {
         request(
             self.server.api,
             "POST",
-            "/CommunicationInterface/AddBufferMsg",
+            &self.api_path("/CommunicationInterface/AddBufferMsg"),
             &[("Content-Type", content_type)],
             body,
         )
@@ -161,14 +166,14 @@ impl Farm {
     /// A bare request to the workers' server for a message.
     #[track_caller]
     pub fn ask(&self, method: &str, uuid: &str, headers: &[(&str, &str)]) -> Response {
-        request(self.server.http, method, &format!("/?bufferUUID={uuid}"), headers, b"")
+        request(self.server.http, method, &self.worker_path(&format!("/?bufferUUID={uuid}")), headers, b"")
     }
 
     /// Starts to fetch a message: the connection, at the start of the body, and the answer's head.
     #[track_caller]
     pub fn begin_fetch(&self, uuid: &str) -> (Connection, Response) {
         let mut connection = Connection::open(self.server.http);
-        connection.send_head("GET", &format!("/?bufferUUID={uuid}"), &[]);
+        connection.send_head("GET", &self.worker_path(&format!("/?bufferUUID={uuid}")), &[]);
         let head = connection.read_head();
         assert_eq!(head.status, 200, "{head:?}");
         (connection, head)
@@ -177,7 +182,7 @@ impl Farm {
     /// The user manager asks for the oldest message; the answer as it comes.
     #[track_caller]
     pub fn next_answer(&self, query: &str) -> Response {
-        request(self.server.api, "GET", &format!("/UserManager/NextMessage?{query}"), &[], b"")
+        request(self.server.api, "GET", &self.api_path(&format!("/UserManager/NextMessage?{query}")), &[], b"")
     }
 
     /// The user manager asks for the oldest message.
@@ -217,7 +222,7 @@ impl Farm {
     /// The user manager is done with a message; the answer's status.
     #[track_caller]
     pub fn delete(&self, id: &str) -> u16 {
-        request(self.server.api, "DELETE", &format!("/UserManager/Messages/{id}"), &[], b"").status
+        request(self.server.api, "DELETE", &self.api_path(&format!("/UserManager/Messages/{id}")), &[], b"").status
     }
 
     /// Checks that nothing waits for the user manager.
@@ -230,6 +235,6 @@ impl Farm {
     /// What `/readyz` says.
     #[track_caller]
     pub fn readyz(&self) -> serde_json::Value {
-        request(self.server.api, "GET", "/readyz", &[], b"").json()
+        request(self.server.api, "GET", &self.api_path("/readyz"), &[], b"").json()
     }
 }

@@ -14,13 +14,23 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{SOON, eventually, request};
+use super::{SOON, eventually, example, request};
 
 /// `O_NONBLOCK` of Linux.
 const O_NONBLOCK: i32 = 0o4000;
 
+/// What the gateway runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// The program itself.
+    Server,
+    /// The example of an application that mounts the routes.
+    Embedded,
+}
+
 /// How a server is started: its folders, arguments and environment.
 pub struct Setup {
+    host: Host,
     dir: TempDir,
     args: Vec<String>,
     env: BTreeMap<String, String>,
@@ -33,6 +43,7 @@ impl Default for Setup {
     fn default() -> Self {
         let dir = tempfile::Builder::new().prefix("uhs-").tempdir().expect("a folder for the test");
         let setup = Self {
+            host: Host::Server,
             dir,
             args: Vec::new(),
             env: BTreeMap::new(),
@@ -46,6 +57,11 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// Runs in this host.
+    pub fn on(host: Host) -> Self {
+        Self { host, ..Self::default() }
+    }
+
     /// Adds arguments.
     pub fn args<A: AsRef<str>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
@@ -111,12 +127,18 @@ impl Setup {
     pub fn launch(self) -> Server {
         let process = Process::spawn(&self);
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (http_scheme, api_scheme) = (String::new(), String::new());
-        Server { setup: self, process, http_scheme, api_scheme, http: unknown, api: unknown }
+        let [worker_base, api_base] = [(); 2].map(|()| Base::default());
+        Server { setup: self, process, worker_base, api_base, http: unknown, api: unknown }
     }
 
     /// What it is started with.
     pub fn command(&self) -> Command {
+        if self.host == Host::Embedded {
+            let mut command = example("embedded");
+            command.args(["--bind", "127.0.0.1:0", "--data-dir"]).arg(self.data_dir());
+            command.arg("--blend-root").arg(self.blend_root()).args(&self.args).current_dir(self.dir.path());
+            return command;
+        }
         let binary = env!("CARGO_BIN_EXE_user-http-server");
         let mut command = match self.wrapper.split_first() {
             None => Command::new(binary),
@@ -153,12 +175,19 @@ impl Setup {
     }
 }
 
+/// What stands before and behind the address in the URLs of a server.
+#[derive(Default)]
+struct Base {
+    scheme: String,
+    path: String,
+}
+
 /// A running server, or one that has ended and can be restarted in the same folders.
 pub struct Server {
     setup: Setup,
     process: Process,
-    http_scheme: String,
-    api_scheme: String,
+    worker_base: Base,
+    api_base: Base,
     /// Where workers reach it.
     pub http: SocketAddr,
     /// Where the farm's services reach it.
@@ -183,12 +212,22 @@ impl Server {
 
     /// The URL of the workers' server.
     pub fn worker_url(&self) -> String {
-        format!("{}://{}/", self.http_scheme, self.http)
+        format!("{}://{}{}", self.worker_base.scheme, self.http, self.worker_path("/"))
+    }
+
+    /// The path of a request to the workers' routes.
+    pub fn worker_path(&self, path: &str) -> String {
+        format!("{}{path}", self.worker_base.path)
     }
 
     /// A URL of the API server.
     pub fn api_url(&self, path: &str) -> String {
-        format!("{}://{}{path}", self.api_scheme, self.api)
+        format!("{}://{}{}", self.api_base.scheme, self.api, self.api_path(path))
+    }
+
+    /// The path of a request to the routes of the farm's services.
+    pub fn api_path(&self, path: &str) -> String {
+        format!("{}{path}", self.api_base.path)
     }
 
     /// Writes a file into the first blend root.
@@ -323,18 +362,24 @@ impl Server {
                 let log = server.log();
                 let rest = log.split_once(&said).map(|(_, rest)| rest.to_owned()).ok_or(log)?;
                 let url = rest.split_whitespace().next().unwrap_or_default().to_owned();
-                let (scheme, address) = url.split_once("://").ok_or(rest)?;
-                address.parse().map(|address| (scheme.to_owned(), address)).map_err(|_| url)
+                let (scheme, rest) = url.split_once("://").ok_or(rest)?;
+                let (address, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                let base = Base { scheme: scheme.to_owned(), path: path.to_owned() };
+                address.parse().map(|address| (base, address)).map_err(|_| url.clone())
             })
         };
-        (self.http_scheme, self.http) = address(self, "worker server");
-        (self.api_scheme, self.api) = address(self, "API server");
-        if self.api_scheme == "https" {
+        let [workers, api] = match self.setup.host {
+            Host::Server => ["worker server", "API server"],
+            Host::Embedded => ["worker routes", "API routes"],
+        };
+        (self.worker_base, self.http) = address(self, workers);
+        (self.api_base, self.api) = address(self, api);
+        if self.api_base.scheme == "https" {
             // It takes connections; who may ask it something is the test's own matter.
             return;
         }
         eventually("GET /readyz answers 200", SOON, || {
-            let answer = request(self.api, "GET", "/readyz", &[], b"");
+            let answer = request(self.api, "GET", &self.api_path("/readyz"), &[], b"");
             super::holds(answer.status == 200, answer)
         });
     }
@@ -434,6 +479,25 @@ impl Drop for Process {
         self.kill();
     }
 }
+
+/// Makes a test with the server and one with the embedded gateway of each function, which takes the [`Host`].
+macro_rules! for_each_host {
+    ($($test:ident),* $(,)?) => {
+        mod in_the_server {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::harness::Host::Server);
+            })*
+        }
+        mod embedded {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::harness::Host::Embedded);
+            })*
+        }
+    };
+}
+pub(crate) use for_each_host;
 
 /// What a [`Setup::wrapper`] begins with so that it may mount, and nobody else sees what it has mounted.
 pub fn new_mount_namespace() -> &'static [&'static str] {

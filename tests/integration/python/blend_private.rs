@@ -44,6 +44,33 @@ fn the_data_directory_is_never_sent_whatever_the_roots_and_names_are() {
 }
 
 #[test]
+fn files_that_another_layer_of_the_configuration_overrides_are_never_sent() {
+    let setup = Setup::default();
+    let root = setup.blend_root();
+    for name in ["of-the-file", "of-the-environment", "of-the-flag"] {
+        fs::write(root.join(name), "secret-token-of-many-characters").expect("tokens");
+    }
+    let [in_file, in_environment, as_flag] =
+        ["of-the-file", "of-the-environment", "of-the-flag"].map(|name| root.join(name).display().to_string());
+    let [overridden, read] = ["overridden.toml", "read.toml"].map(|name| root.join(name).display().to_string());
+    fs::write(&overridden, "worker-token-file = \"never read\"\n").expect("a configuration file");
+    fs::write(&read, format!("worker-token-file = {in_file:?}\n")).expect("a configuration file");
+    let setup = setup.env("USER_HTTP_SERVER_CONFIG", &overridden).args(["--config", &read]);
+    let setup = setup.env("USER_HTTP_SERVER_WORKER_TOKEN_FILE", &in_environment);
+    let mut farm = Farm::of(setup.args(["--worker-token-file", &as_flag]));
+    let headers = [("Authorization", "Bearer secret-token-of-many-characters")];
+    fs::write(root.join("scene.blend"), "scene").expect("a file");
+    farm.leave_blend("id-1", "scene.blend");
+    assert_eq!(farm.ask("GET", "id-1", &headers).status, 200);
+    for path in [&in_file, &in_environment, &as_flag, &overridden, &read] {
+        farm.leave_blend("id-1", path);
+        let answer = farm.ask("GET", "id-1", &headers);
+        let value = farm.peer.loads(&answer.body);
+        assert!(answer.status == 400 && value.contains("outside the permitted folders"), "{path}: {value}");
+    }
+}
+
+#[test]
 fn files_of_tokens_keys_certificates_and_settings_are_never_sent_even_where_they_are_exchanged() {
     let ca = Ca::new();
     let setup = Setup::default();

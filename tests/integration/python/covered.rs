@@ -3,7 +3,24 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{Farm, Response, SOON, eventually};
+use crate::harness::{Farm, Host, Response, SOON, eventually, for_each_host};
+
+for_each_host! {
+    a_range_whose_beginning_nobody_has_received_consumes_nothing,
+    curl_onto_a_stale_partial_file_consumes_nothing_and_onto_a_fresh_one_delivers,
+    a_transfer_that_breaks_off_counts_for_the_next_range_and_only_as_far_as_it_came,
+    ranges_in_order_deliver_the_message_with_the_last,
+    ranges_out_of_order_deliver_when_the_last_byte_follows_without_a_gap,
+    if_range_proves_what_comes_before_and_what_follows_counts_from_there,
+    what_was_handed_over_of_a_message_does_not_count_for_the_one_that_replaces_it,
+    what_was_handed_over_of_a_blend_file_does_not_count_for_its_next_version,
+    after_a_restart_a_worker_that_resumes_has_to_name_the_version,
+    if_match_that_names_another_version_is_answered_412_and_consumes_nothing,
+    if_none_match_delivers_all_the_same_since_nobody_may_have_kept_the_message,
+    a_head_with_a_range_tells_the_whole_size_and_delivers_nothing,
+    several_ranges_at_once_give_the_whole_message,
+    no_proxy_keeps_a_delivery_or_takes_it_in_at_once,
+}
 
 /// The length of the .blend file in the message.
 const BLEND_LEN: usize = 300_000;
@@ -11,8 +28,8 @@ const BLEND_LEN: usize = 300_000;
 const LARGE: u64 = 64 << 20;
 
 /// A farm with a message that holds a .blend file, and the length of its answer.
-fn farm_with_message() -> (Farm, u64) {
-    let mut farm = Farm::start();
+fn farm_with_message(host: Host) -> (Farm, u64) {
+    let mut farm = Farm::on(host);
     farm.blend_file("scene.blend", &[7; BLEND_LEN]);
     farm.leave_blend("id-1", "scene.blend");
     let len = farm.ask("HEAD", "id-1", &[]).content_length();
@@ -47,9 +64,8 @@ fn break_off(farm: &Farm, len: usize) -> Vec<u8> {
     connection.read_exact(len)
 }
 
-#[test]
-fn a_range_whose_beginning_nobody_has_received_consumes_nothing() {
-    let (mut farm, len) = farm_with_message();
+fn a_range_whose_beginning_nobody_has_received_consumes_nothing(host: Host) {
+    let (mut farm, len) = farm_with_message(host);
     for range in ["1-", "1000-", "-500", &format!("{}-", len - 1), &format!("2-{}", len - 1)] {
         part(&farm, range, &[]);
         assert_there(&farm, range);
@@ -58,9 +74,8 @@ fn a_range_whose_beginning_nobody_has_received_consumes_nothing() {
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn curl_onto_a_stale_partial_file_consumes_nothing_and_onto_a_fresh_one_delivers() {
-    let mut farm = Farm::start();
+fn curl_onto_a_stale_partial_file_consumes_nothing_and_onto_a_fresh_one_delivers(host: Host) {
+    let mut farm = Farm::on(host);
     farm.sparse_blend_file("scene.blend", LARGE);
     farm.leave_blend("id-1", "scene.blend");
     let len = farm.ask("HEAD", "id-1", &[]).content_length();
@@ -82,9 +97,8 @@ fn curl_onto_a_stale_partial_file_consumes_nothing_and_onto_a_fresh_one_delivers
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn a_transfer_that_breaks_off_counts_for_the_next_range_and_only_as_far_as_it_came() {
-    let mut farm = Farm::start();
+fn a_transfer_that_breaks_off_counts_for_the_next_range_and_only_as_far_as_it_came(host: Host) {
+    let mut farm = Farm::on(host);
     farm.sparse_blend_file("scene.blend", LARGE);
     farm.leave_blend("id-1", "scene.blend");
     let len = farm.ask("HEAD", "id-1", &[]).content_length();
@@ -102,9 +116,8 @@ fn a_transfer_that_breaks_off_counts_for_the_next_range_and_only_as_far_as_it_ca
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn ranges_in_order_deliver_the_message_with_the_last() {
-    let (mut farm, len) = farm_with_message();
+fn ranges_in_order_deliver_the_message_with_the_last(host: Host) {
+    let (mut farm, len) = farm_with_message(host);
     let mut body = Vec::new();
     for start in (0..len).step_by(100_000) {
         assert_there(&farm, "before the last part");
@@ -118,9 +131,8 @@ fn ranges_in_order_deliver_the_message_with_the_last() {
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn ranges_out_of_order_deliver_when_the_last_byte_follows_without_a_gap() {
-    let (mut farm, len) = farm_with_message();
+fn ranges_out_of_order_deliver_when_the_last_byte_follows_without_a_gap(host: Host) {
+    let (mut farm, len) = farm_with_message(host);
     part(&farm, "200000-", &[]);
     part(&farm, "0-99999", &[]);
     part(&farm, "100001-", &[]);
@@ -132,9 +144,8 @@ fn ranges_out_of_order_deliver_when_the_last_byte_follows_without_a_gap() {
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn if_range_proves_what_comes_before_and_what_follows_counts_from_there() {
-    let (mut farm, _) = farm_with_message();
+fn if_range_proves_what_comes_before_and_what_follows_counts_from_there(host: Host) {
+    let (mut farm, _) = farm_with_message(host);
     let tag = etag(&farm);
     part(&farm, "200000-249999", &[("If-Range", &tag)]);
     assert_there(&farm, "the end is missing");
@@ -142,27 +153,24 @@ fn if_range_proves_what_comes_before_and_what_follows_counts_from_there() {
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn what_was_handed_over_of_a_message_does_not_count_for_the_one_that_replaces_it() {
-    let (mut farm, len) = farm_with_message();
+fn what_was_handed_over_of_a_message_does_not_count_for_the_one_that_replaces_it(host: Host) {
+    let (mut farm, len) = farm_with_message(host);
     part(&farm, &format!("0-{}", len - 2), &[]);
     farm.leave_blend("id-1", "scene.blend");
     part(&farm, &format!("{}-", len - 1), &[]);
     assert_there(&farm, "it is another message");
 }
 
-#[test]
-fn what_was_handed_over_of_a_blend_file_does_not_count_for_its_next_version() {
-    let (farm, len) = farm_with_message();
+fn what_was_handed_over_of_a_blend_file_does_not_count_for_its_next_version(host: Host) {
+    let (farm, len) = farm_with_message(host);
     part(&farm, &format!("0-{}", len - 2), &[]);
     farm.blend_file("scene.blend", &[8; BLEND_LEN + 1]);
     part(&farm, &format!("{}-", len - 1), &[]);
     assert_there(&farm, "it is another file");
 }
 
-#[test]
-fn after_a_restart_a_worker_that_resumes_has_to_name_the_version() {
-    let (mut farm, len) = farm_with_message();
+fn after_a_restart_a_worker_that_resumes_has_to_name_the_version(host: Host) {
+    let (mut farm, len) = farm_with_message(host);
     let tag = etag(&farm);
     part(&farm, "0-199999", &[]);
     farm.kill9();
@@ -174,9 +182,8 @@ fn after_a_restart_a_worker_that_resumes_has_to_name_the_version() {
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn if_match_that_names_another_version_is_answered_412_and_consumes_nothing() {
-    let (mut farm, len) = farm_with_message();
+fn if_match_that_names_another_version_is_answered_412_and_consumes_nothing(host: Host) {
+    let (mut farm, len) = farm_with_message(host);
     let tag = etag(&farm);
     for condition in ["\"another\"", &format!("W/{tag}"), "\"one\", \"two\"", "garbage", ""] {
         let headers = [("If-Match", condition), ("Range", "bytes=0-")];
@@ -198,17 +205,15 @@ fn if_match_that_names_another_version_is_answered_412_and_consumes_nothing() {
     }
 }
 
-#[test]
-fn if_none_match_delivers_all_the_same_since_nobody_may_have_kept_the_message() {
-    let (mut farm, _) = farm_with_message();
+fn if_none_match_delivers_all_the_same_since_nobody_may_have_kept_the_message(host: Host) {
+    let (mut farm, _) = farm_with_message(host);
     let tag = etag(&farm);
     assert_eq!(farm.ask("GET", "id-1", &[("If-None-Match", &tag)]).status, 200);
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn a_head_with_a_range_tells_the_whole_size_and_delivers_nothing() {
-    let (farm, len) = farm_with_message();
+fn a_head_with_a_range_tells_the_whole_size_and_delivers_nothing(host: Host) {
+    let (farm, len) = farm_with_message(host);
     let tag = etag(&farm);
     for range in ["bytes=0-", "bytes=10-20", &format!("bytes={len}-")] {
         let head = farm.ask("HEAD", "id-1", &[("Range", range), ("If-Range", &tag)]);
@@ -217,17 +222,15 @@ fn a_head_with_a_range_tells_the_whole_size_and_delivers_nothing() {
     assert_there(&farm, "HEAD delivers nothing");
 }
 
-#[test]
-fn several_ranges_at_once_give_the_whole_message() {
-    let (mut farm, len) = farm_with_message();
+fn several_ranges_at_once_give_the_whole_message(host: Host) {
+    let (mut farm, len) = farm_with_message(host);
     let answer = farm.ask("GET", "id-1", &[("Range", "bytes=0-9,20-29")]);
     assert_eq!((answer.status, answer.body.len() as u64), (200, len));
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn no_proxy_keeps_a_delivery_or_takes_it_in_at_once() {
-    let (mut farm, _) = farm_with_message();
+fn no_proxy_keeps_a_delivery_or_takes_it_in_at_once(host: Host) {
+    let (mut farm, _) = farm_with_message(host);
     farm.leave("id-2", "'short'");
     for (method, uuid, headers) in [
         ("GET", "id-1", &[("Range", "bytes=1-")][..]),

@@ -1,12 +1,22 @@
 //! When a message counts as delivered: at the last byte, once, to one worker.
 
-use crate::harness::{Connection, Farm, SOON, eventually, holds};
+use crate::harness::{Connection, Farm, Host, SOON, eventually, for_each_host, holds};
+
+for_each_host! {
+    a_message_that_a_slow_worker_is_reading_is_in_delivery_for_others,
+    other_messages_are_delivered_while_one_is_in_delivery,
+    a_worker_that_hangs_up_in_the_middle_leaves_the_message_buffered_and_the_next_gets_it_whole,
+    a_worker_that_hangs_up_before_the_answer_loses_nothing,
+    a_message_overwritten_while_in_delivery_is_not_lost,
+    a_message_in_delivery_when_the_server_is_killed_is_there_after_a_restart,
+    two_requests_at_once_are_answered_with_one_message,
+}
 
 /// More than what the sockets between server and worker hold, so that an unread answer stays unfinished.
 const LARGE: u64 = 64 << 20;
 
-fn farm_with_large_message() -> Farm {
-    let mut farm = Farm::start();
+fn farm_with_large_message(host: Host) -> Farm {
+    let mut farm = Farm::on(host);
     farm.sparse_blend_file("scene.blend", LARGE);
     farm.leave_blend("id-1", "scene.blend");
     farm
@@ -31,7 +41,7 @@ fn drain(connection: &mut Connection, len: u64) -> u64 {
 fn fetch_when_released(farm: &Farm, uuid: &str) -> u64 {
     eventually("the message is offered again", SOON, || {
         let mut connection = Connection::open(farm.http);
-        connection.send_head("GET", &format!("/?bufferUUID={uuid}"), &[]);
+        connection.send_head("GET", &farm.worker_path(&format!("/?bufferUUID={uuid}")), &[]);
         let head = connection.read_head();
         if head.status != 200 {
             return Err(head);
@@ -41,9 +51,8 @@ fn fetch_when_released(farm: &Farm, uuid: &str) -> u64 {
     })
 }
 
-#[test]
-fn a_message_that_a_slow_worker_is_reading_is_in_delivery_for_others() {
-    let mut farm = farm_with_large_message();
+fn a_message_that_a_slow_worker_is_reading_is_in_delivery_for_others(host: Host) {
+    let mut farm = farm_with_large_message(host);
     let (mut slow, head) = farm.begin_fetch("id-1");
     for _ in 0..3 {
         let answer = farm.ask("GET", "id-1", &[]);
@@ -59,17 +68,15 @@ fn a_message_that_a_slow_worker_is_reading_is_in_delivery_for_others() {
     });
 }
 
-#[test]
-fn other_messages_are_delivered_while_one_is_in_delivery() {
-    let mut farm = farm_with_large_message();
+fn other_messages_are_delivered_while_one_is_in_delivery(host: Host) {
+    let mut farm = farm_with_large_message(host);
     let (_slow, _) = farm.begin_fetch("id-1");
     farm.leave("id-2", "'quick'");
     assert_eq!(farm.fetch_value("id-2"), "'quick'");
 }
 
-#[test]
-fn a_worker_that_hangs_up_in_the_middle_leaves_the_message_buffered_and_the_next_gets_it_whole() {
-    let mut farm = farm_with_large_message();
+fn a_worker_that_hangs_up_in_the_middle_leaves_the_message_buffered_and_the_next_gets_it_whole(host: Host) {
+    let mut farm = farm_with_large_message(host);
     for (round, received) in [0, 1, 1 << 20, 40 << 20].into_iter().enumerate() {
         let uuid = format!("round-{round}");
         farm.leave_blend(&uuid, "scene.blend");
@@ -81,14 +88,13 @@ fn a_worker_that_hangs_up_in_the_middle_leaves_the_message_buffered_and_the_next
     }
 }
 
-#[test]
-fn a_worker_that_hangs_up_before_the_answer_loses_nothing() {
-    let mut farm = Farm::start();
+fn a_worker_that_hangs_up_before_the_answer_loses_nothing(host: Host) {
+    let mut farm = Farm::on(host);
     for round in 0..50 {
         let uuid = format!("id-{round}");
         farm.leave(&uuid, "'x' * 100_000");
         let mut connection = Connection::open(farm.http);
-        connection.send_head("GET", &format!("/?bufferUUID={uuid}"), &[]);
+        connection.send_head("GET", &farm.worker_path(&format!("/?bufferUUID={uuid}")), &[]);
         drop(connection);
     }
     // What the server has handed to a connection before it noticed the end is delivered, as the contract defines it;
@@ -102,9 +108,8 @@ fn a_worker_that_hangs_up_before_the_answer_loses_nothing() {
     }
 }
 
-#[test]
-fn a_message_overwritten_while_in_delivery_is_not_lost() {
-    let mut farm = farm_with_large_message();
+fn a_message_overwritten_while_in_delivery_is_not_lost(host: Host) {
+    let mut farm = farm_with_large_message(host);
     let (mut slow, head) = farm.begin_fetch("id-1");
     farm.leave("id-1", "'the later one'");
     assert_eq!(drain(&mut slow, head.content_length()), head.content_length(), "the earlier one goes on");
@@ -116,9 +121,8 @@ fn a_message_overwritten_while_in_delivery_is_not_lost() {
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn a_message_in_delivery_when_the_server_is_killed_is_there_after_a_restart() {
-    let mut farm = farm_with_large_message();
+fn a_message_in_delivery_when_the_server_is_killed_is_there_after_a_restart(host: Host) {
+    let mut farm = farm_with_large_message(host);
     let (mut slow, _) = farm.begin_fetch("id-1");
     slow.read_exact(1 << 20);
     farm.kill9();
@@ -126,13 +130,12 @@ fn a_message_in_delivery_when_the_server_is_killed_is_there_after_a_restart() {
     assert!(fetch_when_released(&farm, "id-1") > LARGE);
 }
 
-#[test]
-fn two_requests_at_once_are_answered_with_one_message() {
-    let mut farm = Farm::start();
+fn two_requests_at_once_are_answered_with_one_message(host: Host) {
+    let mut farm = Farm::on(host);
     for round in 0..100 {
         let uuid = format!("id-{round}");
         farm.leave(&uuid, "'one'");
-        let path = format!("/?bufferUUID={uuid}");
+        let path = farm.worker_path(&format!("/?bufferUUID={uuid}"));
         let mut connections = [Connection::open(farm.http), Connection::open(farm.http)];
         for connection in &mut connections {
             connection.send_head("GET", &path, &[]);

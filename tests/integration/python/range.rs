@@ -1,12 +1,27 @@
 //! `Range: bytes=N-` on `GET /?bufferUUID=ID`: a broken transfer goes on where it broke.
 
-use crate::harness::{Farm, Response};
+use crate::harness::{Farm, Host, Response, for_each_host};
+
+for_each_host! {
+    a_range_gives_the_rest_of_the_same_bytes_from_every_place,
+    a_range_that_ends_before_the_last_byte_leaves_the_message,
+    a_range_that_breaks_off_leaves_the_message_and_its_last_byte_delivers_it,
+    an_etag_is_strong_and_stays_while_the_message_stays,
+    an_etag_changes_with_the_message,
+    an_etag_changes_with_the_blend_file,
+    if_range_with_the_messages_etag_resumes,
+    if_range_with_another_etag_or_a_weak_one_or_a_date_gives_the_whole,
+    a_range_past_the_end_is_answered_416_and_delivers_nothing,
+    a_range_in_words_that_nobody_knows_gives_the_whole,
+    a_range_of_no_message_is_answered_no_buffer_message,
+    the_server_says_that_it_accepts_ranges,
+}
 
 const BLEND_LEN: usize = 300_000;
 
 /// A farm with a message that holds a .blend file, its answer's bytes, and its ETag.
-fn farm_with_message() -> (Farm, Vec<u8>, String) {
-    let mut farm = Farm::start();
+fn farm_with_message(host: Host) -> (Farm, Vec<u8>, String) {
+    let mut farm = Farm::on(host);
     let content: Vec<u8> = (0..BLEND_LEN).map(|at| (at % 251) as u8).collect();
     farm.blend_file("scene.blend", &content);
     farm.leave_blend("id-1", "scene.blend");
@@ -33,9 +48,8 @@ fn assert_part(answer: &Response, whole: &[u8], from: usize) {
     assert!(answer.body == whole[from..], "the bytes from {from} on");
 }
 
-#[test]
-fn a_range_gives_the_rest_of_the_same_bytes_from_every_place() {
-    let (mut farm, whole, _) = farm_with_message();
+fn a_range_gives_the_rest_of_the_same_bytes_from_every_place(host: Host) {
+    let (mut farm, whole, _) = farm_with_message(host);
     let blend_ends = whole.len() - 3;
     for from in [0, 1, 2, 50, 200, 1000, 65_536, 150_000, blend_ends, whole.len() - 2, whole.len() - 1] {
         let tag = strong_etag(&farm.ask("HEAD", "id-1", &[]));
@@ -46,9 +60,8 @@ fn a_range_gives_the_rest_of_the_same_bytes_from_every_place() {
     }
 }
 
-#[test]
-fn a_range_that_ends_before_the_last_byte_leaves_the_message() {
-    let (mut farm, whole, _) = farm_with_message();
+fn a_range_that_ends_before_the_last_byte_leaves_the_message(host: Host) {
+    let (mut farm, whole, _) = farm_with_message(host);
     for (from, to) in [(0, 0), (0, 99), (1000, 150_000), (0, whole.len() - 2)] {
         let answer = farm.ask("GET", "id-1", &[("Range", &format!("bytes={from}-{to}"))]);
         assert_eq!(answer.status, 206, "{answer:?}");
@@ -61,9 +74,8 @@ fn a_range_that_ends_before_the_last_byte_leaves_the_message() {
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn a_range_that_breaks_off_leaves_the_message_and_its_last_byte_delivers_it() {
-    let mut farm = Farm::start();
+fn a_range_that_breaks_off_leaves_the_message_and_its_last_byte_delivers_it(host: Host) {
+    let mut farm = Farm::on(host);
     let len = 32 << 20;
     farm.sparse_blend_file("scene.blend", len);
     farm.leave_blend("id-1", "scene.blend");
@@ -83,9 +95,8 @@ fn a_range_that_breaks_off_leaves_the_message_and_its_last_byte_delivers_it() {
     farm.expect_no_message("id-1");
 }
 
-#[test]
-fn an_etag_is_strong_and_stays_while_the_message_stays() {
-    let mut farm = Farm::start();
+fn an_etag_is_strong_and_stays_while_the_message_stays(host: Host) {
+    let mut farm = Farm::on(host);
     farm.leave("id-1", "'x' * 1000");
     let tag = strong_etag(&farm.ask("HEAD", "id-1", &[]));
     assert_eq!(strong_etag(&farm.ask("HEAD", "id-1", &[])), tag);
@@ -95,18 +106,16 @@ fn an_etag_is_strong_and_stays_while_the_message_stays() {
     assert_eq!(strong_etag(&farm.ask("GET", "id-1", &[])), tag);
 }
 
-#[test]
-fn an_etag_changes_with_the_message() {
-    let mut farm = Farm::start();
+fn an_etag_changes_with_the_message(host: Host) {
+    let mut farm = Farm::on(host);
     farm.leave("id-1", "'x' * 1000");
     let tag = strong_etag(&farm.ask("HEAD", "id-1", &[]));
     farm.leave("id-1", "'y' * 1000");
     assert_ne!(strong_etag(&farm.ask("HEAD", "id-1", &[])), tag);
 }
 
-#[test]
-fn an_etag_changes_with_the_blend_file() {
-    let mut farm = Farm::start();
+fn an_etag_changes_with_the_blend_file(host: Host) {
+    let mut farm = Farm::on(host);
     farm.blend_file("scene.blend", &[1; 1000]);
     farm.leave_blend("id-1", "scene.blend");
     let tag = strong_etag(&farm.ask("HEAD", "id-1", &[]));
@@ -117,17 +126,15 @@ fn an_etag_changes_with_the_blend_file() {
     assert_eq!(answer.status, 200, "the first half would be of another file: {answer:?}");
 }
 
-#[test]
-fn if_range_with_the_messages_etag_resumes() {
-    let (farm, whole, _) = farm_with_message();
+fn if_range_with_the_messages_etag_resumes(host: Host) {
+    let (farm, whole, _) = farm_with_message(host);
     let tag = strong_etag(&farm.ask("HEAD", "id-1", &[]));
     let answer = farm.ask("GET", "id-1", &[("Range", "bytes=100000-"), ("If-Range", &tag)]);
     assert_part(&answer, &whole, 100_000);
 }
 
-#[test]
-fn if_range_with_another_etag_or_a_weak_one_or_a_date_gives_the_whole() {
-    let (mut farm, whole, _) = farm_with_message();
+fn if_range_with_another_etag_or_a_weak_one_or_a_date_gives_the_whole(host: Host) {
+    let (mut farm, whole, _) = farm_with_message(host);
     let tag = strong_etag(&farm.ask("HEAD", "id-1", &[]));
     for condition in ["\"another\"", &format!("W/{tag}"), "Wed, 21 Oct 2015 07:28:00 GMT", "garbage"] {
         let answer = farm.ask("GET", "id-1", &[("Range", "bytes=100000-"), ("If-Range", condition)]);
@@ -137,9 +144,8 @@ fn if_range_with_another_etag_or_a_weak_one_or_a_date_gives_the_whole() {
     }
 }
 
-#[test]
-fn a_range_past_the_end_is_answered_416_and_delivers_nothing() {
-    let (mut farm, whole, _) = farm_with_message();
+fn a_range_past_the_end_is_answered_416_and_delivers_nothing(host: Host) {
+    let (mut farm, whole, _) = farm_with_message(host);
     for from in [whole.len(), whole.len() + 1, usize::MAX] {
         let answer = farm.ask("GET", "id-1", &[("Range", &format!("bytes={from}-"))]);
         assert_eq!(answer.status, 416, "{answer:?}");
@@ -148,9 +154,8 @@ fn a_range_past_the_end_is_answered_416_and_delivers_nothing() {
     assert_eq!(farm.fetch("id-1").status, 200);
 }
 
-#[test]
-fn a_range_in_words_that_nobody_knows_gives_the_whole() {
-    let (mut farm, whole, _) = farm_with_message();
+fn a_range_in_words_that_nobody_knows_gives_the_whole(host: Host) {
+    let (mut farm, whole, _) = farm_with_message(host);
     for range in ["lines=5-", "bytes=x-", "bytes", "bytes=10-5"] {
         let answer = farm.ask("GET", "id-1", &[("Range", range)]);
         assert_eq!(answer.status, 200, "{range}: {answer:?}");
@@ -159,15 +164,13 @@ fn a_range_in_words_that_nobody_knows_gives_the_whole() {
     }
 }
 
-#[test]
-fn a_range_of_no_message_is_answered_no_buffer_message() {
-    let farm = Farm::start();
+fn a_range_of_no_message_is_answered_no_buffer_message(host: Host) {
+    let farm = Farm::on(host);
     assert_eq!(farm.ask("GET", "id-1", &[("Range", "bytes=5-")]).status, 400);
 }
 
-#[test]
-fn the_server_says_that_it_accepts_ranges() {
-    let mut farm = Farm::start();
+fn the_server_says_that_it_accepts_ranges(host: Host) {
+    let mut farm = Farm::on(host);
     farm.leave("id-1", "1");
     assert_eq!(farm.ask("HEAD", "id-1", &[]).header("accept-ranges"), Some("bytes"));
 }
