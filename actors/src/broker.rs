@@ -13,8 +13,8 @@ use crate::payload::Payload;
 /// One message on its way to the broker.
 #[derive(Debug)]
 pub struct Publication {
-    /// The connection that it is meant for: the number that [`PublisherEvent::Connected`] told. A publication for
-    /// an earlier connection is dropped silently, since its sender has been told of that connection's end.
+    /// As in [`PublisherEvent::Connected`]. A publication of an earlier epoch is dropped silently, since its sender was told
+    /// that this epoch has ended.
     pub epoch: u64,
     /// The sender's number of the message; comes back in the outcome.
     pub seq: u64,
@@ -29,21 +29,22 @@ pub struct Publication {
 /// What happens on the publishing connection, in order.
 #[derive(Debug)]
 pub enum PublisherEvent {
-    /// Connected, topology declared, confirms on: publications with this `epoch` are taken from now on.
+    /// Connected, topology declared, confirms on: publications of this epoch are taken from now on.
     Connected {
-        /// The connection's number; every reconnect has a greater one.
+        /// The number of the channel; every later one has a greater number.
         epoch: u64,
     },
-    /// The connection, or the attempt to make one, has ended. Everything published in it without an outcome is
-    /// unknown and must be sent again. A next attempt follows by itself, after a back-off.
+    /// The channel has ended, or the attempt to open one. Everything published in it without an outcome is unknown and must
+    /// be sent again. A next attempt follows by itself, after a back-off.
     Disconnected {
         /// Why; without any password.
         reason: String,
-        /// Whether it was lost, and the broker maybe restarted. It was not where the broker has only refused something.
+        /// Whether the connection is lost too, and the broker maybe restarted. Otherwise the broker has closed only the
+        /// channel, over something that it has refused; what it has said about the connection stays true.
         lost: bool,
     },
-    /// The broker has blocked the connection (`connection.blocked`) or opened it again. Every connection starts open,
-    /// even at a broker that is short of memory or disk: it blocks only who publishes.
+    /// The broker has blocked the connection (`connection.blocked`) or unblocked it. Every connection starts unblocked,
+    /// even at a broker that is short of memory or disk: it blocks only connections that publish.
     Blocked(bool),
     /// The broker has closed the channel over one of the publications without an outcome, which it will never take, and
     /// does not say over which. `Disconnected` follows.
@@ -51,12 +52,12 @@ pub enum PublisherEvent {
         /// What the broker has said.
         reason: String,
     },
-    /// Nothing is to be published for the time being, since the way behind the broker is not there: what is waited for, in
-    /// words. Or the way is there, `None`. Comes before `Connected` too; a connection of which nothing was said is open.
+    /// Nothing is published for the time being, because the downstream queues are not ready: what is waited for, in words.
+    /// `None` once they are ready. Also comes right before `Connected`.
     Held(Option<String>),
-    /// The broker takes no message larger than this, in bytes: it has refused one. True until a connection is lost.
+    /// The broker takes no message larger than this, in bytes: it has refused one. True until the connection is lost.
     SizeLimit(u64),
-    /// What became of one publication of the current epoch; exactly one for each, unless `Disconnected` comes first.
+    /// What became of one publication of the current epoch: exactly one for each, unless `Disconnected` comes first.
     Outcome {
         /// The publication's number.
         seq: u64,
@@ -74,8 +75,8 @@ pub enum Outcome {
     Nacked,
     /// The broker had no queue for it (`basic.return`); holds the reply code and text.
     Returned(String),
-    /// The broker will never take it, since it is larger than the broker's `max_message_size`; holds the reply code
-    /// and text. The connection ends over it.
+    /// The broker will never take it, because it is larger than the broker's `max_message_size`; holds the reply code and
+    /// text. The channel ends over it.
     Refused(String),
     /// Its body cannot be read; holds the reason.
     Unreadable(String),
@@ -179,13 +180,15 @@ pub enum ConsumerEvent {
     },
     /// A message has come.
     Delivered(Delivery),
+    /// As ordered by [`ConsumerLink::consume`] with 0: everything that was delivered before has been reported.
+    Cancelled,
 }
 
 /// A connection that consumes. Dropping it ends the connection, without blocking.
 pub trait ConsumerLink: Send {
-    /// From now on, and on later connections too, at most `prefetch` deliveries are unsettled at any time; with 0 there
-    /// are none, once those that are on their way have come. What was settled before this call is settled before. Never
-    /// blocks.
+    /// From now on, and on later connections too, at most `prefetch` deliveries are unsettled at any time. With 0 nothing is
+    /// delivered, once [`ConsumerEvent::Cancelled`] is reported. What was settled before this call is settled before it takes
+    /// effect. Never blocks.
     fn consume(&self, prefetch: u16);
 
     /// Ends the connection after what was settled has been told to the broker. Blocks for `deadline` at the most;

@@ -12,7 +12,7 @@ use crate::codec::BlendHole;
 use crate::deadlines::Deadlines;
 use crate::error::Error;
 use crate::lease::{BufferMsgView, Progress};
-use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState, RememberReplaced};
+use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState};
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::puts::{PutDone, Puts};
@@ -121,8 +121,7 @@ impl Held {
 #[derive(Debug)]
 enum WhatFor {
     Message(Box<Incoming>),
-    /// And who waits until that is kept.
-    Gone(Gone, Option<Reply<()>>),
+    Gone(Gone),
 }
 
 #[derive(Debug)]
@@ -196,7 +195,7 @@ impl BufferActor {
             Some(_) => {
                 // two of one name were stored together, and the later one has come here first
                 self.store.remove(held.seq);
-                held.fingerprint().into_iter().for_each(|fingerprint| self.remember(fingerprint, None));
+                held.fingerprint().into_iter().for_each(|fingerprint| self.remember(fingerprint));
                 return WaitQueue::default();
             }
         };
@@ -214,16 +213,16 @@ impl BufferActor {
         self.bytes -= held.cost();
         if let Some(fingerprint) = held.fingerprint() {
             self.brought.release(&fingerprint);
-            self.remember(fingerprint, None);
+            self.remember(fingerprint);
         }
         self.store.remove(held.seq);
         self.end_lease(held.seq)
     }
 
     /// Keeps in mind, durably, that a message of this fingerprint has gone.
-    fn remember(&mut self, fingerprint: Fingerprint, reply: Option<Reply<()>>) {
+    fn remember(&mut self, fingerprint: Fingerprint) {
         let gone = Gone { fingerprint, gone_at_ms: now_ms(), boot: self.clock.boot_time() };
-        self.puts.add(self.store.put(encode_meta(&gone), Vec::new()), WhatFor::Gone(gone, reply));
+        self.puts.add(self.store.put(encode_meta(&gone), Vec::new()), WhatFor::Gone(gone));
         self.brought.announce_gone(fingerprint);
     }
 
@@ -317,11 +316,10 @@ impl StreamHandler<PutDone<WhatFor>> for BufferActor {
     fn handle(&mut self, (outcome, what_for): PutDone<WhatFor>, ctx: &mut Self::Context) {
         match what_for {
             WhatFor::Message(incoming) => self.take_in(*incoming, outcome, ctx),
-            WhatFor::Gone(gone, reply) => {
+            WhatFor::Gone(gone) => {
                 // without room for that it is known until the next restart
                 let record = outcome.map_or(NO_RECORD, |(seq, _)| seq);
                 self.brought.add_gone(self.clock.now(), gone.fingerprint, record);
-                reply.into_iter().for_each(|reply| reply.send(()));
             }
         }
     }
@@ -344,16 +342,6 @@ impl Handler<FromStore> for BufferActor {
             }
             StoreEvent::Status(failure) => self.store_failure = failure,
         }
-    }
-}
-
-impl Handler<RememberReplaced> for BufferActor {
-    type Result = Deferred<()>;
-
-    fn handle(&mut self, RememberReplaced { fingerprint }: RememberReplaced, _: &mut Self::Context) -> Self::Result {
-        let (reply, deferred) = deferred();
-        self.remember(fingerprint, Some(reply));
-        deferred
     }
 }
 

@@ -1,10 +1,11 @@
-//! `CommunicationInterfaceConsumer`: turns deliveries of the consumed queue into the message that the API route
-//! sends, and settles each when its outcome is known.
+//! `CommunicationInterfaceConsumer`: turns deliveries of the consumed queue into the message that the API route sends, and
+//! settles each delivery when its outcome is known.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement};
@@ -14,18 +15,23 @@ use crate::decoder::Decoder;
 use crate::error::{Error, ErrorKind};
 use crate::facade::decode_communication_interface_message;
 use crate::messages::{
-    AddBufferMsg, BrokerDelivery, BufferState, ConsumerState, Drain, GetBufferState, GetConsumerState, RememberReplaced,
+    AddBufferMsg, BrokerDelivery, BufferState, ConsumerState, Drain, GetBufferState, GetConsumerState,
 };
+use crate::reply::{Deferred, deferred};
 
-/// How many deliveries the broker hands over before the first is settled: enough that a group of them shares one
-/// sync of the store. The broker keeps the rest. Large ones are fewer; see [`MAX_IN_HAND_BYTES`].
-pub const PREFETCH: u16 = 32;
+/// How many deliveries are unsettled at once at first. The prefetch grows as long as there is space for more.
+pub const FIRST_PREFETCH: u16 = 1;
 
-/// How many bytes of deliveries are in hand. One that exceeds it goes back to the queue, and from then on so few are
-/// handed over at once that they keep to it, as far as the last ones tell. A single larger one is taken alone.
-const MAX_IN_HAND_BYTES: u64 = 64 << 20;
+/// How many deliveries are unsettled at once at the most: enough that a group of them shares one sync of the store. The
+/// broker keeps the rest. Of large messages there are fewer; see [`MAX_UNSETTLED_BYTES`].
+const MAX_PREFETCH: u16 = 32;
 
-/// How often it is looked, while there was no room or deliveries are large, whether there is room for more.
+/// How many bytes of deliveries are unsettled at once. One that exceeds it goes back to the queue, and from then on the
+/// prefetch is so small that the next ones keep to it if they are no larger than the last ones. A single larger one is taken
+/// alone.
+const MAX_UNSETTLED_BYTES: u64 = 64 << 20;
+
+/// How often the consumer looks whether the buffer has space, after it had none.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long nothing is consumed after the disk was full; doubles each time up to [`MAX_DISK_PAUSE`] until something is
@@ -33,71 +39,88 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const FIRST_DISK_PAUSE: Duration = Duration::from_secs(1);
 const MAX_DISK_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long a stop waits for deliveries on their way to the store, and then for the broker to hear of them.
+/// How long a stop waits for deliveries on their way to the store, and then until the broker has the settlements.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts to consume; called once, when the actor starts. What comes is told to the function that it is given. The
-/// connection lasts as long as what is returned.
+/// Starts to consume. The link reports what happens on the connection to the function that it is given, and lasts as long
+/// as the connection.
 pub type StartConsuming = Box<dyn FnOnce(Box<dyn Fn(ConsumerEvent) + Send>) -> Box<dyn ConsumerLink>>;
 
-/// A delivery that waits, and for whom it is, once that is known.
-struct Waiting {
-    delivery: Delivery,
-    buffer_uuid: Option<BufferUuid>,
-}
-
-/// Why nothing is consumed.
+/// Why nothing is consumed. Everything unsettled goes back to the queue, once what is on its way to the store is settled.
 #[derive(Clone, Copy, Debug)]
 enum Pause {
-    /// There was no room for so many bytes. What is in hand goes back to the queue, once what is on its way to the store
-    /// is settled.
-    NoRoom(u64),
-    /// The disk was full. Likewise.
+    /// The buffer had no space for so many bytes.
+    NoSpace(u64),
+    /// The disk was full.
     DiskFull {
         /// Nothing is tried before.
         until: Instant,
     },
-    /// Too much is in hand. It is worked off; what still comes goes back to the queue.
-    InHand,
+    /// Too many bytes are unsettled. They are worked off first.
+    TooManyBytes,
 }
 
 impl Pause {
+    /// Whether what waits goes back to the queue untried.
     fn gives_back(self) -> bool {
-        !matches!(self, Self::InHand)
+        !matches!(self, Self::TooManyBytes)
+    }
+}
+
+/// A delivery that is neither stored nor refused.
+enum Waiting {
+    /// To be decoded.
+    Untried(Delivery),
+    /// To go back to the queue. It came during a pause; its body is dropped.
+    Unwanted(Delivery),
+}
+
+impl Waiting {
+    fn len(&self) -> u64 {
+        let (Self::Untried(delivery) | Self::Unwanted(delivery)) = self;
+        delivery.body.len() as u64
     }
 }
 
 /// Consumes the communication interface's queue.
 ///
-/// While there is no room the broker keeps the messages: a delivery that is held for long would run into its
+/// While the buffer has no space, the broker keeps the messages: a delivery that is held for long would run into its
 /// `consumer_timeout`, and one that goes back again and again into a quorum queue's `delivery-limit`. So consuming ends,
-/// what is in hand goes back once, and consuming begins again when there is room, one message at a time at first.
+/// what is unsettled goes back once, and consuming begins again when there is space. Since a quorum queue delivers what went
+/// back in the order of its return, as few as possible go back: the prefetch shrinks while the buffer fills.
+///
+/// Messages of one UUID are stored in the order in which they were published. So a delivery is tried only after an earlier
+/// one of its UUID is stored; and once one goes back to the queue, everything behind it does too, in its order.
 pub struct CommunicationInterfaceConsumer {
     decoder: Decoder,
     buffer: Addr<BufferActor>,
-    start: Option<StartConsuming>,
+    /// `None` once the actor stops.
     link: Option<Box<dyn ConsumerLink>>,
     connected: bool,
-    /// Deliveries that wait, by their place in the order in which they came.
-    deliveries: BTreeMap<u64, Waiting>,
-    /// How many have come.
+    /// By the order in which they came.
+    waiting: BTreeMap<u64, Waiting>,
+    /// How many deliveries have come.
     arrivals: u64,
-    /// Bytes of deliveries that are not settled.
-    in_hand_bytes: u64,
-    /// The sizes of the last ones, at most [`PREFETCH`].
+    unsettled_bytes: u64,
+    /// The sizes of the last ones, at most [`MAX_PREFETCH`].
     sizes: VecDeque<u64>,
     /// One is being decoded: a later message of the same UUID must not overtake it.
     decoding: bool,
-    /// How many are on their way to the store.
-    storing: usize,
-    /// How many deliveries are taken at once, unless there is a pause.
+    /// A decoded message behind one of its UUID that is on its way to the store.
+    behind: Option<(u64, Delivery, AddBufferMsg)>,
+    /// The UUIDs of the messages on their way to the store.
+    storing: HashSet<BufferUuid>,
+    /// How many deliveries are unsettled at once, unless there is a pause.
     prefetch: u16,
+    settled_since_look: u16,
     pause: Option<Pause>,
+    /// The broker delivers nothing more since the pause began.
+    cancelled: bool,
     /// How long the next pause for a full disk is.
     disk_pause: Duration,
-    /// The timer of [`LOOK_INTERVAL`] runs.
+    /// The timer of [`LOOK_INTERVAL`] runs, or the buffer is being asked.
     looking: bool,
-    /// There was no room, and there has not been plenty since.
+    /// The buffer had no space, and has not had plenty since.
     full: bool,
     drained: Option<Vec<oneshot::Sender<()>>>,
     stored_total: u64,
@@ -105,22 +128,26 @@ pub struct CommunicationInterfaceConsumer {
 }
 
 impl CommunicationInterfaceConsumer {
-    /// An actor that passes on to `buffer` what `start` brings. That begins with [`PREFETCH`].
-    pub fn new(decoder: Decoder, buffer: Addr<BufferActor>, start: StartConsuming) -> Self {
+    /// An actor that passes on to `buffer` what the link of `start` delivers, which begins with [`FIRST_PREFETCH`].
+    /// Run it in the
+    /// context that has the `address`.
+    pub fn new(decoder: Decoder, buffer: Addr<BufferActor>, start: StartConsuming, address: Addr<Self>) -> Self {
         Self {
             decoder,
             buffer,
-            start: Some(start),
-            link: None,
+            link: Some(start(Box::new(move |event| address.do_send(FromBroker(event))))),
             connected: false,
-            deliveries: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             arrivals: 0,
-            in_hand_bytes: 0,
+            unsettled_bytes: 0,
             sizes: VecDeque::new(),
             decoding: false,
-            storing: 0,
-            prefetch: PREFETCH,
+            behind: None,
+            storing: HashSet::new(),
+            prefetch: FIRST_PREFETCH,
+            settled_since_look: 0,
             pause: None,
+            cancelled: false,
             disk_pause: FIRST_DISK_PAUSE,
             looking: false,
             full: false,
@@ -130,33 +157,37 @@ impl CommunicationInterfaceConsumer {
         }
     }
 
-    fn arrived(&mut self, delivery: Delivery, ctx: &mut Context<Self>) {
+    fn arrived(&mut self, mut delivery: Delivery, ctx: &mut Context<Self>) {
         let size = delivery.body.len() as u64;
-        if self.sizes.len() == usize::from(PREFETCH) {
+        if self.sizes.len() == usize::from(MAX_PREFETCH) {
             self.sizes.pop_front();
         }
         self.sizes.push_back(size);
-        let is_too_much = self.in_hand_bytes > 0 && self.in_hand_bytes + size > MAX_IN_HAND_BYTES;
-        if is_too_much && self.pause.is_none() {
-            self.pause(Pause::InHand, ctx);
-        }
-        // what comes during a pause goes back, behind what will go back before it
-        if self.pause.is_some() && (is_too_much || self.is_idle()) {
-            return delivery.settler.settle(Settlement::Requeue);
-        }
         self.arrivals += 1;
-        self.in_hand_bytes += size;
-        self.deliveries.insert(self.arrivals, Waiting { delivery, buffer_uuid: None });
+        if self.unsettled_bytes > 0 && self.unsettled_bytes + size > MAX_UNSETTLED_BYTES && self.pause.is_none() {
+            self.pause(Pause::TooManyBytes, ctx);
+        }
+        if self.pause.is_some() {
+            delivery.body = Bytes::new();
+            self.waiting.insert(self.arrivals, Waiting::Unwanted(delivery));
+            return self.give_back();
+        }
+        self.unsettled_bytes += size;
+        self.waiting.insert(self.arrivals, Waiting::Untried(delivery));
         self.work(ctx);
     }
 
-    /// Decodes the next delivery and hands it to the buffer; the one behind it follows as soon as this one is in the
-    /// buffer's mailbox, so that many can share one sync.
+    /// Decodes the next delivery and sends it to the buffer. The one behind it follows as soon as this one is in the buffer's
+    /// mailbox, so that many can share one sync.
     fn work(&mut self, ctx: &mut Context<Self>) {
-        if self.decoding || self.pause.is_some_and(Pause::gives_back) || self.drained.is_some() {
+        let is_busy = self.decoding || self.behind.is_some();
+        if is_busy || self.pause.is_some_and(Pause::gives_back) || self.drained.is_some() {
             return;
         }
-        let Some((place, Waiting { delivery, .. })) = self.deliveries.pop_first() else { return };
+        let Some(next) = self.waiting.first_entry() else { return };
+        let arrival = *next.key();
+        let Waiting::Untried(_) = next.get() else { return };
+        let Waiting::Untried(delivery) = next.remove() else { return };
         self.decoding = true;
         let decoder = self.decoder.clone();
         let (format, body) = (delivery.format, delivery.body.clone());
@@ -168,38 +199,60 @@ impl CommunicationInterfaceConsumer {
         ctx.spawn(decoded.into_actor(self).map(move |message, actor, ctx| {
             actor.decoding = false;
             match message {
-                Ok(message) => actor.store(place, delivery, message, ctx),
-                Err(error) => actor.settle(place, Waiting { delivery, buffer_uuid: None }, Err(error), ctx),
+                Ok(message) if actor.storing.contains(&message.buffer_uuid) => {
+                    actor.behind = Some((arrival, delivery, message));
+                }
+                Ok(message) => actor.store(arrival, delivery, message, ctx),
+                Err(error) => actor.settle(arrival, delivery, Err(error), ctx),
             }
             actor.work(ctx);
+            actor.give_back();
         }));
     }
 
-    fn store(&mut self, place: u64, delivery: Delivery, message: AddBufferMsg, ctx: &mut Context<Self>) {
-        self.storing += 1;
-        let waiting = Waiting { delivery, buffer_uuid: Some(message.buffer_uuid.clone()) };
+    fn store(&mut self, arrival: u64, delivery: Delivery, message: AddBufferMsg, ctx: &mut Context<Self>) {
+        let uuid = message.buffer_uuid.clone();
+        self.storing.insert(uuid.clone());
         let stored = self.buffer.send(message);
         ctx.spawn(stored.into_actor(self).map(move |outcome, actor, ctx| {
-            actor.storing -= 1;
-            actor.settle(place, waiting, outcome.unwrap_or_else(|gone| Err(gone.into())), ctx);
-            actor.tell_if_drained();
+            actor.storing.remove(&uuid);
+            actor.settle(arrival, delivery, outcome.unwrap_or_else(|gone| Err(gone.into())), ctx);
+            actor.try_the_one_behind(ctx);
+            actor.give_back();
+            actor.report_if_drained();
         }));
     }
 
-    fn settle(&mut self, place: u64, waiting: Waiting, outcome: Result<(), Error>, ctx: &mut Context<Self>) {
-        let Waiting { delivery, buffer_uuid } = waiting;
+    /// Stores the message that was behind another of its UUID, if that one is stored. After a refusal it waits again.
+    fn try_the_one_behind(&mut self, ctx: &mut Context<Self>) {
+        let Some((_, _, message)) = &self.behind else { return };
+        let may_be_stored = !self.storing.contains(&message.buffer_uuid);
+        let goes_back = self.pause.is_some_and(Pause::gives_back) || self.drained.is_some();
+        if !may_be_stored && !goes_back {
+            return;
+        }
+        let Some((arrival, delivery, message)) = self.behind.take() else { return };
+        if goes_back {
+            self.waiting.insert(arrival, Waiting::Untried(delivery));
+        } else {
+            self.store(arrival, delivery, message, ctx);
+            self.work(ctx);
+        }
+    }
+
+    fn settle(&mut self, arrival: u64, delivery: Delivery, outcome: Result<(), Error>, ctx: &mut Context<Self>) {
         let size = delivery.body.len() as u64;
         match outcome {
             Ok(()) => {
                 self.stored_total += 1;
                 self.disk_pause = FIRST_DISK_PAUSE;
-                self.in_hand_bytes -= size;
+                self.unsettled_bytes -= size;
                 delivery.settler.settle(Settlement::Ack);
-                self.drop_replaced(place, &buffer_uuid, ctx);
+                self.look_if_due(ctx);
             }
             Err(error) if error.kind() == ErrorKind::Request || error.never_fits() => {
                 self.rejected_total += 1;
-                self.in_hand_bytes -= size;
+                self.unsettled_bytes -= size;
                 let id = delivery.message_id.as_deref().unwrap_or("none");
                 log::warn!(
                     "a message of the communication interface is rejected: {error} (message-id {id:?}, {size} bytes, \
@@ -209,124 +262,129 @@ impl CommunicationInterfaceConsumer {
                 delivery.settler.settle(Settlement::Reject);
             }
             Err(_) if self.drained.is_some() => {
-                self.in_hand_bytes -= size;
+                self.unsettled_bytes -= size;
                 delivery.settler.settle(Settlement::Requeue);
             }
             Err(error) => {
-                self.deliveries.insert(place, Waiting { delivery, buffer_uuid });
+                self.waiting.insert(arrival, Waiting::Untried(delivery));
                 if !std::mem::replace(&mut self.full, true) {
-                    log::warn!("messages of the communication interface have to wait, the broker keeps them: {error}");
+                    log::warn!("messages of the communication interface wait in the broker: {error}");
                 }
                 if !self.pause.is_some_and(Pause::gives_back) {
                     self.pause(self.pause_for(&error), ctx);
                 }
             }
         }
-        self.give_back_if_idle();
     }
 
     fn pause_for(&self, error: &Error) -> Pause {
         match error {
-            Error::NoRoom { size, .. } => Pause::NoRoom(*size),
+            Error::NoRoom { size, .. } => Pause::NoSpace(*size),
             _ => Pause::DiskFull { until: Instant::now() + self.disk_pause },
         }
     }
 
     /// Whether nothing is being decoded or stored.
     fn is_idle(&self) -> bool {
-        !self.decoding && self.storing == 0
+        !self.decoding && self.behind.is_none() && self.storing.is_empty()
     }
 
     fn pause(&mut self, pause: Pause, ctx: &mut Context<Self>) {
-        self.pause = Some(pause);
         if let Pause::DiskFull { .. } = pause {
             self.disk_pause = (self.disk_pause * 2).min(MAX_DISK_PAUSE);
         }
-        self.link.iter().for_each(|link| link.consume(0));
+        // a pause may follow another, for a graver reason
+        if self.pause.replace(pause).is_none() {
+            self.cancelled = false;
+            self.link.iter().for_each(|link| link.consume(0));
+        }
         self.look_later(ctx);
     }
 
-    /// What there was no room for goes back to the queue, unless a later message of its UUID, which was on its way to the
-    /// store, has taken its place.
-    fn give_back_if_idle(&mut self) {
-        if self.pause.is_some_and(Pause::gives_back) && self.is_idle() {
-            self.forget_deliveries();
+    /// During a pause: returns to the queue what is not wanted, in its order, once everything before it is settled.
+    fn give_back(&mut self) {
+        let Some(pause) = self.pause.filter(|_| self.is_idle()) else { return };
+        let is_next = matches!(self.waiting.first_key_value(), Some((_, Waiting::Unwanted(_))));
+        if pause.gives_back() || is_next {
+            self.forget_waiting();
         }
     }
 
-    /// Dropped unsettled, they go back to the broker.
-    fn forget_deliveries(&mut self) {
-        for (_, Waiting { delivery, .. }) in std::mem::take(&mut self.deliveries) {
-            self.in_hand_bytes -= delivery.body.len() as u64;
+    /// Dropped unsettled, they go back to the queue.
+    fn forget_waiting(&mut self) {
+        for (_, waiting) in std::mem::take(&mut self.waiting) {
+            self.unsettled_bytes -= waiting.len();
         }
     }
 
     fn look_later(&mut self, ctx: &mut Context<Self>) {
         if !std::mem::replace(&mut self.looking, true) {
-            ctx.run_later(LOOK_INTERVAL, |actor, ctx| {
-                let state = actor.buffer.send(GetBufferState);
-                ctx.spawn(state.into_actor(actor).map(|state, actor, ctx| {
-                    actor.looking = false;
-                    // without the buffer nothing is stored any more
-                    if let Ok(state) = state {
-                        actor.look(&state, ctx);
-                    }
-                }));
-            });
+            ctx.run_later(LOOK_INTERVAL, |actor, ctx| actor.ask_buffer(ctx));
         }
     }
 
-    /// Takes as many deliveries as there is room for.
+    /// Looks once for each window of deliveries.
+    fn look_if_due(&mut self, ctx: &mut Context<Self>) {
+        self.settled_since_look = self.settled_since_look.saturating_add(1);
+        if self.settled_since_look >= self.prefetch && !std::mem::replace(&mut self.looking, true) {
+            self.ask_buffer(ctx);
+        }
+    }
+
+    fn ask_buffer(&mut self, ctx: &mut Context<Self>) {
+        self.settled_since_look = 0;
+        let state = self.buffer.send(GetBufferState);
+        ctx.spawn(state.into_actor(self).map(|state, actor, ctx| {
+            actor.looking = false;
+            // without the buffer nothing is stored any more
+            if let Ok(state) = state {
+                actor.look(&state, ctx);
+            }
+        }));
+    }
+
+    /// Consumes as much as there is space for.
     fn look(&mut self, buffer: &BufferState, ctx: &mut Context<Self>) {
-        // large ones as many as may be in hand
-        let largest = self.sizes.iter().copied().max().unwrap_or(0).max(1);
-        let most = (MAX_IN_HAND_BYTES / largest).clamp(1, PREFETCH.into()) as u16;
-        let is_plenty = buffer.room >= buffer.max_bytes / 2 && buffer.store_failure.is_none();
-        // one at a time while there is little room: the next one may be too large again, and goes back alone
-        let wanted = if is_plenty || !self.full { most } else { 1 };
-        let may_go_on = match self.pause {
-            Some(Pause::NoRoom(size)) => buffer.room >= size && buffer.store_failure.is_none(),
+        let wanted = self.next_prefetch(buffer.room);
+        let may_consume = match self.pause {
+            Some(Pause::NoSpace(size)) => buffer.room >= size && buffer.store_failure.is_none(),
             Some(Pause::DiskFull { until }) => buffer.store_failure.is_none() && Instant::now() >= until,
-            Some(Pause::InHand) => true,
-            None => wanted > self.prefetch,
+            Some(Pause::TooManyBytes) => true,
+            None => wanted != self.prefetch,
         };
-        let is_over = self.pause.is_none() || self.is_idle() && self.deliveries.is_empty();
-        if may_go_on && is_over {
+        let is_over = self.pause.is_none() || self.cancelled && self.is_idle() && self.waiting.is_empty();
+        if may_consume && is_over {
             self.pause = None;
             self.prefetch = wanted;
             self.link.iter().for_each(|link| link.consume(wanted));
         }
+        let is_plenty = buffer.room >= buffer.max_bytes / 2 && buffer.store_failure.is_none();
         if self.full && is_plenty && self.pause.is_none() {
-            log::info!("there is room again for messages of the communication interface");
+            log::info!("the buffer has space again for messages of the communication interface");
             self.full = false;
         }
-        if self.pause.is_some() || self.prefetch < PREFETCH {
+        if self.pause.is_some() || self.full {
             self.look_later(ctx);
         }
     }
 
-    /// A message is stored for which there was room, while an earlier one of its UUID was too large: it has taken that
-    /// one's place, for good: the earlier one may come again if its acknowledgement is lost.
-    fn drop_replaced(&mut self, place: u64, buffer_uuid: &Option<BufferUuid>, ctx: &mut Context<Self>) {
-        let earlier = self
-            .deliveries
-            .range(..place)
-            .filter(|(_, waiting)| waiting.buffer_uuid.is_some() && waiting.buffer_uuid == *buffer_uuid);
-        let replaced: Vec<u64> = earlier.map(|(&place, _)| place).collect();
-        for place in replaced {
-            let Some(Waiting { delivery, .. }) = self.deliveries.remove(&place) else { continue };
-            self.in_hand_bytes -= delivery.body.len() as u64;
-            let kept = self.buffer.send(RememberReplaced { fingerprint: delivery.fingerprint });
-            ctx.spawn(kept.into_actor(self).map(|kept, _, _| {
-                if kept.is_ok() {
-                    delivery.settler.settle(Settlement::Ack);
-                }
-            }));
-        }
+    /// One message at a time after a refusal; doubled for each window that was stored, as long as twice the size of all that
+    /// may be unsettled is free. In the buffer a message may take up to about twice its size in JSON.
+    fn next_prefetch(&self, room: u64) -> u16 {
+        let largest = self.sizes.iter().copied().max().unwrap_or(0).max(1);
+        let fits = room.min(2 * MAX_UNSETTLED_BYTES) / (2 * largest);
+        let current = u64::from(self.prefetch);
+        let next = match self.pause {
+            Some(pause) if pause.gives_back() => 1,
+            _ if current > fits => fits,
+            _ if 4 * current <= fits => 2 * current,
+            _ => current,
+        };
+        next.clamp(1, MAX_PREFETCH.into()) as u16
     }
 
-    fn tell_if_drained(&mut self) {
-        if self.storing == 0 {
+    fn report_if_drained(&mut self) {
+        if self.storing.is_empty() {
             for reply in self.drained.iter_mut().flat_map(|waiting| waiting.drain(..)) {
                 let _ = reply.send(());
             }
@@ -336,13 +394,6 @@ impl CommunicationInterfaceConsumer {
 
 impl Actor for CommunicationInterfaceConsumer {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        if let Some(start) = self.start.take() {
-            let this = ctx.address();
-            self.link = Some(start(Box::new(move |event| this.do_send(FromBroker(event)))));
-        }
-    }
 }
 
 /// What happens on the consuming connection.
@@ -362,12 +413,14 @@ impl Handler<FromBroker> for CommunicationInterfaceConsumer {
             ConsumerEvent::Disconnected { reason } => {
                 log::warn!("not consuming messages of the communication interface: {reason}");
                 self.connected = false;
-                // The broker delivers them again. One that waits for another of its UUID to be stored may be replaced.
-                if !self.pause.is_some_and(Pause::gives_back) {
-                    self.forget_deliveries();
+                // the broker delivers them again
+                self.forget_waiting();
+                if let Some((_, delivery, _)) = self.behind.take() {
+                    self.unsettled_bytes -= delivery.body.len() as u64;
                 }
             }
             ConsumerEvent::Delivered(delivery) => self.arrived(delivery, ctx),
+            ConsumerEvent::Cancelled => self.cancelled = self.pause.is_some(),
         }
     }
 }
@@ -386,25 +439,30 @@ impl Handler<GetConsumerState> for CommunicationInterfaceConsumer {
 }
 
 impl Handler<Drain> for CommunicationInterfaceConsumer {
-    type Result = ResponseActFuture<Self, ()>;
+    type Result = Deferred<()>;
 
-    fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
-        let (reply, drained) = oneshot::channel();
-        self.drained.get_or_insert_default().push(reply);
-        self.forget_deliveries();
-        self.tell_if_drained();
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
+        let (stored, all_stored) = oneshot::channel();
+        self.drained.get_or_insert_default().push(stored);
+        self.try_the_one_behind(ctx);
+        self.forget_waiting();
+        self.report_if_drained();
         let settled = async move {
-            let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, all_stored).await;
         };
-        Box::pin(settled.into_actor(self).then(|(), actor, _| {
+        let stopped = settled.into_actor(self).then(|(), actor, _| {
             let link = actor.link.take();
             let stopped = tokio::task::spawn_blocking(move || link.is_none_or(|link| link.stop(DRAIN_TIMEOUT)));
-            stopped.into_actor(actor).map(|clean, _, ctx: &mut Context<Self>| {
-                if !clean.unwrap_or(false) {
-                    log::warn!("the broker has not heard of the last settled deliveries; it will deliver them again");
-                }
-                ctx.stop();
-            })
-        }))
+            stopped.into_actor(actor)
+        });
+        let (reply, deferred) = deferred();
+        ctx.spawn(stopped.map(|clean, _, ctx| {
+            if !clean.unwrap_or(false) {
+                log::warn!("the broker did not get the last settlements; it will deliver these messages again");
+            }
+            reply.send(());
+            ctx.stop();
+        }));
+        deferred
     }
 }

@@ -27,6 +27,12 @@ impl<T> Deadlines<T> {
         Deadline(self.0.borrow_mut().insert(what, after))
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     /// Drops a deadline that has not passed.
     pub fn remove(&self, deadline: Deadline) {
         self.0.borrow_mut().try_remove(&deadline.0);

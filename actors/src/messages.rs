@@ -36,15 +36,6 @@ pub struct BrokerDelivery {
     pub redelivered: bool,
 }
 
-/// To [`BufferActor`](crate::BufferActor): a delivery with this fingerprint was not stored, because a later message of the
-/// same UUID was; a redelivery must not bring it back. The reply comes when that is on stable storage.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub struct RememberReplaced {
-    /// The fingerprint of the message that was not stored.
-    pub fingerprint: Fingerprint,
-}
-
 /// To [`BufferActor`](crate::BufferActor): lease a buffered message, in order to deliver it.
 ///
 /// While another delivery of it is finishing (its last chunk is being sent), the reply waits for the end of that

@@ -1,7 +1,6 @@
-//! `UserManagerPublisher`: owns the outbox and the channel to the broker. What it has accepted reaches the user
-//! manager.
+//! `UserManagerPublisher`: owns the outbox, the store below it and the link to the broker, if there is one.
 
-use std::future;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -11,40 +10,45 @@ use crate::broker::{PublisherEvent, PublisherLink};
 use crate::error::Error;
 use crate::lease::{NextMessage, OutboxLeaseEvent};
 use crate::messages::{
-    BrokerState, CountUserMessage, DeleteMessage, Drain, FromStore, GetOutboxState, OutboxState,
-    SendMessageToUserManager, StopLeasing, TakeNextMessage,
+    BrokerState, CountUserMessage, Drain, FromStore, GetOutboxState, OutboxState, SendMessageToUserManager,
+    StopLeasing, TakeNextMessage,
 };
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::puts::{PutDone, Puts};
 use crate::store::{PutOutcome, Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms};
 
 mod forward;
-mod lend;
+mod lease;
 mod outbox;
 mod parking;
+mod record;
+mod removal;
 
 use forward::{Forwarder, Next};
-use lend::{EndLoan, Lender};
-use outbox::{Outbox, OutboxMeta};
+use lease::NextMessageRequests;
+use outbox::{EndOfLease, Outbox};
+use record::OutboxMeta;
+use removal::Removal;
 
-/// How long a stop waits for the broker's answer to what is on its way. What has none by then is sent again
-/// after the next start, under the same `message-id`.
+/// How long a stop waits for the broker's answers to what is in flight. What has none by then is sent again after the
+/// next start, under the same `message-id`.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Connects to the broker; called once, when the actor starts. What happens on the connection is told to the
-/// function that it is given.
+/// Starts the link to the broker. The link reports what happens on the connection to the function that it is given.
 pub type StartLink = Box<dyn FnOnce(Box<dyn Fn(PublisherEvent) + Send>) -> Box<dyn PublisherLink>>;
 
-/// Owns the outbox, the store below it, and the channel to the broker, if there is one.
+/// Owns the outbox. What it has accepted reaches the user manager.
 #[derive(Debug)]
 pub struct UserManagerPublisher {
     outbox: Outbox,
-    /// Bytes of messages on their way to the store.
+    /// The cost of messages on their way to the store.
     reserved: u64,
     max_bytes: u64,
-    /// A message was refused for want of room, and none has gone since.
+    /// A message was refused because the outbox is full, and none has left it since.
     full: bool,
     route: Route,
+    /// Removals on their way to the store.
+    removals: HashMap<Seq, Removal>,
     store: StoreHandle,
     puts: Puts<WhatFor>,
     store_failure: Option<StoreError>,
@@ -58,8 +62,8 @@ pub struct UserManagerPublisher {
 #[derive(Debug)]
 enum WhatFor {
     Message(Box<Incoming>),
-    /// The mark of a parked message.
-    Mark(Seq),
+    /// The marker of a parked message.
+    ParkedMarker(Seq),
 }
 
 #[derive(Debug)]
@@ -69,25 +73,17 @@ struct Incoming {
     reply: Reply<Result<(), Error>>,
 }
 
+/// Who gets the messages.
 #[derive(Debug)]
 enum Route {
     Broker(Forwarder),
-    UserManager(Lender),
-    /// Only until the actor has started.
-    ToBe(ToBe),
-}
-
-struct ToBe(Option<StartLink>);
-
-impl std::fmt::Debug for ToBe {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ToBe")
-    }
+    UserManager(NextMessageRequests),
 }
 
 impl UserManagerPublisher {
     /// An actor that holds the `recovered` messages of `store` and keeps at most `max_bytes` bytes of messages.
-    /// They go to the broker that `start_link` connects to; without it, to whoever asks for them.
+    /// They go to the broker whose link `start_link` starts; without it, the user manager asks for them. Run it in the context
+    /// that has the `address`.
     ///
     /// # Errors
     /// The number of a record that is no message of an outbox.
@@ -96,15 +92,23 @@ impl UserManagerPublisher {
         recovered: Vec<Recovered>,
         max_bytes: u64,
         start_link: Option<StartLink>,
+        address: Addr<Self>,
     ) -> Result<Self, Seq> {
         let (outbox, useless) = Outbox::recover(recovered)?;
-        useless.into_iter().for_each(|mark| store.remove(mark));
+        useless.into_iter().for_each(|marker| store.remove(marker));
+        let route = match start_link {
+            None => Route::UserManager(NextMessageRequests::default()),
+            Some(start) => {
+                Route::Broker(Forwarder::new(start(Box::new(move |event| address.do_send(FromBroker(event))))))
+            }
+        };
         Ok(Self {
             outbox,
             reserved: 0,
             max_bytes,
             full: false,
-            route: Route::ToBe(ToBe(start_link)),
+            route,
+            removals: HashMap::new(),
             store,
             puts: Puts::default(),
             store_failure: None,
@@ -115,14 +119,14 @@ impl UserManagerPublisher {
         })
     }
 
-    /// A message that the broker is known to refuse is refused here.
+    /// Refuses a message that the broker is known to refuse.
     fn check_size(&self, size: u64) -> Result<(), Error> {
         match &self.route {
             Route::Broker(forwarder) => match forwarder.size_limit() {
                 Some(limit) if size > limit => Err(Error::TooLargeForBroker { size, limit }),
                 _ => Ok(()),
             },
-            Route::UserManager(_) | Route::ToBe(_) => Ok(()),
+            Route::UserManager(_) => Ok(()),
         }
     }
 
@@ -148,9 +152,6 @@ impl UserManagerPublisher {
             Ok(stored) => stored,
             Err(error) => return reply.send(Err(error.into())),
         };
-        if let Route::UserManager(lender) = &mut self.route {
-            lender.added(meta.message_id, seq);
-        }
         self.outbox.add(seq, meta, payload, cost);
         self.advance(ctx);
         reply.send(Ok(()));
@@ -167,50 +168,30 @@ impl UserManagerPublisher {
                     Some((seq, reason)) => self.park(seq, reason),
                     None => return,
                 },
-                Route::UserManager(lender) => return lender.lend(&mut self.outbox, &ctx.address().recipient()),
-                Route::ToBe(_) => return,
+                Route::UserManager(requests) => {
+                    return requests.answer(&mut self.outbox, &ctx.address().recipient());
+                }
             }
         }
     }
 
-    fn remove(&mut self, seq: Seq) {
-        // the message first: a mark of nothing is harmless
+    /// The broker has a message.
+    fn forwarded(&mut self, seq: Seq) {
+        // the message first: a marker of nothing is harmless
         self.store.remove(seq);
         self.forget(seq);
-    }
-
-    /// A message is no more in the store.
-    fn forget(&mut self, seq: Seq) {
-        self.outbox.remove(seq).into_iter().for_each(|mark| self.store.remove(mark));
-        self.full = false;
-    }
-
-    fn forwarded(&mut self, seq: Seq) {
-        self.remove(seq);
         self.forwarded_total += 1;
     }
 
-    /// Removes a message, durably. Where that is refused, the message stays.
-    fn remove_durably(
-        &self,
-        found: Option<Seq>,
-        forwarded: bool,
-        ctx: &Context<Self>,
-    ) -> ResponseFuture<Result<(), Error>> {
-        let Some(seq) = found else { return Box::pin(future::ready(Err(Error::NoSuchMessage))) };
-        let (removal, publisher) = (self.store.remove_durably(seq), ctx.address());
-        Box::pin(async move {
-            let removed = removal.await;
-            publisher.send(EndRemoval { seq, removed: removed.is_ok(), forwarded }).await?;
-            Ok(removed?)
-        })
+    /// A message is no longer in the store.
+    fn forget(&mut self, seq: Seq) {
+        self.outbox.remove(seq).into_iter().for_each(|marker| self.store.remove(marker));
+        self.full = false;
     }
 
-    fn tell_if_drained(&mut self) {
-        if let (Route::Broker(forwarder), Some(waiting)) = (&self.route, &mut self.draining)
-            && forwarder.is_idle()
-        {
-            for reply in waiting.drain(..) {
+    fn report_if_drained(&mut self) {
+        if self.outbox.in_flight().len() == 0 {
+            for reply in self.draining.iter_mut().flat_map(|waiting| waiting.drain(..)) {
                 let _ = reply.send(());
             }
         }
@@ -222,19 +203,7 @@ impl Actor for UserManagerPublisher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.add_stream(self.puts.clone());
-        let Route::ToBe(ToBe(start_link)) = &mut self.route else { return };
-        self.route = match start_link.take() {
-            Some(start_link) => {
-                let this = ctx.address();
-                let link = start_link(Box::new(move |event| this.do_send(FromBroker(event))));
-                Route::Broker(Forwarder::new(link))
-            }
-            None => {
-                let lender = Lender::new(&self.outbox);
-                ctx.add_stream(lender.deadlines());
-                Route::UserManager(lender)
-            }
-        };
+        ctx.add_stream(self.outbox.visibility_timeouts());
     }
 }
 
@@ -265,7 +234,7 @@ impl StreamHandler<PutDone<WhatFor>> for UserManagerPublisher {
     fn handle(&mut self, (outcome, what_for): PutDone<WhatFor>, ctx: &mut Self::Context) {
         match what_for {
             WhatFor::Message(incoming) => self.take_in(*incoming, outcome, ctx),
-            WhatFor::Mark(seq) => self.marked(seq, outcome.map(|(mark, _)| mark)),
+            WhatFor::ParkedMarker(seq) => self.marker_stored(seq, outcome.map(|(marker, _)| marker)),
         }
     }
 }
@@ -301,17 +270,17 @@ impl Handler<FromBroker> for UserManagerPublisher {
                 self.park(seq, reason);
                 self.advance(ctx);
             }
-            Next::Rest(delay) => {
+            Next::BackOff(delay) => {
                 ctx.run_later(delay, |actor, ctx| {
                     if let Route::Broker(forwarder) = &mut actor.route {
-                        forwarder.rested();
+                        forwarder.back_off_elapsed();
                     }
                     actor.advance(ctx);
                 });
             }
             Next::Nothing => {}
         }
-        self.tell_if_drained();
+        self.report_if_drained();
     }
 }
 
@@ -321,12 +290,12 @@ impl Handler<TakeNextMessage> for UserManagerPublisher {
     fn handle(&mut self, TakeNextMessage { lease, wait }: TakeNextMessage, ctx: &mut Self::Context) -> Self::Result {
         let (reply, deferred) = deferred();
         match &mut self.route {
-            Route::UserManager(lender) if wait || lender.has_next(&self.outbox) => {
-                lender.queue(lease, reply);
+            Route::UserManager(requests) if wait || requests.has_next(&self.outbox) => {
+                requests.push(lease, reply);
                 self.advance(ctx);
             }
             Route::UserManager(_) => reply.send(Ok(None)),
-            Route::Broker(_) | Route::ToBe(_) => reply.send(Err(Error::BrokerIsConfigured)),
+            Route::Broker(_) => reply.send(Err(Error::BrokerIsConfigured)),
         }
         deferred
     }
@@ -336,8 +305,8 @@ impl Handler<StopLeasing> for UserManagerPublisher {
     type Result = ();
 
     fn handle(&mut self, _: StopLeasing, _: &mut Self::Context) {
-        if let Route::UserManager(lender) = &mut self.route {
-            lender.stop();
+        if let Route::UserManager(requests) = &mut self.route {
+            requests.stop();
         }
     }
 }
@@ -346,74 +315,19 @@ impl Handler<OutboxLeaseEvent> for UserManagerPublisher {
     type Result = ();
 
     fn handle(&mut self, event: OutboxLeaseEvent, ctx: &mut Self::Context) {
-        let Route::UserManager(lender) = &mut self.route else { return };
         match event {
-            OutboxLeaseEvent::Released { seq, lease } => lender.end_loan(seq, lease, &mut self.outbox),
-            // two readers may find that out at the same time, or it has been deleted since
-            OutboxLeaseEvent::Unreadable { seq, .. }
-                if self.outbox.get(seq).is_none() || self.outbox.is_parked(seq) =>
-            {
-                return;
-            }
-            OutboxLeaseEvent::Unreadable { seq, reason } => {
-                lender.forget_loan(seq);
-                self.outbox.take_out(seq);
-                self.park(seq, reason);
-            }
+            OutboxLeaseEvent::Released { seq, lease } => self.outbox.release(seq, lease),
+            OutboxLeaseEvent::Unreadable { seq, reason } => self.park(seq, reason),
         }
         self.advance(ctx);
     }
 }
 
 /// The visibility timeouts that have passed.
-impl StreamHandler<EndLoan> for UserManagerPublisher {
-    fn handle(&mut self, EndLoan(seq): EndLoan, ctx: &mut Self::Context) {
-        if let Route::UserManager(lender) = &mut self.route {
-            lender.expire(seq, &mut self.outbox);
-            self.advance(ctx);
-        }
-    }
-}
-
-impl Handler<DeleteMessage> for UserManagerPublisher {
-    type Result = ResponseFuture<Result<(), Error>>;
-
-    fn handle(&mut self, DeleteMessage { message_id }: DeleteMessage, ctx: &mut Self::Context) -> Self::Result {
-        let Route::UserManager(lender) = &mut self.route else {
-            return Box::pin(future::ready(Err(Error::BrokerIsConfigured)));
-        };
-        let found = lender.take_back(message_id);
-        found.into_iter().for_each(|seq| self.outbox.take_out(seq));
-        self.remove_durably(found, true, ctx)
-    }
-}
-
-/// A removal is durable, or was refused.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct EndRemoval {
-    seq: Seq,
-    removed: bool,
-    /// The user manager is done with the message.
-    forwarded: bool,
-}
-
-impl Handler<EndRemoval> for UserManagerPublisher {
-    type Result = ();
-
-    fn handle(&mut self, message: EndRemoval, ctx: &mut Self::Context) {
-        let EndRemoval { seq, removed, forwarded } = message;
-        if !removed {
-            self.outbox.put_back(seq);
-            return self.advance(ctx);
-        }
-        // it may have been removed twice at once
-        let Some(message_id) = self.outbox.get(seq).map(|message| message.meta.message_id) else { return };
-        if let Route::UserManager(lender) = &mut self.route {
-            lender.forget(message_id);
-        }
-        self.forget(seq);
-        self.forwarded_total += u64::from(forwarded);
+impl StreamHandler<EndOfLease> for UserManagerPublisher {
+    fn handle(&mut self, end: EndOfLease, ctx: &mut Self::Context) {
+        self.outbox.expire_lease(end);
+        self.advance(ctx);
     }
 }
 
@@ -425,11 +339,7 @@ impl Handler<FromStore> for UserManagerPublisher {
             StoreEvent::Moved(moved) => {
                 // what has been put only just may be among it
                 self.puts.take_ready().into_iter().for_each(|done| StreamHandler::handle(self, done, ctx));
-                for (seq, payload) in moved {
-                    if let Some(message) = self.outbox.get_mut(seq) {
-                        message.payload = payload;
-                    }
-                }
+                moved.into_iter().for_each(|(seq, payload)| self.outbox.moved(seq, payload));
             }
             StoreEvent::Status(failure) => self.store_failure = failure,
         }
@@ -443,17 +353,16 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
         OutboxState {
             messages: self.outbox.len(),
             bytes: self.outbox.bytes(),
-            parked: self.outbox.parked().len(),
+            parked: self.outbox.parked_len(),
             max_bytes: self.max_bytes,
             full: self.full,
             broker: match &self.route {
                 Route::Broker(forwarder) => forwarder.state(),
-                Route::ToBe(ToBe(Some(_))) => BrokerState::Disconnected,
-                Route::UserManager(_) | Route::ToBe(ToBe(None)) => BrokerState::None,
+                Route::UserManager(_) => BrokerState::None,
             },
             waiting_for: match &self.route {
                 Route::Broker(forwarder) => forwarder.waiting_for().map(str::to_owned),
-                Route::UserManager(_) | Route::ToBe(_) => None,
+                Route::UserManager(_) => None,
             },
             forwarded_total: self.forwarded_total,
             test_total: self.test_total,
@@ -464,30 +373,31 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
 }
 
 impl Handler<Drain> for UserManagerPublisher {
-    type Result = ResponseActFuture<Self, ()>;
+    type Result = Deferred<()>;
 
-    fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
-        let (reply, drained) = oneshot::channel();
-        self.draining.get_or_insert_default().push(reply);
-        match &mut self.route {
-            Route::UserManager(lender) => {
-                lender.stop();
-                self.draining = Some(Vec::new());
-            }
-            Route::Broker(_) => self.tell_if_drained(),
-            Route::ToBe(_) => {}
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
+        let (in_flight, none_in_flight) = oneshot::channel();
+        self.draining.get_or_insert_default().push(in_flight);
+        if let Route::UserManager(requests) = &mut self.route {
+            requests.stop();
         }
-        let settled = async move {
-            // whatever has no outcome by then stays in the outbox
-            let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+        self.report_if_drained();
+        let answered = async move {
+            // what has no answer by then stays in the outbox
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, none_in_flight).await;
         };
-        let flushed = settled.into_actor(self).then(|(), actor, _| actor.store.flush().into_actor(actor));
+        let flushed = answered.into_actor(self).then(|(), actor, _| actor.store.flush().into_actor(actor));
         // the outcome of every put has been told by then, but maybe not taken in
         let settled = flushed.then(|flushed, actor, _| {
             flushed
                 .unwrap_or_else(|error| log::warn!("forwarded messages may be there again after a restart: {error}"));
             actor.puts.all_settled().into_actor(actor)
         });
-        Box::pin(settled.map(|(), _, ctx| ctx.stop()))
+        let (reply, deferred) = deferred();
+        ctx.spawn(settled.map(|(), _, ctx| {
+            reply.send(());
+            ctx.stop();
+        }));
+        deferred
     }
 }

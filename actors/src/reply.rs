@@ -28,6 +28,15 @@ pub fn deferred<T>() -> (Reply<T>, Deferred<T>) {
     (Reply(Rc::clone(&state)), Deferred(state))
 }
 
+impl<T> Deferred<T> {
+    /// A reply that is given at once.
+    pub fn now(value: T) -> Self {
+        let (reply, deferred) = deferred();
+        reply.send(value);
+        deferred
+    }
+}
+
 impl<T> Reply<T> {
     /// Replies. The value is dropped if the sender of the message is gone.
     pub fn send(self, value: T) {

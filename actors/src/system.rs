@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::blend::{BlendConfig, BlendRoots};
 use crate::broker::amqp::{self, AmqpConfig};
 use crate::buffer::BufferActor;
-use crate::consumer::{CommunicationInterfaceConsumer, PREFETCH};
+use crate::consumer::{CommunicationInterfaceConsumer, FIRST_PREFETCH};
 use crate::decoder::Decoder;
 use crate::messages::{Drain, FromStore};
 use crate::publisher::UserManagerPublisher;
@@ -105,7 +105,7 @@ impl UserHttpActors {
             let opened = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
             let path = opened.path.clone();
             let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
-            opened.start(failure.clone(), move |store, recovered| {
+            opened.start(failure.clone(), move |store, recovered, _| {
                 BufferActor::new(store, recovered, max_bytes, ttl).map_err(|seq| StartError::Record { path, seq })
             })?
         };
@@ -114,11 +114,11 @@ impl UserHttpActors {
             let path = opened.path.clone();
             let max_bytes = config.max_outbox;
             let amqp = config.amqp.clone();
-            opened.start(failure, move |store, recovered| {
+            opened.start(failure, move |store, recovered, address| {
                 let start_link = amqp.map(|amqp| -> crate::publisher::StartLink {
                     Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event)))
                 });
-                UserManagerPublisher::new(store, recovered, max_bytes, start_link)
+                UserManagerPublisher::new(store, recovered, max_bytes, start_link, address)
                     .map_err(|seq| StartError::Record { path, seq })
             })?
         };
@@ -133,8 +133,10 @@ impl UserHttpActors {
         let decoder = Decoder::start();
         let consumer = config.amqp.map(|amqp| {
             let start: crate::consumer::StartConsuming =
-                Box::new(|on_event| Box::new(amqp::start_consumer(amqp, PREFETCH, on_event)));
-            CommunicationInterfaceConsumer::new(decoder.clone(), buffer.clone(), start).start()
+                Box::new(|on_event| Box::new(amqp::start_consumer(amqp, FIRST_PREFETCH, on_event)));
+            let ctx = Context::new();
+            let address = ctx.address();
+            ctx.run(CommunicationInterfaceConsumer::new(decoder.clone(), buffer.clone(), start, address))
         });
         Ok(Self { decoder, buffer, publisher, consumer, blend_roots, store_failure })
     }
@@ -212,17 +214,18 @@ impl OpenStore {
         Ok(Self { name, path, next_seq: store.next_seq(), store: Box::new(store), recovered })
     }
 
-    /// Starts the thread of the store, and the actor that owns the store.
+    /// Starts the thread of the store, and the actor that owns the store; the actor is made with its own address.
     fn start<A>(
         self,
         failure: watch::Sender<Option<StoreError>>,
-        actor: impl FnOnce(StoreHandle, Vec<Recovered>) -> Result<A, StartError>,
+        actor: impl FnOnce(StoreHandle, Vec<Recovered>, Addr<A>) -> Result<A, StartError>,
     ) -> Result<Addr<A>, StartError>
     where
         A: Actor<Context = Context<A>> + Handler<FromStore>,
     {
         let ctx = Context::new();
-        let owner = actix::AsyncContext::address(&ctx);
+        let address = actix::AsyncContext::address(&ctx);
+        let owner = address.clone();
         let on_event = move |event: StoreEvent| {
             if let StoreEvent::Status(Some(error)) = &event
                 && error.is_final()
@@ -232,6 +235,6 @@ impl OpenStore {
             owner.do_send(FromStore(event));
         };
         let handle = StoreHandle::start(self.name, self.store, self.next_seq, on_event).map_err(StartError::Thread)?;
-        Ok(ctx.run(actor(handle, self.recovered)?))
+        Ok(ctx.run(actor(handle, self.recovered, address)?))
     }
 }

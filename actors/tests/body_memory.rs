@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, System};
+use actix::{AsyncContext, Context, System};
 use bytes::Bytes;
 use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
 use user_http_actors::codec::{Format, UserMessage, decode_user_message};
@@ -64,7 +64,9 @@ fn a_body_is_held_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
         let (commits, committing) = channel();
         let (permit, permits) = channel();
         let store = StoreHandle::start("test", Box::new(Hanging { commits, permits }), 1, |_| {}).expect("a thread");
-        let publisher = UserManagerPublisher::new(store, Vec::new(), ROOM, None).expect("an empty store").start();
+        let ctx = Context::new();
+        let publisher = UserManagerPublisher::new(store, Vec::new(), ROOM, None, ctx.address());
+        let publisher = ctx.run(publisher.expect("an empty store"));
         let image = vec![b'x'; 1 << 20];
         let data = [&b"B"[..], &(image.len() as u32).to_le_bytes(), &image].concat();
         let head = b"}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\x8c\x0eFRAME_RENDERED\x8c\x04DATA";

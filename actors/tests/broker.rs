@@ -2,5 +2,7 @@
 
 #[path = "broker/harness.rs"]
 mod harness;
+#[path = "broker/proxy.rs"]
+mod proxy;
 #[path = "broker/rabbitmq.rs"]
 mod rabbitmq;

@@ -1,12 +1,14 @@
 //! The consumer actor: what is stored is acknowledged, and what there is no room for goes back to the broker, once.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr};
+use actix::{Actor, Addr, AsyncContext, Context};
 use bytes::Bytes;
 use user_http_actors::broker::{ConsumerEvent, ConsumerLink, Delivery, Fingerprint, Settlement, Settler};
 use user_http_actors::codec::Format;
+use user_http_actors::consumer::StartConsuming;
 use user_http_actors::decoder::Decoder;
 use user_http_actors::messages::{BufferState, GetBufferState, GetConsumerState, LeaseBufferMsg};
 use user_http_actors::store::StoreHandle;
@@ -49,16 +51,13 @@ impl Consuming {
         let (tell, told) = mpsc::channel();
         let (start, started) = mpsc::channel();
         let link = Link(tell.clone());
-        let consumer = CommunicationInterfaceConsumer::new(
-            Decoder::start(),
-            buffer.clone(),
-            Box::new(move |events| {
-                start.send(events).expect("the test waits");
-                Box::new(link)
-            }),
-        )
-        .start();
-        consumer.send(GetConsumerState).await.expect("alive");
+        let ctx = Context::new();
+        let start: StartConsuming = Box::new(move |events| {
+            start.send(events).expect("the test waits");
+            Box::new(link)
+        });
+        let address = ctx.address();
+        let consumer = ctx.run(CommunicationInterfaceConsumer::new(Decoder::start(), buffer.clone(), start, address));
         let events = started.recv().expect("it has started");
         events(ConsumerEvent::Connected);
         Self { consumer, buffer, events, tell, told }
@@ -96,7 +95,12 @@ impl Consuming {
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             match self.told.try_recv() {
-                Ok(told) => return told,
+                Ok(told) => {
+                    if told == Consume(0) {
+                        (self.events)(ConsumerEvent::Cancelled);
+                    }
+                    return told;
+                }
                 Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(_) => panic!("the broker is told nothing more"),
             }
@@ -111,6 +115,22 @@ impl Consuming {
         all
     }
 
+    /// The prefetch doubles up to 32 while small messages are stored, and fetched.
+    async fn grows_with_small_ones(&self, first: u64) {
+        let mut prefetch = 1;
+        for number in first.. {
+            self.deliver(number, &number.to_string(), 10, true);
+            while let Consume(more) = self.told().await {
+                assert_eq!(more, 2 * prefetch);
+                prefetch = more;
+            }
+            if prefetch == 32 {
+                return;
+            }
+            self.fetch(&number.to_string()).await;
+        }
+    }
+
     async fn state(&self) -> BufferState {
         self.buffer.send(GetBufferState).await.expect("alive")
     }
@@ -122,6 +142,17 @@ impl Consuming {
         let pickle = leased.view.payload.read_all().expect("readable");
         leased.lease.delivered();
         String::from_utf8_lossy(&pickle).chars().filter(char::is_ascii_digit).take(1).collect()
+    }
+
+    /// A worker fetches a message if there is one, and its number is returned.
+    async fn fetch_if_there(&self, uuid: &str) -> Option<u64> {
+        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0 };
+        let leased = self.buffer.send(lease).await.expect("alive").ok()?;
+        let pickle = String::from_utf8_lossy(&leased.view.payload.read_all().expect("readable")).into_owned();
+        leased.lease.delivered();
+        let (before, _) = pickle.split_once(" x").expect("the number and the filling");
+        let digits = before.len() - before.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+        before[before.len() - digits..].parse().ok()
     }
 }
 
@@ -150,16 +181,12 @@ async fn while_there_is_no_room_nothing_is_consumed_and_what_is_in_hand_goes_bac
     assert_eq!(consuming.told().await, acknowledged(4));
     consuming.deliver(5, "5", 40_000, true);
     assert_eq!(consuming.tell(2).await, [Consume(0), requeued(5)]);
-    // and all at once when there is plenty
     for uuid in ["2", "3", "4"] {
         consuming.fetch(uuid).await;
     }
-    match consuming.told().await {
-        Consume(32) => {}
-        Consume(1) => assert_eq!(consuming.told().await, Consume(32), "between two fetches"),
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(consuming.told().await, Consume(1));
     assert!(!consuming.consumer.send(GetConsumerState).await.expect("alive").paused);
+    consuming.grows_with_small_ones(5).await;
 }
 
 #[actix::test]
@@ -168,58 +195,171 @@ async fn what_comes_while_too_much_is_in_hand_goes_back_and_large_ones_come_in_o
     let consuming = Consuming::start(1 << 30).await;
     consuming.deliver_padded(1, LARGE, false);
     consuming.deliver_padded(2, LARGE, false);
-    assert_eq!(consuming.tell(2).await, [Consume(0), Settled(2, Settlement::Requeue)]);
-    assert_eq!(consuming.told().await, Settled(1, Settlement::Ack));
+    assert_eq!(consuming.tell(2).await, [Consume(0), Settled(1, Settlement::Ack)]);
+    assert_eq!(consuming.told().await, Settled(2, Settlement::Requeue));
     assert_eq!(consuming.told().await, Consume(1));
     consuming.deliver_padded(2, LARGE, true);
     assert_eq!(consuming.told().await, Settled(2, Settlement::Ack));
-    // small ones again: more of them at once
-    for number in 3..35 {
-        consuming.deliver(number, &number.to_string(), 10, false);
-        assert_eq!(consuming.told().await, Settled(number, Settlement::Ack));
-    }
-    assert_eq!(consuming.told().await, Consume(32));
+    consuming.grows_with_small_ones(3).await;
 }
 
 #[actix::test]
-async fn an_earlier_message_does_not_come_back_over_a_later_one_of_its_uuid() {
+async fn what_comes_behind_a_message_that_went_back_goes_back_too_however_small() {
+    const LARGE: usize = 33 << 20;
+    let consuming = Consuming::start(1 << 30).await;
+    consuming.deliver_padded(1, LARGE, false);
+    consuming.deliver_body(2, format!(r#""BUFFER_UUID": "id", "BUFFER_MSG": 2{}"#, " ".repeat(LARGE)), false);
+    consuming.deliver(3, "id", 100, false);
+    let told = consuming.tell(4).await;
+    assert_eq!(
+        told,
+        [Consume(0), Settled(1, Settlement::Ack), Settled(2, Settlement::Requeue), Settled(3, Settlement::Requeue)]
+    );
+    assert_eq!(consuming.told().await, Consume(1));
+    consuming.deliver_body(2, format!(r#""BUFFER_UUID": "id", "BUFFER_MSG": 2{}"#, " ".repeat(LARGE)), true);
+    assert_eq!(consuming.told().await, Settled(2, Settlement::Ack));
+    consuming.deliver(3, "id", 100, true);
+    assert_eq!(consuming.told().await, Settled(3, Settlement::Ack));
+    assert_eq!(consuming.fetch("id").await, "3");
+}
+
+#[actix::test]
+async fn nothing_is_consumed_again_before_the_broker_has_ended_the_deliveries_of_before() {
+    let consuming = Consuming::start(100_000).await;
+    consuming.deliver(1, "full", 60_000, false);
+    assert_eq!(consuming.told().await, Settled(1, Settlement::Ack));
+    consuming.deliver(2, "id", 60_000, false);
+    // not by `told`, which would say that it has been done
+    let next = async || loop {
+        match consuming.told.try_recv() {
+            Ok(told) => return told,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    assert_eq!((next().await, next().await), (Consume(0), Settled(2, Settlement::Requeue)));
+    assert_eq!(consuming.fetch("full").await, "1");
+    // longer than it takes to see that there is space
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    consuming.deliver(3, "id", 100, false);
+    assert_eq!(next().await, Settled(3, Settlement::Requeue), "it was on its way, behind the one that went back");
+    (consuming.events)(ConsumerEvent::Cancelled);
+    assert_eq!(next().await, Consume(1));
+}
+
+/// A quorum queue: what goes back is delivered first, in the order in which it went back.
+struct Queue {
+    /// Number, UUID, size, and how often it has been delivered.
+    ready: VecDeque<(u64, String, usize, u32)>,
+    unsettled: BTreeMap<u64, (u64, String, usize, u32)>,
+    returned: VecDeque<(u64, String, usize, u32)>,
+    prefetch: u16,
+    most_deliveries: u32,
+}
+
+impl Queue {
+    fn deliver(&mut self, consuming: &Consuming) {
+        while self.unsettled.len() < usize::from(self.prefetch) {
+            let Some(mut message) = self.returned.pop_front().or_else(|| self.ready.pop_front()) else { return };
+            message.3 += 1;
+            self.most_deliveries = self.most_deliveries.max(message.3);
+            consuming.deliver(message.0, &message.1, message.2, message.3 > 1);
+            self.unsettled.insert(message.0, message);
+        }
+    }
+
+    fn take(&mut self, told: Told) {
+        match told {
+            Consume(prefetch) => self.prefetch = prefetch,
+            Settled(number, settlement) => {
+                let message = self.unsettled.remove(&number).expect("it was delivered");
+                match settlement {
+                    Settlement::Ack => {}
+                    Settlement::Requeue => self.returned.push_back(message),
+                    Settlement::Reject => panic!("{message:?} is sound"),
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.unsettled.is_empty() && self.returned.is_empty()
+    }
+}
+
+/// Has a queue of so many messages emptied through a buffer of so many bytes, by a worker that comes only when it is full.
+/// Returns how often a message was delivered at the most.
+async fn empty_through(max_bytes: u64, messages: u64, names: u64, size: fn(u64) -> usize) -> u32 {
+    let consuming = Consuming::start(max_bytes).await;
+    let ready = (1..=messages).map(|number| (number, (number % names).to_string(), size(number), 0)).collect();
+    let mut queue =
+        Queue { ready, unsettled: BTreeMap::new(), returned: VecDeque::new(), prefetch: 1, most_deliveries: 0 };
+    let mut fetched = BTreeMap::new();
+    loop {
+        queue.deliver(&consuming);
+        let is_paused = consuming.consumer.send(GetConsumerState).await.expect("alive").paused;
+        let is_empty = queue.is_empty();
+        if is_paused || is_empty {
+            for name in 0..names {
+                let Some(number) = consuming.fetch_if_there(&name.to_string()).await else { continue };
+                let earlier = fetched.insert(name, number);
+                assert!(earlier < Some(number), "{number} of UUID {name} comes after {earlier:?}");
+            }
+        }
+        if is_empty && consuming.state().await.messages == 0 {
+            break;
+        }
+        while let Ok(told) = consuming.told.try_recv() {
+            if told == Consume(0) {
+                (consuming.events)(ConsumerEvent::Cancelled);
+            }
+            queue.take(told);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let last: BTreeMap<u64, u64> = (1..=messages).map(|number| (number % names, number)).collect();
+    assert_eq!(fetched, last, "the last message of each UUID was fetched last");
+    queue.most_deliveries
+}
+
+#[actix::test]
+async fn a_queue_that_drops_what_is_delivered_often_is_emptied_through_a_small_buffer() {
+    let deliveries = empty_through(100_000, 60, 60, |number| 20_000 + (number as usize * 7_919) % 10_000).await;
+    assert!(deliveries <= 2, "one message was delivered {deliveries} times");
+}
+
+#[actix::test]
+async fn messages_of_one_uuid_stay_in_order_through_a_buffer_that_is_full_again_and_again() {
+    let deliveries = empty_through(1_000_000, 600, 50, |number| 1_000 + (number as usize * 7_919) % 50_000).await;
+    assert!(deliveries <= 2, "one message was delivered {deliveries} times");
+}
+
+/// While the earlier one is on its way to the store, or has no space there, the later one waits.
+#[actix::test]
+async fn a_later_message_of_a_uuid_is_stored_only_after_the_earlier_one() {
     let consuming = Consuming::start(100_000).await;
     consuming.deliver(1, "full", 60_000, false);
     assert_eq!(consuming.told().await, Settled(1, Settlement::Ack));
     consuming.deliver(2, "id", 60_000, false);
     consuming.deliver(3, "id", 100, false);
-    let mut told = consuming.tell(3).await;
-    told.sort_by_key(|told| matches!(told, Settled(2, _)));
-    assert!(told.contains(&Consume(0)) && told.contains(&Settled(3, Settlement::Ack)), "{told:?}");
-    assert_eq!(told[2], Settled(2, Settlement::Ack), "the later one has taken its place");
-    // both acknowledgements are lost with the connection
+    let requeued = |number| Settled(number, Settlement::Requeue);
+    assert_eq!(consuming.tell(3).await, [Consume(0), requeued(2), requeued(3)]);
     (consuming.events)(ConsumerEvent::Disconnected { reason: "gone".into() });
     assert_eq!(consuming.fetch("full").await, "1");
-    assert_eq!(consuming.told().await, Consume(32));
+    assert_eq!(consuming.told().await, Consume(1));
     (consuming.events)(ConsumerEvent::Connected);
     consuming.deliver(2, "id", 60_000, true);
     consuming.deliver(3, "id", 100, true);
     assert_eq!(consuming.tell(2).await, [Settled(2, Settlement::Ack), Settled(3, Settlement::Ack)]);
     assert_eq!(consuming.state().await.messages, 1);
-    assert_eq!(consuming.fetch("id").await, "3");
-}
-
-#[actix::test]
-async fn an_earlier_message_does_not_come_back_where_the_connection_ends_before_the_later_one_is_stored() {
-    let consuming = Consuming::start(100_000).await;
-    consuming.deliver(1, "full", 60_000, false);
-    assert_eq!(consuming.told().await, Settled(1, Settlement::Ack));
-    consuming.deliver(2, "id", 60_000, false);
-    consuming.deliver(3, "id", 100, false);
-    // the earlier one has been refused
-    assert_eq!(consuming.told().await, Consume(0));
-    (consuming.events)(ConsumerEvent::Disconnected { reason: "gone".into() });
-    consuming.tell(2).await;
-    assert_eq!(consuming.fetch("full").await, "1");
-    assert_eq!(consuming.told().await, Consume(32));
-    (consuming.events)(ConsumerEvent::Connected);
-    consuming.deliver(2, "id", 60_000, true);
-    consuming.deliver(3, "id", 100, true);
-    assert_eq!(consuming.tell(2).await, [Settled(2, Settlement::Ack), Settled(3, Settlement::Ack)]);
+    // both acknowledgements are lost with the connection, and the broker delivers them again in either order
+    for redelivered in [[2, 3], [3, 2]] {
+        (consuming.events)(ConsumerEvent::Disconnected { reason: "gone".into() });
+        (consuming.events)(ConsumerEvent::Connected);
+        for number in redelivered {
+            consuming.deliver(number, "id", if number == 2 { 60_000 } else { 100 }, true);
+            assert_eq!(consuming.told().await, Settled(number, Settlement::Ack));
+        }
+    }
+    assert_eq!(consuming.state().await.messages, 1);
     assert_eq!(consuming.fetch("id").await, "3");
 }

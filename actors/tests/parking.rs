@@ -1,29 +1,24 @@
 //! Messages that the broker refuses for good: found, kept through restarts, published or deleted at somebody's word.
 
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver};
 
-use actix::{Actor, Addr};
+use actix::Addr;
 use bytes::Bytes;
-use user_http_actors::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
+use user_http_actors::broker::{Outcome, Publication, PublisherEvent};
 use user_http_actors::codec::{Format, ForwardedType, OutgoingMessage};
 use user_http_actors::messages::{
     DeleteParkedMessage, Drain, GetOutboxState, GetParkedMessages, ParkedMessage, PublishParkedMessage,
     SendMessageToUserManager,
 };
-use user_http_actors::publisher::StartLink;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{OpenError, Recovered, StoreHandle};
 use user_http_actors::{Error, UserManagerPublisher};
 use uuid::Uuid;
 
-struct Link(mpsc::Sender<Publication>);
+use crate::support::Broker;
 
-impl PublisherLink for Link {
-    fn publish(&self, publication: Publication) {
-        let _ = self.0.send(publication);
-    }
-}
+#[path = "support/publisher.rs"]
+mod support;
 
 async fn open(directory: &Path) -> (LogStore, Vec<Recovered>) {
     loop {
@@ -39,8 +34,7 @@ async fn open(directory: &Path) -> (LogStore, Vec<Recovered>) {
 /// A publisher on a log, with a broker whose every move the test makes.
 struct Service {
     publisher: Addr<UserManagerPublisher>,
-    events: Box<dyn Fn(PublisherEvent) + Send>,
-    publications: Receiver<Publication>,
+    broker: Broker,
     epoch: u64,
 }
 
@@ -49,24 +43,17 @@ impl Service {
         let (store, recovered) = open(directory).await;
         let next_seq = store.next_seq();
         let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
-        let (publish, publications) = mpsc::channel();
-        let (tell, told) = mpsc::channel();
-        let start: StartLink = Box::new(move |events| {
-            tell.send(events).expect("the test waits");
-            Box::new(Link(publish))
-        });
-        let publisher = UserManagerPublisher::new(store, recovered, 1 << 20, Some(start)).expect("a sound log").start();
-        publisher.send(GetOutboxState).await.expect("alive");
-        Self { publisher, events: told.recv().expect("started"), publications, epoch: 0 }
+        let (publisher, broker) = support::start_with_broker(store, recovered, 1 << 20);
+        Self { publisher, broker, epoch: 0 }
     }
 
     fn connect(&mut self) {
         self.epoch += 1;
-        (self.events)(PublisherEvent::Connected { epoch: self.epoch });
+        (self.broker.events)(PublisherEvent::Connected { epoch: self.epoch });
     }
 
     fn disconnect(&self) {
-        (self.events)(PublisherEvent::Disconnected { reason: "406".into(), lost: false });
+        (self.broker.events)(PublisherEvent::Disconnected { reason: "406".into(), lost: false });
     }
 
     async fn post(&self, body: &str) {
@@ -85,11 +72,11 @@ impl Service {
         let text = |publication: &Publication| {
             String::from_utf8(publication.body.read_all().expect("readable").to_vec()).expect("text")
         };
-        self.publications.try_iter().map(|publication| (publication.seq, text(&publication))).collect()
+        self.broker.published().iter().map(|publication| (publication.seq, text(publication))).collect()
     }
 
     fn outcome(&self, seq: u64, outcome: Outcome) {
-        (self.events)(PublisherEvent::Outcome { seq, outcome });
+        self.broker.outcome(seq, outcome);
     }
 
     async fn parked(&self) -> Vec<ParkedMessage> {
@@ -203,7 +190,7 @@ async fn of_many_suspects_the_one_that_the_broker_refuses_alone_is_parked() {
     }
     assert_eq!(texts(&service.published().await), ["1", "2", "bad", "4", "5"]);
     let refuse = |service: &mut Service| {
-        (service.events)(PublisherEvent::Suspected { reason: "406 for a reason of its own".into() });
+        (service.broker.events)(PublisherEvent::Suspected { reason: "406 for a reason of its own".into() });
         service.disconnect();
         service.connect();
     };

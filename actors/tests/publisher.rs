@@ -3,12 +3,11 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use actix::{Actor, Addr};
+use actix::Addr;
 use bytes::Bytes;
-use user_http_actors::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
+use user_http_actors::broker::{Outcome, Publication, PublisherEvent};
 use user_http_actors::codec::{Format, ForwardedType, OutgoingMessage};
 use user_http_actors::lease::NextMessage;
 use user_http_actors::messages::{
@@ -16,64 +15,35 @@ use user_http_actors::messages::{
     SendMessageToUserManager, TakeNextMessage,
 };
 use user_http_actors::payload::Payload;
-use user_http_actors::publisher::StartLink;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, NO_RECORD, Store, StoreError, StoreHandle};
 use user_http_actors::{Error, UserManagerPublisher};
 
-type Events = Box<dyn Fn(PublisherEvent) + Send>;
+use crate::support::Broker;
 
-struct Link(mpsc::Sender<Publication>);
+#[path = "support/publisher.rs"]
+mod support;
 
-impl PublisherLink for Link {
-    fn publish(&self, publication: Publication) {
-        let _ = self.0.send(publication);
-    }
-}
-
-/// A broker whose every move the test makes.
-struct Broker {
-    events: Events,
-    publications: Receiver<Publication>,
-}
-
-impl Broker {
-    fn outcome(&self, seq: u64, outcome: Outcome) {
-        (self.events)(PublisherEvent::Outcome { seq, outcome });
-    }
-
-    fn published(&self) -> Vec<Publication> {
-        self.publications.try_iter().collect()
-    }
-
-    /// Waits for the next publication.
-    async fn next(&self) -> Publication {
-        loop {
-            match self.publications.try_recv() {
-                Ok(publication) => return publication,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
+/// Waits for the next publication.
+async fn next(broker: &Broker) -> Publication {
+    loop {
+        match broker.publications.try_recv() {
+            Ok(publication) => return publication,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
 }
 
-fn start(max_bytes: u64, start_link: Option<StartLink>) -> Addr<UserManagerPublisher> {
-    let store = StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
-    UserManagerPublisher::new(store, Vec::new(), max_bytes, start_link).expect("an empty store").start()
+fn memory() -> StoreHandle {
+    StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread")
+}
+
+fn start(max_bytes: u64) -> Addr<UserManagerPublisher> {
+    support::start(memory(), Vec::new(), max_bytes, None)
 }
 
 async fn with_broker() -> (Addr<UserManagerPublisher>, Broker) {
-    let (started, events) = mpsc::channel::<Events>();
-    let (link, publications) = mpsc::channel();
-    let start_link: StartLink = Box::new(move |on_event| {
-        let _ = started.send(on_event);
-        Box::new(Link(link))
-    });
-    let publisher = start(1 << 30, Some(start_link));
-    // the actor starts when it is first asked something
-    state(&publisher).await;
-    let events = events.recv().expect("the link is started with the actor");
-    (publisher, Broker { events, publications })
+    support::start_with_broker(memory(), Vec::new(), 1 << 30)
 }
 
 fn frame(body: &[u8]) -> SendMessageToUserManager {
@@ -154,13 +124,13 @@ async fn a_returned_message_is_tried_alone_until_the_broker_takes_it_and_order_i
         broker.outcome(seq, Outcome::Returned("312 NO_ROUTE".into()));
     }
     for _ in 0..2 {
-        let again = broker.next().await;
+        let again = next(&broker).await;
         assert_eq!((again.seq, again.message_id), (1, first[0].message_id));
         assert_eq!(state(&publisher).await.messages, 3);
         assert!(broker.published().is_empty(), "the others wait for the first");
         broker.outcome(1, Outcome::Returned("312 NO_ROUTE".into()));
     }
-    assert_eq!(broker.next().await.seq, 1);
+    assert_eq!(next(&broker).await.seq, 1);
     broker.outcome(1, Outcome::Confirmed);
     state(&publisher).await;
     assert_eq!(seqs(&broker.published()), [2, 3]);
@@ -276,7 +246,7 @@ async fn a_queue_that_takes_few_messages_is_not_offered_many() {
     let mut offered = 0;
     for _ in 0..MESSAGES {
         // of what comes at once, the queue takes the first
-        let first = broker.next().await;
+        let first = next(&broker).await;
         state(&publisher).await;
         let others = broker.published();
         offered += 1 + others.len();
@@ -299,7 +269,7 @@ async fn the_window_opens_again_when_the_broker_takes_what_it_is_offered() {
     state(&publisher).await;
     broker.published().iter().for_each(|publication| broker.outcome(publication.seq, Outcome::Nacked));
     let mut windows = Vec::new();
-    let first = broker.next().await;
+    let first = next(&broker).await;
     let mut window = vec![first];
     while windows.iter().sum::<usize>() + window.len() < 2_000 {
         windows.push(window.len());
@@ -327,7 +297,7 @@ async fn the_window_bounds_what_is_unconfirmed() {
 
 #[actix::test]
 async fn there_is_room_for_so_many_bytes() {
-    let publisher = start(1_000, None);
+    let publisher = start(1_000);
     send(&publisher, &[0; 60]).await.expect("room");
     let taken = state(&publisher).await.bytes;
     let error = send(&publisher, &[0; 60]).await.expect_err("no room");
@@ -336,7 +306,7 @@ async fn there_is_room_for_so_many_bytes() {
 
 #[actix::test]
 async fn a_message_takes_room_for_what_is_kept_beside_its_body() {
-    let publisher = start(1 << 20, None);
+    let publisher = start(1 << 20);
     let mut accepted = 0;
     while send(&publisher, b"").await.is_ok() {
         accepted += 1;
@@ -365,7 +335,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 #[actix::test]
 async fn messages_are_lent_in_order_and_deleted_when_done() {
-    let publisher = start(ROOM, None);
+    let publisher = start(ROOM);
     let mut early = take(&publisher, MINUTE).await;
     assert!(futures::poll!(&mut early).is_pending(), "there is nothing yet");
     for body in [b"1", b"2"] {
@@ -386,7 +356,7 @@ async fn messages_are_lent_in_order_and_deleted_when_done() {
 
 #[actix::test]
 async fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_waits_behind() {
-    let publisher = start(ROOM, None);
+    let publisher = start(ROOM);
     let look = take(&publisher, Duration::ZERO).await;
     let lease = take(&publisher, MINUTE).await;
     send(&publisher, b"1").await.expect("room");
@@ -400,7 +370,7 @@ async fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_wai
 
 #[actix::test]
 async fn a_message_that_does_not_get_away_is_lent_to_the_next() {
-    let publisher = start(ROOM, None);
+    let publisher = start(ROOM);
     drop(take(&publisher, MINUTE).await);
     send(&publisher, b"1").await.expect("room");
     let first = take(&publisher, MINUTE).await.await.expect("the one who has gone does not get it");
@@ -412,7 +382,7 @@ async fn a_message_that_does_not_get_away_is_lent_to_the_next() {
 
 #[actix::test]
 async fn a_lent_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
-    let publisher = start(ROOM, None);
+    let publisher = start(ROOM);
     for body in [b"1", b"2"] {
         send(&publisher, body).await.expect("room");
     }
@@ -432,7 +402,7 @@ async fn a_lent_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
 
 #[actix::test]
 async fn a_message_that_is_only_shown_and_cannot_be_read_is_set_aside_once() {
-    let publisher = start(ROOM, None);
+    let publisher = start(ROOM);
     send(&publisher, b"1").await.expect("room");
     let shown = take(&publisher, Duration::ZERO).await.await.expect("shown");
     let lent = take(&publisher, MINUTE).await.await.expect("lent");
@@ -444,7 +414,7 @@ async fn a_message_that_is_only_shown_and_cannot_be_read_is_set_aside_once() {
 
 #[actix::test]
 async fn a_message_that_is_not_deleted_in_time_is_lent_again() {
-    let publisher = start(ROOM, None);
+    let publisher = start(ROOM);
     send(&publisher, b"1").await.expect("room");
     let first = take(&publisher, Duration::from_millis(50)).await.await.expect("lent");
     let id = first.message_id;
@@ -480,7 +450,7 @@ impl Store for FullForRemovals {
 async fn a_message_whose_removal_is_refused_is_offered_again_until_it_is_removed() {
     let full = Arc::new(AtomicBool::new(true));
     let store = StoreHandle::start("test", Box::new(FullForRemovals(Arc::clone(&full))), 1, |_| {}).expect("a thread");
-    let publisher = UserManagerPublisher::new(store, Vec::new(), 1 << 30, None).expect("an empty store").start();
+    let publisher = support::start(store, Vec::new(), 1 << 30, None);
     send(&publisher, b"message").await.expect("room");
     for _ in 0..2 {
         let taken = take(&publisher, Duration::from_secs(60)).await.await.expect("a message");

@@ -6,8 +6,8 @@ use std::io::Read;
 use amq_protocol::frame::AMQPFrame;
 use amq_protocol::frame::parsing::parse_frame;
 
-#[path = "../../actors/src/broker/amqp/mend.rs"]
-mod mend;
+#[path = "../../actors/src/broker/amqp/sanitize.rs"]
+mod sanitize;
 
 /// Class, weight, size of the body and flags of a message's header.
 const FIXED: usize = 14;
@@ -27,7 +27,7 @@ impl Read for Pieces<'_> {
 
 fn read(bytes: &[u8], size: usize) -> Vec<u8> {
     let mut all = Vec::new();
-    mend::Mended::new(Pieces { bytes, size }).read_to_end(&mut all).expect("no errors come of it");
+    sanitize::Sanitized::new(Pieces { bytes, size }).read_to_end(&mut all).expect("no errors come of it");
     all
 }
 
@@ -41,10 +41,10 @@ pub fn check(data: &[u8]) {
 
     let payload = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], data].concat();
     let frame = [&[2, 0, 1][..], &(payload.len() as u32).to_be_bytes(), &payload, &[0xce]].concat();
-    let mended = read(&frame, usize::MAX);
-    assert_eq!(mended.len(), frame.len());
-    assert_eq!(read(&mended, 5), mended, "what is mended needs no mending");
+    let sanitized = read(&frame, usize::MAX);
+    assert_eq!(sanitized.len(), frame.len());
+    assert_eq!(read(&sanitized, 5), sanitized, "what is sanitized needs no sanitizing");
     if payload.len() >= FIXED {
-        assert!(matches!(parse_frame(&mended), Ok((&[], AMQPFrame::Header(1, 60, _)))), "{mended:?}");
+        assert!(matches!(parse_frame(&sanitized), Ok((&[], AMQPFrame::Header(1, 60, _)))), "{sanitized:?}");
     }
 }

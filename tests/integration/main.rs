@@ -57,10 +57,10 @@ mod rabbitmq {
 
     mod amqp;
     mod amqp_deletions;
+    mod amqp_downstream;
     mod amqp_faults;
     mod amqp_parked;
     mod amqp_proxy;
-    mod amqp_way;
     mod tls_amqp;
 }
 

@@ -16,16 +16,16 @@ use std::time::Duration;
 
 mod connection;
 mod consumer;
-mod mend;
-#[cfg(test)]
-mod mend_tests;
+mod downstream;
 mod publisher;
+mod reconnect;
+mod sanitize;
+#[cfg(test)]
+mod sanitize_tests;
 mod stream;
 mod tls;
 mod topology;
 mod url;
-mod way;
-mod worker;
 
 pub use consumer::{AmqpConsumer, start_consumer};
 pub use publisher::{AmqpPublisher, start_publisher};

@@ -1,6 +1,6 @@
-//! The outbox with a broker: how much is sent at once, and what follows from each outcome.
+//! The outbox with a broker: how much is in flight at once, and what follows from each of the broker's answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -11,22 +11,22 @@ use crate::publisher::outbox::Outbox;
 use crate::store::Seq;
 
 /// How many publications are unconfirmed at once. RabbitMQ confirms 13,000 to 15,400 messages of 1 KiB a second with
-/// 1,000 unconfirmed ones and gains nothing from more; each costs some 100 bytes here, and is sent again after
-/// a broken connection.
+/// 1,000 unconfirmed ones and gains nothing from more. Each costs some 100 bytes here, and is sent again after a broken
+/// connection.
 const WINDOW_MESSAGES: usize = 1_000;
 
-/// How many bytes are unconfirmed at once. The publishing thread holds one body at a time; the client library and
-/// the sockets buffer up to this much. A single larger message goes alone.
+/// How many bytes are unconfirmed at once. The publishing thread holds one body at a time; the client library and the
+/// sockets buffer up to this much. A single larger message goes alone.
 const WINDOW_BYTES: u64 = 32 << 20;
 
-/// How long it takes from a refusal to the next try; doubles up to [`MAX_RETRY_DELAY`].
-const FIRST_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// The first pause after a refusal; doubles up to [`MAX_BACK_OFF`].
+const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// A message whose queue has come back flows again within 2 s: one delay, its jitter and the way there and back.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// A message whose queue has come back flows again within 2 s: one back-off, its jitter and the round trip.
+const MAX_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// A broker that takes some messages and refuses others is logged once in this time.
-const TROUBLE_LOGGED: Duration = Duration::from_secs(60);
+const REFUSALS_LOGGED: Duration = Duration::from_secs(60);
 
 /// The side of the outbox that faces the broker.
 pub struct Forwarder {
@@ -35,39 +35,36 @@ pub struct Forwarder {
     blocked: bool,
     /// What is waited for, in words, before anything is published.
     held: Option<String>,
-    /// What is on its way, with its length.
-    in_flight: BTreeMap<Seq, u64>,
-    in_flight_bytes: u64,
-    /// How many messages may be on their way at once. 1 after a refusal; from then on each confirm adds one, so that it
-    /// doubles with every window that the broker takes, as TCP's does. So a queue that takes five messages a second is
-    /// not offered a thousand.
+    /// How many messages may be in flight. 1 after a refusal; from then on each confirm adds one, so that it doubles with
+    /// every window that the broker takes, as TCP's does. A queue that takes five messages a second is not offered a
+    /// thousand.
     window: usize,
-    retry: Option<Retry>,
-    trouble: Option<Trouble>,
-    /// When the last trouble was logged.
+    back_off: Option<BackOff>,
+    refusals: Option<Refusals>,
+    /// When refusals were last logged.
     logged: Option<Instant>,
-    /// The last of the messages among which is one that the broker never takes: up to here each is sent alone.
-    suspected_to: Option<Seq>,
+    /// The last of the messages among which is a poison message. Up to this one, each is sent alone.
+    poison_batch_end: Option<Seq>,
     /// The largest message that the broker takes, in bytes, once it has refused one.
     size_limit: Option<u64>,
-    /// Larger ones that are sent all the same, since somebody has said so.
+    /// Larger messages that are sent all the same, because an operator has published them.
     insisted: BTreeSet<Seq>,
     /// The connection was lost, and the next broker may take larger messages.
     lost: bool,
 }
 
-/// The broker has refused or returned something. Until it has taken the oldest message again, that one is sent
-/// alone, after a delay: the order stays, and a queue that is not there is not flooded.
+/// The broker has refused or returned something. Until it takes the oldest message, that one is sent alone, after a pause:
+/// the order is kept, and a queue that is not there is not flooded.
 #[derive(Debug)]
-struct Retry {
+struct BackOff {
     delay: Duration,
-    /// The delay has not passed yet.
-    resting: bool,
+    /// The pause has not elapsed.
+    pausing: bool,
 }
 
-/// Since the broker has refused something. It is over when it has taken all that there was, or a whole window.
-struct Trouble {
-    refusals: u64,
+/// Counted from the first refusal until the broker has taken everything, or a whole window.
+struct Refusals {
+    count: u64,
     is_logged: bool,
 }
 
@@ -76,36 +73,36 @@ struct Trouble {
 pub enum Next {
     /// Send what may be sent.
     Send,
-    /// The message has arrived: remove it, then send what may be sent.
+    /// The broker has this message: remove it, then send what may be sent.
     Remove(Seq),
-    /// The message cannot be published: set it aside, then send what may be sent.
+    /// This message cannot be published: park it, then send what may be sent.
     Park(Seq, String),
-    /// Wait, call [`Forwarder::rested`], then send.
-    Rest(Duration),
+    /// After this delay, call [`Forwarder::back_off_elapsed`], then send.
+    BackOff(Duration),
     /// Nothing.
     Nothing,
 }
 
 impl Forwarder {
+    /// Publishes over `link`.
     pub fn new(link: Box<dyn PublisherLink>) -> Self {
         Self {
             link,
             epoch: None,
             blocked: false,
             held: None,
-            in_flight: BTreeMap::new(),
-            in_flight_bytes: 0,
             window: WINDOW_MESSAGES,
-            retry: None,
-            trouble: None,
+            back_off: None,
+            refusals: None,
             logged: None,
-            suspected_to: None,
+            poison_batch_end: None,
             size_limit: None,
             insisted: BTreeSet::new(),
             lost: false,
         }
     }
 
+    /// How the connection to the broker is.
     pub fn state(&self) -> BrokerState {
         match (self.epoch, self.blocked) {
             (None, _) => BrokerState::Disconnected,
@@ -124,18 +121,13 @@ impl Forwarder {
         self.size_limit
     }
 
-    /// Whether nothing is on its way.
-    pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty()
-    }
-
-    /// This message is offered to the broker even if it is known to be too large: somebody says that it is not any more.
+    /// Offers this message to the broker even if it is known to be too large.
     pub fn insist(&mut self, seq: Seq) {
         self.insisted.insert(seq);
     }
 
-    /// Hands to the broker what the window has room for. Returns the first message that the broker will never take, with
-    /// the reason; it is to be parked, and then the others sent.
+    /// Publishes what the window has space for. Returns the first message that the broker will never take, with the reason:
+    /// park it, and call again.
     pub fn send(&mut self, outbox: &mut Outbox) -> Option<(Seq, String)> {
         let epoch = self.epoch.filter(|_| !self.blocked && self.held.is_none())?;
         while let Some((seq, next)) = outbox.first_waiting() {
@@ -143,20 +135,20 @@ impl Forwarder {
             if let Some(limit) = self.size_limit.filter(|limit| len > *limit)
                 && !self.insisted.contains(&seq)
             {
-                outbox.take_first_waiting();
                 return Some((
                     seq,
                     format!("406: it is larger than the {limit} bytes that the broker takes (its max_message_size)"),
                 ));
             }
-            self.suspected_to = self.suspected_to.filter(|&last| seq <= last);
-            let alone = self.retry.is_some() || self.suspected_to.is_some();
-            let window = !alone && self.in_flight.len() < self.window && self.in_flight_bytes + len <= WINDOW_BYTES;
-            let resting = self.retry.as_ref().is_some_and(|retry| retry.resting);
-            if resting || !(window || self.in_flight.is_empty()) {
+            self.poison_batch_end = self.poison_batch_end.filter(|&last| seq <= last);
+            let in_flight = outbox.in_flight().len();
+            let alone = self.back_off.is_some() || self.poison_batch_end.is_some();
+            let fits = !alone && in_flight < self.window && outbox.in_flight_bytes() + len <= WINDOW_BYTES;
+            let pausing = self.back_off.as_ref().is_some_and(|back_off| back_off.pausing);
+            if pausing || !(fits || in_flight == 0) {
                 return None;
             }
-            let (seq, message) = outbox.take_first_waiting()?;
+            let (seq, message) = outbox.publish_first()?;
             self.link.publish(Publication {
                 epoch,
                 seq,
@@ -164,8 +156,6 @@ impl Forwarder {
                 format: message.meta.format,
                 body: message.payload.clone(),
             });
-            self.in_flight.insert(seq, len);
-            self.in_flight_bytes += len;
         }
         None
     }
@@ -176,24 +166,24 @@ impl Forwarder {
             PublisherEvent::Connected { epoch } => {
                 log::info!("connected to the broker");
                 self.epoch = Some(epoch);
-                self.blocked = false;
-                self.retry = None;
-                self.window = WINDOW_MESSAGES;
+                self.back_off = None;
                 if std::mem::take(&mut self.lost) {
+                    self.window = WINDOW_MESSAGES;
                     self.size_limit = None;
                 }
                 Next::Send
             }
             PublisherEvent::Disconnected { reason, lost } => {
-                log::warn!("no connection to the broker: {reason}");
                 self.epoch = None;
-                self.blocked = false;
                 self.held = None;
-                self.lost |= lost;
-                for seq in std::mem::take(&mut self.in_flight).into_keys() {
-                    outbox.put_back(seq);
+                if lost {
+                    log::warn!("no connection to the broker: {reason}");
+                    self.lost = true;
+                    self.blocked = false;
+                } else {
+                    log::warn!("the broker has closed the channel: {reason}");
                 }
-                self.in_flight_bytes = 0;
+                outbox.return_all_to_queue();
                 Next::Nothing
             }
             PublisherEvent::Blocked(blocked) => {
@@ -217,87 +207,91 @@ impl Forwarder {
             }
             PublisherEvent::Suspected { reason } => {
                 self.epoch = None;
-                let mut suspects = self.in_flight.keys();
-                let culprit = suspects.next().copied().filter(|_| suspects.next().is_none());
-                let Some(culprit) = culprit else {
-                    log::warn!("the broker never takes one of {} messages: {reason}", self.in_flight.len());
-                    self.suspected_to = self.in_flight.keys().last().copied();
-                    return Next::Nothing;
-                };
-                self.in_flight.clear();
-                self.in_flight_bytes = 0;
-                Next::Park(culprit, reason)
-            }
-            PublisherEvent::Outcome { seq, outcome } => {
-                let Some(len) = self.in_flight.remove(&seq) else { return Next::Nothing };
-                self.in_flight_bytes -= len;
-                match outcome {
-                    Outcome::Confirmed => {
-                        self.confirmed(seq, len, outbox);
-                        Next::Remove(seq)
-                    }
-                    Outcome::Nacked => self.refused(seq, "refused (basic.nack)", outbox),
-                    Outcome::Returned(reason) => self.refused(seq, &reason, outbox),
-                    Outcome::Refused(reason) | Outcome::Unreadable(reason) => {
-                        self.insisted.remove(&seq);
-                        Next::Park(seq, reason)
+                let mut suspects = outbox.in_flight();
+                match (suspects.next(), suspects.next_back()) {
+                    (Some(culprit), None) => Next::Park(culprit, reason),
+                    (_, last) => {
+                        log::warn!("the broker never takes one of {} messages: {reason}", outbox.in_flight().len());
+                        self.poison_batch_end = last;
+                        Next::Nothing
                     }
                 }
+            }
+            PublisherEvent::Outcome { seq, outcome } => self.answered(seq, outcome, outbox),
+        }
+    }
+
+    fn answered(&mut self, seq: Seq, outcome: Outcome, outbox: &mut Outbox) -> Next {
+        if !outbox.is_in_flight(seq) {
+            return Next::Nothing;
+        }
+        match outcome {
+            Outcome::Confirmed => {
+                self.confirmed(seq, outbox);
+                Next::Remove(seq)
+            }
+            Outcome::Nacked => self.refused(seq, "refused (basic.nack)", outbox),
+            Outcome::Returned(reason) => self.refused(seq, &reason, outbox),
+            Outcome::Refused(reason) | Outcome::Unreadable(reason) => {
+                self.insisted.remove(&seq);
+                Next::Park(seq, reason)
             }
         }
     }
 
-    fn confirmed(&mut self, seq: Seq, len: u64, outbox: &Outbox) {
+    fn confirmed(&mut self, seq: Seq, outbox: &Outbox) {
         self.insisted.remove(&seq);
+        let len = outbox.get(seq).map_or(0, |message| message.payload.len());
         self.size_limit = self.size_limit.filter(|limit| len <= *limit);
-        // one of those that were on their way with a refused one says nothing about the next
-        if self.retry.as_ref().is_some_and(|retry| retry.resting) {
+        // a message that was in flight together with a refused one says nothing about the next
+        if self.back_off.as_ref().is_some_and(|back_off| back_off.pausing) {
             return;
         }
-        self.retry = None;
+        self.back_off = None;
         self.window = (self.window + 1).min(WINDOW_MESSAGES);
-        let all_taken = self.in_flight.is_empty() && outbox.first_waiting().is_none();
+        // this one is still in flight
+        let all_taken = outbox.in_flight().len() == 1 && outbox.first_waiting().is_none();
         if self.window == WINDOW_MESSAGES || all_taken {
             self.window = WINDOW_MESSAGES;
-            if let Some(Trouble { refusals, is_logged: true }) = self.trouble.take() {
-                log::info!("the broker takes messages again, after {refusals} refusals");
+            if let Some(Refusals { count, is_logged: true }) = self.refusals.take() {
+                log::info!("the broker takes messages again, after {count} refusals");
             }
         }
     }
 
     fn refused(&mut self, seq: Seq, reason: &str, outbox: &mut Outbox) -> Next {
-        outbox.put_back(seq);
+        outbox.return_to_queue(seq);
         self.window = 1;
         let logged = &mut self.logged;
-        let trouble = self.trouble.get_or_insert_with(|| {
-            let is_logged = logged.is_none_or(|logged| logged.elapsed() >= TROUBLE_LOGGED);
+        let refusals = self.refusals.get_or_insert_with(|| {
+            let is_logged = logged.is_none_or(|logged| logged.elapsed() >= REFUSALS_LOGGED);
             if is_logged {
                 log::warn!("the broker cannot deliver to the user manager: {reason}; trying again until it can");
                 *logged = Some(Instant::now());
             }
-            Trouble { refusals: 0, is_logged }
+            Refusals { count: 0, is_logged }
         });
-        trouble.refusals += 1;
-        let delay = match &self.retry {
-            // the rest of a window that was on its way together
-            Some(Retry { resting: true, .. }) => return Next::Nothing,
-            Some(Retry { delay, .. }) => (*delay * 2).min(MAX_RETRY_DELAY),
-            None => FIRST_RETRY_DELAY,
+        refusals.count += 1;
+        let delay = match &self.back_off {
+            // it was in flight together with one that was refused before
+            Some(BackOff { pausing: true, .. }) => return Next::Nothing,
+            Some(BackOff { delay, .. }) => (*delay * 2).min(MAX_BACK_OFF),
+            None => FIRST_BACK_OFF,
         };
-        self.retry = Some(Retry { delay, resting: true });
-        Next::Rest(delay.mul_f64(rand::rng().random_range(0.8..1.0)))
+        self.back_off = Some(BackOff { delay, pausing: true });
+        Next::BackOff(delay.mul_f64(rand::rng().random_range(0.8..1.0)))
     }
 
-    /// The delay of [`Next::Rest`] has passed.
-    pub fn rested(&mut self) {
-        if let Some(retry) = &mut self.retry {
-            retry.resting = false;
+    /// The delay of [`Next::BackOff`] has passed.
+    pub fn back_off_elapsed(&mut self) {
+        if let Some(back_off) = &mut self.back_off {
+            back_off.pausing = false;
         }
     }
 }
 
 impl std::fmt::Debug for Forwarder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Forwarder").field("epoch", &self.epoch).field("in_flight", &self.in_flight.len()).finish()
+        f.debug_struct("Forwarder").field("epoch", &self.epoch).finish_non_exhaustive()
     }
 }

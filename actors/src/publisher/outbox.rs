@@ -1,24 +1,40 @@
-//! What waits for the user manager: the messages in the order in which they came, and which of them are out.
+//! The outbox: the messages for the user manager in the order in which they were accepted, and the state of each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use futures::future::Either;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::codec::{Format, ForwardedType, OutgoingMessage};
+use crate::deadlines::{Deadline, Deadlines};
+use crate::lease::OutboxLeaseId;
 use crate::payload::Payload;
+use crate::publisher::record::{OutboxMeta, ParkedMarker};
 use crate::store::{Recovered, Seq, cost};
 
-/// The messages of the outbox. Each one waits, or is out: on its way to the broker, or lent to the user manager; or it
-/// is parked, since the broker has refused it for good.
+/// The messages for the user manager.
+///
+/// Every message is in exactly one [`State`], and only [`Outbox::enter`] changes it.
 #[derive(Debug, Default)]
 pub struct Outbox {
     messages: BTreeMap<Seq, OutboxMessage>,
+    by_id: HashMap<Uuid, Seq>,
     waiting: BTreeSet<Seq>,
-    parked: BTreeMap<Seq, Parked>,
-    /// What all of them take of the limit.
+    in_flight: BTreeSet<Seq>,
+    in_flight_bytes: u64,
+    /// Also those of them that are being removed.
+    parked: BTreeSet<Seq>,
+    visibility_timeouts: Deadlines<EndOfLease>,
+    last_lease: OutboxLeaseId,
+    /// What all messages cost, in bytes.
     bytes: u64,
+}
+
+/// A lease has ended by its visibility timeout.
+#[derive(Clone, Copy, Debug)]
+pub struct EndOfLease {
+    pub seq: Seq,
+    pub lease: OutboxLeaseId,
 }
 
 /// One message.
@@ -26,10 +42,28 @@ pub struct Outbox {
 pub struct OutboxMessage {
     pub meta: OutboxMeta,
     pub payload: Payload,
-    /// What it takes of the limit, in bytes.
+    /// In bytes; see [`cost`].
     pub cost: u64,
-    /// How often it was lent.
-    pub lent: u32,
+    /// How often it was leased since the service started.
+    pub leased: u32,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// For the broker, or for a user manager who asks.
+    Waiting,
+    /// Published; the broker has not answered yet.
+    InFlight,
+    /// The user manager has it.
+    Leased {
+        lease: OutboxLeaseId,
+        /// `None` once it has passed.
+        visibility_timeout: Option<Deadline>,
+    },
+    Parked(Parked),
+    /// Its removal is on its way to the store. Holds what it goes back to if the store refuses.
+    Removing(Option<Parked>),
 }
 
 /// Why a message is parked.
@@ -37,61 +71,21 @@ pub struct OutboxMessage {
 pub struct Parked {
     pub reason: String,
     pub since_ms: u64,
-    /// The record that says so, once there is one.
-    pub mark: Option<Seq>,
+    /// The record of the [`ParkedMarker`], once it is stored.
+    pub marker: Option<Seq>,
 }
 
-/// What a record says that has no body: another record is parked.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Mark {
-    pub parked: Seq,
-    pub reason: String,
-    pub since_ms: u64,
-}
-
-/// What is kept of a message beside its body.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OutboxMeta {
-    pub message_id: Uuid,
-    #[serde(with = "FormatName")]
-    pub format: Format,
-    #[serde(with = "TypeName")]
-    pub kind: ForwardedType,
-    pub user_id: String,
-    pub stored_at_ms: u64,
-}
-
-/// [`Format`] as it is written in a record.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Format", rename_all = "lowercase")]
-enum FormatName {
-    Json,
-    Pickle,
-}
-
-/// [`ForwardedType`] as it is written in a record.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "ForwardedType", rename_all = "SCREAMING_SNAKE_CASE")]
-enum TypeName {
-    FrameRendered,
-    RenderCompleted,
-}
-
-impl OutboxMeta {
-    /// The meta of a new message.
-    pub fn new(message: &OutgoingMessage, stored_at_ms: u64) -> Self {
-        Self {
-            message_id: Uuid::new_v4(),
-            format: message.format,
-            kind: message.kind,
-            user_id: message.user_id.clone(),
-            stored_at_ms,
+impl State {
+    fn parked(&self) -> Option<&Parked> {
+        match self {
+            Self::Parked(parked) | Self::Removing(Some(parked)) => Some(parked),
+            Self::Waiting | Self::InFlight | Self::Leased { .. } | Self::Removing(None) => None,
         }
     }
 }
 
 impl Outbox {
-    /// The outbox as a store has kept it, and the marks in the store that are of no use any more.
+    /// The outbox that a store has kept, and the markers in it that mark nothing any more.
     ///
     /// # Errors
     /// The number of a record that is no record of an outbox.
@@ -99,18 +93,16 @@ impl Outbox {
         let mut outbox = Self::default();
         let mut useless = Vec::new();
         for record in recovered {
-            match record.decode_meta::<OutboxMeta, Mark>()? {
+            match record.decode_meta::<OutboxMeta, ParkedMarker>()? {
                 Either::Left(meta) => {
                     let cost = cost(record.meta.len(), record.body.len());
                     outbox.add(record.seq, meta, record.body, cost);
                 }
-                Either::Right(Mark { parked, reason, since_ms }) => {
-                    let mark = Some(record.seq);
-                    // a mark is younger than what it marks
-                    if outbox.waiting.remove(&parked) {
-                        outbox.parked.insert(parked, Parked { reason, since_ms, mark });
-                    } else {
-                        useless.extend(mark);
+                Either::Right(ParkedMarker { parked, reason, since_ms }) => {
+                    let marker = Some(record.seq);
+                    // a marker is younger than the message that it marks
+                    if !outbox.enter_parked(parked, Parked { reason, since_ms, marker }) {
+                        useless.extend(marker);
                     }
                 }
             }
@@ -118,18 +110,12 @@ impl Outbox {
         Ok((outbox, useless))
     }
 
+    /// Adds a message, which waits.
     pub fn add(&mut self, seq: Seq, meta: OutboxMeta, payload: Payload, cost: u64) {
         self.bytes += cost;
-        self.messages.insert(seq, OutboxMessage { meta, payload, cost, lent: 0 });
+        self.by_id.insert(meta.message_id, seq);
         self.waiting.insert(seq);
-    }
-
-    /// Takes a message out for good. Returns its mark, which goes too.
-    pub fn remove(&mut self, seq: Seq) -> Option<Seq> {
-        let message = self.messages.remove(&seq)?;
-        self.waiting.remove(&seq);
-        self.bytes -= message.cost;
-        self.parked.remove(&seq)?.mark
+        self.messages.insert(seq, OutboxMessage { meta, payload, cost, leased: 0, state: State::Waiting });
     }
 
     /// The oldest message that waits.
@@ -138,84 +124,387 @@ impl Outbox {
         self.messages.get(&seq).map(|message| (seq, message))
     }
 
-    /// Marks the oldest message that waits as out, and returns it.
-    pub fn take_first_waiting(&mut self) -> Option<(Seq, &mut OutboxMessage)> {
-        let seq = self.waiting.pop_first()?;
-        self.messages.get_mut(&seq).map(|message| (seq, message))
+    /// The oldest message that waits is in flight from now on.
+    pub fn publish_first(&mut self) -> Option<(Seq, &OutboxMessage)> {
+        let seq = *self.waiting.first()?;
+        self.enter(seq, State::InFlight);
+        self.messages.get(&seq).map(|message| (seq, message))
     }
 
-    /// A message is out, whether it was before or not.
-    pub fn take_out(&mut self, seq: Seq) {
-        self.waiting.remove(&seq);
+    /// Whether the broker owes an answer for this message.
+    pub fn is_in_flight(&self, seq: Seq) -> bool {
+        self.in_flight.contains(&seq)
     }
 
-    /// A message that was out waits again, in its old place.
-    pub fn put_back(&mut self, seq: Seq) {
-        if self.messages.contains_key(&seq) && !self.is_parked(seq) {
-            self.waiting.insert(seq);
+    /// The messages in flight, in their order.
+    pub fn in_flight(&self) -> impl ExactSizeIterator<Item = Seq> + DoubleEndedIterator {
+        self.in_flight.iter().copied()
+    }
+
+    /// The bytes of the bodies in flight.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes
+    }
+
+    /// A message in flight waits again, in its old position.
+    pub fn return_to_queue(&mut self, seq: Seq) {
+        if self.is_in_flight(seq) {
+            self.enter(seq, State::Waiting);
         }
     }
 
-    /// The broker has refused a message that was out for good: it is kept, but waits no longer.
-    pub fn park(&mut self, seq: Seq, reason: String, since_ms: u64) {
-        if let Some(OutboxMessage { meta, payload, .. }) = self.messages.get(&seq) {
-            let OutboxMeta { message_id, user_id, kind, .. } = meta;
-            let len = payload.len();
-            log::error!("message {message_id} ({kind:?} of {user_id:?}, {len} bytes) is parked: {reason}");
-            self.parked.insert(seq, Parked { reason, since_ms, mark: None });
+    /// As [`Outbox::return_to_queue`], for all of them.
+    pub fn return_all_to_queue(&mut self) {
+        while let Some(&seq) = self.in_flight.first() {
+            self.enter(seq, State::Waiting);
         }
     }
 
-    /// The record that says that a message is parked. Returned where nobody needs it any more.
-    pub fn marked(&mut self, seq: Seq, mark: Seq) -> Option<Seq> {
-        match self.parked.get_mut(&seq) {
-            Some(parked) => parked.mark.replace(mark),
-            None => Some(mark),
+    /// Leases the oldest message that waits.
+    pub fn lease_first(&mut self, visibility_timeout: Duration) -> Option<(Seq, OutboxLeaseId, &OutboxMessage)> {
+        let seq = *self.waiting.first()?;
+        self.last_lease += 1;
+        let lease = self.last_lease;
+        let visibility_timeout = Some(self.visibility_timeouts.add(EndOfLease { seq, lease }, visibility_timeout));
+        self.enter(seq, State::Leased { lease, visibility_timeout });
+        let message = self.messages.get_mut(&seq)?;
+        message.leased = message.leased.saturating_add(1);
+        Some((seq, lease, message))
+    }
+
+    /// The leases that end by their visibility timeout, as they end.
+    pub fn visibility_timeouts(&self) -> Deadlines<EndOfLease> {
+        self.visibility_timeouts.clone()
+    }
+
+    /// The visibility timeout of a lease has passed: the message waits again.
+    pub fn expire_lease(&mut self, EndOfLease { seq, lease: expired }: EndOfLease) {
+        let state = self.messages.get_mut(&seq).map(|message| &mut message.state);
+        if let Some(State::Leased { lease, visibility_timeout }) = state
+            && *lease == expired
+        {
+            *visibility_timeout = None;
+            self.enter(seq, State::Waiting);
         }
     }
 
-    /// A parked message waits again, in its old place. Returns its mark, which is of no use any more.
+    /// A lease ends early: the message waits again, unless that lease has ended before.
+    pub fn release(&mut self, seq: Seq, released: OutboxLeaseId) {
+        let state = self.messages.get(&seq).map(|message| &message.state);
+        if matches!(state, Some(State::Leased { lease, .. }) if *lease == released) {
+            self.enter(seq, State::Waiting);
+        }
+    }
+
+    /// Keeps a message back until somebody decides about it. Returns whether it is parked only now.
+    pub fn park(&mut self, seq: Seq, reason: String, since_ms: u64) -> bool {
+        let Some(OutboxMessage { meta, payload, state, .. }) = self.messages.get(&seq) else { return false };
+        if let State::Parked(_) | State::Removing(_) = state {
+            return false;
+        }
+        let (id, kind, user, len) = (meta.message_id, meta.kind, &meta.user_id, payload.len());
+        log::error!("message {id} ({kind:?} of {user:?}, {len} bytes) is parked: {reason}");
+        self.enter_parked(seq, Parked { reason, since_ms, marker: None })
+    }
+
+    fn enter_parked(&mut self, seq: Seq, parked: Parked) -> bool {
+        self.enter(seq, State::Parked(parked))
+    }
+
+    /// The marker of a parked message is stored. Returns a marker that is of no use.
+    pub fn marker_stored(&mut self, seq: Seq, marker: Seq) -> Option<Seq> {
+        match self.messages.get_mut(&seq).map(|message| &mut message.state) {
+            Some(State::Parked(parked) | State::Removing(Some(parked))) => parked.marker.replace(marker),
+            _ => Some(marker),
+        }
+    }
+
+    /// A parked message waits again, in its old position. Returns its marker, which is of no use any more.
     pub fn unpark(&mut self, seq: Seq) -> Option<Seq> {
-        let parked = self.parked.remove(&seq)?;
-        self.waiting.insert(seq);
-        parked.mark
+        let State::Parked(parked) = &mut self.messages.get_mut(&seq)?.state else { return None };
+        let marker = parked.marker.take();
+        self.enter(seq, State::Waiting);
+        marker
     }
 
+    /// The parked messages in their order, including those that are being removed.
+    pub fn parked(&self) -> impl Iterator<Item = (&OutboxMessage, &Parked)> {
+        let parked = self.parked.iter().filter_map(|seq| self.messages.get(seq));
+        parked.filter_map(|message| Some((message, message.state.parked()?)))
+    }
+
+    /// How many these are.
+    pub fn parked_len(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Whether a message is parked, or was when its removal began.
     pub fn is_parked(&self, seq: Seq) -> bool {
-        self.parked.contains_key(&seq)
+        self.parked.contains(&seq)
     }
 
-    /// The parked messages in their order.
-    pub fn parked(&self) -> impl ExactSizeIterator<Item = (Seq, &Parked)> {
-        self.parked.iter().map(|(&seq, parked)| (seq, parked))
+    /// Nobody gets this message while its removal is on its way to the store. Returns whether that is so: not of a
+    /// message in flight.
+    pub fn begin_removal(&mut self, seq: Seq) -> bool {
+        let Some(message) = self.messages.get_mut(&seq) else { return false };
+        let parked = match &mut message.state {
+            State::InFlight => return false,
+            State::Removing(_) => return true,
+            State::Waiting | State::Leased { .. } => None,
+            State::Parked(parked) => Some(Parked { reason: std::mem::take(&mut parked.reason), ..*parked }),
+        };
+        self.enter(seq, State::Removing(parked))
     }
 
-    /// The parked message of this id.
-    pub fn find_parked(&self, message_id: Uuid) -> Option<Seq> {
-        self.parked
-            .keys()
-            .copied()
-            .find(|seq| self.messages.get(seq).is_some_and(|message| message.meta.message_id == message_id))
+    /// Whether the removal of a message is on its way to the store.
+    pub fn is_being_removed(&self, seq: Seq) -> bool {
+        matches!(self.messages.get(&seq), Some(OutboxMessage { state: State::Removing(_), .. }))
     }
 
+    /// The store has refused the removal: the message is parked again if it was, and otherwise waits.
+    pub fn removal_refused(&mut self, seq: Seq) {
+        let Some(OutboxMessage { state: State::Removing(parked), .. }) = self.messages.get_mut(&seq) else { return };
+        let before = parked.take().map_or(State::Waiting, State::Parked);
+        self.enter(seq, before);
+    }
+
+    /// Forgets a message. Returns its marker, which has to be removed too.
+    pub fn remove(&mut self, seq: Seq) -> Option<Seq> {
+        self.leave(seq);
+        let message = self.messages.remove(&seq)?;
+        self.by_id.remove(&message.meta.message_id);
+        self.bytes -= message.cost;
+        message.state.parked()?.marker
+    }
+
+    /// Changes the state of a message. Returns whether there is such a message.
+    fn enter(&mut self, seq: Seq, state: State) -> bool {
+        self.leave(seq);
+        let Some(message) = self.messages.get_mut(&seq) else { return false };
+        match &state {
+            State::Waiting => drop(self.waiting.insert(seq)),
+            State::InFlight => {
+                self.in_flight.insert(seq);
+                self.in_flight_bytes += message.payload.len();
+            }
+            State::Parked(_) | State::Removing(Some(_)) => drop(self.parked.insert(seq)),
+            State::Leased { .. } | State::Removing(None) => {}
+        }
+        message.state = state;
+        true
+    }
+
+    /// Takes a message out of what is kept about its state.
+    fn leave(&mut self, seq: Seq) {
+        let Some(message) = self.messages.get_mut(&seq) else { return };
+        self.waiting.remove(&seq);
+        self.parked.remove(&seq);
+        if self.in_flight.remove(&seq) {
+            self.in_flight_bytes -= message.payload.len();
+        }
+        if let State::Leased { visibility_timeout, .. } = &mut message.state {
+            visibility_timeout.take().into_iter().for_each(|deadline| self.visibility_timeouts.remove(deadline));
+        }
+    }
+
+    /// The message of this id.
+    pub fn find(&self, message_id: Uuid) -> Option<Seq> {
+        self.by_id.get(&message_id).copied()
+    }
+
+    /// The message with this number.
     pub fn get(&self, seq: Seq) -> Option<&OutboxMessage> {
         self.messages.get(&seq)
     }
 
-    pub fn get_mut(&mut self, seq: Seq) -> Option<&mut OutboxMessage> {
-        self.messages.get_mut(&seq)
+    /// The store has moved a body.
+    pub fn moved(&mut self, seq: Seq, payload: Payload) {
+        if let Some(message) = self.messages.get_mut(&seq) {
+            message.payload = payload;
+        }
     }
 
-    /// The messages in their order.
-    pub fn iter(&self) -> impl Iterator<Item = (Seq, &OutboxMessage)> {
-        self.messages.iter().map(|(&seq, message)| (seq, message))
-    }
-
+    /// How many messages there are.
     pub fn len(&self) -> usize {
         self.messages.len()
     }
 
+    /// What they cost, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec::{Format, ForwardedType};
+
+    /// Longer than a test.
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add,
+        Publish,
+        Return(Seq),
+        Lease,
+        /// Of this message, by the lease with this number.
+        Release(Seq, OutboxLeaseId),
+        Expire(Seq, OutboxLeaseId),
+        Park(Seq),
+        Mark(Seq),
+        Unpark(Seq),
+        BeginRemoval(Seq),
+        RemovalRefused(Seq),
+        Remove(Seq),
+    }
+
+    /// What a message is, as the model knows it; the booleans say whether it was parked.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Model {
+        Waiting,
+        InFlight,
+        Leased(OutboxLeaseId),
+        Parked,
+        Removing { was_parked: bool },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let seq = 1..6u64;
+        let step = prop_oneof![
+            Just(Step::Add),
+            Just(Step::Publish),
+            seq.clone().prop_map(Step::Return),
+            Just(Step::Lease),
+            (seq.clone(), 1..6u64).prop_map(|(seq, lease)| Step::Release(seq, lease)),
+            (seq.clone(), 1..6u64).prop_map(|(seq, lease)| Step::Expire(seq, lease)),
+            seq.clone().prop_map(Step::Park),
+            seq.clone().prop_map(Step::Mark),
+            seq.clone().prop_map(Step::Unpark),
+            seq.clone().prop_map(Step::BeginRemoval),
+            seq.clone().prop_map(Step::RemovalRefused),
+            seq.prop_map(Step::Remove),
+        ];
+        proptest::collection::vec(step, 0..60)
+    }
+
+    /// The state of each message after a step, by the rules of this file.
+    fn follow(model: &mut BTreeMap<Seq, Model>, added: &mut Seq, leases: &mut OutboxLeaseId, step: &Step) {
+        let first = model.iter().find(|(_, state)| **state == Model::Waiting).map(|(seq, _)| *seq);
+        let mut change = |seq: &Seq, rule: &mut dyn FnMut(Model) -> Option<Model>| {
+            if let Some(state) = model.get_mut(seq) {
+                *state = rule(*state).unwrap_or(*state);
+            }
+        };
+        match step {
+            Step::Add => {
+                *added += 1;
+                model.insert(*added, Model::Waiting);
+            }
+            Step::Publish => first.iter().for_each(|seq| change(seq, &mut |_| Some(Model::InFlight))),
+            Step::Return(seq) => change(seq, &mut |state| (state == Model::InFlight).then_some(Model::Waiting)),
+            Step::Lease => {
+                *leases += u64::from(first.is_some());
+                first.iter().for_each(|seq| change(seq, &mut |_| Some(Model::Leased(*leases))));
+            }
+            Step::Release(seq, lease) | Step::Expire(seq, lease) => {
+                change(seq, &mut |state| (state == Model::Leased(*lease)).then_some(Model::Waiting));
+            }
+            Step::Park(seq) => change(seq, &mut |state| match state {
+                Model::Waiting | Model::InFlight | Model::Leased(_) => Some(Model::Parked),
+                Model::Parked | Model::Removing { .. } => None,
+            }),
+            Step::Mark(_) => {}
+            Step::Unpark(seq) => change(seq, &mut |state| (state == Model::Parked).then_some(Model::Waiting)),
+            Step::BeginRemoval(seq) => change(seq, &mut |state| match state {
+                Model::Waiting | Model::Leased(_) => Some(Model::Removing { was_parked: false }),
+                Model::Parked => Some(Model::Removing { was_parked: true }),
+                Model::InFlight | Model::Removing { .. } => None,
+            }),
+            Step::RemovalRefused(seq) => change(seq, &mut |state| match state {
+                Model::Removing { was_parked: true } => Some(Model::Parked),
+                Model::Removing { was_parked: false } => Some(Model::Waiting),
+                _ => None,
+            }),
+            Step::Remove(seq) => drop(model.remove(seq)),
+        }
+    }
+
+    fn take(outbox: &mut Outbox, added: Seq, step: Step) {
+        match step {
+            Step::Add => {
+                let meta = OutboxMeta {
+                    message_id: Uuid::from_u128(added.into()),
+                    format: Format::Json,
+                    kind: ForwardedType::FrameRendered,
+                    user_id: "a user".into(),
+                    stored_at_ms: 0,
+                };
+                outbox.add(added, meta, Payload::from_parts(vec![vec![0; added as usize].into()]), 10 * added);
+            }
+            Step::Publish => drop(outbox.publish_first()),
+            Step::Return(seq) => outbox.return_to_queue(seq),
+            Step::Lease => drop(outbox.lease_first(LONG)),
+            Step::Release(seq, lease) => outbox.release(seq, lease),
+            Step::Expire(seq, lease) => outbox.expire_lease(EndOfLease { seq, lease }),
+            Step::Park(seq) => drop(outbox.park(seq, "a reason".into(), 1)),
+            Step::Mark(seq) => drop(outbox.marker_stored(seq, 1_000 + seq)),
+            Step::Unpark(seq) => drop(outbox.unpark(seq)),
+            Step::BeginRemoval(seq) => drop(outbox.begin_removal(seq)),
+            Step::RemovalRefused(seq) => outbox.removal_refused(seq),
+            Step::Remove(seq) => drop(outbox.remove(seq)),
+        }
+    }
+
+    fn model_of(state: &State) -> Model {
+        match state {
+            State::Waiting => Model::Waiting,
+            State::InFlight => Model::InFlight,
+            State::Leased { lease, .. } => Model::Leased(*lease),
+            State::Parked(_) => Model::Parked,
+            State::Removing(parked) => Model::Removing { was_parked: parked.is_some() },
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_message_is_in_one_state_and_every_sum_is_that_of_the_states(steps in steps()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+            let _entered = runtime.enter();
+            let (mut outbox, mut model, mut added, mut leases) = (Outbox::default(), BTreeMap::new(), 0, 0);
+            // these have left the queue of deadlines by themselves, which this test cannot wait for
+            let mut expired = 0;
+            for step in steps {
+                if let Step::Expire(seq, lease) = step {
+                    expired += usize::from(model.get(&seq) == Some(&Model::Leased(lease)));
+                }
+                follow(&mut model, &mut added, &mut leases, &step);
+                take(&mut outbox, added, step);
+                let found: BTreeMap<_, _> =
+                    outbox.messages.iter().map(|(seq, message)| (*seq, model_of(&message.state))).collect();
+                prop_assert_eq!(&found, &model);
+                let of = |wanted: fn(Model) -> bool| -> BTreeSet<Seq> {
+                    model.iter().filter(|(_, state)| wanted(**state)).map(|(seq, _)| *seq).collect()
+                };
+                prop_assert_eq!(&outbox.waiting, &of(|state| state == Model::Waiting));
+                let in_flight = of(|state| state == Model::InFlight);
+                prop_assert_eq!(&outbox.in_flight, &in_flight);
+                // a message's number is its length
+                prop_assert_eq!(outbox.in_flight_bytes(), in_flight.iter().sum::<u64>());
+                let parked = of(|state| matches!(state, Model::Parked | Model::Removing { was_parked: true }));
+                prop_assert_eq!(&outbox.parked, &parked);
+                prop_assert!(outbox.parked().all(|(_, parked)| parked.reason == "a reason"));
+                prop_assert_eq!(outbox.bytes(), model.keys().map(|seq| 10 * seq).sum::<u64>());
+                let ids: BTreeSet<_> = outbox.by_id.values().copied().collect();
+                prop_assert_eq!(ids, model.keys().copied().collect());
+                let leased = of(|state| matches!(state, Model::Leased(_)));
+                prop_assert_eq!(outbox.visibility_timeouts.len(), leased.len() + expired);
+            }
+        }
     }
 }

@@ -1,80 +1,81 @@
-//! Messages that the broker has refused for good: parked, listed, and published or deleted at somebody's word.
+//! Parked messages: those that the broker refuses permanently, or whose body cannot be read. An operator publishes or deletes
+//! them.
 
 use actix::prelude::*;
 
 use crate::error::Error;
-use crate::messages::{DeleteParkedMessage, GetParkedMessages, ParkedMessage, ParkedMessages, PublishParkedMessage};
-use crate::publisher::outbox::{Mark, OutboxMessage};
+use crate::messages::{GetParkedMessages, ParkedMessage, ParkedMessages, PublishParkedMessage};
+use crate::publisher::outbox::{OutboxMessage, Parked};
+use crate::publisher::record::ParkedMarker;
 use crate::publisher::{Route, UserManagerPublisher, WhatFor};
+use crate::reply::{Deferred, deferred};
 use crate::store::{Seq, StoreError, encode_meta, now_ms};
 
 impl UserManagerPublisher {
-    /// Keeps a message until somebody decides about it, through a restart too.
+    /// Keeps a message until an operator decides about it, through a restart too.
     pub(super) fn park(&mut self, seq: Seq, reason: String) {
         let since_ms = now_ms();
-        self.outbox.park(seq, reason.clone(), since_ms);
-        let meta = Mark { parked: seq, reason, since_ms };
-        self.puts.add(self.store.put(encode_meta(&meta), Vec::new()), WhatFor::Mark(seq));
+        if self.outbox.park(seq, reason.clone(), since_ms) {
+            let meta = ParkedMarker { parked: seq, reason, since_ms };
+            self.puts.add(self.store.put(encode_meta(&meta), Vec::new()), WhatFor::ParkedMarker(seq));
+        }
     }
 
-    /// The mark of a parked message has been stored, or could not be.
-    pub(super) fn marked(&mut self, seq: Seq, mark: Result<Seq, StoreError>) {
-        match mark {
-            Ok(mark) => self.outbox.marked(seq, mark).into_iter().for_each(|mark| self.store.remove(mark)),
+    /// The marker of a parked message has been stored, or could not be.
+    pub(super) fn marker_stored(&mut self, seq: Seq, marker: Result<Seq, StoreError>) {
+        match marker {
+            Ok(marker) => {
+                self.outbox.marker_stored(seq, marker).into_iter().for_each(|marker| self.store.remove(marker))
+            }
             Err(error) => log::warn!("a restart will send a parked message again: {error}"),
         }
     }
 }
 
 impl Handler<GetParkedMessages> for UserManagerPublisher {
-    type Result = ResponseFuture<ParkedMessages>;
+    type Result = Deferred<ParkedMessages>;
 
     fn handle(&mut self, _: GetParkedMessages, _: &mut Self::Context) -> Self::Result {
-        let parked = self.outbox.parked().filter_map(|(seq, parked)| {
-            let OutboxMessage { meta, payload, .. } = self.outbox.get(seq)?;
-            Some(ParkedMessage {
-                message_id: meta.message_id,
-                user_id: meta.user_id.clone(),
-                kind: meta.kind,
-                size: payload.len(),
-                reason: parked.reason.clone(),
-                since_ms: parked.since_ms,
-            })
-        });
+        let parked =
+            self.outbox.parked().map(|(OutboxMessage { meta, payload, .. }, Parked { reason, since_ms, .. })| {
+                ParkedMessage {
+                    message_id: meta.message_id,
+                    user_id: meta.user_id.clone(),
+                    kind: meta.kind,
+                    size: payload.len(),
+                    reason: reason.clone(),
+                    since_ms: *since_ms,
+                }
+            });
         let parked = ParkedMessages(parked.collect());
         // what is listed stays parked through a kill
-        let marked = self.store.flush();
-        Box::pin(async move {
-            // on a full disk too they are listed: deleting them makes room
-            let _ = marked.await;
-            parked
-        })
+        let markers = self.store.flush();
+        let (reply, deferred) = deferred();
+        actix::spawn(async move {
+            // listed on a full disk too: deleting them frees space
+            let _ = markers.await;
+            reply.send(parked);
+        });
+        deferred
     }
 }
 
 impl Handler<PublishParkedMessage> for UserManagerPublisher {
     type Result = Result<(), Error>;
 
-    fn handle(&mut self, message: PublishParkedMessage, ctx: &mut Self::Context) -> Self::Result {
-        let seq = self.outbox.find_parked(message.message_id).ok_or(Error::NoSuchMessage)?;
-        log::info!("parked message {} is published after all", message.message_id);
-        self.outbox.unpark(seq).into_iter().for_each(|mark| self.store.remove(mark));
+    fn handle(
+        &mut self,
+        PublishParkedMessage { message_id }: PublishParkedMessage,
+        ctx: &mut Self::Context,
+    ) -> Self::Result {
+        let found = self.outbox.find(message_id).filter(|seq| self.outbox.is_parked(*seq));
+        let seq = found.filter(|seq| !self.outbox.is_being_removed(*seq)).ok_or(Error::NoSuchMessage)?;
+        log::info!("parked message {message_id} is published after all");
+        self.outbox.unpark(seq).into_iter().for_each(|marker| self.store.remove(marker));
         if let Route::Broker(forwarder) = &mut self.route {
             forwarder.insist(seq);
         }
         self.advance(ctx);
         Ok(())
-    }
-}
-
-impl Handler<DeleteParkedMessage> for UserManagerPublisher {
-    type Result = ResponseFuture<Result<(), Error>>;
-
-    fn handle(&mut self, message: DeleteParkedMessage, ctx: &mut Self::Context) -> Self::Result {
-        let found = self.outbox.find_parked(message.message_id);
-        if found.is_some() {
-            log::info!("parked message {} is deleted", message.message_id);
-        }
-        self.remove_durably(found, false, ctx)
     }
 }

@@ -7,7 +7,8 @@ pub use node::RabbitMq;
 
 mod away;
 mod basics;
+mod downstream;
 mod poison;
+mod restart;
 mod returned;
 mod rights;
-mod way;

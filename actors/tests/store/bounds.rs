@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use actix::{Actor, Addr, System};
+use actix::{Actor, Addr, AsyncContext, Context, System};
 use bytes::Bytes;
 use futures::executor::block_on;
 use proptest::prelude::*;
@@ -137,7 +137,9 @@ fn buffer(directory: &Path) -> Addr<BufferActor> {
 
 fn publisher(directory: &Path) -> Addr<UserManagerPublisher> {
     let (store, recovered) = wait_until_open(directory);
-    UserManagerPublisher::new(handle(store), recovered, 1 << 30, None).expect("each record is known").start()
+    let ctx = Context::new();
+    let publisher = UserManagerPublisher::new(handle(store), recovered, 1 << 30, None, ctx.address());
+    ctx.run(publisher.expect("each record is known"))
 }
 
 /// Strings of the lengths and kinds that are near a bound somewhere: the longest, and what JSON or UTF-8 makes longer.

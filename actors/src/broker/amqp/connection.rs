@@ -10,7 +10,7 @@ use amiquip::{Auth, Connection, ConnectionOptions, ConnectionTuning, Error};
 use crossbeam_channel::{Receiver, bounded, select};
 use rustix::net::sockopt;
 
-use super::mend::{HEARTBEAT_SECONDS, Mended};
+use super::sanitize::{HEARTBEAT_SECONDS, Sanitized};
 use super::tls::{TlsStream, shake_hands};
 use super::{AmqpConfig, AmqpUrl};
 
@@ -48,6 +48,9 @@ pub(super) enum SessionError {
     ConsumerCancelled,
     #[error("the broker has returned a message that was not published")]
     UnknownReturn,
+    /// Over a publication that the broker never takes.
+    #[error("{0}")]
+    Poison(Error),
     #[error("{0}")]
     Tls(String),
     #[error("no thread: {0}")]
@@ -55,12 +58,9 @@ pub(super) enum SessionError {
 }
 
 impl SessionError {
-    /// Whether the connection has ended, and not only what was done on it.
-    pub(super) fn is_of_connection(&self) -> bool {
-        match self {
-            Self::Amqp(error) => !matches!(error, Error::ServerClosedChannel { .. }),
-            Self::ConsumerCancelled | Self::UnknownReturn | Self::Tls(_) | Self::Thread(_) => false,
-        }
+    /// Whether only a channel has ended, and the connection is still there.
+    pub(super) fn leaves_connection(&self) -> bool {
+        matches!(self, Self::Amqp(Error::ServerClosedChannel { .. }) | Self::UnknownReturn | Self::Poison(_))
     }
 
     /// Whether this is only amiquip's I/O thread being gone, and someone else knows why.
@@ -205,9 +205,9 @@ fn open(config: &AmqpConfig, stream: TcpStream) -> Result<Connection, SessionErr
     let stream = mio::net::TcpStream::from_stream(stream).map_err(|source| Error::IoErrorWritingSocket { source })?;
     // "insecure" is what amiquip calls a stream whose encryption is not its own affair.
     Ok(match session {
-        None => Connection::insecure_open_stream(Mended::new(stream), options, tuning)?,
+        None => Connection::insecure_open_stream(Sanitized::new(stream), options, tuning)?,
         Some(session) => {
-            Connection::insecure_open_stream(Mended::new(TlsStream::new(session, stream)), options, tuning)?
+            Connection::insecure_open_stream(Sanitized::new(TlsStream::new(session, stream)), options, tuning)?
         }
     })
 }

@@ -11,8 +11,8 @@ use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
 
 use super::AmqpConfig;
 use super::connection::{SessionError, cause};
+use super::reconnect::{Worker, reconnect};
 use super::topology;
-use super::worker::{Worker, reconnect};
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Fingerprint, Settlement, Settler};
 use crate::codec::Format;
 
@@ -137,6 +137,9 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
                             self.end(&consumer)?;
                         }
                         consumer = self.consume(queue)?;
+                        if consumer.is_none() {
+                            (self.on_event)(ConsumerEvent::Cancelled);
+                        }
                     }
                     // The handle has gone, and `stop` with it.
                     Err(_) => break,

@@ -1,11 +1,10 @@
 //! Publishing, and what became of each publication.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use amiquip::{
     AmqpProperties, AmqpValue, Channel, Confirm, Connection, ConnectionBlockedNotification, Error, FieldTable, Publish,
@@ -16,9 +15,9 @@ use uuid::Uuid;
 
 use super::AmqpConfig;
 use super::connection::{SessionError, Socket, cause};
+use super::downstream::Downstream;
+use super::reconnect::{BackOff, Worker, reconnect};
 use super::topology::{self, PRECONDITION_FAILED};
-use super::way::Way;
-use super::worker::{Worker, reconnect};
 use crate::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use crate::codec::Format;
 use crate::payload::may_be_readable_later;
@@ -61,32 +60,17 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
     let (publications, queued) = unbounded();
     let worker = Worker::spawn("amqp-publisher", move |stop| {
         let reporter = Reporter(Mutex::new(on_event));
-        // Whether the last connection that was there has been lost.
-        let lost = Cell::new(false);
+        let mut epoch = 0;
         reconnect(
             "AMQP publisher",
             &config,
             stop,
-            |reason| reporter.report(PublisherEvent::Disconnected { reason, lost: lost.get() }),
-            |epoch, connection, socket| {
-                let channel = topology::for_publishing(connection, &config)?;
-                let way = Way::look(connection, &config, lost.get())?;
-                let mut session = Session {
-                    epoch,
-                    config: &config,
-                    channel: &channel,
-                    reporter: &reporter,
-                    last_tag: 0,
-                    unconfirmed: BTreeMap::new(),
-                };
-                let ended = session.run(connection, socket, way, &queued, stop);
-                let unconfirmed = session.unconfirmed;
-                let ended = cause(ended, channel.close().map_err(SessionError::from));
-                if let Err(SessionError::Amqp(error)) = &ended {
-                    report_refused(error, &unconfirmed, &reporter);
-                }
-                lost.set(ended.as_ref().is_err_and(SessionError::is_of_connection));
-                ended
+            |reason| reporter.report(PublisherEvent::Disconnected { reason, lost: true }),
+            |attempt, connection, socket| {
+                // The farm's services may have lost the broker too, and need time to find it again.
+                let settled = (attempt > 1).then(|| Instant::now() + config.settle);
+                let publisher = Publisher { config: &config, reporter: &reporter, queued: &queued, stop, settled };
+                publisher.run(connection, socket, &mut epoch)
             },
         );
     });
@@ -107,12 +91,12 @@ impl<F: Fn(PublisherEvent)> Reporter<F> {
     }
 }
 
-/// A message on its way.
+/// A publication without an outcome.
 struct Unconfirmed {
     seq: u64,
     message_id: Uuid,
     bytes: u64,
-    /// Reply code and text, where it came back.
+    /// Reply code and text, once the broker has returned it.
     returned: Option<String>,
 }
 
@@ -123,21 +107,148 @@ struct Gates {
     held: bool,
 }
 
-/// What opens or closes one.
-enum Gate {
+/// From the threads that watch the connection, to the one that publishes.
+enum Change {
+    /// By `connection.blocked`.
     Blocked(bool),
+    /// Until the downstream queues are ready.
     Held(bool),
+    /// The downstream queues can be watched no longer.
+    Failed(Error),
 }
 
 impl Gates {
-    fn take(&mut self, gate: Gate) {
-        match gate {
-            Gate::Blocked(blocked) => self.blocked = blocked,
-            Gate::Held(held) => self.held = held,
+    fn take(&mut self, change: Change) -> Result<(), Error> {
+        match change {
+            Change::Blocked(blocked) => self.blocked = blocked,
+            Change::Held(held) => self.held = held,
+            Change::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Publishes on one connection.
+struct Publisher<'a, F> {
+    config: &'a AmqpConfig,
+    reporter: &'a Reporter<F>,
+    queued: &'a Receiver<Publication>,
+    stop: &'a Receiver<Infallible>,
+    /// When the settle delay of this connection is over, if it has one.
+    settled: Option<Instant>,
+}
+
+impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
+    /// Publishes on one channel after the other: the broker closes a channel over a message that it never takes, and what it
+    /// says about the others on the connection stays true.
+    fn run(&self, connection: &mut Connection, socket: &Socket, epoch: &mut u64) -> Result<(), SessionError> {
+        let reporter = self.reporter;
+        let notifications = connection.listen_for_connection_blocked()?;
+        let (change, changes) = unbounded();
+        let blocked = change.clone();
+        let block = move |is_blocked| {
+            socket.set_blocked(is_blocked);
+            reporter.report(PublisherEvent::Blocked(is_blocked));
+            let _ = blocked.send(Change::Blocked(is_blocked));
+        };
+        let (end, ended) = bounded(0);
+        let (notifications, ended) = (&notifications, &ended);
+        thread::scope(|scope| {
+            // Dropped with this closure, whichever way it is left, so that the other thread ends before the scope does.
+            let _end: Sender<Infallible> = end;
+            spawn_scoped("amqp-blocked", scope, move || forward_blocked(notifications, ended, block))?;
+            let mut gates = Gates::default();
+            let mut back_off = BackOff::new();
+            loop {
+                let began = Instant::now();
+                *epoch += 1;
+                let error = match self.run_channel(connection, *epoch, &change, &changes, &mut gates) {
+                    Err(error) if error.leaves_connection() => error,
+                    ended => return ended,
+                };
+                let reason = format!("{}: {error}", self.config.url);
+                reporter.report(PublisherEvent::Disconnected { reason, lost: false });
+                // Each of these ends with a message parked or with fewer suspects, so there is no need to slow down.
+                if let SessionError::Poison(_) = error {
+                    continue;
+                }
+                back_off.session_ended(began);
+                if !back_off.pause(self.stop) {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    fn run_channel(
+        &self,
+        connection: &mut Connection,
+        epoch: u64,
+        change: &Sender<Change>,
+        changes: &Receiver<Change>,
+        gates: &mut Gates,
+    ) -> Result<(), SessionError> {
+        let channel = topology::for_publishing(connection, self.config)?;
+        let downstream = Downstream::look(connection, self.config, self.settled)?;
+        let mut session = Session {
+            epoch,
+            config: self.config,
+            channel: &channel,
+            reporter: self.reporter,
+            last_tag: 0,
+            unconfirmed: BTreeMap::new(),
+        };
+        channel.enable_publisher_confirms()?;
+        let confirms = channel.listen_for_publisher_confirms()?;
+        let returns = channel.listen_for_returns()?;
+        gates.held = downstream.waiting_for().is_some();
+        self.reporter.report(PublisherEvent::Held(downstream.waiting_for().map(str::to_owned)));
+        self.reporter.report(PublisherEvent::Connected { epoch });
+        let (end, ended) = bounded(0);
+        let ended = &ended;
+        let result = thread::scope(|scope| {
+            // as in `run`
+            let _end: Sender<Infallible> = end;
+            spawn_scoped("amqp-downstream", scope, move || self.watch(downstream, connection, ended, change))?;
+            session.publish_all(self.queued, self.stop, &confirms, &returns, changes, gates)
+        });
+        let unconfirmed = session.unconfirmed;
+        // from the watch of this channel's downstream queues
+        changes.try_iter().for_each(|change| drop(gates.take(change)));
+        match cause(result, channel.close().map_err(SessionError::from)) {
+            Err(SessionError::Amqp(error)) if report_refused(&error, &unconfirmed, self.reporter) => {
+                Err(SessionError::Poison(error))
+            }
+            ended => ended,
+        }
+    }
+
+    fn watch(
+        &self,
+        downstream: Downstream<'_>,
+        connection: &mut Connection,
+        ended: &Receiver<Infallible>,
+        change: &Sender<Change>,
+    ) {
+        let hold = |waiting_for: Option<&str>| {
+            let _ = change.send(Change::Held(waiting_for.is_some()));
+            self.reporter.report(PublisherEvent::Held(waiting_for.map(str::to_owned)));
+        };
+        if let Err(error) = downstream.watch(connection, ended, hold) {
+            let _ = change.send(Change::Failed(error));
         }
     }
 }
 
+fn spawn_scoped<'scope>(
+    name: &str,
+    scope: &'scope thread::Scope<'scope, '_>,
+    body: impl FnOnce() + Send + 'scope,
+) -> Result<(), SessionError> {
+    thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, body).map(drop).map_err(SessionError::Thread)
+}
+
+/// What is published on one channel.
 struct Session<'a, F> {
     epoch: u64,
     config: &'a AmqpConfig,
@@ -151,64 +262,27 @@ struct Session<'a, F> {
 }
 
 impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
-    fn run(
-        &mut self,
-        connection: &mut Connection,
-        socket: &Socket,
-        way: Way<'_>,
-        queued: &Receiver<Publication>,
-        stop: &Receiver<Infallible>,
-    ) -> Result<(), SessionError> {
-        self.channel.enable_publisher_confirms()?;
-        let confirms = self.channel.listen_for_publisher_confirms()?;
-        let returns = self.channel.listen_for_returns()?;
-        let notifications = connection.listen_for_connection_blocked()?;
-        let reporter = self.reporter;
-        let held = way.waiting_for().is_some();
-        reporter.report(PublisherEvent::Held(way.waiting_for().map(str::to_owned)));
-        reporter.report(PublisherEvent::Connected { epoch: self.epoch });
-        let (change, changes) = unbounded();
-        let block = |blocked| {
-            socket.set_blocked(blocked);
-            reporter.report(PublisherEvent::Blocked(blocked));
-            let _ = change.send(Gate::Blocked(blocked));
-        };
-        let hold = |waiting_for: Option<&str>| {
-            let _ = change.send(Gate::Held(waiting_for.is_some()));
-            reporter.report(PublisherEvent::Held(waiting_for.map(str::to_owned)));
-        };
-        let (end, ended) = bounded(0);
-        let (notifications, ended) = (&notifications, &ended);
-        thread::scope(|scope| {
-            // Dropped with this closure, whichever way it is left, so that the other threads end before the scope does.
-            let _end: Sender<Infallible> = end;
-            let spawn = |name: &str| thread::Builder::new().name(name.to_owned());
-            spawn("amqp-blocked")
-                .spawn_scoped(scope, move || forward_blocked(notifications, ended, block))
-                .map_err(SessionError::Thread)?;
-            spawn("amqp-way")
-                .spawn_scoped(scope, move || way.watch(connection, ended, hold))
-                .map_err(SessionError::Thread)?;
-            self.publish_all(queued, stop, &confirms, &returns, &changes, Gates { blocked: false, held })
-        })
-    }
-
     fn publish_all(
         &mut self,
         queued: &Receiver<Publication>,
         stop: &Receiver<Infallible>,
         confirms: &Receiver<Confirm>,
         returns: &Receiver<Return>,
-        changes: &Receiver<Gate>,
-        mut gates: Gates,
+        changes: &Receiver<Change>,
+        gates: &mut Gates,
     ) -> Result<(), SessionError> {
         let nothing = never();
         loop {
-            changes.try_iter().for_each(|gate| gates.take(gate));
+            for change in changes.try_iter() {
+                gates.take(change)?;
+            }
             let publishable = if gates.blocked || gates.held { &nothing } else { queued };
             select! {
                 recv(stop) -> _ => return Ok(()),
-                recv(changes) -> gate => gate.into_iter().for_each(|gate| gates.take(gate)),
+                recv(changes) -> change => match change {
+                    Ok(change) => gates.take(change)?,
+                    Err(_) => return Err(Error::EventLoopDropped.into()),
+                },
                 recv(confirms) -> confirm => match confirm {
                     Ok(confirm) => self.take_confirm(confirm, returns)?,
                     Err(_) => return Err(Error::EventLoopDropped.into()),
@@ -322,15 +396,18 @@ fn forward_blocked(
     }
 }
 
-/// Reports what the broker will never take. It closes the channel over a message larger than its `max_message_size`
-/// without saying which; published again, that one would close the next channel, and so on for ever. Where its words do
-/// not tell the size either, all that have no outcome are suspected.
+/// Reports the publications that the broker never takes, if that is what the channel has ended over. The broker closes the
+/// channel over a message larger than its `max_message_size` without saying which; published again, that one would close the
+/// next channel, and so on for ever. Where its words do not tell the size either, all that have no outcome are suspected.
 fn report_refused<F: Fn(PublisherEvent)>(
     error: &Error,
     unconfirmed: &BTreeMap<u64, Unconfirmed>,
     reporter: &Reporter<F>,
-) {
-    let Error::ServerClosedChannel { code: PRECONDITION_FAILED, message, .. } = error else { return };
+) -> bool {
+    let Error::ServerClosedChannel { code: PRECONDITION_FAILED, message, .. } = error else { return false };
+    if unconfirmed.is_empty() {
+        return false;
+    }
     let reason = format!("{PRECONDITION_FAILED} {message}");
     let limit = message_size_limit(message);
     if let Some(limit) = limit {
@@ -340,14 +417,15 @@ fn report_refused<F: Fn(PublisherEvent)>(
     let mut refused = unconfirmed.values().filter(|unconfirmed| unconfirmed.bytes > limit).peekable();
     if refused.peek().is_none() {
         reporter.report(PublisherEvent::Suspected { reason });
-        return;
+        return true;
     }
     for refused in refused {
         reporter.outcome(refused.seq, Outcome::Refused(reason.clone()));
     }
+    true
 }
 
-/// The limit, in bytes, in RabbitMQ's "… message size S is larger than [configured] max size L"; 3.10 to 4.0 say it so.
+/// The limit, in bytes, in RabbitMQ's "… message size S is larger than [configured] max size L" (3.10 to 4.0).
 fn message_size_limit(text: &str) -> Option<u64> {
     let (_, after) = text.split_once("message size ")?;
     let (_, limit) = after.split_once("max size ")?;

@@ -1,15 +1,15 @@
-//! The stream below amiquip: the socket or TLS, with what the broker sends [mended](super::mend).
+//! The stream below amiquip: the socket or TLS, with what the broker sends [sanitized](super::sanitize).
 
 use std::io::{self, Write};
 
 use amiquip::IoStream;
 use mio::{Evented, Poll, PollOpt, Ready, Token};
 
-use super::mend::Mended;
+use super::sanitize::Sanitized;
 
-impl<S: IoStream> IoStream for Mended<S> {}
+impl<S: IoStream> IoStream for Sanitized<S> {}
 
-impl<S: Write> Write for Mended<S> {
+impl<S: Write> Write for Sanitized<S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.stream.write(buf)
     }
@@ -19,7 +19,7 @@ impl<S: Write> Write for Mended<S> {
     }
 }
 
-impl<S: Evented> Evented for Mended<S> {
+impl<S: Evented> Evented for Sanitized<S> {
     fn register(&self, poll: &Poll, token: Token, interest: Ready, opts: PollOpt) -> io::Result<()> {
         self.stream.register(poll, token, interest, opts)
     }

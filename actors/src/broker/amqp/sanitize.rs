@@ -3,7 +3,7 @@
 //! Whoever publishes may put any bytes into what AMQP passes on: properties, headers, the routing key. The parser below
 //! amiquip (amq-protocol 1.4) gives the connection up over a property that is not UTF-8, drops the headers behind one,
 //! and follows nested headers without a bound. Such a message would come again on every connection, and nothing behind
-//! it would ever be consumed. So [`Mended`] changes the frames on their way to amiquip, none of them in its length:
+//! it would ever be consumed. So [`Sanitized`] changes the frames on their way to amiquip, none of them in its length:
 //!
 //! - invalid bytes of a string become `?`;
 //! - a header nested deeper than [`MAX_NESTING`] becomes a byte array, which has the same form;
@@ -70,12 +70,12 @@ const PROPERTIES: [Field; 14] =
 /// Behind the class, the weight and the size of the body.
 const PROPERTY_FLAGS: std::ops::Range<usize> = 12..14;
 
-/// A stream whose frames are mended as they are read.
+/// A stream whose frames are sanitized as they are read.
 ///
 /// Frames that may need it are held back until they are whole, which is what amiquip does with them too. Nothing else
 /// stays here: amiquip reads only when something arrives at the socket.
 #[derive(Debug)]
-pub(super) struct Mended<S> {
+pub(super) struct Sanitized<S> {
     pub(super) stream: S,
     /// How much is still to come of a frame that passes as it is.
     passing: usize,
@@ -85,13 +85,13 @@ pub(super) struct Mended<S> {
     handed: Option<usize>,
 }
 
-impl<S> Mended<S> {
+impl<S> Sanitized<S> {
     pub(super) fn new(stream: S) -> Self {
         Self { stream, passing: 0, held: Vec::new(), handed: None }
     }
 
-    /// Mends the frames in `bytes`. Returns how many bytes can be handed on; those behind them are held back.
-    fn mend(&mut self, bytes: &mut [u8]) -> usize {
+    /// Sanitizes the frames in `bytes`. Returns how many bytes can be handed on; those behind them are held back.
+    fn sanitize(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             let passed = self.passing.min(bytes.len() - at);
@@ -100,9 +100,9 @@ impl<S> Mended<S> {
             let rest = &mut bytes[at..];
             match frame_len(rest) {
                 _ if rest.is_empty() => {}
-                Some(len) if !may_need_mending(rest) => self.passing = len,
+                Some(len) if !may_need_sanitizing(rest) => self.passing = len,
                 Some(len) if len <= rest.len() => {
-                    mend_frame(&mut rest[..len]);
+                    sanitize_frame(&mut rest[..len]);
                     at += len;
                 }
                 _ => {
@@ -131,15 +131,15 @@ impl<S> Mended<S> {
     /// The frame in `held` may be whole, or be one that passes as it is.
     fn look_at_held(&mut self) {
         match frame_len(&self.held) {
-            Some(len) if !may_need_mending(&self.held) => self.passing = len - self.held.len(),
-            Some(len) if len == self.held.len() => mend_frame(&mut self.held),
+            Some(len) if !may_need_sanitizing(&self.held) => self.passing = len - self.held.len(),
+            Some(len) if len == self.held.len() => sanitize_frame(&mut self.held),
             _ => return,
         }
         self.handed = Some(0);
     }
 }
 
-impl<S: Read> Read for Mended<S> {
+impl<S: Read> Read for Sanitized<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             if let Some(len) = self.hand_on(buf) {
@@ -147,7 +147,7 @@ impl<S: Read> Read for Mended<S> {
             }
             if self.held.is_empty() {
                 let len = self.stream.read(buf)?;
-                match self.mend(&mut buf[..len]) {
+                match self.sanitize(&mut buf[..len]) {
                     0 if len > 0 => continue,
                     whole => return Ok(whole),
                 }
@@ -172,7 +172,7 @@ fn frame_len(bytes: &[u8]) -> Option<usize> {
     Some(HEAD + number(size) + END)
 }
 
-fn may_need_mending(frame: &[u8]) -> bool {
+fn may_need_sanitizing(frame: &[u8]) -> bool {
     matches!(frame.first(), Some(&(METHOD | CONTENT_HEADER)))
 }
 
@@ -180,17 +180,17 @@ fn number(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |number, &byte| number << 8 | usize::from(byte))
 }
 
-fn mend_frame(frame: &mut [u8]) {
+fn sanitize_frame(frame: &mut [u8]) {
     let [kind, ..] = *frame else { return };
     let end = frame.len() - END;
     let payload = &mut frame[HEAD..end];
     match kind {
-        METHOD => mend_method(payload),
-        _ => mend_content_header(payload),
+        METHOD => sanitize_method(payload),
+        _ => sanitize_content_header(payload),
     }
 }
 
-fn mend_method(payload: &mut [u8]) {
+fn sanitize_method(payload: &mut [u8]) {
     let Some((&mut [class, class_low, method, method_low], arguments)) = payload.split_first_chunk_mut() else {
         return;
     };
@@ -204,11 +204,11 @@ fn mend_method(payload: &mut [u8]) {
     let known = METHODS.iter().find(|(class, number, _)| (*class, *number) == method);
     let mut rest = Some(arguments);
     for field in known.iter().flat_map(|(_, _, fields)| fields.iter()) {
-        rest = rest.and_then(|rest| mend_field(*field, rest));
+        rest = rest.and_then(|rest| sanitize_field(*field, rest));
     }
 }
 
-fn mend_content_header(payload: &mut [u8]) {
+fn sanitize_content_header(payload: &mut [u8]) {
     let Some((fixed, properties)) = payload.split_at_mut_checked(PROPERTY_FLAGS.end) else { return };
     let flags = &mut fixed[PROPERTY_FLAGS];
     let given = number(flags);
@@ -217,7 +217,7 @@ fn mend_content_header(payload: &mut [u8]) {
         if given & 0x8000 >> place == 0 {
             continue;
         }
-        match mend_field(field, rest) {
+        match sanitize_field(field, rest) {
             Some(behind) => rest = behind,
             None => {
                 let before = given as u16 & !(0xffff >> place);
@@ -227,16 +227,16 @@ fn mend_content_header(payload: &mut [u8]) {
     }
 }
 
-/// Mends the field at the beginning. Returns what is behind it, where it ends before the frame does.
-fn mend_field(field: Field, bytes: &mut [u8]) -> Option<&mut [u8]> {
+/// Sanitizes the field at the beginning. Returns what is behind it, where it ends before the frame does.
+fn sanitize_field(field: Field, bytes: &mut [u8]) -> Option<&mut [u8]> {
     let (content, rest) = match field {
         Fixed(len) => return bytes.get_mut(len..),
         Short => split(bytes, 1)?,
         Long | Table => split(bytes, 4)?,
     };
     match field {
-        Table => mend_table(content, 0),
-        _ => mend_text(content),
+        Table => sanitize_table(content, 0),
+        _ => sanitize_text(content),
     }
     Some(rest)
 }
@@ -247,20 +247,20 @@ fn split(bytes: &mut [u8], width: usize) -> Option<(&mut [u8], &mut [u8])> {
     rest.split_at_mut_checked(number(len))
 }
 
-fn mend_table(bytes: &mut [u8], depth: usize) {
+fn sanitize_table(bytes: &mut [u8], depth: usize) {
     let mut rest = bytes;
     while let Some((name, value)) = split(rest, 1) {
-        mend_text(name);
-        match mend_value(value, depth) {
+        sanitize_text(name);
+        match sanitize_value(value, depth) {
             Some(behind) => rest = behind,
             None => return,
         }
     }
 }
 
-/// Mends the value at the beginning, its type first. Returns what is behind it; nothing where that cannot be told, and
+/// Sanitizes the value at the beginning, its type first. Returns what is behind it; nothing where that cannot be told, and
 /// amiquip does not read on either.
-fn mend_value(bytes: &mut [u8], depth: usize) -> Option<&mut [u8]> {
+fn sanitize_value(bytes: &mut [u8], depth: usize) -> Option<&mut [u8]> {
     let (kind, value) = bytes.split_first_mut()?;
     let len = match kind {
         b'V' => 0,
@@ -272,9 +272,9 @@ fn mend_value(bytes: &mut [u8], depth: usize) -> Option<&mut [u8]> {
         b'S' | b'x' | b'A' | b'F' => {
             let (content, rest) = split(value, 4)?;
             match kind {
-                b'S' => mend_text(content),
-                b'A' if depth < MAX_NESTING => mend_array(content, depth + 1),
-                b'F' if depth < MAX_NESTING => mend_table(content, depth + 1),
+                b'S' => sanitize_text(content),
+                b'A' if depth < MAX_NESTING => sanitize_array(content, depth + 1),
+                b'F' if depth < MAX_NESTING => sanitize_table(content, depth + 1),
                 _ => *kind = b'x',
             }
             return Some(rest);
@@ -284,14 +284,14 @@ fn mend_value(bytes: &mut [u8], depth: usize) -> Option<&mut [u8]> {
     value.get_mut(len..)
 }
 
-fn mend_array(bytes: &mut [u8], depth: usize) {
+fn sanitize_array(bytes: &mut [u8], depth: usize) {
     let mut rest = Some(bytes);
     while let Some(bytes) = rest.take_if(|bytes| !bytes.is_empty()) {
-        rest = mend_value(bytes, depth);
+        rest = sanitize_value(bytes, depth);
     }
 }
 
-fn mend_text(bytes: &mut [u8]) {
+fn sanitize_text(bytes: &mut [u8]) {
     let mut from = 0;
     while let Err(error) = str::from_utf8(&bytes[from..]) {
         let invalid = from + error.valid_up_to();

@@ -1,4 +1,4 @@
-//! Tests of `mend`, which the fuzz target includes without them.
+//! Tests of `sanitize`. A file of their own, because the fuzz target includes `sanitize.rs`.
 
 use std::io::{self, Read};
 
@@ -8,7 +8,7 @@ use amq_protocol::protocol::{AMQPClass, basic};
 use amq_protocol::types::AMQPValue;
 use proptest::prelude::*;
 
-use super::mend::{HEARTBEAT_SECONDS, Mended};
+use super::sanitize::{HEARTBEAT_SECONDS, Sanitized};
 
 const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
@@ -32,7 +32,7 @@ impl Read for Pieces<'_> {
 
 /// What amiquip reads of `bytes` that come in pieces of `sizes`, into a buffer of `room`.
 fn read(bytes: &[u8], sizes: &[usize], room: usize) -> Vec<u8> {
-    let mut stream = Mended::new(Pieces { bytes, sizes: sizes.iter().cycle() });
+    let mut stream = Sanitized::new(Pieces { bytes, sizes: sizes.iter().cycle() });
     let (mut all, mut buf) = (Vec::new(), vec![0; room]);
     loop {
         match stream.read(&mut buf) {
@@ -43,7 +43,7 @@ fn read(bytes: &[u8], sizes: &[usize], room: usize) -> Vec<u8> {
     }
 }
 
-fn mended(frame: &[u8]) -> Vec<u8> {
+fn sanitized(frame: &[u8]) -> Vec<u8> {
     let read = read(frame, &[frame.len()], frame.len());
     assert_eq!(read.len(), frame.len());
     read
@@ -83,7 +83,7 @@ fn properties_that_are_not_utf_8_are_readable_and_the_headers_behind_them_are_th
         [b"x".to_vec(), long(b"BYTES\xff")].concat(),
     ];
     let given = [short(b"text/\xff"), short(b"\xe9"), long(&headers.concat()), vec![2], short(b"id")].concat();
-    let properties = properties(&mended(&content_header(0xf080, &given)));
+    let properties = properties(&sanitized(&content_header(0xf080, &given)));
     assert_eq!(properties.content_type().as_deref(), Some("text/?"));
     assert_eq!(properties.content_encoding().as_deref(), Some("?"));
     assert_eq!(properties.message_id().as_deref(), Some("id"));
@@ -103,7 +103,7 @@ fn headers_that_nest_without_end_are_no_danger() {
         };
     }
     let headers = [short(b"deep"), value, short(b"DATA_FORMAT"), [b"S".to_vec(), long(b"BYTES")].concat()].concat();
-    let properties = properties(&mended(&content_header(0x2000, &long(&headers))));
+    let properties = properties(&sanitized(&content_header(0x2000, &long(&headers))));
     let headers = properties.headers().clone().expect("headers");
     assert_eq!(headers["DATA_FORMAT"], AMQPValue::LongString("BYTES".to_owned()));
 }
@@ -111,7 +111,7 @@ fn headers_that_nest_without_end_are_no_danger() {
 #[test]
 fn a_routing_key_that_is_not_utf_8_is_readable() {
     let method = [&[0, 60, 0, 60][..], &short(b"tag"), &[0; 9], &short(b"ex\xff"), &short(b"k\xfey")].concat();
-    match parse_frame(&mended(&frame(METHOD, &method))) {
+    match parse_frame(&sanitized(&frame(METHOD, &method))) {
         Ok((&[], AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Deliver(deliver))))) => {
             assert_eq!((deliver.exchange.as_str(), deliver.routing_key.as_str()), ("ex?", "k?y"));
         }
@@ -123,8 +123,8 @@ fn a_routing_key_that_is_not_utf_8_is_readable() {
 fn a_broker_that_proposes_no_heartbeats_seems_to_propose_them() {
     let tune =
         |heartbeat: u16| frame(METHOD, &[&[0, 10, 0, 30, 7, 255, 0, 2, 0, 0][..], &heartbeat.to_be_bytes()].concat());
-    assert_eq!(mended(&tune(0)), tune(HEARTBEAT_SECONDS));
-    assert_eq!(mended(&tune(60)), tune(60));
+    assert_eq!(sanitized(&tune(0)), tune(HEARTBEAT_SECONDS));
+    assert_eq!(sanitized(&tune(60)), tune(60));
 }
 
 /// Strings of all kinds, some of which are UTF-8.
@@ -176,7 +176,7 @@ proptest! {
         room in 1usize..50,
     ) {
         prop_assume!(sizes.iter().any(|size| *size > 0));
-        let whole = mended(&bytes);
+        let whole = sanitized(&bytes);
         prop_assert_eq!(&read(&bytes, &sizes, room), &whole);
         let mut rest = &whole[..];
         while !rest.is_empty() {
@@ -185,7 +185,7 @@ proptest! {
                 Err(error) => panic!("{error:?}"),
             }
         }
-        prop_assert_eq!(mended(&whole), whole, "what is mended needs no mending");
+        prop_assert_eq!(sanitized(&whole), whole, "what is sanitized needs no sanitizing");
     }
 
     #[test]
@@ -202,6 +202,6 @@ proptest! {
         let headers = [short(name.as_bytes()), [b"S".to_vec(), long(value.as_bytes())].concat()].concat();
         let header = content_header(0xa000, &[short(content_type.as_bytes()), long(&headers)].concat());
         let frames = [header, frame(3, &body)].concat();
-        prop_assert_eq!(mended(&frames), frames);
+        prop_assert_eq!(sanitized(&frames), frames);
     }
 }

@@ -1,10 +1,11 @@
-//! Nothing is published while the way behind the exchange is not there.
+//! Nothing is published while the downstream queues are not ready.
 
 use amiquip::{ConsumerOptions, QueueDeclareOptions};
 use user_http_actors::broker::{Outcome, PublisherEvent};
 use user_http_actors::codec::Format;
 
 use crate::harness::{Peer, Publishing, SHARED, SOON, config};
+use crate::proxy::behind_proxy;
 
 /// Waits until the publisher says what it waits for, or that it waits no longer.
 fn held(publishing: &mut Publishing) -> Option<String> {
@@ -68,4 +69,68 @@ fn a_queue_that_its_consumer_has_for_itself_counts_as_ready() {
     // gone with whoever has it
     peer.delete_queue(QUEUE);
     assert!(held(&mut publishing).is_some());
+}
+
+/// A consumer that leaves, and then the queue with it.
+#[test]
+fn messages_wait_while_the_consumer_of_a_downstream_queue_is_away_and_while_the_queue_is_deleted() {
+    const QUEUE: &str = "downstream-durable";
+    let mut config = config(&SHARED, "leaves");
+    config.await_queues = vec![QUEUE.to_owned()];
+    let peer = Peer::connect(&SHARED);
+    peer.bind_queue(&config, "leaves");
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let user_manager = Peer::connect(&SHARED);
+    let mut publishing = Publishing::start(&config);
+    assert!(held(&mut publishing).is_some_and(|missing| missing.contains("does not exist")));
+    let epoch = publishing.connected(SOON);
+    for round in 1..3 {
+        peer.channel.queue_declare(QUEUE, durable.clone()).expect("the queue");
+        let consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
+        while held(&mut publishing).is_some() {}
+        publishing.publish(epoch, round, Format::Json, "{}");
+        assert_eq!(publishing.outcome(round), Outcome::Confirmed);
+        drop(consumer);
+        assert!(held(&mut publishing).is_some_and(|missing| missing.contains("consumer")));
+        let consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
+        assert_eq!(held(&mut publishing), None);
+        peer.delete_queue(QUEUE);
+        assert!(held(&mut publishing).is_some_and(|missing| missing.contains("does not exist")));
+        drop(consumer);
+    }
+    assert!(publishing.link.stop(SOON));
+}
+
+/// As `channel.close` over a passive declaration: 404 becomes 403.
+fn forbid(bytes: &mut [u8]) {
+    const CLOSE_404: [u8; 6] = [0, 20, 0, 40, 1, 148];
+    for at in 0..bytes.len().saturating_sub(CLOSE_404.len()) {
+        if bytes[at..].starts_with(&CLOSE_404) {
+            bytes[at + 5] = 147;
+        }
+    }
+}
+
+#[test]
+fn a_downstream_queue_that_the_broker_does_not_show_is_reported_and_looked_at_again() {
+    const QUEUE: &str = "downstream-forbidden";
+    let mut config = config(&SHARED, "forbidden");
+    config.await_queues = vec![QUEUE.to_owned()];
+    let peer = Peer::connect(&SHARED);
+    peer.bind_queue(&config, "forbidden");
+    let mut publishing = Publishing::start(&behind_proxy(config, forbid));
+    let missing = held(&mut publishing).expect("it waits");
+    assert!(missing.contains(QUEUE) && missing.contains("403"), "{missing}");
+    let epoch = publishing.connected(SOON);
+    publishing.publish(epoch, 1, Format::Json, "{}");
+    // from now on it is shown
+    peer.channel.queue_declare(QUEUE, QueueDeclareOptions::default()).expect("the queue");
+    let _consumer = peer.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
+    while held(&mut publishing).is_some() {}
+    assert_eq!(publishing.outcome(1), Outcome::Confirmed);
+    // and while messages flow no longer
+    peer.delete_queue(QUEUE);
+    let missing = held(&mut publishing).expect("it waits");
+    assert!(missing.contains("403"), "{missing}");
+    assert!(publishing.link.stop(SOON));
 }

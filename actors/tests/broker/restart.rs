@@ -1,0 +1,138 @@
+//! A broker that restarts at an awkward moment, and channels that it closes without being restarted.
+
+use std::time::Duration;
+
+use amiquip::{ConsumerOptions, QueueDeclareOptions};
+use user_http_actors::broker::amqp::AmqpConfig;
+use user_http_actors::broker::{Outcome, PublisherEvent};
+use user_http_actors::codec::Format;
+
+use crate::harness::{Peer, Publishing, SOON, config};
+use crate::rabbitmq::RabbitMq;
+
+const LIMIT: usize = 1 << 20;
+
+/// For RabbitMQ 3.10, which reads it when a channel is opened.
+fn set_max_message_size(broker: &RabbitMq, limit: usize) {
+    broker.ctl(&["eval", &format!("application:set_env(rabbit, max_message_size, {limit}).")]);
+}
+
+/// What the next connection waits for before it publishes.
+fn next_connection(publishing: &mut Publishing) -> (u64, Option<String>) {
+    let mut waiting_for = None;
+    publishing.events.wait("Connected", SOON, |event| match event {
+        PublisherEvent::Held(held) => {
+            waiting_for = held;
+            None
+        }
+        PublisherEvent::Connected { epoch } => Some((epoch, waiting_for.take())),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_broker_that_was_away_at_the_start_is_given_time_to_settle() {
+    let mut broker = RabbitMq::prepare();
+    let mut publishing = Publishing::start(&config(&broker, "late"));
+    publishing.disconnected(SOON);
+    broker.launch();
+    let (_, waiting_for) = next_connection(&mut publishing);
+    assert!(waiting_for.is_some_and(|what| what.contains("--amqp-settle")));
+}
+
+#[test]
+fn a_restart_right_after_a_refused_message_is_a_lost_connection() {
+    let mut broker = RabbitMq::start();
+    set_max_message_size(&broker, LIMIT);
+    let config = AmqpConfig { settle: Duration::from_millis(500), ..config(&broker, "refused") };
+    Peer::connect(&broker).bind_queue(&config, "refused");
+    let mut publishing = Publishing::start(&config);
+    let (epoch, waiting_for) = next_connection(&mut publishing);
+    assert_eq!(waiting_for, None, "nothing has been lost");
+    publishing.publish(epoch, 1, Format::Pickle, vec![0; LIMIT + 1]);
+    assert!(matches!(publishing.outcome(1), Outcome::Refused(_)));
+    // before another channel is opened, or after: the broker has been away either way
+    broker.kill9();
+    publishing.events.wait("a lost connection", SOON, |event| {
+        matches!(event, PublisherEvent::Disconnected { lost: true, .. }).then_some(())
+    });
+    broker.launch();
+    let (epoch, waiting_for) = next_connection(&mut publishing);
+    assert!(waiting_for.is_some_and(|what| what.contains("--amqp-settle")));
+    Peer::connect(&broker).bind_queue(&config, "refused");
+    publishing.publish(epoch, 2, Format::Pickle, vec![0; LIMIT + 1]);
+    assert_eq!(publishing.outcome(2), Outcome::Confirmed, "the limit has gone with the broker that had it");
+}
+
+#[test]
+fn refused_messages_cost_a_channel_each_and_no_connection() {
+    let broker = RabbitMq::start();
+    set_max_message_size(&broker, LIMIT);
+    let config = config(&broker, "channels");
+    Peer::connect(&broker).bind_queue(&config, "channels");
+    let mut publishing = Publishing::start(&config);
+    let (mut epoch, _) = next_connection(&mut publishing);
+    for number in 0..5 {
+        publishing.publish(epoch, 2 * number, Format::Pickle, vec![0; LIMIT + 1]);
+        publishing.publish(epoch, 2 * number + 1, Format::Json, "{}");
+        let (next, waiting_for) = publishing.events.wait("the next channel", SOON, {
+            let mut held = None;
+            let mut refused = 0;
+            move |event| {
+                match event {
+                    PublisherEvent::Outcome { outcome: Outcome::Refused(_), seq } if seq == 2 * number => refused += 1,
+                    PublisherEvent::Disconnected { lost, .. } => assert!(!lost, "the connection is there"),
+                    PublisherEvent::Held(waiting_for) => held = waiting_for,
+                    PublisherEvent::Connected { epoch } => {
+                        assert_eq!(refused, 1);
+                        return Some((epoch, held.take()));
+                    }
+                    _ => {}
+                }
+                None
+            }
+        });
+        assert!(next > epoch, "{next} is greater than {epoch}");
+        assert_eq!(waiting_for, None, "nothing has been lost");
+        epoch = next;
+    }
+    publishing.publish(epoch, 99, Format::Json, "{}");
+    assert_eq!(publishing.outcome(99), Outcome::Confirmed);
+    let connections = broker.ctl(&["list_connections", "--no-table-headers", "pid"]);
+    assert_eq!(connections.lines().count(), 1, "{connections}");
+    assert!(publishing.link.stop(SOON));
+}
+
+#[test]
+fn messages_wait_for_a_downstream_queue_through_a_restart_of_the_broker() {
+    const QUEUE: &str = "restart-user-manager";
+    let mut broker = RabbitMq::start();
+    let config = AmqpConfig { await_queues: vec![QUEUE.to_owned()], ..config(&broker, "waiting") };
+    let mut publishing = Publishing::start(&config);
+    let (_, waiting_for) = next_connection(&mut publishing);
+    assert!(waiting_for.is_some_and(|what| what.contains(QUEUE)));
+    broker.restart();
+    let (epoch, waiting_for) = next_connection(&mut publishing);
+    assert!(waiting_for.is_some_and(|what| what.contains(QUEUE)), "still, and not for the settle delay");
+    let peer = Peer::connect(&broker);
+    peer.bind_queue(&config, "waiting");
+    publishing.publish(epoch, 1, Format::Json, "{}");
+    peer.channel.queue_declare(QUEUE, QueueDeclareOptions::default()).expect("the queue");
+    let user_manager = Peer::connect(&broker);
+    let _consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
+    let outcome = publishing.events.wait("an outcome, after the queue is there", SOON, {
+        let mut open = false;
+        move |event| match event {
+            PublisherEvent::Held(held) => {
+                open = held.is_none();
+                None
+            }
+            PublisherEvent::Outcome { seq: 1, outcome } => {
+                assert!(open, "nothing is published before");
+                Some(outcome)
+            }
+            _ => None,
+        }
+    });
+    assert_eq!(outcome, Outcome::Confirmed);
+}
