@@ -84,9 +84,9 @@ impl Config {
             None => None,
             Some(url) => Some(AmqpConfig {
                 ca_file,
-                own_exchange: layers.one(&settings::AMQP_EXCHANGE)?,
-                own_queue: layers.one(&settings::AMQP_QUEUE)?,
-                exchange: layers.one(&settings::AMQP_PUBLISH_EXCHANGE)?,
+                consume_exchange: layers.one(&settings::AMQP_EXCHANGE)?,
+                consume_queue: layers.one(&settings::AMQP_QUEUE)?,
+                publish_exchange: layers.one(&settings::AMQP_PUBLISH_EXCHANGE)?,
                 routing_key: layers.one(&settings::AMQP_ROUTING_KEY)?,
                 await_queues: layers.many(&settings::AMQP_AWAIT_QUEUE)?,
                 settle: layers.one(&settings::AMQP_SETTLE)?,

@@ -1,4 +1,4 @@
-//! What the actors ask of a message broker; [`amqp`] speaks it to RabbitMQ.
+//! What the actors need from a message broker; [`amqp`] implements it for RabbitMQ.
 
 pub mod amqp;
 
@@ -10,23 +10,23 @@ use uuid::Uuid;
 use crate::codec::Format;
 use crate::payload::Payload;
 
-/// One message on its way to the broker.
+/// One message to hand to the broker.
 #[derive(Debug)]
 pub struct Publication {
-    /// As in [`PublisherEvent::Connected`]. A publication of an earlier epoch is dropped silently, since its sender was told
-    /// that this epoch has ended.
+    /// As in [`PublisherEvent::Connected`]. A publication of an earlier epoch is dropped silently, because
+    /// [`PublisherEvent::Disconnected`] has reported the end of that epoch.
     pub epoch: u64,
-    /// The sender's number of the message; comes back in the outcome.
+    /// The sender's number for it, which comes back in the outcome.
     pub seq: u64,
     /// AMQP `message-id`.
     pub message_id: Uuid,
-    /// [`Format::Pickle`] is marked by the header `DATA_FORMAT: BYTES`.
+    /// [`Format::Pickle`] adds the header `DATA_FORMAT: BYTES`.
     pub format: Format,
-    /// The body; read on the publisher's own thread, right before it is sent.
+    /// The body, read on the publisher's thread right before it is sent.
     pub body: Payload,
 }
 
-/// What happens on the publishing connection, in order.
+/// What happens on the publisher's connection, in order.
 #[derive(Debug)]
 pub enum PublisherEvent {
     /// Connected, topology declared, confirms on: publications of this epoch are taken from now on.
@@ -40,21 +40,21 @@ pub enum PublisherEvent {
         /// Why; without any password.
         reason: String,
         /// Whether the connection is lost too, and the broker maybe restarted. Otherwise the broker has closed only the
-        /// channel, over something that it has refused; what it has said about the connection stays true.
+        /// channel, over something that it has refused; whether it blocks the connection has not changed.
         lost: bool,
     },
     /// The broker has blocked the connection (`connection.blocked`) or unblocked it. Every connection starts unblocked,
     /// even at a broker that is short of memory or disk: it blocks only connections that publish.
     Blocked(bool),
-    /// The broker has closed the channel over one of the publications without an outcome, which it will never take, and
-    /// does not say over which. `Disconnected` follows.
+    /// One of the publications without an outcome is a poison message: the broker has closed the channel over it and will never
+    /// take it, but does not say which it is. `Disconnected` follows.
     Suspected {
-        /// What the broker has said.
+        /// The reply code and text.
         reason: String,
     },
     /// Nothing is published for the time being, because the downstream queues are not ready: what is waited for, in words.
     /// `None` once they are ready. Also comes right before `Connected`.
-    Held(Option<String>),
+    WaitingFor(Option<String>),
     /// The broker takes no message larger than this, in bytes: it has refused one. True until the connection is lost.
     SizeLimit(u64),
     /// What became of one publication of the current epoch: exactly one for each, unless `Disconnected` comes first.
@@ -69,11 +69,11 @@ pub enum PublisherEvent {
 /// What became of a publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The broker has taken it and has routed it to a queue.
+    /// The broker has it, and has routed it to a queue.
     Confirmed,
     /// The broker has refused it (`basic.nack`).
     Nacked,
-    /// The broker had no queue for it (`basic.return`); holds the reply code and text.
+    /// The broker has no queue for it (`basic.return`); holds the reply code and text.
     Returned(String),
     /// The broker will never take it, because it is larger than the broker's `max_message_size`; holds the reply code and
     /// text. The channel ends over it.
@@ -88,20 +88,20 @@ pub trait PublisherLink: Send {
     fn publish(&self, publication: Publication);
 }
 
-/// One delivery of the consumed queue.
+/// One delivery from the consumed queue.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The body as it came.
+    /// The body as received.
     pub body: Bytes,
-    /// Its `message-id`, cut where it is long; for people, as the next but one.
+    /// Its `message-id` for the log, cut where it is long.
     pub message_id: Option<String>,
     /// [`Format::Pickle`] where the header `DATA_FORMAT` is `BYTES`, as a string or as a byte array, in any case.
     pub format: Format,
-    /// What that header is.
+    /// That header, for the log.
     pub data_format: String,
-    /// Tells it from others.
+    /// The hash by which a redelivery of it is found.
     pub fingerprint: Fingerprint,
-    /// Whether the broker says that it may have delivered this one before.
+    /// Whether the broker may have delivered this before (`redelivered`).
     pub redelivered: bool,
     /// Settles it.
     pub settler: Settler,
@@ -115,7 +115,7 @@ impl Fingerprint {
     /// The fingerprint of a message with this body and this `message-id`, if it has one.
     pub fn new(body: &[u8], message_id: Option<&str>) -> Self {
         let mut hash = Sha256::new_with_prefix(message_id.unwrap_or_default());
-        // no text has this byte
+        // no UTF-8 text contains this byte
         hash.update([0xff]);
         hash.update(body);
         let hash = hash.finalize();
@@ -127,21 +127,21 @@ impl Fingerprint {
 /// How a delivery is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settlement {
-    /// Stored: the broker may forget it (`basic.ack`).
+    /// It is stored: the broker may forget it (`basic.ack`).
     Ack,
-    /// Can never be stored (`basic.reject` without requeue).
+    /// It can never be stored (`basic.reject` without requeue).
     Reject,
-    /// Not now: back to the queue (`basic.nack` with requeue).
+    /// It cannot be stored now: it goes back to the queue (`basic.nack` with requeue).
     Requeue,
 }
 
-/// Settles one delivery, by value, from any thread, without blocking. Dropped without a word it requeues.
+/// Settles one delivery, once, from any thread, without blocking. Its drop requeues the delivery.
 pub struct Settler {
     settle: Option<Box<dyn FnOnce(Settlement) + Send>>,
 }
 
 impl Settler {
-    /// A settler that calls `settle`, once.
+    /// A settler that calls `settle` once.
     pub fn new(settle: impl FnOnce(Settlement) + Send + 'static) -> Self {
         Self { settle: Some(Box::new(settle)) }
     }
@@ -168,17 +168,17 @@ impl std::fmt::Debug for Settler {
     }
 }
 
-/// What happens on the consuming connection, in order.
+/// What happens on the consumer's connection, in order.
 #[derive(Debug)]
 pub enum ConsumerEvent {
-    /// Connected, topology declared, consuming unless told otherwise.
+    /// Connected, topology declared; consuming, unless a prefetch of 0 is ordered.
     Connected,
     /// The connection, or the attempt to make one, has ended; a next attempt follows by itself, after a back-off.
     Disconnected {
         /// Why; without any password.
         reason: String,
     },
-    /// A message has come.
+    /// A message was delivered.
     Delivered(Delivery),
     /// As ordered by [`ConsumerLink::consume`] with 0: everything that was delivered before has been reported.
     Cancelled,
@@ -191,7 +191,7 @@ pub trait ConsumerLink: Send {
     /// effect. Never blocks.
     fn consume(&self, prefetch: u16);
 
-    /// Ends the connection after what was settled has been told to the broker. Blocks for `deadline` at the most;
-    /// returns whether the end was clean.
+    /// Sends all settlements to the broker, and then ends the connection. Blocks for `deadline` at the most; returns whether the
+    /// broker has all settlements.
     fn stop(self: Box<Self>, deadline: std::time::Duration) -> bool;
 }

@@ -84,7 +84,7 @@ impl Waiting {
 
 /// Consumes the communication interface's queue.
 ///
-/// While the buffer has no space, the broker keeps the messages: a delivery that is held for long would run into its
+/// While the buffer has no space, the broker keeps the messages: a delivery that stays unsettled for long would run into its
 /// `consumer_timeout`, and one that goes back again and again into a quorum queue's `delivery-limit`. So consuming ends,
 /// what is unsettled goes back once, and consuming begins again when there is space. Since a quorum queue delivers what went
 /// back in the order of its return, as few as possible go back: the prefetch shrinks while the buffer fills.
@@ -216,7 +216,7 @@ impl CommunicationInterfaceConsumer {
         let stored = self.buffer.send(message);
         ctx.spawn(stored.into_actor(self).map(move |outcome, actor, ctx| {
             actor.storing.remove(&uuid);
-            actor.settle(arrival, delivery, outcome.unwrap_or_else(|gone| Err(gone.into())), ctx);
+            actor.settle(arrival, delivery, outcome.unwrap_or_else(|stopped| Err(stopped.into())), ctx);
             actor.try_the_one_behind(ctx);
             actor.give_back();
             actor.report_if_drained();
@@ -370,9 +370,9 @@ impl CommunicationInterfaceConsumer {
 
     /// One message at a time after a refusal; doubled for each window that was stored, as long as twice the size of all that
     /// may be unsettled is free. In the buffer a message may take up to about twice its size in JSON.
-    fn next_prefetch(&self, room: u64) -> u16 {
+    fn next_prefetch(&self, free: u64) -> u16 {
         let largest = self.sizes.iter().copied().max().unwrap_or(0).max(1);
-        let fits = room.min(2 * MAX_UNSETTLED_BYTES) / (2 * largest);
+        let fits = free.min(2 * MAX_UNSETTLED_BYTES) / (2 * largest);
         let current = u64::from(self.prefetch);
         let next = match self.pause {
             Some(pause) if pause.gives_back() => 1,

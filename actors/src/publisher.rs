@@ -134,7 +134,7 @@ impl UserManagerPublisher {
         if self.draining.is_some() {
             return Err(Error::Stopping);
         }
-        let held = self.outbox.held_bytes() + self.reserved;
+        let held = self.outbox.bytes() + self.reserved;
         if held + cost > self.max_bytes {
             self.full = true;
             let (what, limit) = ("messages for the user manager", self.max_bytes);
@@ -316,12 +316,7 @@ impl Handler<OutboxLeaseEvent> for UserManagerPublisher {
 
     fn handle(&mut self, event: OutboxLeaseEvent, ctx: &mut Self::Context) {
         match event {
-            OutboxLeaseEvent::Ended { seq, unused } => {
-                if self.outbox.end_reading(seq) {
-                    self.full = false;
-                }
-                unused.into_iter().for_each(|lease| self.outbox.release(seq, lease));
-            }
+            OutboxLeaseEvent::Released { seq, lease } => self.outbox.release(seq, lease),
             OutboxLeaseEvent::Unreadable { seq, reason } => self.park(seq, reason),
         }
         self.advance(ctx);
@@ -392,7 +387,7 @@ impl Handler<Drain> for UserManagerPublisher {
             let _ = tokio::time::timeout(DRAIN_TIMEOUT, none_in_flight).await;
         };
         let flushed = answered.into_actor(self).then(|(), actor, _| actor.store.flush().into_actor(actor));
-        // the outcome of every put has been told by then, but maybe not taken in
+        // the outcome of every put is known by then, but may not be handled yet
         let settled = flushed.then(|flushed, actor, _| {
             flushed
                 .unwrap_or_else(|error| log::warn!("forwarded messages may be there again after a restart: {error}"));

@@ -182,16 +182,16 @@ async fn a_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
 #[actix::test]
 async fn nothing_is_sent_while_the_way_behind_the_broker_is_not_there() {
     let (publisher, broker) = with_broker().await;
-    (broker.events)(PublisherEvent::Held(Some("queue UM".into())));
+    (broker.events)(PublisherEvent::WaitingFor(Some("queue UM".into())));
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     send(&publisher, b"1").await.expect("accepted all the same");
     let waits = state(&publisher).await;
     assert_eq!((waits.broker, waits.waiting_for.as_deref()), (BrokerState::Connected, Some("queue UM")));
     assert!(broker.published().is_empty());
-    (broker.events)(PublisherEvent::Held(None));
+    (broker.events)(PublisherEvent::WaitingFor(None));
     assert_eq!(state(&publisher).await.waiting_for, None);
     assert_eq!(seqs(&broker.published()), [1]);
-    (broker.events)(PublisherEvent::Held(Some("queue UM".into())));
+    (broker.events)(PublisherEvent::WaitingFor(Some("queue UM".into())));
     send(&publisher, b"2").await.expect("accepted all the same");
     assert!(broker.published().is_empty());
 }
@@ -313,28 +313,8 @@ async fn a_message_takes_room_for_what_is_kept_beside_its_body() {
     }
     assert!(accepted < 2_048, "{accepted} empty messages within 1 MiB: each takes more than 512 bytes");
     let taken = take(&publisher, MINUTE).await.await.expect("lent");
-    taken.lease.delivered();
     publisher.send(DeleteMessage { message_id: taken.message_id }).await.expect("alive").expect("it is there");
     send(&publisher, b"").await.expect("there is room again");
-}
-
-#[actix::test]
-async fn a_deleted_message_takes_room_until_nobody_reads_it_any_more() {
-    let publisher = start(ROOM);
-    let large = vec![7; ROOM as usize / 2];
-    send(&publisher, &large).await.expect("room");
-    let shown = take(&publisher, Duration::ZERO).await.await.expect("shown");
-    let leased = take(&publisher, MINUTE).await.await.expect("leased");
-    publisher.send(DeleteMessage { message_id: leased.message_id }).await.expect("alive").expect("it is there");
-    assert_eq!(state(&publisher).await.bytes, 0);
-    for reader in [shown, leased] {
-        let refused = send(&publisher, &large).await.expect_err("its body is still read");
-        assert!(matches!(refused, Error::NoRoom { .. }), "{refused}");
-        assert!(state(&publisher).await.full);
-        drop(reader);
-    }
-    assert!(!state(&publisher).await.full, "there is room again");
-    send(&publisher, &large).await.expect("there is room again");
 }
 
 /// Asks for the next message. The first `await` ends when the publisher knows that; the second, with the message.

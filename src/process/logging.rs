@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 use env_filter::Filter;
 use env_logger::Target;
 use log::{LevelFilter, Log, Metadata, Record};
+use user_http_actors::broker::amqp::{CLIENT_LOG_TARGET, PASSWORD_LOG_TARGET};
 
 use queue::Queue;
 
-/// What is logged unless `RUST_LOG` says otherwise: actix-server repeats at every start what this program has said, and
-/// amiquip what it says of the broker, once for each look at a queue that is awaited.
-const DEFAULT_FILTER: &str = "info,actix_server=warn,amiquip=error";
+/// What is logged unless `RUST_LOG` says otherwise: actix-server repeats at every start what this program logs, and the AMQP
+/// client what it logs about the broker.
+fn default_filter() -> String {
+    format!("info,actix_server=warn,{CLIENT_LOG_TARGET}=error")
+}
 
 /// How long the end of the process waits for whoever reads standard error.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -73,15 +76,16 @@ fn filter(rust_log: Option<String>) -> (Filter, Option<String>) {
         let mut builder = env_filter::Builder::new();
         builder.try_parse(text)?;
         // below this it writes the broker's password down, whatever RUST_LOG says
-        builder.filter_module("amiquip::io_loop::handshake_state", LevelFilter::Info);
+        builder.filter_module(PASSWORD_LOG_TARGET, LevelFilter::Info);
         Ok::<_, env_filter::ParseError>(builder.build())
     };
-    let text = rust_log.as_deref().unwrap_or(DEFAULT_FILTER);
+    let default = default_filter();
+    let text = rust_log.as_deref().unwrap_or(&default);
     match parse(text) {
         Ok(filter) => (filter, None),
         Err(error) => {
-            let mistake = format!("RUST_LOG is {text:?}: {error}; logging as with {DEFAULT_FILTER:?}");
-            let filter = parse(DEFAULT_FILTER).unwrap_or_else(|_| env_filter::Builder::new().build());
+            let mistake = format!("RUST_LOG is {text:?}: {error}; logging as with {default:?}");
+            let filter = parse(&default).unwrap_or_else(|_| env_filter::Builder::new().build());
             (filter, Some(mistake))
         }
     }
@@ -158,7 +162,7 @@ mod tests {
     #[test]
     fn the_brokers_password_is_not_logged_whatever_the_filter_says() {
         let (filter, _) = filter(Some("trace".to_owned()));
-        let metadata = Metadata::builder().target("amiquip::io_loop::handshake_state").level(log::Level::Debug).build();
+        let metadata = Metadata::builder().target(PASSWORD_LOG_TARGET).level(log::Level::Debug).build();
         assert!(!filter.enabled(&metadata));
     }
 }

@@ -1,7 +1,7 @@
 //! The broker over AMQP 0-9-1, through amiquip; nothing outside this module names amiquip.
 //!
-//! amiquip is synchronous and does not reconnect. So the publisher and the consumer each have a thread of their own
-//! that connects, declares the topology, runs until the connection ends, reports why, and begins again:
+//! amiquip is synchronous and does not reconnect. So the publisher and the consumer each have a thread that connects,
+//! declares the topology, runs until the connection ends, reports why, and begins again:
 //!
 //! ```text
 //! AmqpPublisher ──commands──▶ thread "amqp-publisher" ◀──confirms, returns── amiquip's I/O thread ◀──▶ socket
@@ -31,33 +31,40 @@ pub use consumer::{AmqpConsumer, start_consumer};
 pub use publisher::{AmqpPublisher, start_publisher};
 pub use url::{AmqpUrl, AmqpUrlError};
 
-/// AMQP 0-9-1 sends names as short strings: one byte of length. amiquip would cut the length and send a broken frame.
+/// The log target of the AMQP client library. At `warn` it logs what the actors log too, once for each look at a downstream
+/// queue, so an application should log only its errors.
+pub const CLIENT_LOG_TARGET: &str = "amiquip";
+/// The log target within [`CLIENT_LOG_TARGET`] that logs the broker's password at `debug` and below. An application must not
+/// enable these levels.
+pub const PASSWORD_LOG_TARGET: &str = "amiquip::io_loop::handshake_state";
+
+/// AMQP 0-9-1 sends names as short strings, with a length of one byte. amiquip would cut the length and send a broken frame.
 const MAX_NAME_BYTES: usize = 255;
 
-/// The farm's services look for a lost broker every 5 s, each by itself: by then all of them have found it.
+/// The farm's services look for a lost broker every 5 s, each on its own cycle: by then all of them have found it.
 const DEFAULT_SETTLE: Duration = Duration::from_secs(10);
 
-/// Where the broker is, and the names of what is used there.
+/// The address of the broker, and the names that are used there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmqpConfig {
     /// The broker.
     pub url: AmqpUrl,
-    /// The CAs of which the broker's certificate must be, in a PEM file that is read for each connection; without,
-    /// those that the system trusts. For a URL with TLS.
+    /// For a URL with TLS: a PEM file with the CAs that may have issued the broker's certificate, read for each connection.
+    /// `None` for the CAs that the system trusts.
     pub ca_file: Option<PathBuf>,
-    /// The own exchange, through which others reach the own queue.
-    pub own_exchange: String,
-    /// The own queue, consumed from; bound to the own exchange under its own name.
-    pub own_queue: String,
-    /// The exchange published to.
-    pub exchange: String,
-    /// The routing key published with.
+    /// The exchange through which the farm's services reach `consume_queue`.
+    pub consume_exchange: String,
+    /// The queue that is consumed; bound to `consume_exchange` under its own name.
+    pub consume_queue: String,
+    /// The exchange that is published to.
+    pub publish_exchange: String,
+    /// The routing key of everything that is published.
     pub routing_key: String,
-    /// Queues of the farm behind that exchange: nothing is published while one of them does not exist or has no consumer.
-    /// RabbitMQ does not tell the consumers of an exclusive queue, so there its existence counts.
+    /// Downstream queues: nothing is published while one of them does not exist or has no consumer. RabbitMQ does not show
+    /// the consumers of an exclusive queue, so such a queue counts as ready when it exists.
     pub await_queues: Vec<String>,
-    /// Without `await_queues`: how long nothing is published after a lost connection, once there is another. The farm's
-    /// services have lost theirs too, and one that is back drops what it has for one that is not.
+    /// Without `await_queues`: the settle delay, during which nothing is published after a lost connection, once there is
+    /// another. The farm's services have lost the broker too, and one that is back drops what it has for one that is not.
     pub settle: Duration,
 }
 
@@ -67,9 +74,9 @@ impl AmqpConfig {
         Self {
             url,
             ca_file: None,
-            own_exchange: "USER_HTTP_SERVER_EXCHANGE".to_owned(),
-            own_queue: "UHTTPSE_CI".to_owned(),
-            exchange: "COMMUNICATION_INTERFACE_EXCHANGE".to_owned(),
+            consume_exchange: "USER_HTTP_SERVER_EXCHANGE".to_owned(),
+            consume_queue: "UHTTPSE_CI".to_owned(),
+            publish_exchange: "COMMUNICATION_INTERFACE_EXCHANGE".to_owned(),
             routing_key: "CIE_USER_HTTP_SERVER".to_owned(),
             await_queues: Vec::new(),
             settle: DEFAULT_SETTLE,
@@ -82,9 +89,9 @@ impl AmqpConfig {
     /// Names the first one that it cannot.
     pub fn validate(&self) -> Result<(), String> {
         let names = [
-            ("own exchange", &self.own_exchange),
-            ("own queue", &self.own_queue),
-            ("exchange published to", &self.exchange),
+            ("consumed exchange", &self.consume_exchange),
+            ("consumed queue", &self.consume_queue),
+            ("exchange published to", &self.publish_exchange),
             ("routing key", &self.routing_key),
         ];
         let awaited = self.await_queues.iter().map(|name| ("awaited queue", name));

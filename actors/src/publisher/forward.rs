@@ -33,8 +33,8 @@ pub struct Forwarder {
     link: Box<dyn PublisherLink>,
     epoch: Option<u64>,
     blocked: bool,
-    /// What is waited for, in words, before anything is published.
-    held: Option<String>,
+    /// What must happen first, in words, before anything is published.
+    waiting_for: Option<String>,
     /// How many messages may be in flight. 1 after a refusal; from then on each confirm adds one, so that it doubles with
     /// every window that the broker takes, as TCP's does. A queue that takes five messages a second is not offered a
     /// thousand.
@@ -90,7 +90,7 @@ impl Forwarder {
             link,
             epoch: None,
             blocked: false,
-            held: None,
+            waiting_for: None,
             window: WINDOW_MESSAGES,
             back_off: None,
             refusals: None,
@@ -113,7 +113,7 @@ impl Forwarder {
 
     /// What messages wait for although there is a connection, in words.
     pub fn waiting_for(&self) -> Option<&str> {
-        self.held.as_deref().filter(|_| self.epoch.is_some())
+        self.waiting_for.as_deref().filter(|_| self.epoch.is_some())
     }
 
     /// The largest message that the broker takes, in bytes, if that is known.
@@ -129,7 +129,7 @@ impl Forwarder {
     /// Publishes what the window has space for. Returns the first message that the broker will never take, with the reason:
     /// park it, and call again.
     pub fn send(&mut self, outbox: &mut Outbox) -> Option<(Seq, String)> {
-        let epoch = self.epoch.filter(|_| !self.blocked && self.held.is_none())?;
+        let epoch = self.epoch.filter(|_| !self.blocked && self.waiting_for.is_none())?;
         while let Some((seq, next)) = outbox.first_waiting() {
             let len = next.payload.len();
             if let Some(limit) = self.size_limit.filter(|limit| len > *limit)
@@ -175,7 +175,7 @@ impl Forwarder {
             }
             PublisherEvent::Disconnected { reason, lost } => {
                 self.epoch = None;
-                self.held = None;
+                self.waiting_for = None;
                 if lost {
                     log::warn!("no connection to the broker: {reason}");
                     self.lost = true;
@@ -191,13 +191,15 @@ impl Forwarder {
                 self.blocked = blocked;
                 Next::Send
             }
-            PublisherEvent::Held(held) => {
-                match &held {
+            PublisherEvent::WaitingFor(waiting_for) => {
+                match &waiting_for {
                     Some(what) => log::warn!("messages for the user manager wait for {what}"),
-                    None if self.held.is_some() => log::info!("messages for the user manager need not wait any longer"),
+                    None if self.waiting_for.is_some() => {
+                        log::info!("messages for the user manager need not wait any longer");
+                    }
                     None => {}
                 }
-                self.held = held;
+                self.waiting_for = waiting_for;
                 Next::Send
             }
             PublisherEvent::SizeLimit(limit) => {
@@ -243,7 +245,7 @@ impl Forwarder {
         self.insisted.remove(&seq);
         let len = outbox.get(seq).map_or(0, |message| message.payload.len());
         self.size_limit = self.size_limit.filter(|limit| len <= *limit);
-        // a message that was in flight together with a refused one says nothing about the next
+        // it was in flight together with a refused one, which says nothing about the next
         if self.back_off.as_ref().is_some_and(|back_off| back_off.pausing) {
             return;
         }

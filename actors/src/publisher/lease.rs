@@ -47,7 +47,7 @@ impl NextMessageRequests {
         !self.stopped && self.waiting.first().is_none() && outbox.first_waiting().is_some()
     }
 
-    /// Answers as many requests as there are messages that wait. `owner` is told of the ends of leases.
+    /// Answers as many requests as there are messages that wait. The leases report their end to `owner`.
     pub fn answer(&mut self, outbox: &mut Outbox, owner: &Recipient<OutboxLeaseEvent>) {
         while let Some(request) = self.waiting.pop() {
             if request.reply.is_closed() {
@@ -55,17 +55,16 @@ impl NextMessageRequests {
             }
             let lease = |seq, id| OutboxLease::new(owner.clone(), seq, id);
             let next = if request.visibility_timeout.is_zero() {
-                outbox.first_waiting().map(|(seq, message)| (seq, next_message(message, lease(seq, None))))
+                outbox.first_waiting().map(|(seq, message)| next_message(message, lease(seq, None)))
             } else {
                 let leased = outbox.lease_first(request.visibility_timeout);
-                leased.map(|(seq, id, message)| (seq, next_message(message, lease(seq, Some(id)))))
+                leased.map(|(seq, id, message)| next_message(message, lease(seq, Some(id))))
             };
-            let Some((seq, next)) = next else {
+            let Some(next) = next else {
                 self.waiting.push_first(request);
                 break;
             };
-            outbox.begin_reading(seq);
-            // where the requester is gone, the drop of what comes back ends the lease
+            // if nobody waits for it any more, its drop ends the lease
             request.reply.send(Ok(Some(next)));
         }
     }

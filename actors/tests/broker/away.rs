@@ -40,8 +40,8 @@ fn a_broker_that_starts_later_and_one_that_is_killed_are_found_again() {
     publishing.disconnected(SOON);
     consuming.disconnected(SOON);
     // what is behind the exchange has lost its connection too, and gets the time to find the broker again
-    let waiting_for = publishing.events.wait("Held", RECONNECTED, |event| match event {
-        PublisherEvent::Held(held) => Some(held),
+    let waiting_for = publishing.events.wait("WaitingFor", RECONNECTED, |event| match event {
+        PublisherEvent::WaitingFor(held) => Some(held),
         _ => None,
     });
     assert!(waiting_for.is_some_and(|what| what.contains("--amqp-settle")), "after a lost connection");
@@ -160,7 +160,7 @@ fn dropping_does_not_wait_and_ends_the_pause() {
 #[test]
 fn names_that_amqp_cannot_carry_are_refused() {
     let mut config = AmqpConfig::new("amqp://127.0.0.1:1".parse().expect("a valid URL"));
-    config.own_queue = "q".repeat(256);
+    config.consume_queue = "q".repeat(256);
     let reason = Publishing::start(&config).disconnected(SOON);
-    assert!(reason.contains("own queue has 256 bytes"), "{reason}");
+    assert!(reason.contains("consumed queue has 256 bytes"), "{reason}");
 }

@@ -236,7 +236,7 @@ pub fn an_acknowledged_delivery_is_gone(broker: &RabbitMq) {
         delivery.settler.settle(Settlement::Ack);
     }
     assert!(consuming.handle.stop(SOON));
-    peer.wait_for_depth(&config.own_queue, 0);
+    peer.wait_for_depth(&config.consume_queue, 0);
 }
 
 pub fn a_rejected_delivery_is_dropped(broker: &RabbitMq) {
@@ -251,7 +251,7 @@ pub fn a_rejected_delivery_is_dropped(broker: &RabbitMq) {
     assert_eq!(&next.body[..], b"next");
     next.settler.settle(Settlement::Ack);
     assert!(consuming.handle.stop(SOON));
-    peer.wait_for_depth(&config.own_queue, 0);
+    peer.wait_for_depth(&config.consume_queue, 0);
 }
 
 pub fn a_requeued_or_forgotten_delivery_comes_again(broker: &RabbitMq) {
@@ -269,7 +269,7 @@ pub fn a_requeued_or_forgotten_delivery_comes_again(broker: &RabbitMq) {
     assert!(consuming.handle.stop(SOON));
     // Too late: the delivery went back to the queue with its connection.
     again.settler.settle(Settlement::Ack);
-    peer.wait_for_depth(&config.own_queue, 1);
+    peer.wait_for_depth(&config.consume_queue, 1);
 }
 
 pub fn acknowledgements_made_before_the_stop_arrive(broker: &RabbitMq) {
@@ -286,7 +286,7 @@ pub fn acknowledgements_made_before_the_stop_arrive(broker: &RabbitMq) {
         delivery.settler.settle(Settlement::Ack);
     }
     assert!(consuming.handle.stop(SOON));
-    peer.wait_for_depth(&config.own_queue, 1);
+    peer.wait_for_depth(&config.consume_queue, 1);
 }
 
 pub fn the_prefetch_bounds_what_is_delivered(broker: &RabbitMq) {
@@ -298,19 +298,19 @@ pub fn the_prefetch_bounds_what_is_delivered(broker: &RabbitMq) {
         peer.send(&config, b"{}", AmqpProperties::default());
     }
     let _unsettled = [consuming.delivered(), consuming.delivered()];
-    peer.wait_for_depth(&config.own_queue, 3);
+    peer.wait_for_depth(&config.consume_queue, 3);
 }
 
 pub fn exchanges_with_other_properties_are_used_as_they_are(broker: &RabbitMq) {
     let config = config(broker, "exchanges");
     let peer = Peer::connect(broker);
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    for exchange in [&config.own_exchange, &config.exchange] {
+    for exchange in [&config.consume_exchange, &config.publish_exchange] {
         peer.channel.exchange_declare(ExchangeType::Topic, exchange.as_str(), durable.clone()).expect("the exchange");
     }
     peer.channel.queue_declare("exchanges", QueueDeclareOptions::default()).expect("the queue");
     peer.channel
-        .queue_bind("exchanges", config.exchange.as_str(), config.routing_key.as_str(), FieldTable::new())
+        .queue_bind("exchanges", config.publish_exchange.as_str(), config.routing_key.as_str(), FieldTable::new())
         .expect("the binding");
     let mut publishing = Publishing::start(&config);
     let epoch = publishing.connected(SOON);
@@ -328,7 +328,7 @@ pub fn a_queue_with_other_properties_is_used_as_it_is(broker: &RabbitMq) {
     let mut arguments = FieldTable::new();
     arguments.insert("x-max-length".to_owned(), AmqpValue::LongInt(1_000));
     let options = QueueDeclareOptions { durable: true, arguments, ..QueueDeclareOptions::default() };
-    peer.channel.queue_declare(config.own_queue.as_str(), options).expect("the queue");
+    peer.channel.queue_declare(config.consume_queue.as_str(), options).expect("the queue");
     let mut consuming = Consuming::start(&config, 1);
     consuming.connected(SOON);
     peer.send(&config, b"{}", AmqpProperties::default());
@@ -342,7 +342,7 @@ pub fn a_deleted_queue_is_declared_again_and_consumed(broker: &RabbitMq) {
     let mut consuming = Consuming::start(&config, 1);
     consuming.connected(SOON);
     let peer = Peer::connect(broker);
-    peer.delete_queue(&config.own_queue);
+    peer.delete_queue(&config.consume_queue);
     let reason = consuming.disconnected(SOON);
     assert!(reason.contains("queue has been deleted"), "{reason}");
     consuming.connected(SOON);
@@ -375,16 +375,16 @@ pub fn a_vhost_that_does_not_exist_is_named(broker: &RabbitMq) {
 
 pub fn a_name_that_may_not_be_declared_is_named(broker: &RabbitMq) {
     let mut reserved = config(broker, "reserved");
-    reserved.exchange = "amq.reserved".to_owned();
+    reserved.publish_exchange = "amq.reserved".to_owned();
     let reason = Publishing::start(&reserved).disconnected(SOON);
     assert!(reason.contains("ACCESS_REFUSED") && reason.contains("amq.reserved"), "{reason}");
 
     let locked = config(broker, "locked");
     let peer = Peer::connect(broker);
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    peer.channel.queue_declare(locked.own_queue.as_str(), exclusive).expect("the queue");
+    peer.channel.queue_declare(locked.consume_queue.as_str(), exclusive).expect("the queue");
     let reason = Consuming::start(&locked, 1).disconnected(SOON);
-    assert!(reason.contains("RESOURCE_LOCKED") && reason.contains(&locked.own_queue), "{reason}");
+    assert!(reason.contains("RESOURCE_LOCKED") && reason.contains(&locked.consume_queue), "{reason}");
 }
 
 fn header(name: &str, value: &str) -> AmqpProperties {

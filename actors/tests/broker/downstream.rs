@@ -8,9 +8,9 @@ use crate::harness::{Peer, Publishing, SHARED, SOON, config};
 use crate::proxy::behind_proxy;
 
 /// Waits until the publisher says what it waits for, or that it waits no longer.
-fn held(publishing: &mut Publishing) -> Option<String> {
-    publishing.events.wait("Held", SOON, |event| match event {
-        PublisherEvent::Held(held) => Some(held),
+fn waiting_for(publishing: &mut Publishing) -> Option<String> {
+    publishing.events.wait("WaitingFor", SOON, |event| match event {
+        PublisherEvent::WaitingFor(what) => Some(what),
         PublisherEvent::Outcome { seq, outcome } => panic!("{outcome:?} of {seq}, which nothing has been waited for"),
         _ => None,
     })
@@ -27,27 +27,27 @@ fn messages_wait_until_an_awaited_queue_exists_and_has_a_consumer() {
     let _consumer = consuming.channel.basic_consume("way", ConsumerOptions::default()).expect("a consumer");
 
     let mut publishing = Publishing::start(&config);
-    let missing = held(&mut publishing).expect("it waits");
+    let missing = waiting_for(&mut publishing).expect("it waits");
     assert!(missing.contains(QUEUE) && missing.contains("does not exist"), "{missing}");
     let epoch = publishing.connected(SOON);
     publishing.publish(epoch, 1, Format::Json, "{}");
     let options = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
     peer.channel.queue_declare(QUEUE, options).expect("the queue");
-    let missing = held(&mut publishing).expect("it waits");
+    let missing = waiting_for(&mut publishing).expect("it waits");
     assert!(missing.contains(QUEUE) && missing.contains("consumer"), "{missing}");
     let user_manager = Peer::connect(&SHARED);
     let consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
-    assert_eq!(held(&mut publishing), None);
+    assert_eq!(waiting_for(&mut publishing), None);
     assert_eq!(publishing.outcome(1), Outcome::Confirmed);
 
     // looked at again while messages flow
     drop(consumer);
-    let missing = held(&mut publishing).expect("it waits");
+    let missing = waiting_for(&mut publishing).expect("it waits");
     assert!(missing.contains(QUEUE), "{missing}");
     publishing.publish(epoch, 2, Format::Json, "{}");
     peer.channel.queue_declare(QUEUE, QueueDeclareOptions::default()).expect("the queue");
     let _consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
-    while held(&mut publishing).is_some() {}
+    while waiting_for(&mut publishing).is_some() {}
     assert_eq!(publishing.outcome(2), Outcome::Confirmed);
     assert!(publishing.link.stop(SOON));
 }
@@ -62,13 +62,13 @@ fn a_queue_that_its_consumer_has_for_itself_counts_as_ready() {
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     peer.channel.queue_declare(QUEUE, exclusive).expect("the queue");
     let mut publishing = Publishing::start(&config);
-    assert_eq!(held(&mut publishing), None);
+    assert_eq!(waiting_for(&mut publishing), None);
     let epoch = publishing.connected(SOON);
     publishing.publish(epoch, 1, Format::Json, "{}");
     assert_eq!(publishing.outcome(1), Outcome::Confirmed);
     // gone with whoever has it
     peer.delete_queue(QUEUE);
-    assert!(held(&mut publishing).is_some());
+    assert!(waiting_for(&mut publishing).is_some());
 }
 
 /// A consumer that leaves, and then the queue with it.
@@ -82,20 +82,20 @@ fn messages_wait_while_the_consumer_of_a_downstream_queue_is_away_and_while_the_
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let user_manager = Peer::connect(&SHARED);
     let mut publishing = Publishing::start(&config);
-    assert!(held(&mut publishing).is_some_and(|missing| missing.contains("does not exist")));
+    assert!(waiting_for(&mut publishing).is_some_and(|missing| missing.contains("does not exist")));
     let epoch = publishing.connected(SOON);
     for round in 1..3 {
         peer.channel.queue_declare(QUEUE, durable.clone()).expect("the queue");
         let consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
-        while held(&mut publishing).is_some() {}
+        while waiting_for(&mut publishing).is_some() {}
         publishing.publish(epoch, round, Format::Json, "{}");
         assert_eq!(publishing.outcome(round), Outcome::Confirmed);
         drop(consumer);
-        assert!(held(&mut publishing).is_some_and(|missing| missing.contains("consumer")));
+        assert!(waiting_for(&mut publishing).is_some_and(|missing| missing.contains("consumer")));
         let consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
-        assert_eq!(held(&mut publishing), None);
+        assert_eq!(waiting_for(&mut publishing), None);
         peer.delete_queue(QUEUE);
-        assert!(held(&mut publishing).is_some_and(|missing| missing.contains("does not exist")));
+        assert!(waiting_for(&mut publishing).is_some_and(|missing| missing.contains("does not exist")));
         drop(consumer);
     }
     assert!(publishing.link.stop(SOON));
@@ -119,18 +119,18 @@ fn a_downstream_queue_that_the_broker_does_not_show_is_reported_and_looked_at_ag
     let peer = Peer::connect(&SHARED);
     peer.bind_queue(&config, "forbidden");
     let mut publishing = Publishing::start(&behind_proxy(config, forbid));
-    let missing = held(&mut publishing).expect("it waits");
+    let missing = waiting_for(&mut publishing).expect("it waits");
     assert!(missing.contains(QUEUE) && missing.contains("403"), "{missing}");
     let epoch = publishing.connected(SOON);
     publishing.publish(epoch, 1, Format::Json, "{}");
     // from now on it is shown
     peer.channel.queue_declare(QUEUE, QueueDeclareOptions::default()).expect("the queue");
     let _consumer = peer.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
-    while held(&mut publishing).is_some() {}
+    while waiting_for(&mut publishing).is_some() {}
     assert_eq!(publishing.outcome(1), Outcome::Confirmed);
     // and while messages flow no longer
     peer.delete_queue(QUEUE);
-    let missing = held(&mut publishing).expect("it waits");
+    let missing = waiting_for(&mut publishing).expect("it waits");
     assert!(missing.contains("403"), "{missing}");
     assert!(publishing.link.stop(SOON));
 }

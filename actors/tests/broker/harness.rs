@@ -28,7 +28,9 @@ pub static SHARED: LazyLock<RabbitMq> = LazyLock::new(RabbitMq::start);
 /// The contract's names with `test` behind each, so that tests share a broker without meeting.
 pub fn config(broker: &RabbitMq, test: &str) -> AmqpConfig {
     let mut config = AmqpConfig::new(broker.url().parse().expect("the harness writes a valid URL"));
-    for name in [&mut config.own_exchange, &mut config.own_queue, &mut config.exchange, &mut config.routing_key] {
+    for name in
+        [&mut config.consume_exchange, &mut config.consume_queue, &mut config.publish_exchange, &mut config.routing_key]
+    {
         name.push('_');
         name.push_str(test);
     }
@@ -195,17 +197,19 @@ impl Peer {
     /// As [`Peer::bind_queue`], with other properties.
     pub fn bind_queue_as(&self, config: &AmqpConfig, name: &str, queue: QueueDeclareOptions) {
         let options = ExchangeDeclareOptions::default();
-        self.channel.exchange_declare(ExchangeType::Direct, config.exchange.as_str(), options).expect("the exchange");
+        self.channel
+            .exchange_declare(ExchangeType::Direct, config.publish_exchange.as_str(), options)
+            .expect("the exchange");
         self.channel.queue_declare(name, queue).expect("the queue");
         self.channel
-            .queue_bind(name, config.exchange.as_str(), config.routing_key.as_str(), FieldTable::new())
+            .queue_bind(name, config.publish_exchange.as_str(), config.routing_key.as_str(), FieldTable::new())
             .expect("the binding");
     }
 
     /// Publishes to the own queue, through the own exchange.
     pub fn send(&self, config: &AmqpConfig, body: &[u8], properties: AmqpProperties) {
-        let publish = Publish::with_properties(body, config.own_queue.as_str(), properties);
-        self.channel.basic_publish(config.own_exchange.as_str(), publish).expect("publishing");
+        let publish = Publish::with_properties(body, config.consume_queue.as_str(), properties);
+        self.channel.basic_publish(config.consume_exchange.as_str(), publish).expect("publishing");
     }
 
     /// Takes the next message of `queue` once there is one.

@@ -87,8 +87,8 @@ fn messages_that_amiquip_cannot_read_are_delivered_and_what_is_behind_them_too()
     ];
     for (number, properties) in poison.into_iter().enumerate() {
         let body = number.to_string();
-        let publish = Publish::with_properties(body.as_bytes(), config.own_queue.as_str(), properties);
-        channel.basic_publish(config.own_exchange.as_str(), publish).expect("publishing");
+        let publish = Publish::with_properties(body.as_bytes(), config.consume_queue.as_str(), properties);
+        channel.basic_publish(config.consume_exchange.as_str(), publish).expect("publishing");
     }
     for (number, format) in
         [Format::Json, Format::Json, Format::Pickle, Format::Pickle, Format::Json].iter().enumerate()
@@ -108,7 +108,7 @@ fn messages_that_amiquip_cannot_read_are_delivered_and_what_is_behind_them_too()
 fn a_routing_key_that_amiquip_cannot_read_stops_nothing() {
     let config = config(&SHARED, "poisonkey");
     let peer = Peer::connect(&SHARED);
-    let exchange = config.own_exchange.as_str();
+    let exchange = config.consume_exchange.as_str();
     peer.channel
         .exchange_declare(ExchangeType::Fanout, exchange, ExchangeDeclareOptions::default())
         .expect("the exchange");

@@ -21,7 +21,7 @@ fn set_max_message_size(broker: &RabbitMq, limit: usize) {
 fn next_connection(publishing: &mut Publishing) -> (u64, Option<String>) {
     let mut waiting_for = None;
     publishing.events.wait("Connected", SOON, |event| match event {
-        PublisherEvent::Held(held) => {
+        PublisherEvent::WaitingFor(held) => {
             waiting_for = held;
             None
         }
@@ -82,7 +82,7 @@ fn refused_messages_cost_a_channel_each_and_no_connection() {
                 match event {
                     PublisherEvent::Outcome { outcome: Outcome::Refused(_), seq } if seq == 2 * number => refused += 1,
                     PublisherEvent::Disconnected { lost, .. } => assert!(!lost, "the connection is there"),
-                    PublisherEvent::Held(waiting_for) => held = waiting_for,
+                    PublisherEvent::WaitingFor(waiting_for) => held = waiting_for,
                     PublisherEvent::Connected { epoch } => {
                         assert_eq!(refused, 1);
                         return Some((epoch, held.take()));
@@ -123,7 +123,7 @@ fn messages_wait_for_a_downstream_queue_through_a_restart_of_the_broker() {
     let outcome = publishing.events.wait("an outcome, after the queue is there", SOON, {
         let mut open = false;
         move |event| match event {
-            PublisherEvent::Held(held) => {
+            PublisherEvent::WaitingFor(held) => {
                 open = held.is_none();
                 None
             }

@@ -18,7 +18,7 @@ fn account(config: &AmqpConfig, user: &str, [configure, write, read]: [&str; 3])
 /// Makes what the account may not make.
 fn prepare(config: &AmqpConfig, peer: &Peer) {
     peer.bind_queue(config, "rights");
-    let (exchange, queue) = (config.own_exchange.as_str(), config.own_queue.as_str());
+    let (exchange, queue) = (config.consume_exchange.as_str(), config.consume_queue.as_str());
     peer.channel.exchange_declare(ExchangeType::Direct, exchange, ExchangeDeclareOptions::default()).expect("exchange");
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     peer.channel.queue_declare(queue, durable).expect("the own queue");
@@ -31,7 +31,7 @@ fn an_account_that_may_only_publish_and_consume_works_where_everything_exists() 
     let config = config(&SHARED, "rights");
     let peer = Peer::connect(&SHARED);
     prepare(&config, &peer);
-    let (write, read) = (format!("^{}$", config.exchange), format!("^{}$", config.own_queue));
+    let (write, read) = (format!("^{}$", config.publish_exchange), format!("^{}$", config.consume_queue));
     let mut least = account(&config, "least", ["^$", &write, &read]);
     let mut publishing = Publishing::start(&least);
     let epoch = publishing.connected(SOON);
@@ -48,7 +48,7 @@ fn an_account_that_may_only_publish_and_consume_works_where_everything_exists() 
     least.await_queues = vec!["rights".to_owned()];
     Publishing::start(&least).connected(SOON);
     // what does not exist it may not make, and says so
-    least.exchange = "nowhere".to_owned();
+    least.publish_exchange = "nowhere".to_owned();
     let reason = Publishing::start(&least).disconnected(SOON);
     assert!(reason.contains("ACCESS_REFUSED") && reason.contains("nowhere"), "{reason}");
 }
@@ -58,19 +58,19 @@ fn a_locked_own_queue_or_a_forbidden_exchange_stops_one_role_alone() {
     let config = config(&SHARED, "roles");
     let peer = Peer::connect(&SHARED);
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    peer.channel.queue_declare(config.own_queue.as_str(), exclusive).expect("the queue");
+    peer.channel.queue_declare(config.consume_queue.as_str(), exclusive).expect("the queue");
     peer.bind_queue(&config, "roles");
     let mut consuming = Consuming::start(&config, 1);
     let reason = consuming.disconnected(SOON);
-    assert!(reason.contains("RESOURCE_LOCKED") && reason.contains(&config.own_queue), "{reason}");
+    assert!(reason.contains("RESOURCE_LOCKED") && reason.contains(&config.consume_queue), "{reason}");
     let mut publishing = Publishing::start(&config);
     let epoch = publishing.connected(SOON);
     publishing.publish(epoch, 1, Format::Json, "{}");
     assert_eq!(publishing.outcome(1), Outcome::Confirmed);
 
-    peer.delete_queue(&config.own_queue);
+    peer.delete_queue(&config.consume_queue);
     consuming.connected(SOON);
-    let other = AmqpConfig { exchange: "amq.reserved".to_owned(), ..config.clone() };
+    let other = AmqpConfig { publish_exchange: "amq.reserved".to_owned(), ..config.clone() };
     let mut publishing = Publishing::start(&other);
     publishing.disconnected(SOON);
     peer.send(&config, b"{}", AmqpProperties::default());

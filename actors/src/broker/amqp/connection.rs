@@ -1,4 +1,4 @@
-//! One connection to the broker: opened within bounds, and closed within bounds.
+//! One connection to the broker, opened and closed within bounded time.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,27 +19,27 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest silence of the broker during the handshake of AMQP, and the time for that of TLS before it. RabbitMQ
 /// makes a client with a wrong password wait for 3 s before it hangs up, so less would hide the reason.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A silent peer is asked for a sign of life after this time, and then after each third of it, by the operating system: what
-/// AMQP's heartbeats do for the broker, this does for its machine.
+/// The operating system probes a silent peer after this time, and then after each third of it. AMQP's heartbeats find a broker
+/// that is gone, this finds a machine that is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 3;
-/// How long the peer's machine may leave unacknowledged, or have no room for, what was sent. A broker with a slow disk
-/// does not read for some seconds now and then.
+/// How long sent bytes may stay unacknowledged by the peer's machine, or wait for space in its receive buffer. A broker with a
+/// slow disk does not read for some seconds now and then.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the broker has to confirm a close. It never does while it has blocked the connection, since it does not
-/// read from it then; and amiquip would wait for ever, since the broker's heartbeats still come.
+/// How long the broker has to confirm a close. It never does while it blocks the connection, because it does not read from it
+/// then; and amiquip would wait forever, because the broker's heartbeats still come.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Frames on their way to amiquip's I/O thread, of up to 128 KiB each (RabbitMQ's `frame_max`): with 16, at most
 /// 2 MiB. Enough to keep that thread busy; when it is full, the thread that publishes waits.
 const FRAMES_TO_IO_THREAD: usize = 16;
 /// Above this many bytes, amiquip's I/O thread takes no more frames until it has written all but [`LOW_WATER_BYTES`] of
-/// them. So a body of 50 MiB is not held twice; and since amiquip moves the rest of its buffer forward after each
-/// partial write, the cost of a large one grows with its square.
+/// them. So a body of 50 MiB is not held twice. amiquip also moves the remaining buffer forward after each partial write, so
+/// the cost of a large buffer grows with its square.
 const HIGH_WATER_BYTES: usize = 4 << 20;
 /// Above zero, so that the socket does not run dry while the next frames are fetched.
 const LOW_WATER_BYTES: usize = 1 << 20;
 
-/// Why a session has ended, other than having been told to.
+/// Why a session has ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SessionError {
     #[error("{0}")]
@@ -63,7 +63,7 @@ impl SessionError {
         matches!(self, Self::Amqp(Error::ServerClosedChannel { .. }) | Self::UnknownReturn | Self::Poison(_))
     }
 
-    /// Whether this is only amiquip's I/O thread being gone, and someone else knows why.
+    /// Whether this says only that amiquip's I/O thread has ended, and another error says why.
     fn is_symptom(&self) -> bool {
         matches!(
             self,
@@ -77,7 +77,7 @@ impl SessionError {
     }
 }
 
-/// The more telling of two results of the same end: `second` where `first` is none or only a symptom.
+/// The cause among two results of the same end: `second` where `first` is `Ok` or only a symptom.
 pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionError>) -> Result<(), SessionError> {
     match (first, second) {
         (Err(first), Err(second)) if first.is_symptom() && !second.is_symptom() => Err(second),
@@ -88,9 +88,9 @@ pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionE
 
 /// Connects, runs `session` and closes the connection. The session opens its channels and closes them.
 ///
-/// Once `stop` has disconnected, all is over within [`CLOSE_TIMEOUT`], whatever the broker does; only the search for
-/// its address and the attempts to connect to that are not cut short. A session that ends by itself has its
-/// connection closed within the same time.
+/// Once `stop` is disconnected, this returns within [`CLOSE_TIMEOUT`], whatever the broker does; only the look-up of its
+/// address and the attempts to connect are not cut short. When a session ends by itself, its connection is closed within the
+/// same time.
 ///
 /// # Errors
 /// Why it has ended, unless the session has ended without an error. Never holds the password.
@@ -104,7 +104,7 @@ pub(super) fn run_session(
     let socket = Socket(stream.try_clone().map_err(|error| error.to_string())?);
     let (phase, phases) = bounded(1);
     let ended = thread::scope(|scope| {
-        // Dropped with this closure, whichever way it is left, so that the guard ends before the scope does.
+        // Dropped however this closure ends, so that the guard ends before the scope does.
         let phase = phase;
         thread::Builder::new()
             .name("amqp-guard".to_owned())
@@ -120,18 +120,18 @@ pub(super) fn run_session(
             format!("{} has hung up during the login: wrong user or password, most likely", config.url)
         }
         SessionError::Amqp(Error::ConnectionTimeout) => {
-            format!("{} does not answer to the AMQP handshake for {HANDSHAKE_TIMEOUT:?}", config.url)
+            format!("{} does not answer the AMQP handshake within {HANDSHAKE_TIMEOUT:?}", config.url)
         }
         error => format!("{}: {error}", config.url),
     })
 }
 
-/// The socket below a connection, held beside amiquip.
+/// A second handle to the socket that amiquip uses.
 pub(super) struct Socket(TcpStream);
 
 impl Socket {
-    /// Says whether the broker has blocked the connection. It does not read from it then, for as long as it likes, and
-    /// the kernel would take that for a dead peer.
+    /// Notes whether the broker blocks the connection. While it does, it does not read, and the kernel would take that for a
+    /// dead peer.
     pub(super) fn set_blocked(&self, blocked: bool) {
         let timeout = if blocked { Duration::ZERO } else { USER_TIMEOUT };
         if let Err(error) = set_user_timeout(&self.0, timeout) {
@@ -144,11 +144,11 @@ fn set_user_timeout(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     Ok(sockopt::set_tcp_user_timeout(stream, timeout.as_millis() as u32)?)
 }
 
-/// Tells the guard that the connection is being closed.
+/// To the guard: the connection is being closed.
 struct Closing;
 
-/// Cuts `socket` where the connection's orderly end takes too long. Every wait inside amiquip, even that for room in
-/// its buffer, ends with the socket.
+/// Shuts `socket` down if the orderly close of the connection takes too long. Every wait inside amiquip ends with the socket,
+/// also the wait for space in its buffer.
 fn guard(socket: &Socket, stop: &Receiver<Infallible>, phases: &Receiver<Closing>) {
     select! {
         recv(stop) -> _ => {}
@@ -162,17 +162,17 @@ fn guard(socket: &Socket, stop: &Receiver<Infallible>, phases: &Receiver<Closing
             recv(deadline) -> _ => break,
         }
     }
-    log::warn!("the broker has not confirmed the close within {CLOSE_TIMEOUT:?}; the connection is cut");
-    // An error says that it is cut already.
+    log::warn!("the broker has not confirmed the close within {CLOSE_TIMEOUT:?}; the connection is shut down");
+    // An error says that it is shut down already.
     let _ = socket.0.shutdown(Shutdown::Both);
 }
 
 fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host's name has no address");
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in (url.host.as_str(), url.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(stream) => {
-                // amiquip does not set it. Without, each message waits for the acknowledgement of the one before:
+                // amiquip does not set it. Without it, each message waits for the TCP acknowledgement of the one before:
                 // 35 messages a second, confirmed one at a time, against 1,590 (RabbitMQ 3.10, loopback).
                 stream.set_nodelay(true)?;
                 sockopt::set_socket_keepalive(&stream, true)?;
@@ -196,14 +196,14 @@ fn open(config: &AmqpConfig, stream: TcpStream) -> Result<Connection, SessionErr
         .virtual_host(url.vhost.as_str())
         .heartbeat(HEARTBEAT_SECONDS)
         .connection_timeout(Some(HANDSHAKE_TIMEOUT))
-        // What RabbitMQ's list of connections shows beside amiquip's own name.
+        // RabbitMQ's list of connections shows it beside amiquip's own name.
         .information(Some(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned()));
     let tuning = ConnectionTuning::default()
         .mem_channel_bound(FRAMES_TO_IO_THREAD)
         .buffered_writes_high_water(HIGH_WATER_BYTES)
         .buffered_writes_low_water(LOW_WATER_BYTES);
     let stream = mio::net::TcpStream::from_stream(stream).map_err(|source| Error::IoErrorWritingSocket { source })?;
-    // "insecure" is what amiquip calls a stream whose encryption is not its own affair.
+    // amiquip calls a stream that it does not encrypt itself "insecure".
     Ok(match session {
         None => Connection::insecure_open_stream(Sanitized::new(stream), options, tuning)?,
         Some(session) => {

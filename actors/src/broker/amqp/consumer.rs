@@ -1,4 +1,4 @@
-//! Consuming, and settling what was delivered.
+//! Consumes, and settles what was delivered.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,11 +16,10 @@ use super::topology;
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Fingerprint, Settlement, Settler};
 use crate::codec::Format;
 
-/// How much is kept of what a log may have to say of a message.
+/// How much of a message's properties is kept for the log.
 const SHOWN_CHARS: usize = 100;
 
-/// A running consumer. Dropping it ends the connection, without blocking, and the broker delivers what was not
-/// settled to another one.
+/// A running consumer. Dropping it ends the connection, without blocking, and the broker delivers what was not settled again.
 #[derive(Debug)]
 pub struct AmqpConsumer {
     orders: Sender<Order>,
@@ -28,8 +27,8 @@ pub struct AmqpConsumer {
 }
 
 impl AmqpConsumer {
-    /// Ends it and waits for that, at most for `deadline`; 3 s are enough where it is connected. Says whether it
-    /// has ended, and with it every settlement made before this call been sent.
+    /// Ends it and waits for its end, for `deadline` at the most; 3 s are enough where it is connected. Returns whether it has
+    /// ended, and every settlement made before this call has been sent.
     pub fn stop(self, deadline: Duration) -> bool {
         self.worker.stop(deadline)
     }
@@ -37,7 +36,7 @@ impl AmqpConsumer {
 
 impl ConsumerLink for AmqpConsumer {
     fn consume(&self, prefetch: u16) {
-        // An error says that the thread is gone, which only a panic of `on_event` brings about.
+        // Fails only where the thread has ended, by a panic of `on_event`.
         let _ = self.orders.send(Order::Consume(prefetch));
     }
 
@@ -46,13 +45,13 @@ impl ConsumerLink for AmqpConsumer {
     }
 }
 
-/// Starts to consume from `config.own_queue`, and goes on through every loss of the connection.
+/// Starts to consume `config.consume_queue`, and reconnects after every loss of the connection.
 ///
-/// At most `prefetch` deliveries are unsettled at any time, which bounds the memory of all that waits: `prefetch`
-/// times the largest message. 0 is none at all, until [`ConsumerLink::consume`] says otherwise.
+/// At most `prefetch` deliveries are unsettled at any time, which bounds their memory to `prefetch` times the largest message.
+/// With 0 nothing is delivered until [`ConsumerLink::consume`] is called.
 ///
-/// `on_event` is called on the consumer's own thread, so it must not block for long: heartbeats go on, but
-/// settlements wait. The end that the handle's drop brings about is not reported.
+/// `on_event` is called on the consumer's own thread, so it must not block for long: settlements wait meanwhile, heartbeats do
+/// not. The end after the drop of the handle is not reported.
 ///
 /// # Panics
 /// Where the operating system has no thread to give, as [`std::thread::spawn`].
@@ -61,7 +60,7 @@ pub fn start_consumer(
     prefetch: u16,
     on_event: impl Fn(ConsumerEvent) + Send + 'static,
 ) -> AmqpConsumer {
-    // Without a bound of its own: `prefetch` is the bound, once for each connection since the last session's start.
+    // Unbounded: its length is at most `prefetch` for each connection since the session started.
     let (orders, ordered) = unbounded();
     let order = orders.clone();
     let worker = Worker::spawn("amqp-consumer", move |stop| {
@@ -82,9 +81,9 @@ pub fn start_consumer(
                     unsettled: HashMap::new(),
                     on_event: &on_event,
                 }
-                .run(&config.own_queue, stop);
-                // Behind the acknowledgements, in order: once this is answered, they have arrived. The close of the
-                // connection takes another way through amiquip and might overtake them.
+                .run(&config.consume_queue, stop);
+                // Sent behind the acknowledgements: once the broker answers, they have arrived. The close of the connection
+                // goes through another queue of amiquip's and might overtake them.
                 cause(ended, channel.close().map_err(SessionError::from))
             },
         );
@@ -92,12 +91,12 @@ pub fn start_consumer(
     AmqpConsumer { orders, worker }
 }
 
-/// What the thread is told, in order.
+/// To the thread, in order.
 #[derive(Debug)]
 enum Order {
-    /// By a [`Settler`].
+    /// From a [`Settler`].
     Settle(Settle),
-    /// By the handle.
+    /// From the handle.
     Consume(u16),
 }
 
@@ -113,9 +112,9 @@ struct Session<'a, F> {
     channel: &'a Channel,
     order: &'a Sender<Order>,
     ordered: &'a Receiver<Order>,
-    /// As it was last ordered.
+    /// As last ordered.
     prefetch: &'a mut u16,
-    /// By delivery tag, emptied of their bodies: what amiquip wants to see again in order to settle.
+    /// By delivery tag, without their bodies. amiquip settles by these values.
     unsettled: HashMap<u64, amiquip::Delivery>,
     on_event: &'a F,
 }
@@ -141,7 +140,7 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
                             (self.on_event)(ConsumerEvent::Cancelled);
                         }
                     }
-                    // The handle has gone, and `stop` with it.
+                    // The handle is dropped, and `stop` with it.
                     Err(_) => break,
                 },
                 recv(messages) -> message => {
@@ -160,7 +159,7 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
         Ok(())
     }
 
-    /// Begins to consume, with the prefetch that was ordered. That holds for a consumer from its start on.
+    /// Begins to consume with the prefetch that was ordered. RabbitMQ applies a prefetch only to later consumers.
     fn consume(&self, queue: &str) -> Result<Option<Consumer<'a>>, Error> {
         if *self.prefetch == 0 {
             return Ok(None);
@@ -169,14 +168,14 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
         self.channel.basic_consume(queue, ConsumerOptions::default()).map(Some)
     }
 
-    /// Ends a consumer, and takes what was on its way.
+    /// Cancels a consumer, and takes what it still delivers.
     fn end(&mut self, consumer: &Consumer<'_>) -> Result<(), SessionError> {
         consumer.cancel()?;
         while self.take(consumer.receiver().recv().ok())? {}
         Ok(())
     }
 
-    /// Takes what a consumer brings. Says whether there may be more.
+    /// Takes in what a consumer has received. Returns whether there may be more.
     fn take(&mut self, message: Option<ConsumerMessage>) -> Result<bool, SessionError> {
         match message {
             Some(ConsumerMessage::Delivery(delivery)) => {
@@ -209,7 +208,7 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
             data_format,
             redelivered: delivery.redelivered,
             settler: Settler::new(move |settlement| {
-                // An error says that the consumer has ended; the broker then requeues by itself.
+                // An error says that the consumer has ended; the broker requeues by itself then.
                 let _ = order.send(Order::Settle(Settle { epoch, delivery_tag, settlement }));
             }),
         });
@@ -218,7 +217,7 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
     }
 
     fn settle(&mut self, settle: Settle) -> Result<(), Error> {
-        // A delivery tag means something on its own connection only; what an earlier one delivered has been requeued.
+        // A delivery tag is valid on its own connection only. The broker has requeued what an earlier one delivered.
         if settle.epoch != self.epoch {
             return Ok(());
         }
@@ -231,13 +230,13 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
     }
 }
 
-/// The format, and what the header says of it, for people.
+/// The format, and the header `DATA_FORMAT` as the log shows it.
 fn format_of(properties: &AmqpProperties) -> (Format, String) {
     let header = properties.headers().as_ref().and_then(|headers| headers.get("DATA_FORMAT"));
     let (value, shown) = match header {
-        // amiquip reads a short string as this one too.
+        // amiquip reads a short string as a long one.
         Some(AmqpValue::LongString(value)) => (value.as_bytes(), format!("{value:?}")),
-        // What Python's aio_pika makes of bytes.
+        // Python's aio_pika sends `bytes` as this.
         Some(AmqpValue::ByteArray(value)) => (&value[..], format!("b\"{}\"", value.escape_ascii())),
         Some(other) => (&[][..], format!("{other:?}")),
         None => (&[][..], "not given".to_owned()),

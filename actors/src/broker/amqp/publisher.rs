@@ -1,4 +1,4 @@
-//! Publishing, and what became of each publication.
+//! Publishes, and reports the outcome of each publication.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -28,15 +28,15 @@ const PERSISTENT: u8 = 2;
 /// A running publisher. Dropping it ends the connection, without blocking; what has no outcome then never gets one.
 #[derive(Debug)]
 pub struct AmqpPublisher {
-    /// Without a bound: publishing never blocks, and the sender, who keeps what has no outcome yet, is the one to
-    /// bound it. One costs about 100 bytes where its body lies in a file.
+    /// Unbounded, so that publishing never blocks. The sender bounds how many publications have no outcome. One costs about
+    /// 100 bytes if its body is in a file.
     publications: Sender<Publication>,
     worker: Worker,
 }
 
 impl AmqpPublisher {
-    /// Ends it and waits for that, at most for `deadline`; 3 s are enough where it is connected. Says whether it
-    /// has ended.
+    /// Ends it and waits for its end, for `deadline` at the most; 3 s are enough where it is connected. Returns whether it has
+    /// ended.
     pub fn stop(self, deadline: Duration) -> bool {
         self.worker.stop(deadline)
     }
@@ -44,15 +44,15 @@ impl AmqpPublisher {
 
 impl PublisherLink for AmqpPublisher {
     fn publish(&self, publication: Publication) {
-        // An error says that the thread is gone, which only a panic of `on_event` brings about.
+        // Fails only where the thread has ended, by a panic of `on_event`.
         let _ = self.publications.send(publication);
     }
 }
 
-/// Starts a publisher to `config.exchange`, and goes on through every loss of the connection.
+/// Starts a publisher to `config.publish_exchange`, and reconnects after every loss of the connection.
 ///
-/// `on_event` is called on threads of the publisher's own, by one at a time; it must not block for long. The end that
-/// the handle's drop brings about is not reported.
+/// `on_event` is called on the publisher's own threads, by one at a time; it must not block for long. The end after the drop
+/// of the handle is not reported.
 ///
 /// # Panics
 /// Where the operating system has no thread to give, as [`std::thread::spawn`].
@@ -77,7 +77,7 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
     AmqpPublisher { publications, worker }
 }
 
-/// Hands events on, one at a time.
+/// Calls `on_event`, from one thread at a time.
 struct Reporter<F>(Mutex<F>);
 
 impl<F: Fn(PublisherEvent)> Reporter<F> {
@@ -104,7 +104,7 @@ struct Unconfirmed {
 #[derive(Default)]
 struct Gates {
     blocked: bool,
-    held: bool,
+    waiting: bool,
 }
 
 /// From the threads that watch the connection, to the one that publishes.
@@ -112,7 +112,7 @@ enum Change {
     /// By `connection.blocked`.
     Blocked(bool),
     /// Until the downstream queues are ready.
-    Held(bool),
+    Waiting(bool),
     /// The downstream queues can be watched no longer.
     Failed(Error),
 }
@@ -121,7 +121,7 @@ impl Gates {
     fn take(&mut self, change: Change) -> Result<(), Error> {
         match change {
             Change::Blocked(blocked) => self.blocked = blocked,
-            Change::Held(held) => self.held = held,
+            Change::Waiting(waiting) => self.waiting = waiting,
             Change::Failed(error) => return Err(error),
         }
         Ok(())
@@ -139,8 +139,8 @@ struct Publisher<'a, F> {
 }
 
 impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
-    /// Publishes on one channel after the other: the broker closes a channel over a message that it never takes, and what it
-    /// says about the others on the connection stays true.
+    /// Publishes on one channel after the other: over a message that it never takes, the broker closes the channel and not the
+    /// connection.
     fn run(&self, connection: &mut Connection, socket: &Socket, epoch: &mut u64) -> Result<(), SessionError> {
         let reporter = self.reporter;
         let notifications = connection.listen_for_connection_blocked()?;
@@ -154,7 +154,7 @@ impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
         let (end, ended) = bounded(0);
         let (notifications, ended) = (&notifications, &ended);
         thread::scope(|scope| {
-            // Dropped with this closure, whichever way it is left, so that the other thread ends before the scope does.
+            // Dropped however this closure ends, so that the other thread ends before the scope does.
             let _end: Sender<Infallible> = end;
             spawn_scoped("amqp-blocked", scope, move || forward_blocked(notifications, ended, block))?;
             let mut gates = Gates::default();
@@ -201,8 +201,8 @@ impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
         channel.enable_publisher_confirms()?;
         let confirms = channel.listen_for_publisher_confirms()?;
         let returns = channel.listen_for_returns()?;
-        gates.held = downstream.waiting_for().is_some();
-        self.reporter.report(PublisherEvent::Held(downstream.waiting_for().map(str::to_owned)));
+        gates.waiting = downstream.waiting_for().is_some();
+        self.reporter.report(PublisherEvent::WaitingFor(downstream.waiting_for().map(str::to_owned)));
         self.reporter.report(PublisherEvent::Connected { epoch });
         let (end, ended) = bounded(0);
         let ended = &ended;
@@ -231,8 +231,8 @@ impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
         change: &Sender<Change>,
     ) {
         let hold = |waiting_for: Option<&str>| {
-            let _ = change.send(Change::Held(waiting_for.is_some()));
-            self.reporter.report(PublisherEvent::Held(waiting_for.map(str::to_owned)));
+            let _ = change.send(Change::Waiting(waiting_for.is_some()));
+            self.reporter.report(PublisherEvent::WaitingFor(waiting_for.map(str::to_owned)));
         };
         if let Err(error) = downstream.watch(connection, ended, hold) {
             let _ = change.send(Change::Failed(error));
@@ -254,10 +254,10 @@ struct Session<'a, F> {
     config: &'a AmqpConfig,
     channel: &'a Channel,
     reporter: &'a Reporter<F>,
-    /// The broker counts the messages of a channel from 1; so do we.
+    /// The delivery tag of the last publication. The broker counts the messages of a channel from 1.
     last_tag: u64,
-    /// By delivery tag. amiquip's `ConfirmSmoother` is not used: a `multiple` that skips over a nack which came
-    /// earlier turns it into an ack, and it holds each confirm back until all before it have come.
+    /// By delivery tag. amiquip's `ConfirmSmoother` is not used: a `multiple` that covers an earlier nack turns it into an
+    /// ack, and it delays each confirm until all before it have come.
     unconfirmed: BTreeMap<u64, Unconfirmed>,
 }
 
@@ -276,7 +276,7 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
             for change in changes.try_iter() {
                 gates.take(change)?;
             }
-            let publishable = if gates.blocked || gates.held { &nothing } else { queued };
+            let publishable = if gates.blocked || gates.waiting { &nothing } else { queued };
             select! {
                 recv(stop) -> _ => return Ok(()),
                 recv(changes) -> change => match change {
@@ -329,11 +329,11 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         let Publication { seq, message_id, .. } = publication;
         let unconfirmed = Unconfirmed { seq, message_id, bytes: body.len() as u64, returned: None };
         self.unconfirmed.insert(self.last_tag, unconfirmed);
-        self.channel.basic_publish(self.config.exchange.as_str(), publish)
+        self.channel.basic_publish(self.config.publish_exchange.as_str(), publish)
     }
 
-    /// Notes what came back. Where its `message-id` does not tell which one that is, it is one of the same length, and
-    /// all of these are sent again: better twice than never.
+    /// Notes that the broker has returned a message. Where the `message-id` does not say which, all of the same length count
+    /// as returned: better twice than never.
     fn take_return(&mut self, returned: Return) -> Result<(), SessionError> {
         let reason = format!("{} {}", returned.reply_code, returned.reply_text);
         let id = returned.properties.message_id().as_deref().and_then(|id| Uuid::parse_str(id).ok());
@@ -356,8 +356,8 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
     }
 
     fn take_confirm(&mut self, confirm: Confirm, returns: &Receiver<Return>) -> Result<(), SessionError> {
-        // The broker sends a message's return before its confirm, and amiquip's I/O thread hands both on in that
-        // order, but through two channels: only now is it certain that the return is in the other one.
+        // The broker sends the return of a message before its confirm. amiquip's I/O thread passes both on in that order, but
+        // through two channels: only now it is certain that the return is in the other one.
         for returned in returns.try_iter() {
             self.take_return(returned)?;
         }
@@ -374,8 +374,8 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
     }
 }
 
-/// Hands on that the broker has blocked the connection. On a thread of its own, since the one that publishes may be
-/// waiting inside amiquip, in the middle of a body, for just this connection.
+/// Reports when the broker blocks or unblocks the connection. On a thread of its own, because the one that publishes may be
+/// waiting inside amiquip for space, in the middle of a body.
 fn forward_blocked(
     notifications: &Receiver<ConnectionBlockedNotification>,
     ended: &Receiver<Infallible>,
@@ -398,7 +398,8 @@ fn forward_blocked(
 
 /// Reports the publications that the broker never takes, if that is what the channel has ended over. The broker closes the
 /// channel over a message larger than its `max_message_size` without saying which; published again, that one would close the
-/// next channel, and so on for ever. Where its words do not tell the size either, all that have no outcome are suspected.
+/// next channel, and so on forever. Where the reply text does not name the limit either, any of those without an outcome may be
+/// the poison message.
 fn report_refused<F: Fn(PublisherEvent)>(
     error: &Error,
     unconfirmed: &BTreeMap<u64, Unconfirmed>,

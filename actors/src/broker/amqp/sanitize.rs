@@ -1,32 +1,32 @@
 //! What the broker sends, made readable for amiquip.
 //!
-//! Whoever publishes may put any bytes into what AMQP passes on: properties, headers, the routing key. The parser below
-//! amiquip (amq-protocol 1.4) gives the connection up over a property that is not UTF-8, drops the headers behind one,
-//! and follows nested headers without a bound. Such a message would come again on every connection, and nothing behind
-//! it would ever be consumed. So [`Sanitized`] changes the frames on their way to amiquip, none of them in its length:
+//! A publisher may put any bytes into properties, headers and the routing key. amiquip's parser (amq-protocol 1.4) gives the
+//! connection up over a property that is not UTF-8, drops the headers behind such a header, and recurses into nested headers
+//! without a bound. Such a poison message would come again on every connection, and nothing behind it would ever be consumed.
+//! So [`Sanitized`] changes the frames on their way to amiquip, without changing their length:
 //!
 //! - invalid bytes of a string become `?`;
-//! - a header nested deeper than [`MAX_NESTING`] becomes a byte array, which has the same form;
-//! - a property that the frame has no room for, and those behind it, are left out;
-//! - a broker that proposes no heartbeats is taken to propose [`HEARTBEAT_SECONDS`].
+//! - a header nested deeper than [`MAX_NESTING`] becomes a byte array, which has the same layout;
+//! - the flags of a property that the frame is too short for, and of those behind it, are cleared;
+//! - a heartbeat of 0 in `connection.tune` becomes [`HEARTBEAT_SECONDS`].
 //!
-//! What needs none of this passes as it is. This file uses the standard library alone: the fuzz target includes it.
+//! All other frames pass unchanged. This file uses the standard library alone: the fuzz target includes it.
 
 use std::io::{self, Read};
 
-/// The longest silence between two signs of life, in seconds. amiquip gives a connection up after two of them without a
-/// byte, so a dead peer is noticed within 20 s.
+/// The heartbeat interval. amiquip gives a connection up after two intervals without a byte, so a dead peer is noticed within
+/// 20 s.
 pub(super) const HEARTBEAT_SECONDS: u16 = 10;
 
-/// How deep headers nest. Each level is a recursion of amq-protocol's on a stack of 2 MiB; RabbitMQ's own `x-death` has
-/// 2 levels.
+/// How deep headers may nest. amq-protocol recurses once for each level, on a stack of 2 MiB. RabbitMQ's own `x-death` has 2
+/// levels.
 const MAX_NESTING: usize = 16;
 
 /// A frame's type, channel and size.
 const HEAD: usize = 7;
 /// The byte behind a frame's payload.
 const END: usize = 1;
-/// How much of a frame is asked for at once, so that a size alone takes no memory.
+/// How much of a frame is read at once, so that a large size in its head takes no memory by itself.
 const CHUNK: usize = 64 << 10;
 
 const METHOD: u8 = 1;
@@ -35,7 +35,7 @@ const CONTENT_HEADER: u8 = 2;
 /// A part of a frame.
 #[derive(Clone, Copy)]
 enum Field {
-    /// So many bytes.
+    /// This many bytes.
     Fixed(usize),
     /// A string behind a length of one byte.
     Short,
@@ -46,7 +46,7 @@ enum Field {
 }
 use Field::{Fixed, Long, Short, Table};
 
-/// The methods that a broker sends and that have strings, by class and number.
+/// The methods with strings that a broker sends, by class and number.
 const METHODS: &[(u16, u16, &[Field])] = &[
     (10, 10, &[Fixed(2), Table, Long, Long]),                // connection.start
     (10, 50, &[Fixed(2), Short, Fixed(4)]),                  // connection.close
@@ -72,25 +72,25 @@ const PROPERTY_FLAGS: std::ops::Range<usize> = 12..14;
 
 /// A stream whose frames are sanitized as they are read.
 ///
-/// Frames that may need it are held back until they are whole, which is what amiquip does with them too. Nothing else
-/// stays here: amiquip reads only when something arrives at the socket.
+/// Frames that may need it are buffered until they are complete, as amiquip does too. Nothing else stays here: amiquip reads
+/// only when something arrives at the socket.
 #[derive(Debug)]
 pub(super) struct Sanitized<S> {
     pub(super) stream: S,
-    /// How much is still to come of a frame that passes as it is.
+    /// How many bytes are still to come of a frame that passes unchanged.
     passing: usize,
-    /// The beginning of a frame; of one that passes as it is, at most its head.
-    held: Vec<u8>,
-    /// How much of `held` has been handed on, once it is ready for that.
-    handed: Option<usize>,
+    /// The beginning of a frame; of one that passes unchanged, at most its head.
+    incomplete: Vec<u8>,
+    /// Once the frame in `incomplete` is complete: how much of it has been read by the caller.
+    returned: Option<usize>,
 }
 
 impl<S> Sanitized<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, passing: 0, held: Vec::new(), handed: None }
+        Self { stream, passing: 0, incomplete: Vec::new(), returned: None }
     }
 
-    /// Sanitizes the frames in `bytes`. Returns how many bytes can be handed on; those behind them are held back.
+    /// Sanitizes the complete frames in `bytes`, and keeps what is behind them. Returns the length of the former.
     fn sanitize(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -106,7 +106,7 @@ impl<S> Sanitized<S> {
                     at += len;
                 }
                 _ => {
-                    self.held.extend_from_slice(rest);
+                    self.incomplete.extend_from_slice(rest);
                     return at;
                 }
             }
@@ -114,38 +114,38 @@ impl<S> Sanitized<S> {
         at
     }
 
-    /// Hands on what is ready, if anything is.
-    fn hand_on(&mut self, buf: &mut [u8]) -> Option<usize> {
-        let handed = self.handed.as_mut()?;
-        let rest = &self.held[*handed..];
+    /// Copies from a frame that has become complete, if there is one.
+    fn read_completed(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let returned = self.returned.as_mut()?;
+        let rest = &self.incomplete[*returned..];
         let len = rest.len().min(buf.len());
         buf[..len].copy_from_slice(&rest[..len]);
-        *handed += len;
-        if *handed == self.held.len() {
-            self.held.clear();
-            self.handed = None;
+        *returned += len;
+        if *returned == self.incomplete.len() {
+            self.incomplete.clear();
+            self.returned = None;
         }
         Some(len)
     }
 
-    /// The frame in `held` may be whole, or be one that passes as it is.
-    fn look_at_held(&mut self) {
-        match frame_len(&self.held) {
-            Some(len) if !may_need_sanitizing(&self.held) => self.passing = len - self.held.len(),
-            Some(len) if len == self.held.len() => sanitize_frame(&mut self.held),
+    /// Sanitizes the frame in `incomplete` if it is complete, and gives up keeping one that passes unchanged.
+    fn check_incomplete(&mut self) {
+        match frame_len(&self.incomplete) {
+            Some(len) if !may_need_sanitizing(&self.incomplete) => self.passing = len - self.incomplete.len(),
+            Some(len) if len == self.incomplete.len() => sanitize_frame(&mut self.incomplete),
             _ => return,
         }
-        self.handed = Some(0);
+        self.returned = Some(0);
     }
 }
 
 impl<S: Read> Read for Sanitized<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            if let Some(len) = self.hand_on(buf) {
+            if let Some(len) = self.read_completed(buf) {
                 return Ok(len);
             }
-            if self.held.is_empty() {
+            if self.incomplete.is_empty() {
                 let len = self.stream.read(buf)?;
                 match self.sanitize(&mut buf[..len]) {
                     0 if len > 0 => continue,
@@ -153,15 +153,15 @@ impl<S: Read> Read for Sanitized<S> {
                 }
             }
             // no more than belongs to this frame
-            let held = self.held.len();
-            let missing = frame_len(&self.held).unwrap_or(HEAD) - held;
-            self.held.resize(held + missing.min(CHUNK), 0);
-            let read = self.stream.read(&mut self.held[held..]);
-            self.held.truncate(held + *read.as_ref().unwrap_or(&0));
+            let len = self.incomplete.len();
+            let missing = frame_len(&self.incomplete).unwrap_or(HEAD) - len;
+            self.incomplete.resize(len + missing.min(CHUNK), 0);
+            let read = self.stream.read(&mut self.incomplete[len..]);
+            self.incomplete.truncate(len + *read.as_ref().unwrap_or(&0));
             if read? == 0 {
                 return Ok(0);
             }
-            self.look_at_held();
+            self.check_incomplete();
         }
     }
 }
@@ -213,21 +213,21 @@ fn sanitize_content_header(payload: &mut [u8]) {
     let flags = &mut fixed[PROPERTY_FLAGS];
     let given = number(flags);
     let mut rest = properties;
-    for (place, field) in PROPERTIES.into_iter().enumerate() {
-        if given & 0x8000 >> place == 0 {
+    for (index, field) in PROPERTIES.into_iter().enumerate() {
+        if given & 0x8000 >> index == 0 {
             continue;
         }
         match sanitize_field(field, rest) {
             Some(behind) => rest = behind,
             None => {
-                let before = given as u16 & !(0xffff >> place);
+                let before = given as u16 & !(0xffff >> index);
                 return flags.copy_from_slice(&before.to_be_bytes());
             }
         }
     }
 }
 
-/// Sanitizes the field at the beginning. Returns what is behind it, where it ends before the frame does.
+/// Sanitizes the field at the beginning. Returns what is behind it, or `None` if the frame ends before the field does.
 fn sanitize_field(field: Field, bytes: &mut [u8]) -> Option<&mut [u8]> {
     let (content, rest) = match field {
         Fixed(len) => return bytes.get_mut(len..),
@@ -241,7 +241,7 @@ fn sanitize_field(field: Field, bytes: &mut [u8]) -> Option<&mut [u8]> {
     Some(rest)
 }
 
-/// What is behind a length of `width` bytes and is that long, and the rest.
+/// Splits off what a length of `width` bytes counts. Returns it, and the rest.
 fn split(bytes: &mut [u8], width: usize) -> Option<(&mut [u8], &mut [u8])> {
     let (len, rest) = bytes.split_at_mut_checked(width)?;
     rest.split_at_mut_checked(number(len))
@@ -258,8 +258,8 @@ fn sanitize_table(bytes: &mut [u8], depth: usize) {
     }
 }
 
-/// Sanitizes the value at the beginning, its type first. Returns what is behind it; nothing where that cannot be told, and
-/// amiquip does not read on either.
+/// Sanitizes the value at the beginning, which starts with its type. Returns what is behind it, or `None` for a type of unknown
+/// length: amq-protocol does not read on there either.
 fn sanitize_value(bytes: &mut [u8], depth: usize) -> Option<&mut [u8]> {
     let (kind, value) = bytes.split_first_mut()?;
     let len = match kind {

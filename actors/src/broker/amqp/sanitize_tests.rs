@@ -13,7 +13,7 @@ use super::sanitize::{HEARTBEAT_SECONDS, Sanitized};
 const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
 
-/// A stream that gives as much at once as a list says, over and over, and in between has nothing for now.
+/// A stream whose reads return as many bytes as a list says, over and over; 0 in the list is `WouldBlock`.
 struct Pieces<'a> {
     bytes: &'a [u8],
     sizes: std::iter::Cycle<std::slice::Iter<'a, usize>>,
@@ -30,10 +30,10 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// What amiquip reads of `bytes` that come in pieces of `sizes`, into a buffer of `room`.
-fn read(bytes: &[u8], sizes: &[usize], room: usize) -> Vec<u8> {
+/// What amiquip reads if `bytes` arrive in pieces of `sizes`, with a buffer of `capacity`.
+fn read(bytes: &[u8], sizes: &[usize], capacity: usize) -> Vec<u8> {
     let mut stream = Sanitized::new(Pieces { bytes, sizes: sizes.iter().cycle() });
-    let (mut all, mut buf) = (Vec::new(), vec![0; room]);
+    let (mut all, mut buf) = (Vec::new(), vec![0; capacity]);
     loop {
         match stream.read(&mut buf) {
             Ok(0) => return all,
@@ -173,11 +173,11 @@ proptest! {
     fn the_same_comes_out_however_it_arrives_and_is_always_readable(
         bytes in frames(),
         sizes in proptest::collection::vec(0usize..40, 1..8),
-        room in 1usize..50,
+        capacity in 1usize..50,
     ) {
         prop_assume!(sizes.iter().any(|size| *size > 0));
         let whole = sanitized(&bytes);
-        prop_assert_eq!(&read(&bytes, &sizes, room), &whole);
+        prop_assert_eq!(&read(&bytes, &sizes, capacity), &whole);
         let mut rest = &whole[..];
         while !rest.is_empty() {
             match parse_frame(rest) {

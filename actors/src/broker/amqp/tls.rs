@@ -15,10 +15,10 @@ use super::AmqpConfig;
 use super::connection::HANDSHAKE_TIMEOUT;
 use crate::tls::{provider, roots};
 
-/// Shakes hands with the broker, and checks its certificate and name.
+/// Performs the TLS handshake with the broker, and checks its certificate and name.
 ///
 /// # Errors
-/// Why it did not come to that.
+/// Why the handshake failed.
 pub(super) fn shake_hands(config: &AmqpConfig, socket: &TcpStream) -> Result<ClientConnection, String> {
     let mut session = session(config)?;
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
@@ -37,7 +37,7 @@ pub(super) fn shake_hands(config: &AmqpConfig, socket: &TcpStream) -> Result<Cli
                 return Err(ErrorKind::UnexpectedEof.into());
             }
             if let Err(error) = session.process_new_packets() {
-                // Tells the broker why; what counts is why.
+                // The alert for the broker. What counts is the error before.
                 let _ = session.write_tls(&mut socket);
                 return Err(io::Error::new(ErrorKind::InvalidData, error));
             }
@@ -53,7 +53,7 @@ pub(super) fn shake_hands(config: &AmqpConfig, socket: &TcpStream) -> Result<Cli
             Some(error) => refusal(error, config),
             None => match error.kind() {
                 ErrorKind::TimedOut | ErrorKind::WouldBlock => {
-                    format!("the TLS handshake is not over within {HANDSHAKE_TIMEOUT:?}")
+                    format!("the TLS handshake did not finish within {HANDSHAKE_TIMEOUT:?}")
                 }
                 ErrorKind::UnexpectedEof => "the broker has hung up during the TLS handshake".to_owned(),
                 _ => format!("the TLS handshake has failed: {error}"),
@@ -68,7 +68,7 @@ fn session(config: &AmqpConfig) -> Result<ClientConnection, String> {
         None => system_roots()?,
     };
     let name = ServerName::try_from(config.url.host.clone())
-        .map_err(|_| format!("{:?} is no name that a certificate could be for", config.url.host))?;
+        .map_err(|_| format!("no certificate can be for the name {:?}", config.url.host))?;
     let tls = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
@@ -77,7 +77,7 @@ fn session(config: &AmqpConfig) -> Result<ClientConnection, String> {
     ClientConnection::new(Arc::new(tls), name).map_err(|error| error.to_string())
 }
 
-/// The system's, since a farm that has a CA of its own installs it there, and updates come with the system's.
+/// The CAs that the system trusts: a farm with a CA of its own installs it there, and updates come with the system.
 fn system_roots() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -109,13 +109,13 @@ fn refusal(error: &Error, config: &AmqpConfig) -> String {
 
 /// A connection after its handshake.
 ///
-/// amiquip asks the system to be told of room in the socket only while it has something to write itself, and reads
-/// only when something has arrived there. So nothing may be left here: bytes are written when the socket has taken
-/// all of them, and a read goes on until the socket has no more.
+/// amiquip waits until the socket is writable only while it has bytes to write itself, and reads only when the socket is
+/// readable. So nothing may stay in here: a write returns once the socket has taken all encrypted bytes, and a read goes on
+/// until the socket is empty.
 pub(super) struct TlsStream {
     session: ClientConnection,
     socket: mio::net::TcpStream,
-    /// How many bytes, the first ones of what is to be written, are encrypted and the socket has not yet taken.
+    /// How many of the caller's bytes are encrypted, while the socket has not taken them.
     taken: usize,
 }
 
@@ -134,7 +134,7 @@ impl Read for TlsStream {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 done => return done,
             }
-            // AMQP's frames have lengths, so an end that TLS was not told of cuts nothing short unseen.
+            // AMQP frames have a length, so an end of the stream without an alert of TLS truncates nothing unnoticed.
             if self.session.read_tls(&mut self.socket)? == 0 {
                 return Ok(0);
             }

@@ -1,4 +1,4 @@
-//! Where the broker is, and who we are to it.
+//! The URL of the broker: its address and the account.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use url::{Host, Url};
 const DEFAULT_PORT: u16 = 5672;
 /// The port registered for AMQP with TLS.
 const DEFAULT_TLS_PORT: u16 = 5671;
-/// RabbitMQ's preset user and, likewise, its password.
+/// RabbitMQ's preset user, and the password of that user.
 const DEFAULT_CREDENTIAL: &str = "guest";
 const DEFAULT_VHOST: &str = "/";
 /// AMQP 0-9-1 sends a vhost as a short string: one byte of length.
@@ -84,14 +84,14 @@ impl FromStr for AmqpUrl {
 }
 
 impl AmqpUrl {
-    /// Whether the broker is spoken to over TLS.
+    /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.tls
     }
 }
 
-/// Refuses what no AMQP URL has. An `@` there is a password cut short by a character that it should have escaped, so
-/// nothing of it is quoted.
+/// Refuses the parts that no AMQP URL has. An `@` there means that a password contains an unescaped character, so nothing is
+/// quoted.
 fn refuse_rest(url: &Url) -> Result<(), AmqpUrlError> {
     let rest = [Some(url.path()), url.query(), url.fragment()];
     if rest.iter().flatten().any(|part| part.contains('@')) {
