@@ -149,6 +149,29 @@ def asked(first, second, amount):
     return b"}(" + first + b"N" + (second + b"N") * amount + b"u"
 
 
+def long_numbers(make):
+    """A tuple of long ints, or of the floats that are equal to them."""
+    return b"(" + b"".join(make(2**1000 + (n << 970)) for n in range(1_000)) + b"t"
+
+
+def scattered(tuples, size, of):
+    """Tuples of floats in an order that has nothing to do with where they lie in memory, kept under the numbers after these."""
+    order = list(range(of))
+    random.Random(0).shuffle(order)
+    floats = b"".join(real(1.1 * n) + b"\x94" for n in range(of))
+    for number in range(tuples):
+        floats += b"(" + b"".join(map(get, order[number * size % of:][:size])) + b"t\x94"
+    return floats
+
+
+def scattered_equal(size):
+    """Two such tuples that are equal, without a float in common."""
+    order = list(range(size))
+    random.Random(0).shuffle(order)
+    floats = b"".join(real(1.1 * n) + b"\x94" for n in range(size)) * 2
+    return floats + b"".join(b"(" + b"".join(get(first + n) for n in order) + b"t\x94" for first in (0, size))
+
+
 def nested_pairs(levels):
     return b"N" + b"2\x86" * levels
 
@@ -163,6 +186,8 @@ def attacks():
         yield f"{kind.__name__} float chain", repeated([real(float(slot)) for slot in slots], b"K\x00", kind)
         yield f"{kind.__name__} large int chain", repeated(
             [integer(slot + 3 * MODULUS) for slot in slots], integer(5 * MODULUS), kind)
+        yield f"{kind.__name__} float among ints of its length", repeated(
+            [integer(2**1000 + n * MODULUS) for n in range(1, 400)], real(2.0**1000), kind)
         yield f"{kind.__name__} negative chain", repeated(
             [integer(slot - (1 << 59)) for slot in slots], integer(-(1 << 59)), kind)
         yield f"{kind.__name__} tuple chain", repeated(tuples(slots), b"K\x00", kind)
@@ -189,6 +214,15 @@ def attacks():
     large = 300_000
     yield "long str", equal_objects(text(b"a" * large), asked)
     yield "long bytes", equal_objects(b"B" + struct.pack("<I", large) + b"a" * large, asked)
+    yield "long ints and floats", lambda amount: (
+        b"](" + long_numbers(integer) + put(1) + b"0" + long_numbers(lambda value: real(float(value))) + put(2) + b"0"
+        + asked(get(1), get(2), amount) + b"e")
+    all_over = scattered(4, 50_000, 200_000)
+    yield "tuples all over memory", lambda amount: (
+        b"](" + all_over + b"}(" + b"".join(get(200_000 + n % 4) + b"N" for n in range(amount)) + b"ue")
+    equal = scattered_equal(60_000)
+    yield "equal tuples all over memory", lambda amount: (
+        b"](" + equal + asked(get(120_000), get(120_001), amount) + b"e")
     yield "long int", equal_objects(b"\x8b" + struct.pack("<I", large) + b"a" * large, asked)
     yield "tuples that share", equal_objects(nested_pairs(14), asked)
     slots = chain(11, kind=set)

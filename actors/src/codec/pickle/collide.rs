@@ -10,21 +10,22 @@ use crate::codec::bounds::{
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::error::malformed;
 
-/// What CPython takes to hash one value of a tuple, or [`INT_BYTES_PER_HASHED_VALUE`](crate::codec::bounds::INT_BYTES_PER_HASHED_VALUE) bytes of an int, in nanoseconds.
-const HASH_NS: u64 = 8;
+/// What CPython takes to hash one value of a tuple, or
+/// [`INT_BYTES_PER_HASHED_VALUE`](crate::codec::bounds::INT_BYTES_PER_HASHED_VALUE) bytes of an int, in nanoseconds, if the
+/// processor's caches hold it.
+const HASH_NS: u64 = 10;
 
 /// What a key costs that is a str or a bytes, beside its probes and its length, in nanoseconds.
 const PLAIN_KEY_NS: u64 = 20;
 
 /// Refuses keys that would keep CPython busy for longer than the message's length allows; see [`KEY_WORK_BASE_NS`].
-/// `hashed` is how many values all keys hold, each as often as it is used.
-pub(super) fn check(doc: &Doc, hashed: u64) -> Result<(), DecodeError> {
+pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
     let places = doc.node_count() + doc.place_count();
     let bytes = doc.source.len().min(places * KEY_WORK_BYTES_PER_PLACE) as u64;
     let full = KEY_WORK_BASE_NS + KEY_WORK_NS_PER_BYTE * bytes;
     let bound = if doc.is_brief() { full.min(KEY_WORK_BRIEF_NS) } else { full };
     let mut work = Work::up_to(bound);
-    fill_all(doc, hashed, &mut work).map_err(|(Exceeded, at)| match bound < full {
+    fill_all(doc, &mut work).map_err(|(Exceeded, at)| match bound < full {
         true => DecodeError::TakesLonger,
         false => {
             malformed(format!("sets or dict keys that `pickle.loads` needs more than {} ms for", full / 1_000_000), at)
@@ -33,10 +34,12 @@ pub(super) fn check(doc: &Doc, hashed: u64) -> Result<(), DecodeError> {
 }
 
 /// Fills all tables as CPython does. Where that takes too long: in which of them.
-fn fill_all(doc: &Doc, hashed: u64, work: &mut Work) -> Result<(), (Exceeded, usize)> {
-    work.charge(HASH_NS * hashed).map_err(|exceeded| (exceeded, 0))?;
+fn fill_all(doc: &Doc, work: &mut Work) -> Result<(), (Exceeded, usize)> {
     let mut needed = vec![false; doc.node_count()];
     let mut filled = Vec::new();
+    // How many values all these keys hold, each key as often as it is used, since CPython hashes a tuple anew each time; and
+    // each key once.
+    let (mut hashed, mut distinct) = (0, 0);
     for id in doc.ids() {
         let at = |exceeded| (exceeded, doc.node(id).at());
         match doc.node(id).tag {
@@ -49,12 +52,20 @@ fn fill_all(doc: &Doc, hashed: u64, work: &mut Work) -> Result<(), (Exceeded, us
             fill_plain(doc, id, work).map_err(at)?;
             continue;
         }
-        keys(doc, id).for_each(|key| needed[key.index()] = true);
+        for key in keys(doc, id) {
+            let size = u64::from(doc.node(key).hash_size);
+            hashed += size;
+            if !std::mem::replace(&mut needed[key.index()], true) {
+                distinct += size;
+            }
+        }
         filled.push(id);
     }
     if filled.is_empty() {
         return Ok(());
     }
+    work.spread_over(distinct);
+    work.charge((HASH_NS + work.miss_ns()) * hashed).map_err(|exceeded| (exceeded, 0))?;
     // What is immutable holds only what was made before it.
     for id in doc.ids().rev().filter(|id| doc.node(*id).tag == Tag::Tuple) {
         if needed[id.index()] {

@@ -63,7 +63,7 @@ impl Machine<'_> {
             let child = self.stack[index];
             check_plain(&self.doc, child)?;
             if matches!(tag, Tag::Set | Tag::FrozenSet) || tag == Tag::Dict && (index - start).is_multiple_of(2) {
-                self.hash(child)?;
+                self.check_key(child)?;
             }
             self.doc.append(container, child, self.at)?;
         }
@@ -83,7 +83,7 @@ impl Machine<'_> {
                 return Err(DecodeError::TakesLonger);
             }
             let child = self.doc.child(edge);
-            self.hash(child)?;
+            self.check_key(child)?;
             self.doc.append(set, child, self.at)?;
             edge = self.doc.next(edge);
         }
@@ -93,8 +93,8 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Hashes a dict's key or a set's item.
-    fn hash(&mut self, id: NodeId) -> Result<(), DecodeError> {
+    /// Refuses a dict's key or a set's item that cannot be hashed, or only with much work.
+    fn check_key(&self, id: NodeId) -> Result<(), DecodeError> {
         let node = self.doc.node(id);
         if node.hash_size == 0 {
             let found = node.tag.type_name();
@@ -105,7 +105,6 @@ impl Machine<'_> {
             let bound = grouped(MAX_KEY_VALUES);
             return Err(self.refuse(format!("dict key or set item that holds more than {bound} values")));
         }
-        self.hashed += size as u64;
         Ok(())
     }
 

@@ -14,6 +14,12 @@ const MODULUS: u64 = (1 << 61) - 1;
 /// As many bytes as CPython compares in the time that another scalar takes.
 const BYTES_PER_COMPARISON: usize = 512;
 
+/// Up to this many bits CPython compares an int with a float as floats.
+const DOUBLE_BITS: u64 = 48;
+
+/// How many bits the largest float has as an int.
+const MAX_FLOAT_BITS: u64 = 1_024;
+
 /// How much of CPython's time counts as a scalar compared, in nanoseconds, where a frozenset is compared: it looks up
 /// each item, which takes no longer than it took to put all in.
 const SCALAR_NS: u64 = 16;
@@ -72,12 +78,13 @@ impl Hashes {
             Tag::SmallInt => self.small(doc.small_int(id).unwrap_or_default()),
             Tag::TextInt | Tag::BinaryInt => {
                 let hash = if node.tag == Tag::TextInt { decimal(doc.content(id)) } else { binary(doc.content(id)) };
-                let identity = self.int(&doc.int(id).unwrap_or_default());
-                Key { hash, identity, weight: weight(node.range().len()), chance: false }
+                let value = doc.int(id).unwrap_or_default();
+                Key { hash, identity: self.int(&value), weight: number_weight(value.bits()), chance: false }
             }
             Tag::Float => {
                 let value = doc.float(id).unwrap_or_default();
-                Key { hash: float(value), identity: self.float(id, value), weight: 1, chance: false }
+                let bits = if value.is_finite() { value.abs().log2().max(0.0) as u64 + 1 } else { 1 };
+                Key { hash: float(value), identity: self.float(id, value), weight: number_weight(bits), chance: false }
             }
             Tag::Bytes | Tag::EncodedBytes => {
                 let content = match doc.encoded(id) {
@@ -205,6 +212,15 @@ impl Sum {
 /// How many scalars' comparisons one of content of so many bytes costs.
 pub(super) fn weight(length: usize) -> u32 {
     u32::try_from(1 + length / BYTES_PER_COMPARISON).unwrap_or(u32::MAX)
+}
+
+/// How many scalars' comparisons one of a number of so many bits costs. CPython turns a float that has as many bits as a long int
+/// into an int to compare them.
+fn number_weight(bits: u64) -> u32 {
+    if bits <= DOUBLE_BITS {
+        return 1;
+    }
+    u32::try_from(4 + bits.min(MAX_FLOAT_BITS) / 128 + bits / 8 / BYTES_PER_COMPARISON as u64).unwrap_or(u32::MAX)
 }
 
 fn shuffled(hash: u64) -> u64 {

@@ -35,9 +35,6 @@ pub(super) struct Machine<'a> {
     pub(super) memo_len: u32,
     pub(super) edits: Vec<Edit>,
     pub(super) protocol: u8,
-    /// How many values have been hashed: a dict's key or a set's item counts as often as it is used, a tuple for all that
-    /// it holds, since CPython hashes it anew each time.
-    pub(super) hashed: u64,
     /// How many items of lists have been copied into sets: one list may be copied many times.
     pub(super) copied: usize,
     /// How many bytes calls have made; see [`crate::codec::bounds::MAX_CALL_GROWTH`].
@@ -58,7 +55,6 @@ impl<'a> Machine<'a> {
             memo_len: 0,
             edits: Vec::new(),
             protocol: 0,
-            hashed: 0,
             copied: 0,
             called: 0,
         }

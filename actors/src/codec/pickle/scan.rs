@@ -170,7 +170,7 @@ impl Machine<'_> {
         }
         let root = self.pop()?;
         check_plain(&self.doc, root)?;
-        collide::check(&self.doc, self.hashed)?;
+        collide::check(&self.doc)?;
         self.doc.root = root;
         Ok(Pickle { doc: self.doc, memo: self.memo, edits: self.edits, stop: self.at })
     }
