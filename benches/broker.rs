@@ -33,10 +33,10 @@ const QUEUE: &str = "bench";
 
 const CONNECTIONS: u64 = 32;
 
-/// Images from here on are a matter of the disk.
+/// From this size on, the disk limits the throughput.
 const LARGE: usize = 1 << 20;
 
-/// How long the broker and a server have to come to an end with what they were given.
+/// How long the broker and a server may take to process everything.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Parser)]
@@ -53,7 +53,7 @@ struct Broker {
 
 struct Row {
     name: &'static str,
-    /// How many bytes an image has.
+    /// Bytes of an image.
     image: usize,
     /// How many frames each connection posts.
     each: u64,
@@ -166,7 +166,7 @@ fn published(bench: &Bench, post: &Request, url: &str, queue: &Queue<'_>) -> Res
     Err("nothing has come to the broker".into())
 }
 
-/// Frames per second, until the server has no message left and the broker all of them.
+/// Frames per second, until the outbox is empty and the broker has all messages.
 fn to_the_broker(
     server: &Server,
     post: &Request,
@@ -210,7 +210,7 @@ fn wait_until_connected(server: &Server) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// All that were confirmed are there, and none twice.
+/// Every confirmed message is in the queue, once.
 fn expect_depth(channel: &Channel, expected: u64) -> Result<(), Box<dyn Error>> {
     let depth = channel.queue_declare_passive(QUEUE)?.declared_message_count();
     match depth {

@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Something to download from, again and again.
+/// A source of repeated downloads.
 #[derive(Clone, Copy)]
 enum Origin<'a> {
     Product(&'a Server),
@@ -72,7 +72,7 @@ enum Origin<'a> {
 }
 
 impl Origin<'_> {
-    /// Downloads once; how many bytes came.
+    /// Downloads once; returns the number of bytes.
     fn download(self, number: u64) -> u64 {
         let (address, request): (SocketAddr, Request) = match self {
             Self::Nginx(nginx) => (nginx.address, Request::get("/file")),
@@ -90,7 +90,7 @@ impl Origin<'_> {
         bytes
     }
 
-    /// So many clients at once, each so many times; all megabytes in a second.
+    /// Megabytes per second of `clients` parallel clients that download `times` times each.
     fn throughput(self, clients: u64, downloads: u64) -> f64 {
         let start = Instant::now();
         let bytes: u64 = thread::scope(|scope| {
@@ -101,7 +101,7 @@ impl Origin<'_> {
         bytes as f64 / 1e6 / start.elapsed().as_secs_f64()
     }
 
-    /// Runs `during` while others download without end; what it has returned, and their megabytes a second.
+    /// Runs `during` while other clients download without end; returns its result and their megabytes per second.
     fn under_downloads<T>(self, during: impl FnOnce() -> T) -> (T, f64) {
         let (end, number) = (AtomicBool::new(false), AtomicU64::new(0));
         let start = Instant::now();

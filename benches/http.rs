@@ -77,13 +77,13 @@ impl Peer {
 struct Row {
     name: &'static str,
     request: Request,
-    /// Asked of the API server, not of that for workers.
+    /// Sent to the API server instead of the worker server.
     api: bool,
     /// What the answer has to be.
     status: u16,
     /// How long the bare handler's answer to a `GET` is.
     length: u64,
-    /// What is stored before under each number that is asked for.
+    /// What is stored beforehand under each number that is requested.
     stored: Option<Request>,
     /// Beside the bare handler.
     target: Target,
@@ -171,7 +171,7 @@ fn measure(row: &Row, server: &Server, hits_per_second: u64, options: &Http) -> 
     drive(address, &row.request, row.status, Limit::Count(each))
 }
 
-/// How strong this load is, beside wrk: requests per second of the bare handler, and what one costs the load itself.
+/// Compares this load with wrk: requests per second of the bare handler, and the processor time of the load itself.
 fn compare_with_wrk(bench: &mut Bench, options: &Http) -> Result<(), Box<dyn Error>> {
     let Http { seconds, connections, .. } = *options;
     let (mut own, mut wrk) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));

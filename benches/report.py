@@ -139,10 +139,11 @@ def machine(results, folder):
     python = platform.python_version()
     return [
         f"- {datetime.date.today().isoformat()}, commit {', '.join(commits)}",
-        f"- rounds: {' or '.join(map(str, rounds))}; load average of the minute before each benchmark (its own"
-        f" predecessor's included): {', '.join(f'{bench} {load:.1f}' for bench, load in loads.items())}",
-        f"- {os.cpu_count()} cores ({processor()}), {memory:.0f} GiB of memory, Linux {platform.release().split('-')[0]};"
-        f" durable data on {file_system}",
+        f"- rounds: {' or '.join(map(str, rounds))}",
+        "- load average of the minute before each benchmark, which includes the previous benchmark:\n"
+        f"  {', '.join(f'{bench} {load:.1f}' for bench, load in loads.items())}",
+        f"- {os.cpu_count()} cores ({processor()}), {memory:.0f} GiB of memory,"
+        f" Linux {platform.release().split('-')[0]}; durable data on {file_system}",
         f"- {says('rustc', '--version')}, `cargo bench` (the release profile)",
         f"- nginx {package('nginx-light')}, RabbitMQ {package('rabbitmq-server')}, Erlang {package('erlang-base')},"
         f" wrk {package('wrk')}",

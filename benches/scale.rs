@@ -26,7 +26,7 @@ const CONNECTIONS: u64 = 32;
 const CONNECTION_COUNTS: [u64; 7] = [1, 3, 10, 32, 100, 320, 1_000];
 
 const SIZES: [usize; 7] = [100, 1_000, 10_000, 100_000, 1 << 20, 10 << 20, 64 << 20];
-/// So few that all of the largest have room in memory at once.
+/// So few that all of the largest fit into memory at once.
 const SIZE_CONNECTIONS: u64 = 8;
 /// How much is added, and then fetched, for a point; of small messages it is a number.
 const SIZE_BYTES: usize = 512 << 20;
@@ -145,7 +145,7 @@ fn points(bench: &mut Bench, plot: &str, x: f64, unit: &str, [add, get]: &[Vec<f
 
 fn sizes(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     for size in SIZES {
-        // a message that is fetched frees its room only after a while
+        // the space of a fetched message is freed with a delay
         let server = Server::product_with(bench.scratch(), &["--max-buffered", "8GiB"])?;
         let add: Request = messages::add(size);
         let each = (SIZE_BYTES / size).clamp(1, SIZE_MESSAGES).div_ceil(SIZE_CONNECTIONS as usize) as u64;

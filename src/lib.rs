@@ -8,6 +8,8 @@
 //!   [`Authentication`](auth::Authentication) and [`CrossOriginGuard`] protect them there.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
+// a library writes to the log, never to the terminal of its application
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod api;
 pub mod config;

@@ -1,5 +1,8 @@
 //! The program: from arguments to a subcommand, and to its exit code.
 
+// println! panics where the reader has gone; the subcommands write and check
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod process;
 

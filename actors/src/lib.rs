@@ -48,6 +48,8 @@
 //! ```
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
+// a library writes to the log, never to the terminal of its application
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod blend;
 pub mod broker;

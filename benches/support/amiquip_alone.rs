@@ -17,7 +17,7 @@ use crate::support::server::ending_with_us;
 pub const EXCHANGE: &str = "COMMUNICATION_INTERFACE_EXCHANGE";
 pub const ROUTING_KEY: &str = "CIE_USER_HTTP_SERVER";
 
-/// What tells the benchmark's program that it is the peer: which broker, the file of the body, and how often.
+/// Arguments that make the benchmark's program the peer: the broker, the file with the body, and the number of messages.
 const FLAG: &str = "--amiquip-alone";
 
 const WINDOW_MESSAGES: u64 = 1_000;
@@ -81,7 +81,7 @@ fn publish(url: &Url, body: &[u8], count: u64) -> Result<Duration, Box<dyn Error
     Ok(time)
 }
 
-/// How many are confirmed. A classic queue on one channel is confirmed nearly in order; each confirm counts what it says.
+/// How many messages this confirm covers. RabbitMQ confirms a classic queue's messages nearly in order.
 fn up_to(confirmed: u64, confirm: &Confirm) -> Result<u64, Box<dyn Error>> {
     match confirm {
         Confirm::Ack(payload) if payload.multiple => Ok(confirmed.max(payload.delivery_tag)),

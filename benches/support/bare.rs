@@ -9,7 +9,7 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, error, web};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-/// What tells a benchmark's program that it is the peer, and the answers of which kind it gives.
+/// The argument that makes a benchmark's program the peer, followed by the kind of answers.
 pub const FLAG: &str = "--bare";
 
 /// Serves until the process ends, where the arguments are those of the peer: `GET /` is answered with the status and
@@ -54,7 +54,7 @@ fn serve(status: StatusCode, length: usize) -> Result<(), Box<dyn Error>> {
 }
 
 async fn receive(request: HttpRequest, body: web::Bytes) -> actix_web::Result<HttpResponse> {
-    // there is nothing in common use that parses a pickle
+    // Rust has no pickle parser in common use
     if request.headers().get("content-type").is_some_and(|kind| kind == "application/json") {
         serde_json::from_slice::<Value>(&body).map_err(error::ErrorBadRequest)?;
     }

@@ -39,7 +39,7 @@ pub struct Bench {
     load_before: f64,
 }
 
-/// What a figure is to reach.
+/// The target of a figure.
 #[derive(Clone, Copy)]
 pub enum Target {
     AtLeast(f64),
@@ -144,7 +144,7 @@ impl Bench {
     }
 }
 
-/// What the folders begin with in which benchmarks work; the number of the process follows.
+/// Prefix of the folders in which benchmarks work; the process id follows.
 const SCRATCH: &str = "bench-";
 
 /// A benchmark that was killed has left its folder behind, with files of a GiB in it.

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::load::{Connection, Request};
 
-/// So many that a request waits for an earlier one only where answers take longer than 160 ms, at 200 a second.
+/// With this many, a request waits for an earlier one only if answers take longer than 160 ms at 200 requests a second.
 const CONNECTIONS: u32 = 32;
 
-/// A server that falls behind is asked for no more after so many times the time that all requests should take.
+/// The probe gives up after this multiple of the time that all requests should take.
 const PATIENCE: u32 = 3;
 
 /// Asks `rate` times a second, whatever the answers do; the times from the moment at which each request was due, so
@@ -40,7 +40,7 @@ pub fn probe(address: SocketAddr, request: &Request, status: u16, rate: u32, sam
     })
 }
 
-/// The time that so many of a hundred are not above.
+/// This percentile of the times.
 pub fn percentile(times: &mut [Duration], hundredths: usize) -> Duration {
     times.sort();
     times[(times.len() * hundredths).div_ceil(100) - 1]

@@ -18,7 +18,7 @@ const KEPT: Duration = Duration::from_secs(4);
 /// Bodies from here on are sent by a thread for each connection: no socket takes one at once.
 const LARGE: usize = 64 << 10;
 
-/// Stands in a request for a UUID of its own.
+/// Placeholder in a request for a UUID that differs for each request.
 pub const NUMBER: &str = "00000000-0000-4000-8000-############";
 
 /// The last group of a UUID, the part that differs.
@@ -82,11 +82,11 @@ impl Request {
     }
 }
 
-/// When it is enough.
+/// When a run ends.
 #[derive(Clone, Copy)]
 pub enum Limit {
     At(Instant),
-    /// After as many requests on each connection.
+    /// After this many requests on each connection.
     Count(u64),
 }
 
@@ -187,7 +187,7 @@ pub fn drive(address: SocketAddr, request: &Request, status: u16, connections: u
     answers as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Keeps each of the connections busy until the limit: whichever has its answer sends its next request at once.
+/// Keeps each connection busy until the limit: it sends its next request as soon as it has its answer.
 fn keep_busy(connections: &mut [Connection], status: u16, limit: Limit) -> u64 {
     let mut busy: Vec<(&mut Connection, u64)> = connections.iter_mut().map(|connection| (connection, 0)).collect();
     for (connection, turns) in &mut busy {
@@ -211,7 +211,7 @@ fn keep_busy(connections: &mut [Connection], status: u16, limit: Limit) -> u64 {
     answers
 }
 
-/// Which of these have something to be read; waits until there is one.
+/// The connections that have something to read; waits until there is one.
 fn ready(busy: &[(&mut Connection, u64)]) -> Vec<usize> {
     let mut polled: Vec<_> =
         busy.iter().map(|(connection, _)| PollFd::new(&connection.stream, PollFlags::IN)).collect();

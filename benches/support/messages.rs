@@ -26,7 +26,7 @@ pub fn test() -> Request {
     Request::post("/", r#"{"USER_ID":"bench","MAIN_DATA":{"TYPE":"TEST","DATA":"hello"}}"#)
 }
 
-/// A message as long as is asked, from some 60 bytes on.
+/// A message of this length, at least about 60 bytes.
 pub fn render(bytes: usize) -> String {
     let message = |job: &str| format!(r#"{{"TYPE":"RENDER","DATA":{{"JOB":"{job}","FRAMES":[1,2,3,4]}}}}"#);
     message(&"x".repeat(bytes.saturating_sub(message("").len())))

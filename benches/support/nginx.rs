@@ -49,7 +49,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // killed, it would leave its workers behind
+        // SIGKILL would leave its workers behind
         let _ = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
         let _ = self.child.wait();
     }
@@ -58,7 +58,7 @@ impl Drop for Nginx {
 /// As many workers as the product has; no access log, `sendfile` and `tcp_nopush`, open files kept.
 fn configuration(home: &Path, file: &Path, address: SocketAddr) -> String {
     let (workers, home, file) = (cores(), home.display(), file.display());
-    // whose workers would else be nobody, who cannot read here
+    // otherwise the workers run as nobody, who cannot read the folder
     let user = if rustix::process::getuid().is_root() { "user root;" } else { "" };
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("    {kind}_temp_path {home}/{kind};\n"))

@@ -59,14 +59,14 @@ impl Server {
 
     fn start(mut command: Command, folder: TempDir) -> io::Result<Self> {
         let log = folder.path().join("log");
-        // a file, since somebody would have to read from a pipe while the load runs
+        // a file, because nobody reads a pipe while the load runs
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?).spawn()?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Self { child, http: nowhere, api: nowhere, folder };
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let text = fs::read_to_string(&log)?;
-            // a line that is not whole yet may show half an address
+            // an incomplete line may contain half an address
             let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
             let found = |what| address(whole, what);
             if let (Some(http), Some(api)) = (found("worker server"), found("API server")) {
@@ -101,7 +101,7 @@ impl Server {
         Ok((self, start.elapsed()))
     }
 
-    /// A line of the kernel's about its memory, in MiB.
+    /// A memory figure of the kernel for this process, in MiB.
     pub fn memory(&self, name: &str) -> io::Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -110,7 +110,7 @@ impl Server {
     }
 
     fn end(&mut self) {
-        // what it has stored goes with its folder, so it need not stop in order
+        // its folder is deleted, so it need not shut down cleanly
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -136,14 +136,14 @@ fn product_command(scratch: &Path, folder: &Path, [http, api]: [SocketAddr; 2], 
     command
 }
 
-/// A program that gets a signal when this one ends, however that comes about.
+/// A program that gets a signal when this one ends, for whatever reason.
 pub fn ending_with_us(program: impl AsRef<OsStr>, signal: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", signal, "--"]).arg(program);
     command
 }
 
-/// Addresses that nobody listens on right now; both are held until both are chosen.
+/// Free addresses. Each stays bound until both are chosen.
 pub fn free_addresses() -> io::Result<[SocketAddr; 2]> {
     let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
     Ok([listeners[0].local_addr()?, listeners[1].local_addr()?])

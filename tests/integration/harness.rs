@@ -29,10 +29,10 @@ pub use server::{Host, Server, Setup, files_below, new_mount_namespace};
 pub use tls::{Ca, Client, Identity};
 pub use traffic::{Arrivals, Posting, post_frame};
 
-/// How long anything may take that takes no time on an idle machine.
+/// The deadline for what is immediate on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Probes until `probe` gives a value, and gives it back; panics after `deadline` with the state it is stuck in.
+/// Calls `probe` until it returns a value, and returns that; panics after `deadline` with the last state.
 #[track_caller]
 pub fn eventually<T, S: Debug>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Result<T, S>) -> T {
     let start = Instant::now();

@@ -84,7 +84,7 @@ class Broker(RealFarm):
         await queue.bind(exchange, PEER_KEY)
         received = asyncio.Queue()
         if url in self.managers:
-            # What has come before and was not asked for is not lost.
+            # Messages that arrived earlier are kept.
             _, received = self.managers[url]
 
         async def take(message):

@@ -88,7 +88,7 @@ class RealFarm:
         await queue.bind(exchange, PEER_KEY)
 
         async def forward(message):
-            # returned or not, nobody looks
+            # whether it was returned does not matter
             await manager.publish(aio_pika.Message(message.body), routing_key=MANAGER_QUEUE)
 
         await queue.consume(forward, no_ack=True)

@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A start takes 4 to 8 s on two idle cores; the rest is for a machine that compiles at the same time.
+/// A start takes 4 to 8 s on two idle cores. The rest allows for a machine that compiles at the same time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
-/// Debian's own `rabbitmq-server` and `rabbitmqctl` in `/usr/sbin` insist on the user `rabbitmq`; these do not.
+/// The programs in this folder run under any user; Debian's wrappers in `/usr/sbin` require the user `rabbitmq`.
 const BIN: &str = "/usr/lib/rabbitmq/bin";
 /// A nearly full disk of the test machine must not raise the disk alarm; and a chroot may have no `/proc` to read the
 /// memory's use and size from.
@@ -197,7 +197,7 @@ impl RabbitMq {
         self.signal("STOP");
     }
 
-    /// Lets a frozen node go on.
+    /// Unfreezes the node.
     pub fn sigcont(&self) {
         self.signal("CONT");
     }
@@ -211,7 +211,7 @@ impl RabbitMq {
             for mut process in [running.janitor, running.server, running.epmd] {
                 process.wait().ok();
             }
-            // The leader that was waited for is a shell; the node below it may take a moment longer to go.
+            // The process that has ended is a shell. The node below it may end a moment later.
             let deadline = Instant::now() + START_DEADLINE;
             while self.accepts() {
                 assert!(Instant::now() < deadline, "the broker has survived SIGKILL");
@@ -232,7 +232,7 @@ impl RabbitMq {
         }
     }
 
-    /// The node's folder, as this process sees it. It goes with the node.
+    /// The node's folder, as this process sees it. It is removed with the node.
     pub fn folder(&self) -> PathBuf {
         match &self.chroot {
             Some(root) => root.join(self.home.strip_prefix("/").unwrap_or(&self.home)),
@@ -288,7 +288,7 @@ fn signal_group(signal: &str, leader: &Child) {
     Command::new("kill").args(["-s", signal, "--", &group]).stderr(Stdio::null()).status().ok();
 }
 
-/// Three ports that nobody listens on right now; all are held until all are chosen.
+/// Three free ports. Each stays bound until all are chosen.
 fn free_ports() -> [u16; 3] {
     [(); 3]
         .map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"))

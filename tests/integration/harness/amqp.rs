@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Broker, Farm, Proxy, SOON, Setup, Version, Way, eventually, hex, holds};
 
-/// After a lost connection messages flow at once: the peer of most tests is back before they do.
+/// No settle delay after a lost connection: in most tests the peer has reconnected before messages flow.
 const NOT_SETTLED: [&str; 2] = ["--amqp-settle", "0"];
 
 /// A server that is connected to a broker, and a peer that speaks to both.
@@ -15,12 +15,12 @@ pub struct AmqpFarm {
 }
 
 impl AmqpFarm {
-    /// With a vhost of the broker that tests share.
+    /// With a fresh vhost of the shared broker.
     pub fn start(version: Version) -> Self {
         Self::at(&Broker::of(version).url)
     }
 
-    /// With a broker that is there.
+    /// With a broker that is running.
     pub fn at(url: &str) -> Self {
         let farm = Self::away(url);
         farm.wait_until_consuming();
@@ -45,7 +45,7 @@ impl AmqpFarm {
         amqp
     }
 
-    /// Waits until the server says so of its broker.
+    /// Waits until `/readyz` reports this state of the broker.
     #[track_caller]
     pub fn wait_until(&self, broker: &str) {
         eventually(&format!("the broker is {broker}"), SOON, || {
@@ -64,20 +64,20 @@ impl AmqpFarm {
         });
     }
 
-    /// Has the peer do something at the broker.
+    /// Calls a function of the peer that works at the broker.
     #[track_caller]
     pub fn call(&mut self, what: &str, mut arguments: Value) -> Value {
         arguments["url"] = self.url.as_str().into();
         self.farm.peer.call(what, arguments)
     }
 
-    /// The user manager's side begins to take messages.
+    /// The communication interface starts to consume, on behalf of the user manager.
     #[track_caller]
     pub fn user_manager(&mut self) {
         self.call("user_manager_start", json!({}));
     }
 
-    /// The next message that the user manager's side gets.
+    /// The next message that the communication interface consumes for the user manager.
     #[track_caller]
     pub fn receive(&mut self) -> Value {
         let message = self.call("user_manager_next", json!({ "seconds": 30 }));
@@ -97,7 +97,7 @@ impl AmqpFarm {
         self.publish(&body, true);
     }
 
-    /// Fetches a message as soon as it is there.
+    /// Fetches a message; waits until it is buffered.
     #[track_caller]
     pub fn fetch_when_there(&mut self, uuid: &str) -> String {
         eventually(&format!("{uuid} is buffered"), SOON, || {
@@ -106,7 +106,7 @@ impl AmqpFarm {
         })
     }
 
-    /// Waits until the own queue has so many consumers, and so many messages that none of them has been given.
+    /// Waits until the gateway's queue has this number of consumers and of ready messages.
     #[track_caller]
     pub fn wait_for_own_queue(&mut self, consumers: u64, messages: u64) {
         eventually(&format!("{consumers} consumers and {messages} messages at the own queue"), SOON, || {

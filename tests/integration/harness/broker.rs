@@ -8,15 +8,15 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use super::{SOON, eventually, holds};
 use crate::rabbitmq::RabbitMq;
 
-/// Made in one go when a broker starts: each call of rabbitmqctl takes a second or two of processor time.
+/// All vhosts are created when a broker starts, since each call of rabbitmqctl takes a second or two of processor time.
 const VHOSTS: usize = 100;
 
-/// Which RabbitMQ.
+/// The versions of RabbitMQ that the tests run with.
 #[derive(Clone, Copy, Debug)]
 pub enum Version {
-    /// That of Debian's package on this machine, 3.10 on bookworm.
+    /// Debian's package on this machine; 3.10 on bookworm.
     Debian,
-    /// That in the folder which `tests/run` makes.
+    /// 4.0, in the folder that `tests/run` installs it into.
     V4_0,
 }
 
@@ -24,7 +24,7 @@ pub enum Version {
 pub struct Broker {
     /// Where the farm's programs connect to.
     pub url: String,
-    /// The broker itself, to be looked at.
+    /// The node, for `rabbitmqctl`.
     pub rabbitmq: &'static RabbitMq,
 }
 
@@ -57,7 +57,7 @@ impl Broker {
     }
 }
 
-/// A broker that no other test uses meanwhile, to be killed and restarted.
+/// A broker for one test at a time, which may kill and restart it.
 pub struct FaultyBroker {
     /// Where the farm's programs connect to: a fresh vhost.
     pub url: String,
@@ -78,7 +78,7 @@ impl FaultyBroker {
             Version::Debian => &DEBIAN,
             Version::V4_0 => &V4_0,
         };
-        // A test that failed meanwhile leaves a broker that is either running or known to be killed.
+        // After a failed test the broker is running, or `killed` is set.
         let mut slot = shared.lock().unwrap_or_else(PoisonError::into_inner);
         let url = fresh_vhost(slot.rabbitmq.get_or_insert_with(|| start(version)));
         let mut broker = Self { url, slot };
@@ -88,29 +88,29 @@ impl FaultyBroker {
         broker
     }
 
-    /// Ends the broker as a power cut does.
+    /// Kills the broker, like a power failure.
     pub fn kill9(&mut self) {
         self.slot.killed = true;
         self.rabbitmq().kill9();
     }
 
-    /// Starts it again, with what it had on disk.
+    /// Restarts it with the data on its disk.
     pub fn launch(&mut self) {
         self.rabbitmq().launch();
         self.slot.killed = false;
     }
 
-    /// Stops it where it is: its connections stay and it answers nothing.
+    /// Freezes it: its connections stay open, and it answers nothing.
     pub fn freeze(&mut self) {
         self.rabbitmq().sigstop();
     }
 
-    /// Lets it go on.
+    /// Unfreezes it.
     pub fn thaw(&mut self) {
         self.rabbitmq().sigcont();
     }
 
-    /// The largest message that it takes from a channel opened from now on, in bytes.
+    /// Sets the largest message that it accepts on channels that are opened from now on, in bytes.
     pub fn set_max_message_size(&mut self, limit: usize) {
         // RabbitMQ 3.10 reads the first of these, 4.0 the second
         let set = format!("application:set_env(rabbit, max_message_size, {limit})");
@@ -129,7 +129,7 @@ impl FaultyBroker {
 
 impl Drop for FaultyBroker {
     fn drop(&mut self) {
-        // Where a test has failed meanwhile. The next one needs a broker that answers.
+        // A failed test may have frozen the broker. The next test needs one that answers.
         self.thaw();
     }
 }

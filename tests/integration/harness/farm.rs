@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Answer, Connection, Host, Peer, Response, Server, Setup, request};
 
-/// A server with a Python program of the farm beside it, and the farm's ordinary acts.
+/// A server and a Python program of the farm, with the farm's ordinary calls.
 pub struct Farm {
     pub server: Server,
     pub peer: Peer,
@@ -36,7 +36,7 @@ pub fn order(uuid: &str, message: &str) -> String {
     format!("{{'TYPE': 'ADD_BUFFER_MSG', 'DATA': {{'BUFFER_UUID': '{uuid}', 'BUFFER_MSG': {message}}}}}")
 }
 
-/// What the user manager must get of a worker's message, as Python source.
+/// What the user manager must receive for a worker's message, as Python source.
 pub fn forwarded(kind: &str, data: &str) -> String {
     let message = if kind == "RENDER_COMPLETED" { format!(", 'MESSAGE': {data}") } else { String::new() };
     format!(
@@ -69,12 +69,12 @@ impl Farm {
         Self::of(Setup::on(host))
     }
 
-    /// A server with more arguments.
+    /// A server with additional arguments.
     pub fn with(args: &[&str]) -> Self {
         Self::of(Setup::default().args(args))
     }
 
-    /// A server started in a special way.
+    /// A server started with this setup.
     pub fn of(setup: Setup) -> Self {
         Self { server: setup.start(), peer: Peer::get() }
     }
@@ -169,7 +169,7 @@ impl Farm {
         request(self.server.http, method, &self.worker_path(&format!("/?bufferUUID={uuid}")), headers, b"")
     }
 
-    /// Starts to fetch a message: the connection, at the start of the body, and the answer's head.
+    /// Starts to fetch a message and reads the answer's head. The returned connection is at the start of the body.
     #[track_caller]
     pub fn begin_fetch(&self, uuid: &str) -> (Connection, Response) {
         let mut connection = Connection::open(self.server.http);
@@ -179,7 +179,7 @@ impl Farm {
         (connection, head)
     }
 
-    /// The user manager asks for the oldest message; the answer as it comes.
+    /// The user manager asks for the oldest message; the raw answer.
     #[track_caller]
     pub fn next_answer(&self, query: &str) -> Response {
         request(self.server.api, "GET", &self.api_path(&format!("/UserManager/NextMessage?{query}")), &[], b"")
@@ -211,7 +211,7 @@ impl Farm {
         })
     }
 
-    /// The user manager takes the oldest message, which must be there, and is done with it.
+    /// The user manager takes the oldest message, which must exist, and deletes it.
     #[track_caller]
     pub fn take(&mut self) -> Message {
         let message = self.next("wait=30").expect("a message for the user manager");
@@ -219,7 +219,7 @@ impl Farm {
         message
     }
 
-    /// The user manager is done with a message; the answer's status.
+    /// The user manager deletes a message; returns the status.
     #[track_caller]
     pub fn delete(&self, id: &str) -> u16 {
         request(self.server.api, "DELETE", &self.api_path(&format!("/UserManager/Messages/{id}")), &[], b"").status

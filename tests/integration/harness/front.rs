@@ -9,10 +9,10 @@ use tempfile::TempDir;
 
 use super::{Ca, Client, Connection, Program, SOON, Server, eventually};
 
-/// How often a start is tried: another test may take a port that was free a moment ago.
+/// How often a start is tried, since another test may take a port that was free before.
 const STARTS: usize = 5;
 
-/// The proxies that `docs/proxies.md` speaks of.
+/// The proxies that `docs/proxies.md` configures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Nginx,
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its configuration's file in `tests/proxies`.
+    /// The file of its configuration in `tests/proxies`.
     pub fn file(self) -> &'static str {
         match self {
             Self::Nginx => "nginx.conf",
@@ -41,9 +41,9 @@ impl Kind {
 pub struct Front {
     /// Where workers reach it, over TLS.
     pub workers: SocketAddr,
-    /// Where the farm's services reach it.
+    /// The address for the farm's services.
     pub services: SocketAddr,
-    /// Trusts its certificate.
+    /// A client that trusts its certificate.
     pub client: Client,
     _program: Program,
     _folder: TempDir,
@@ -56,7 +56,7 @@ impl Front {
         Self::with(kind, [server.http, server.api], &kind.configuration())
     }
 
-    /// Starts a proxy in front of what is reached at two addresses: the workers' server and the API server.
+    /// Starts a proxy in front of these addresses of a worker server and an API server.
     #[track_caller]
     pub fn with(kind: Kind, behind: [SocketAddr; 2], configuration: &str) -> Self {
         let ca = Ca::new();
@@ -92,14 +92,14 @@ impl Front {
     }
 }
 
-/// Two addresses that nobody listens on right now.
+/// Two addresses with free ports.
 fn free_addresses() -> [SocketAddr; 2] {
     [(); 2]
         .map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"))
         .map(|listener| listener.local_addr().expect("the address of a bound socket"))
 }
 
-/// The configuration with the addresses and files of a test in the place of the documentation's.
+/// The documented configuration, with the addresses and files of a test.
 #[track_caller]
 fn adapt(
     kind: Kind,
@@ -131,7 +131,7 @@ fn adapt(
             let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
                 .map(|kind| format!("{kind}_temp_path {home}/{kind};\n"))
                 .concat();
-            // in one process: nothing is left when it is killed
+            // a single process, so that killing it leaves nothing behind
             format!(
                 "daemon off;\nmaster_process off;\npid {home}/pid;\nerror_log {home}/error.log;\nevents {{}}\n\
                  http {{\naccess_log off;\n{temporary}{adapted}\n}}\n"
@@ -143,7 +143,7 @@ fn adapt(
 }
 
 fn command(kind: Kind, folder: &Path, file: &Path) -> Command {
-    // Debian has daemons where an ordinary user does not look
+    // Debian installs daemons in folders that are not in an ordinary user's PATH
     let mut command = Command::new("env");
     command.arg("PATH=/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin:/sbin:/bin");
     command.args(["setpriv", "--pdeathsig", "KILL", "--"]);

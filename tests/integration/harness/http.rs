@@ -32,7 +32,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
-    /// Checks that this is a failure in the contract's form; gives its `ERROR`.
+    /// Checks that this is a failure in the contract's form; returns its `ERROR`.
     #[track_caller]
     pub fn failure(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{self:?}");
@@ -50,12 +50,12 @@ impl std::fmt::Debug for Response {
     }
 }
 
-/// What a connection goes over.
+/// The transport of a connection.
 pub trait Stream: Read + Write + Send {}
 
 impl<S: Read + Write + Send> Stream for S {}
 
-/// One connection. What begins with `try_` is for a server that may go away meanwhile.
+/// One connection. Methods named `try_…` return an error if the server has closed it.
 pub struct Connection {
     to: SocketAddr,
     stream: BufReader<Box<dyn Stream>>,
@@ -71,7 +71,7 @@ impl Connection {
         Ok(Self::over(to, connect(to)?))
     }
 
-    /// A connection over something that is connected already.
+    /// A connection over a connected transport.
     pub fn over(to: SocketAddr, stream: impl Stream + 'static) -> Self {
         Self { to, stream: BufReader::with_capacity(1 << 20, Box::new(stream)) }
     }
@@ -194,7 +194,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads just so many bytes of a body.
+    /// Reads exactly this many bytes of a body.
     #[track_caller]
     pub fn read_exact(&mut self, len: usize) -> Vec<u8> {
         self.try_read_exact(len).expect("the rest of the answer")
@@ -206,7 +206,7 @@ impl Connection {
         Ok(bytes)
     }
 
-    /// Reads what there is, at most `buffer.len()` bytes; 0 at the connection's end.
+    /// Reads what has arrived, at most `buffer.len()` bytes; 0 at the end of the connection.
     #[track_caller]
     pub fn read(&mut self, buffer: &mut [u8]) -> usize {
         self.stream.read(buffer).expect("the rest of the answer")
@@ -224,7 +224,7 @@ impl Connection {
     }
 }
 
-/// A TCP connection on which nothing waits for ever.
+/// A TCP connection with a timeout for every read and write.
 pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(SOON))?;

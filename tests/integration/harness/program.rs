@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use super::eventually;
 
-/// Longer than any of them takes, shorter than what they may be told to be patient for.
+/// Longer than any program takes, and shorter than the `--patience` that tests give to examples.
 const END: Duration = Duration::from_secs(120);
 
 /// A running program, killed when dropped.
@@ -20,7 +20,7 @@ pub struct Program {
     output: [NamedTempFile; 2],
 }
 
-/// How a program has ended, and what it has said.
+/// How a program has ended, and its output.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -30,7 +30,7 @@ pub struct Ended {
 
 impl Program {
     pub fn start(command: &mut Command) -> Self {
-        // Files never fill up, as pipes do that nobody reads.
+        // Files, because a pipe that nobody reads fills up.
         let output = [(); 2].map(|()| NamedTempFile::new().expect("a file"));
         let [stdout, stderr] = output.each_ref().map(|file| file.reopen().expect("a file"));
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
@@ -38,13 +38,13 @@ impl Program {
         Self { child, output }
     }
 
-    /// Waits for its end.
+    /// Waits until it has ended.
     #[track_caller]
     pub fn end(mut self) -> Ended {
         eventually("the program's end", END, || self.try_end().ok_or_else(|| self.output.each_ref().map(text)))
     }
 
-    /// How it has ended, if it has.
+    /// How it has ended; `None` while it runs.
     pub fn try_end(&mut self) -> Option<Ended> {
         let status = self.child.try_wait().expect("a child's status")?;
         let [stdout, stderr] = self.output.each_ref().map(text);
@@ -54,7 +54,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Fails only where it has ended already.
+        // This fails only if it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -64,7 +64,7 @@ fn text(file: &NamedTempFile) -> String {
     String::from_utf8_lossy(&fs::read(file).expect("what the program has said")).into_owned()
 }
 
-/// Takes from a command that runs cargo what cargo has told the tests: dependencies that look at it would be built anew.
+/// Removes the variables that cargo sets for tests; with them, a nested cargo would rebuild dependencies that read them.
 pub fn outside_cargo(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -75,7 +75,7 @@ pub fn outside_cargo(command: &mut Command) -> &mut Command {
     command
 }
 
-/// An example in Rust. `cargo test --test integration` alone builds none.
+/// A Rust example, built first: `cargo test --test integration` does not build examples.
 pub fn example(name: &str) -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {

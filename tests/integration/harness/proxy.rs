@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What is read at once; also the grain of a swallowed part.
+/// The size of one read. Data is swallowed in units of one read.
 const CHUNK_BYTES: usize = 16 << 10;
-/// Chunks on their way in one direction. The reader waits when it is full, as a full network does.
+/// Chunks in transit in one direction. While it is full, the reader waits, as on a congested network.
 const CHUNKS: usize = 256;
 
-/// A way through the proxy.
+/// A direction through the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     ToBroker,
@@ -39,17 +39,17 @@ struct Shared {
 struct Rules {
     delay: Duration,
     swallowed: Vec<Way>,
-    /// After how many bytes each coming connection is cut.
+    /// The byte counts after which the next connections are cut, in their order.
     cuts: VecDeque<usize>,
 }
 
-/// A connection of the server with the one to the broker that belongs to it.
+/// A connection from the server, and the connection to the broker that belongs to it.
 struct Link {
     server: TcpStream,
     broker: TcpStream,
-    /// How many bytes may still pass, both ways together, before it is cut.
+    /// How many bytes may still pass, in both directions together, before it is cut.
     left: Mutex<Option<usize>>,
-    /// Ways on which something is missing. Nothing can follow it: the connection is a black hole for the rest of its life.
+    /// Directions in which bytes have been swallowed. Nothing may follow the gap, so this direction never passes bytes again.
     broken: Mutex<Vec<Way>>,
 }
 
@@ -61,7 +61,7 @@ impl Proxy {
         Self::start(broker.parse().expect("an address and a port"), |address| format!("{before}@{address}/{vhost}"))
     }
 
-    /// A proxy in front of a server with TLS, whose worker is what the rest of this file calls the server.
+    /// A proxy between a worker and a TLS server. In this file's terms the worker is "the server" and the server "the broker".
     pub fn to_https(server: SocketAddr) -> Self {
         Self::start(server, |address| format!("https://{address}/"))
     }
@@ -95,7 +95,7 @@ impl Proxy {
         &self.url
     }
 
-    /// From now on everything takes this much longer, each way.
+    /// Adds this delay in each direction from now on.
     pub fn delay(&self, delay: Duration) {
         self.shared.rules().delay = delay;
     }
@@ -114,19 +114,19 @@ impl Proxy {
         self.cut();
     }
 
-    /// How many of these cuts are still to come, those of living connections included.
+    /// How many cuts are still pending, including those of open connections.
     pub fn cuts_left(&self) -> usize {
         let rules = self.shared.rules();
         let living = locked(&self.shared.links).iter().filter(|link| locked(&link.left).is_some()).count();
         rules.cuts.len() + living
     }
 
-    /// From now on nothing passes these ways, the ends of connections neither, and nobody is told.
+    /// From now on everything in these directions is swallowed, including the ends of connections.
     pub fn swallow(&self, ways: &[Way]) {
         self.shared.rules().swallowed = ways.to_vec();
     }
 
-    /// From now on everything passes, save on connections of which something has been swallowed.
+    /// From now on everything passes, except on connections that have lost bytes.
     pub fn forward(&self) {
         self.swallow(&[]);
     }
@@ -157,7 +157,7 @@ impl Shared {
             for stream in [&server, &broker] {
                 stream.set_nodelay(true).expect("TCP_NODELAY");
             }
-            // Held until the connection is in the list, so that no cut is lost sight of.
+            // Locked until the connection is in the list, so that a cut cannot miss it.
             let mut rules = self.rules();
             let left = Mutex::new(rules.cuts.pop_front());
             let link = Arc::new(Link { server, broker, left, broken: Mutex::default() });
@@ -170,7 +170,7 @@ impl Shared {
         }
     }
 
-    /// Reads one way of a connection, while another thread writes what is due.
+    /// Reads one direction of a connection, while another thread writes the chunks that are due.
     fn pump(&self, link: &Link, way: Way) {
         let (mut from, _) = link.ends(way);
         let (queue, queued) = sync_channel(CHUNKS);
@@ -188,7 +188,7 @@ impl Shared {
         });
     }
 
-    /// Writes chunks when they are due; an empty one is the end.
+    /// Writes chunks when they are due. An empty chunk marks the end.
     fn write(&self, link: &Link, way: Way, queued: Receiver<(Instant, Vec<u8>)>) {
         let (_, mut to) = link.ends(way);
         for (due, chunk) in queued {
@@ -220,7 +220,7 @@ impl Shared {
 }
 
 impl Link {
-    /// Where this way comes from and where it goes to.
+    /// The source and the target of this direction.
     fn ends(&self, way: Way) -> (&TcpStream, &TcpStream) {
         match way {
             Way::ToBroker => (&self.server, &self.broker),
@@ -228,7 +228,7 @@ impl Link {
         }
     }
 
-    /// How many of so many bytes may pass.
+    /// How many of these bytes may pass.
     fn allowed(&self, bytes: usize) -> usize {
         let mut left = locked(&self.left);
         let Some(left) = left.as_mut() else { return bytes };
@@ -246,7 +246,7 @@ impl Link {
     }
 }
 
-/// A failed test must not hide behind the lock that it held.
+/// Ignores poisoning, so that the panic of a failed test is the one that is reported.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -83,7 +83,7 @@ impl Peer {
         text(&self.call("json_loads", json!({ "data": hex(json) })))
     }
 
-    /// Has the peer make an HTTP request.
+    /// Makes the peer send an HTTP request.
     #[track_caller]
     pub fn answer(&mut self, what: &str, arguments: Value) -> Answer {
         serde_json::from_value(self.call(what, arguments)).expect("an answer")
@@ -127,7 +127,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only where the process has ended already.
+        // This fails only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -137,7 +137,7 @@ fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// Python with the packages that the farm's programs use.
+/// The Python interpreter that has the farm's packages.
 pub fn python() -> PathBuf {
     std::env::var_os("TEST_PYTHON").map_or_else(|| tests().join(".venv/bin/python"), PathBuf::from)
 }
@@ -146,7 +146,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("no text: {value}")).to_owned()
 }
 
-/// Bytes as the peer takes and gives them.
+/// Bytes in the encoding of the peer's protocol.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = Vec::with_capacity(bytes.len() * 2);

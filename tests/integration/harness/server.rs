@@ -28,7 +28,7 @@ pub enum Host {
     Embedded,
 }
 
-/// How a server is started: its folders, arguments and environment.
+/// The folders, arguments and environment of a server.
 pub struct Setup {
     host: Host,
     dir: TempDir,
@@ -82,13 +82,13 @@ impl Setup {
         self.args(["--config", path.to_str().expect("UTF-8")])
     }
 
-    /// Runs the server by way of another command, which must end by executing its own arguments.
+    /// Runs the server through another command, which must finally execute its arguments.
     pub fn wrapper(mut self, command: &[&str]) -> Self {
         self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    /// Leaves the blend root to the server.
+    /// Passes no `--blend-root`, so that the server uses its default.
     pub fn default_blend_root(mut self) -> Self {
         self.default_blend_root = true;
         self
@@ -116,14 +116,14 @@ impl Setup {
         server
     }
 
-    /// Starts a server that must refuse to run; its exit status and its log.
+    /// Starts a server that must refuse to run; returns its exit status and log.
     pub fn start_refused(self) -> (ExitStatus, String) {
         let mut server = self.launch();
         let status = server.wait_for_exit(SOON);
         (status, server.log())
     }
 
-    /// Starts a server that says nothing of itself, or not where it is heard: its addresses are the test's to know.
+    /// Starts a server without waiting, for one whose log does not show its addresses.
     pub fn launch(self) -> Server {
         let process = Process::spawn(&self);
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -131,7 +131,7 @@ impl Setup {
         Server { setup: self, process, worker_base, api_base, http: unknown, api: unknown }
     }
 
-    /// What it is started with.
+    /// The command that starts it.
     pub fn command(&self) -> Command {
         if self.host == Host::Embedded {
             let mut command = example("embedded");
@@ -154,7 +154,7 @@ impl Setup {
                 command.env_remove(&name);
             }
         }
-        // Each of these may be given by the test instead, in whichever of the ways it is about.
+        // A test may set each of these itself: as an argument, in the environment or in the file.
         for (flag, value) in [
             ("--http-bind", "127.0.0.1:0"),
             ("--api-bind", "127.0.0.1:0"),
@@ -175,22 +175,22 @@ impl Setup {
     }
 }
 
-/// What stands before and behind the address in the URLs of a server.
+/// The scheme and the path prefix in the URLs of a server.
 #[derive(Default)]
 struct Base {
     scheme: String,
     path: String,
 }
 
-/// A running server, or one that has ended and can be restarted in the same folders.
+/// A server that runs, or has ended and can be restarted in the same folders.
 pub struct Server {
     setup: Setup,
     process: Process,
     worker_base: Base,
     api_base: Base,
-    /// Where workers reach it.
+    /// The address for workers.
     pub http: SocketAddr,
-    /// Where the farm's services reach it.
+    /// The address for the farm's services.
     pub api: SocketAddr,
 }
 
@@ -205,7 +205,7 @@ impl Server {
         Setup::default().args(args).start()
     }
 
-    /// How it was started.
+    /// The setup that it was started with.
     pub fn setup(&self) -> &Setup {
         &self.setup
     }
@@ -238,7 +238,7 @@ impl Server {
         path
     }
 
-    /// Makes a file of zeros in the first blend root that takes no space on the disk.
+    /// Creates a sparse file of zeros in the first blend root.
     pub fn sparse_blend_file(&self, name: &str, len: u64) -> PathBuf {
         let path = self.blend_file(name, b"");
         let file = fs::OpenOptions::new().write(true).open(&path).expect("a .blend file");
@@ -246,7 +246,7 @@ impl Server {
         path
     }
 
-    /// What the server has logged since it was started.
+    /// The log since the start.
     pub fn log(&self) -> String {
         self.process.log.lock().expect("the log").concat()
     }
@@ -257,7 +257,7 @@ impl Server {
         eventually(&format!("a log line with {text:?}"), SOON, || super::holds(self.log().contains(text), self.log()));
     }
 
-    /// Stops reading the log, and leaves its pipe open and full.
+    /// Stops reading the log, and fills its pipe.
     #[track_caller]
     pub fn stop_reading_log(&self) {
         let reading = &self.process.reading;
@@ -277,7 +277,7 @@ impl Server {
         self.process.reading.set(Mode::On);
     }
 
-    /// Closes the log's pipe at the next line. Says whether it is closed.
+    /// Closes the log's pipe at the next line. Returns whether it is already closed.
     pub fn close_log(&self) -> bool {
         self.process.reading.set(Mode::Closed);
         self.process.reader.as_ref().is_none_or(JoinHandle::is_finished)
@@ -335,14 +335,14 @@ impl Server {
         status
     }
 
-    /// Asks the server to end, as an operator does, and waits for it.
+    /// Sends SIGTERM and waits for the end.
     #[track_caller]
     pub fn stop(&mut self) -> ExitStatus {
         self.terminate();
         self.wait_for_exit(Duration::from_secs(10))
     }
 
-    /// Ends the server without any warning.
+    /// Sends SIGKILL.
     pub fn kill9(&mut self) {
         self.process.kill();
     }
@@ -375,7 +375,7 @@ impl Server {
         (self.worker_base, self.http) = address(self, workers);
         (self.api_base, self.api) = address(self, api);
         if self.api_base.scheme == "https" {
-            // It takes connections; who may ask it something is the test's own matter.
+            // It listens. Whether it answers depends on client certificates, which only the test knows.
             return;
         }
         eventually("GET /readyz answers 200", SOON, || {
@@ -459,7 +459,7 @@ impl Process {
     }
 
     fn kill(&mut self) {
-        // Fails only where the process has ended already.
+        // This fails only if the process has already ended.
         let _ = self.child.kill();
         self.child.wait().expect("a child's status");
         self.finish_log();
@@ -499,7 +499,7 @@ macro_rules! for_each_host {
 }
 pub(crate) use for_each_host;
 
-/// What a [`Setup::wrapper`] begins with so that it may mount, and nobody else sees what it has mounted.
+/// The start of a [`Setup::wrapper`] that mounts file systems, visible to the server alone.
 pub fn new_mount_namespace() -> &'static [&'static str] {
     if rustix::process::geteuid().is_root() {
         &["unshare", "--mount"]
@@ -508,7 +508,7 @@ pub fn new_mount_namespace() -> &'static [&'static str] {
     }
 }
 
-/// The files in a folder and below, with their sizes; none where there is no such folder.
+/// The files in a folder and below, with their sizes; empty if the folder does not exist.
 pub fn files_below(folder: &Path) -> Vec<(PathBuf, u64)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.map(|entry| entry.expect("a folder's entry").path());

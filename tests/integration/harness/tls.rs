@@ -22,7 +22,7 @@ pub struct Ca {
 
 /// A certificate and its key.
 pub struct Identity {
-    /// As PEM, the CA's certificate behind it.
+    /// The chain as PEM: this certificate, then the CA's.
     pub chain: String,
     /// As PEM.
     pub key: String,
@@ -85,7 +85,7 @@ impl Identity {
     }
 }
 
-/// OpenSSL takes a certificate for its own issuer whose name is the same.
+/// Unique, since OpenSSL takes a certificate for its own issuer if both have the same name.
 fn named(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);
@@ -124,12 +124,12 @@ impl Client {
         Self(Arc::new(config))
     }
 
-    /// A connection whose handshake is over, with what it has found.
+    /// A connection after its handshake.
     pub fn try_shake_hands(&self, to: SocketAddr) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
         self.try_shake_hands_over(connect(to)?)
     }
 
-    /// Shakes hands over a socket that is connected already.
+    /// Performs the handshake over a connected socket.
     pub fn try_shake_hands_over(&self, mut socket: TcpStream) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
         let name = ServerName::IpAddress(socket.peer_addr()?.ip().into());
         let mut tls = ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 use super::{AmqpFarm, Connection, SOON, eventually, holds};
 
-/// Between two messages: more than a farm has, and few enough to be looked at one by one.
+/// The pause between two messages: more messages than a farm has, but few enough to check each one.
 const PACE: Duration = Duration::from_millis(5);
 /// Larger than a frame of AMQP and smaller than what the sockets hold.
 const LARGE: usize = 150_000;
 
-/// A worker posts the frame of a number, with an image of so many bytes; it must be received.
+/// A worker posts the frame with this number and an image of this many bytes; it must be answered 200.
 #[track_caller]
 pub fn post_frame(worker: &mut Connection, number: usize, image: usize) {
     let image = "x".repeat(image);
@@ -30,7 +30,7 @@ pub fn post_frame(worker: &mut Connection, number: usize, image: usize) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// A worker that posts frames from 0 on, every 16th of them a large one, until it is told to end.
+/// A worker that posts frames from number 0 on, every 16th a large one, until it is ended.
 pub struct Posting {
     end: Arc<AtomicBool>,
     begun: Arc<AtomicUsize>,
@@ -52,19 +52,19 @@ impl Posting {
         Self { end, begun, thread: Some(thread) }
     }
 
-    /// How many frames have been begun to be posted.
+    /// How many posts have begun.
     pub fn begun(&self) -> usize {
         self.begun.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many more have been posted.
+    /// Waits until this many more have been posted.
     #[track_caller]
     pub fn wait_for_more(&self, count: usize) {
         let goal = self.begun() + count;
         eventually("frames are posted", SOON, || holds(self.begun() > goal, self.begun()));
     }
 
-    /// Ends it and says how many have been posted; each of them must have been received.
+    /// Ends it and returns how many have been posted; each of them must have been answered 200.
     #[track_caller]
     pub fn finish(mut self) -> usize {
         self.end.store(true, Ordering::SeqCst);
@@ -79,22 +79,22 @@ impl Drop for Posting {
     }
 }
 
-/// The frames that the user manager's side has got. A repeat must carry the `message-id` of the first.
+/// The frames that have arrived for the user manager. A repeat must have the `message-id` of the first.
 #[derive(Default)]
 pub struct Arrivals {
     ids: BTreeMap<usize, Value>,
-    /// Numbers that need not come.
+    /// The numbers of frames that need not arrive.
     pub lost: Range<usize>,
     in_any_order: bool,
 }
 
 impl Arrivals {
-    /// Where the broker may have returned some, so that first arrivals need not be in order.
+    /// The broker may have returned some, so first arrivals need not be in order.
     pub fn in_any_order() -> Self {
         Self { in_any_order: true, ..Self::default() }
     }
 
-    /// Receives one more, and gives its number.
+    /// Receives one more, and returns its number.
     #[track_caller]
     pub fn receive(&mut self, amqp: &mut AmqpFarm) -> usize {
         let message = amqp.receive();
@@ -111,20 +111,20 @@ impl Arrivals {
         number
     }
 
-    /// Receives until each of these has come, except for those that need not.
+    /// Receives until each of these has arrived, except for those that need not.
     #[track_caller]
     pub fn receive_all(&mut self, amqp: &mut AmqpFarm, numbers: Range<usize>) {
         let began = Instant::now();
         for number in numbers {
             while !self.lost.contains(&number) && !self.ids.contains_key(&number) {
-                // Later ones may go on to come.
+                // Later ones may continue to arrive.
                 assert!(began.elapsed() < 2 * SOON, "frame {number} has not come; {}", amqp.farm.log());
                 let _ = self.receive(amqp);
             }
         }
     }
 
-    /// How many of those that need not come have not come.
+    /// How many of those that need not arrive have not arrived.
     pub fn lost(&self) -> usize {
         self.lost.clone().filter(|number| !self.ids.contains_key(number)).count()
     }
@@ -150,7 +150,7 @@ impl AmqpFarm {
         }
     }
 
-    /// The communication interface begins to leave messages, at the pace of [`PACE`].
+    /// The communication interface starts to publish messages, one each [`PACE`].
     #[track_caller]
     pub fn orders_start(&mut self) {
         self.call("orders_start", json!({ "pause": PACE.as_secs_f64(), "size": 0 }));
@@ -162,7 +162,7 @@ impl AmqpFarm {
         self.call("orders_start", json!({ "pause": 0, "size": LARGE }));
     }
 
-    /// Ends that, and checks that each of them is there for its worker, which fetches it; says how many.
+    /// Ends that and has a worker fetch each message, which must be buffered; returns the number of messages.
     #[track_caller]
     pub fn orders_stop(&mut self) -> usize {
         let count = self.call("orders_stop", json!({})).as_u64().expect("a number") as usize;

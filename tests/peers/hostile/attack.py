@@ -11,7 +11,7 @@ from hostile.wire import RECURSION
 
 TYPES = {"pickle": "application/octet-stream", "json": "application/json"}
 STATUS = {"accepted": (200,), "refused": (400,), "either": (200, 400), "too large": (413,)}
-# Below this, a body's time is the request's own.
+# Below this many seconds, the request itself dominates.
 TIMED = 256 << 10
 
 
@@ -76,7 +76,7 @@ class Attacker:
 
     def check_passed_on(self, case, got, passed_on, shown):
         assert not (case.never and case.never in passed_on), f"passed on what nobody reads, {shown}"
-        # Unfolding what is shared may not cost more than the codec's own bound.
+        # Writing out shared values may not exceed the codec's own bound.
         assert len(passed_on) < (40 << 20) + 20 * len(case.body), f"grown to {len(passed_on)} bytes, {shown}"
         if case.attacks == RECURSION:
             repr(got)

@@ -85,7 +85,7 @@ def bodies():
             "in UTF-16 without a BOM": text.encode("utf-16-be"), "in UTF-32": text.encode("utf-32"),
             "in UTF-32 without a BOM": text.encode("utf-32-le"), "in white space": b" \r\n\t" + text.encode() + b"\n",
         }.items():
-            # One call takes it, the other misses its own keys.
+            # Valid for one call; the other lacks its keys.
             yield f"the {of} message {name}", "json", body, "finding out the encoding", "either"
         for name, body in {
             "with two BOMs": b"\xef\xbb\xbf" * 2 + text.encode(), "with half a BOM": b"\xef\xbb" + text.encode(),

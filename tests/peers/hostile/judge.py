@@ -77,7 +77,7 @@ def same(a, b, as_json=False):
             todo += zip(a, b)
             todo += zip(a.values(), b.values())
         elif kinds[0] in (set, frozenset):
-            # Not in the same order; what equals an item of the other set may still be of another type.
+            # The order differs, and an equal item of the other set may have another type.
             others = {item: item for item in b}
             if any(item == item and item not in others for item in a):
                 return False

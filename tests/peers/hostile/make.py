@@ -28,7 +28,7 @@ class Case:
     body: bytes
     attacks: str
     expected: str
-    # What must not be passed on.
+    # Must not be forwarded.
     never: bytes = b""
 
 

@@ -3,7 +3,7 @@
 import struct
 
 PLACES = ("FRAME_RENDERED", "RENDER_COMPLETED", "TEST", "BUFFER_MSG")
-# What is attacked by what is nested, or goes round: a peer's `repr` follows it as far as it goes.
+# Nested and cyclic values attack the peer's `repr`, which follows them to the end.
 RECURSION = "recursion"
 
 
