@@ -134,7 +134,7 @@ impl UserManagerPublisher {
         if self.draining.is_some() {
             return Err(Error::Stopping);
         }
-        let held = self.outbox.bytes() + self.reserved;
+        let held = self.outbox.held_bytes() + self.reserved;
         if held + cost > self.max_bytes {
             self.full = true;
             let (what, limit) = ("messages for the user manager", self.max_bytes);
@@ -316,7 +316,12 @@ impl Handler<OutboxLeaseEvent> for UserManagerPublisher {
 
     fn handle(&mut self, event: OutboxLeaseEvent, ctx: &mut Self::Context) {
         match event {
-            OutboxLeaseEvent::Released { seq, lease } => self.outbox.release(seq, lease),
+            OutboxLeaseEvent::Ended { seq, unused } => {
+                if self.outbox.end_reading(seq) {
+                    self.full = false;
+                }
+                unused.into_iter().for_each(|lease| self.outbox.release(seq, lease));
+            }
             OutboxLeaseEvent::Unreadable { seq, reason } => self.park(seq, reason),
         }
         self.advance(ctx);

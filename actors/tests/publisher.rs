@@ -313,8 +313,28 @@ async fn a_message_takes_room_for_what_is_kept_beside_its_body() {
     }
     assert!(accepted < 2_048, "{accepted} empty messages within 1 MiB: each takes more than 512 bytes");
     let taken = take(&publisher, MINUTE).await.await.expect("lent");
+    taken.lease.delivered();
     publisher.send(DeleteMessage { message_id: taken.message_id }).await.expect("alive").expect("it is there");
     send(&publisher, b"").await.expect("there is room again");
+}
+
+#[actix::test]
+async fn a_deleted_message_takes_room_until_nobody_reads_it_any_more() {
+    let publisher = start(ROOM);
+    let large = vec![7; ROOM as usize / 2];
+    send(&publisher, &large).await.expect("room");
+    let shown = take(&publisher, Duration::ZERO).await.await.expect("shown");
+    let leased = take(&publisher, MINUTE).await.await.expect("leased");
+    publisher.send(DeleteMessage { message_id: leased.message_id }).await.expect("alive").expect("it is there");
+    assert_eq!(state(&publisher).await.bytes, 0);
+    for reader in [shown, leased] {
+        let refused = send(&publisher, &large).await.expect_err("its body is still read");
+        assert!(matches!(refused, Error::NoRoom { .. }), "{refused}");
+        assert!(state(&publisher).await.full);
+        drop(reader);
+    }
+    assert!(!state(&publisher).await.full, "there is room again");
+    send(&publisher, &large).await.expect("there is room again");
 }
 
 /// Asks for the next message. The first `await` ends when the publisher knows that; the second, with the message.

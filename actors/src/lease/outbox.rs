@@ -29,7 +29,7 @@ pub struct NextMessage {
 pub struct OutboxLease {
     owner: Recipient<OutboxLeaseEvent>,
     seq: Seq,
-    /// `None` if the message is only shown, or if its end has been reported.
+    /// `None` if the message is only shown, has been handed over or cannot be read.
     id: Option<OutboxLeaseId>,
 }
 
@@ -40,8 +40,12 @@ pub(crate) type OutboxLeaseId = u64;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) enum OutboxLeaseEvent {
-    /// The message has not reached the user manager.
-    Released { seq: Seq, lease: OutboxLeaseId },
+    /// The body is no longer read.
+    Ended {
+        seq: Seq,
+        /// The lease, if the message has not reached the user manager.
+        unused: Option<OutboxLeaseId>,
+    },
     /// The body cannot be read, now or later.
     Unreadable { seq: Seq, reason: String },
 }
@@ -70,8 +74,6 @@ impl OutboxLease {
 
 impl Drop for OutboxLease {
     fn drop(&mut self) {
-        if let Some(lease) = self.id {
-            self.owner.do_send(OutboxLeaseEvent::Released { seq: self.seq, lease });
-        }
+        self.owner.do_send(OutboxLeaseEvent::Ended { seq: self.seq, unused: self.id });
     }
 }

@@ -55,15 +55,16 @@ impl NextMessageRequests {
             }
             let lease = |seq, id| OutboxLease::new(owner.clone(), seq, id);
             let next = if request.visibility_timeout.is_zero() {
-                outbox.first_waiting().map(|(seq, message)| next_message(message, lease(seq, None)))
+                outbox.first_waiting().map(|(seq, message)| (seq, next_message(message, lease(seq, None))))
             } else {
                 let leased = outbox.lease_first(request.visibility_timeout);
-                leased.map(|(seq, id, message)| next_message(message, lease(seq, Some(id))))
+                leased.map(|(seq, id, message)| (seq, next_message(message, lease(seq, Some(id)))))
             };
-            let Some(next) = next else {
+            let Some((seq, next)) = next else {
                 self.waiting.push_first(request);
                 break;
             };
+            outbox.begin_reading(seq);
             // if nobody waits for it any more, its drop ends the lease
             request.reply.send(Ok(Some(next)));
         }

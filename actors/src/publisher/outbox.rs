@@ -1,5 +1,6 @@
 //! The outbox: the messages for the user manager in the order in which they were accepted, and the state of each.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -26,8 +27,19 @@ pub struct Outbox {
     parked: BTreeSet<Seq>,
     visibility_timeouts: Deadlines<EndOfLease>,
     last_lease: OutboxLeaseId,
+    readers: HashMap<Seq, Readers>,
     /// What all messages cost, in bytes.
     bytes: u64,
+    /// What removed messages cost whose bodies are still being read.
+    lingering_bytes: u64,
+}
+
+/// The answers that are reading the body of one message.
+#[derive(Debug, Default)]
+struct Readers {
+    count: usize,
+    /// What the message costs, once it has been removed.
+    lingering: u64,
 }
 
 /// A lease has ended by its visibility timeout.
@@ -274,6 +286,10 @@ impl Outbox {
         let message = self.messages.remove(&seq)?;
         self.by_id.remove(&message.meta.message_id);
         self.bytes -= message.cost;
+        if let Some(readers) = self.readers.get_mut(&seq) {
+            readers.lingering = message.cost;
+            self.lingering_bytes += message.cost;
+        }
         message.state.parked()?.marker
     }
 
@@ -322,6 +338,29 @@ impl Outbox {
         if let Some(message) = self.messages.get_mut(&seq) {
             message.payload = payload;
         }
+    }
+
+    /// What counts towards the limit: all messages, and removed ones whose bodies are still being read. Such a body keeps
+    /// its memory, or its segment on the disk.
+    pub fn held_bytes(&self) -> u64 {
+        self.bytes + self.lingering_bytes
+    }
+
+    /// An answer begins to read the body of a message.
+    pub fn begin_reading(&mut self, seq: Seq) {
+        self.readers.entry(seq).or_default().count += 1;
+    }
+
+    /// An answer no longer reads the body of a message. Returns whether that frees what a removed message cost.
+    pub fn end_reading(&mut self, seq: Seq) -> bool {
+        let Entry::Occupied(mut readers) = self.readers.entry(seq) else { return false };
+        readers.get_mut().count -= 1;
+        if readers.get().count > 0 {
+            return false;
+        }
+        let freed = readers.remove().lingering;
+        self.lingering_bytes -= freed;
+        freed > 0
     }
 
     /// How many messages there are.
