@@ -17,7 +17,7 @@ use crate::support::server::ending_with_us;
 pub const EXCHANGE: &str = "COMMUNICATION_INTERFACE_EXCHANGE";
 pub const ROUTING_KEY: &str = "CIE_USER_HTTP_SERVER";
 
-/// Arguments that make the benchmark's program the peer: the broker, the file with the body, and the number of messages.
+/// Arguments that make the benchmark's program the peer: the broker, the file of the body, the number of messages.
 const FLAG: &str = "--amiquip-alone";
 
 const WINDOW_MESSAGES: u64 = 1_000;

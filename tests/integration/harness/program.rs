@@ -64,7 +64,7 @@ fn text(file: &NamedTempFile) -> String {
     String::from_utf8_lossy(&fs::read(file).expect("what the program has said")).into_owned()
 }
 
-/// Removes the variables that cargo sets for tests; with them, a nested cargo would rebuild dependencies that read them.
+/// Removes the variables that cargo sets for tests, because a nested cargo would rebuild dependencies that read them.
 pub fn outside_cargo(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();

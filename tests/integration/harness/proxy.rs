@@ -49,7 +49,7 @@ struct Link {
     broker: TcpStream,
     /// How many bytes may still pass, in both directions together, before it is cut.
     left: Mutex<Option<usize>>,
-    /// Directions in which bytes have been swallowed. Nothing may follow the gap, so this direction never passes bytes again.
+    /// Directions in which bytes have been swallowed. Nothing may follow a gap, so they never pass bytes again.
     broken: Mutex<Vec<Way>>,
 }
 
@@ -61,7 +61,8 @@ impl Proxy {
         Self::start(broker.parse().expect("an address and a port"), |address| format!("{before}@{address}/{vhost}"))
     }
 
-    /// A proxy between a worker and a TLS server. In this file's terms the worker is "the server" and the server "the broker".
+    /// A proxy between a worker and a TLS server: the worker is what this file calls the server, and the server what it
+    /// calls the broker.
     pub fn to_https(server: SocketAddr) -> Self {
         Self::start(server, |address| format!("https://{address}/"))
     }
