@@ -4,7 +4,7 @@
 //! segment only: what still lives there is appended again, then the file is deleted. So a removal can never be
 //! forgotten before the record that it removes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -62,9 +62,14 @@ pub struct LogStore {
     unsynced_names: bool,
     /// A tree, which takes growing numbers at its end: faster to fill than a hash table.
     index: BTreeMap<Seq, Location>,
-    /// The segments out of which records cannot be moved, since one there cannot be read; each with the first segment that may
-    /// hold removals of its records.
-    unreadable: BTreeMap<u32, u32>,
+    /// The segments that compaction keeps as they are, because a record there cannot be read.
+    unreadable: BTreeSet<u32>,
+    /// The last segment that compaction has failed to move records out of because the disk is full. While the pause after
+    /// that lasts, compaction works on the segments behind it.
+    stuck: Option<u32>,
+    /// For a segment: the first segment that may hold removals of its records. It is the segment itself if there is no
+    /// entry.
+    removals_from: BTreeMap<u32, u32>,
     /// Bytes of all records that live, headers included.
     live: u64,
     /// Bytes of all segments.
@@ -201,9 +206,11 @@ impl LogStore {
         cut.is_some()
     }
 
-    /// Syncs the newest segment and cuts off the zeros behind its records: there, in a segment that others follow, what is
-    /// not a record is damage.
+    /// Syncs the newest segment and its name, and cuts off the zeros behind its records, before another segment follows. In
+    /// a segment that others follow, anything but a record is damage, and a name that a power failure has lost would be a
+    /// missing segment.
     fn close_newest(&mut self) -> Result<(), StoreError> {
+        self.sync_names()?;
         self.sync()?;
         let len = self.segments.last_key_value().map_or(0, |(_, newest)| newest.len);
         if let Some(file) = self.newest_file.clone()

@@ -234,8 +234,13 @@ impl Disk for RecordingDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.check(FaultKind::Any)?;
+        let replaced = fs::metadata(to).ok().map(|replaced| replaced.ino());
         SystemDisk.rename(from, to)?;
-        self.record(Event::Rename(name(from), name(to)));
+        let mut state = self.state();
+        if let Some(file) = replaced.and_then(|inode| state.by_inode.get(&inode).copied()) {
+            state.lengths.remove(&file);
+        }
+        state.events.push(Event::Rename(name(from), name(to)));
         Ok(())
     }
 

@@ -16,9 +16,14 @@ const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn open(disk: &RecordingDisk, directory: &std::path::Path, segment_bytes: u64) -> LogStore {
+    recover(disk, directory, segment_bytes).0
+}
+
+/// Opens a store as soon as the thread that has it open ends; with the numbers of its records.
+fn recover(disk: &RecordingDisk, directory: &std::path::Path, segment_bytes: u64) -> (LogStore, Vec<Seq>) {
     loop {
         match LogStore::open_on(Box::new(disk.clone()), directory, segment_bytes) {
-            Ok((store, _)) => return store,
+            Ok((store, recovered)) => return (store, recovered.iter().map(|record| record.seq).collect()),
             Err(OpenError::InUse(_)) => thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
@@ -170,6 +175,54 @@ fn a_record_for_whose_move_there_is_no_room_is_not_tried_again_and_again() {
     let mut store = open(&disk, directory.path(), MIB as u64);
     while store.tidy().expect("room").more {}
     assert!(disk.used() < 16 * MIB as u64, "{} bytes are left", disk.used());
+}
+
+/// A store on a disk that a large record at its start and `others` behind it fill.
+fn full_behind_a_large_record(disk: &RecordingDisk, handle: &StoreHandle) -> (Seq, Vec<Seq>) {
+    let large = block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from(vec![7; 8 * MIB])]));
+    disk.set_capacity(disk.used() + 8 * MIB as u64);
+    (large.expect("space").0, std::iter::from_fn(|| frame(handle).ok()).collect())
+}
+
+#[test]
+fn a_large_record_at_the_start_of_a_full_disk_does_not_keep_the_space_of_dead_ones_behind_it() {
+    for is_one_kept in [false, true] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = RecordingDisk::default();
+        let (handle, _) = start(open(&disk, directory.path(), 2 * MIB as u64));
+        let (large, mut others) = full_behind_a_large_record(&disk, &handle);
+        let mut alive = vec![large];
+        for round in 0..3 {
+            if is_one_kept && round == 0 {
+                // it lives in a segment whose other records are dead
+                alive.push(others.remove(1));
+            }
+            let removed = others.len();
+            others.drain(..).for_each(|seq| handle.remove(seq));
+            block_on(handle.flush()).expect("there is the reserve");
+            let started = Instant::now();
+            // dead records may keep a fifth of the disk beside live ones
+            while others.len() + 2 < removed {
+                match frame(&handle) {
+                    Ok(seq) => others.push(seq),
+                    Err(refused) => {
+                        let (put, used) = (others.len(), disk.used());
+                        assert!(
+                            started.elapsed() < DEADLINE,
+                            "round {round}, {put} of {removed}, {used} used: {refused}"
+                        );
+                    }
+                }
+            }
+            while let Ok(seq) = frame(&handle) {
+                others.push(seq);
+            }
+        }
+        drop(handle);
+        alive.append(&mut others);
+        let (_, recovered) = recover(&disk, directory.path(), 2 * MIB as u64);
+        assert_eq!(recovered, alive, "kept: {is_one_kept}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Opening a log: what every segment holds, and whether a crash explains what is wrong with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -61,7 +61,9 @@ impl LogStore {
             cut_off: false,
             unsynced_names: false,
             index: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            stuck: None,
+            removals_from: BTreeMap::new(),
             live: 0,
             total: 0,
             next_seq: NO_RECORD + 1,

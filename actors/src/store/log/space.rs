@@ -142,43 +142,65 @@ impl LogStore {
         checked.and(removed).map_err(|error| self.refuse(&error))
     }
 
-    /// One step: deletes the oldest segment where nothing lives there, or moves some records out of it while the log is too
-    /// large. Segments that cannot be read are passed over.
+    /// One step: deletes the oldest segment if it has no live record, or moves some live records out of it while the log is
+    /// too large. Skips segments that cannot be read, and those that the full disk has no space to move records out of.
     pub(super) fn give_space_back(&mut self) -> Result<Tidied, StoreError> {
         if let Some(relocation) = self.relocation.take() {
             return self.step(relocation.segment(), |store| store.relocate(relocation));
         }
-        let (Some((&oldest, _)), Some((&newest, _))) =
-            (self.segments.first_key_value(), self.segments.last_key_value())
-        else {
-            return Ok(Tidied::default());
-        };
-        let found = self.segments.iter().find(|(number, segment)| {
-            let is_given_up = segment.len == 0 && **number != oldest;
-            !is_given_up && (segment.live == 0 || !self.unreadable.contains_key(number))
-        });
-        let Some((&number, segment)) = found else { return Ok(Tidied::default()) };
-        if segment.live == 0 && number != newest {
-            let more = self.delete(number)?;
+        let is_full = self.refused.is_some() || !self.reserved;
+        if let Some(dead) = self.dead_segment(is_full) {
+            let more = self.delete(dead)?;
             return Ok(Tidied { more, ..Tidied::default() });
         }
-        // A larger share than this would waste disk, a smaller one would copy the same records again and again.
-        let is_full = self.refused.is_some() || !self.reserved;
-        let slack = if is_full { SLACK_WHEN_FULL.min(self.segment_bytes) } else { self.segment_bytes };
-        let stuck = self.unreadable.keys().filter_map(|number| self.segments.get(number));
-        let (total, live) =
-            stuck.fold((self.total, self.live), |(total, live), segment| (total - segment.len, live - segment.live));
-        if total <= 2 * live + slack || !self.move_pause.is_over() {
+        if self.move_pause.is_over() {
+            self.stuck = None;
+        } else if self.stuck.is_none() {
             return Ok(Tidied::default());
         }
-        if number == newest {
+        let (mut total, mut live, mut first) = (self.total, self.live, None);
+        for (&number, segment) in &self.segments {
+            if self.is_kept(number) {
+                (total, live) = (total - segment.len, live - segment.live);
+            } else if segment.len > 0 {
+                first = first.or(Some(number));
+            }
+        }
+        // A larger share of dead records would waste disk, a smaller one would copy the live ones again and again.
+        let (allowed, slack) = match is_full {
+            true => (live + live / 4, SLACK_WHEN_FULL.min(self.segment_bytes)),
+            false => (2 * live, self.segment_bytes),
+        };
+        let Some(number) = first.filter(|_| total > allowed + slack) else { return Ok(Tidied::default()) };
+        if self.next_number() == number + 1 {
             self.step(number, |store| Ok(store.leave_newest()?))
         } else {
             self.step(number, |store| store.move_out_of(number))
         }
     }
 
-    /// Takes a step that needs space and moves records out of the segment `from`. After a failure there is a pause.
+    /// A segment that can be deleted, because no record lives in it and in those before it, except in the segments that
+    /// compaction keeps. On a full disk any segment without a live record, although that costs a new removal for each dead
+    /// record before it.
+    fn dead_segment(&self, is_full: bool) -> Option<u32> {
+        let (&oldest, _) = self.segments.first_key_value()?;
+        let (&newest, _) = self.segments.last_key_value()?;
+        let is_there = |number: u32, segment: &Segment| segment.len > 0 || number == oldest;
+        self.segments
+            .range(..newest)
+            .filter(|(number, segment)| is_there(**number, segment))
+            .find(|(number, segment)| segment.live == 0 || !(is_full || self.is_kept(**number)))
+            .filter(|(_, segment)| segment.live == 0)
+            .map(|(&number, _)| number)
+    }
+
+    /// Whether compaction moves no records out of this segment at the moment.
+    fn is_kept(&self, number: u32) -> bool {
+        self.unreadable.contains(&number) || self.stuck.is_some_and(|stuck| number <= stuck)
+    }
+
+    /// Takes a step that needs space and moves records out of the segment `from`. After a failure there is a pause, during
+    /// which compaction works on the segments behind it.
     fn step(
         &mut self,
         from: u32,
@@ -186,9 +208,14 @@ impl LogStore {
     ) -> Result<Tidied, StoreError> {
         match step(self) {
             Ok(tidied) => Ok(tidied),
+            Err(MoveError::Store(error)) if error.is_final() => Err(error),
             Err(MoveError::Store(error)) => {
-                self.move_pause.begin(MAX_MOVE_PAUSE);
-                Err(error)
+                if self.stuck.is_none() {
+                    log::warn!("cannot move records out of {}: {error}", self.path(from).display());
+                    self.move_pause.begin(MAX_MOVE_PAUSE);
+                }
+                self.stuck = Some(from);
+                Ok(Tidied { more: true, ..Tidied::default() })
             }
             Err(MoveError::Unreadable(error)) => {
                 let path = self.path(from);
@@ -196,7 +223,7 @@ impl LogStore {
                     "{}: a record cannot be read: {error}; this segment is kept as it is until nothing in it is needed",
                     path.display()
                 );
-                self.unreadable.insert(from, from);
+                self.unreadable.insert(from);
                 Ok(Tidied { more: true, ..Tidied::default() })
             }
         }
@@ -212,8 +239,8 @@ impl LogStore {
         Ok(Tidied { more: true, ..Tidied::default() })
     }
 
-    /// Deletes a segment in which nothing lives. Before it there may be segments that cannot be read, but no others. Returns
-    /// whether it was deleted: not where too many deleted segments are still being read.
+    /// Deletes a segment that has no live record. The segments before it are those that compaction skips. Returns whether it
+    /// was deleted: not while too many deleted segments are still being read.
     fn delete(&mut self, number: u32) -> Result<bool, StoreError> {
         // A power failure must not bring this one back after a later one, which holds its removals, has gone.
         self.sync_names()?;
@@ -237,6 +264,7 @@ impl LogStore {
             self.segments.insert(number, Segment::given_up(self.segment_file(number)));
         }
         self.unreadable.remove(&number);
+        self.removals_from.remove(&number);
         (self.reserve_pause, self.move_pause) = (Pause::default(), Pause::default());
         self.sync_names()?;
         Ok(true)
@@ -250,16 +278,17 @@ impl LogStore {
         self.disk.rename(&temporary, path)
     }
 
-    /// Writes again the removals of records that stand dead in segments before `number`, as far as their removals may be in
-    /// that segment: those segments cannot be read now, but perhaps at the next start.
+    /// Writes again the removals of dead records in the segments before `number`, if their removals may be in segment
+    /// `number`, which is about to be deleted. Without them the next start would find those records alive.
     fn keep_removals(&mut self, number: u32) -> Result<(), StoreError> {
-        let before = self.unreadable.range(..number).filter(|(_, removals_from)| **removals_from <= number);
+        let removals_from = |before: &u32| self.removals_from.get(before).copied().unwrap_or(*before);
+        let before = self.segments.range(..number).filter(|(before, _)| removals_from(before) <= number);
         let before: Vec<u32> = before.map(|(&before, _)| before).collect();
         let put = before.iter().filter_map(|before| self.segments.get(before)).flat_map(|segment| &segment.put);
         let dead: Vec<ToWrite> =
             put.filter(|seq| !self.index.contains_key(seq)).map(|&seq| ToWrite::removal(seq)).collect();
         let written_to = if dead.is_empty() { number + 1 } else { self.append_with_reserve(&dead, Durable::Now)?.0 };
-        self.unreadable.extend(before.into_iter().map(|before| (before, written_to)));
+        self.removals_from.extend(before.into_iter().map(|before| (before, written_to)));
         Ok(())
     }
 
