@@ -11,17 +11,17 @@
 
 use std::fmt;
 
+mod error_text;
 mod file;
-mod lane;
-mod private;
+mod io_pool;
+mod never_sent;
+mod resolve;
 mod roots;
 mod tag;
-mod walk;
-mod words;
 
 pub use file::BlendFile;
+use resolve::Refusal;
 pub use roots::{BlendConfig, BlendRoots, DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
-use walk::Refusal;
 
 /// Why a .blend file cannot be sent. The texts name the path as the sender has written it, and no other.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,12 +101,12 @@ impl fmt::Display for Hint {
 pub async fn refine_data_from_metadata(roots: &BlendRoots, path: Option<&str>) -> Result<BlendFile, BlendError> {
     let path = path.filter(|path| !path.is_empty()).ok_or(BlendError::NoPath)?;
     let sent = || SentPath::from(path);
-    if let Some(why) = words::impossible(path) {
+    if let Some(why) = error_text::impossible(path) {
         return Err(BlendError::Missing(sent(), why.into()));
     }
-    let hint_or = |hint: Hint| words::hint(path).map_or(hint, Hint::from);
+    let hint_or = |hint: Hint| error_text::hint(path).map_or(hint, Hint::from);
     roots.open(path).await.map_err(|refusal| match refusal {
-        Refusal::Outside { by_link: true } => BlendError::Outside(sent(), words::LINK_LEAVES.into()),
+        Refusal::Outside { by_link: true } => BlendError::Outside(sent(), error_text::LINK_LEAVES.into()),
         Refusal::Outside { by_link: false } => BlendError::Outside(sent(), hint_or(Hint::default())),
         Refusal::Missing(hint) => BlendError::Missing(sent(), hint_or(hint)),
         Refusal::NoRegularFile => BlendError::NoRegularFile(sent()),

@@ -8,7 +8,7 @@ use futures::future::Either;
 
 use crate::broker::Fingerprint;
 use crate::buffer_uuid::BufferUuid;
-use crate::codec::BlendHole;
+use crate::codec::BlendPlaceholder;
 use crate::deadlines::Deadlines;
 use crate::error::Error;
 use crate::lease::{BufferMsgView, Progress};
@@ -78,7 +78,7 @@ struct Held {
 /// What not every message has.
 #[derive(Debug, Default)]
 struct Rare {
-    blend: Option<BlendHole>,
+    blend: Option<BlendPlaceholder>,
     /// Of a message that a broker has brought.
     fingerprint: Option<Fingerprint>,
     /// Of a message whose delivery has broken off.
@@ -86,13 +86,13 @@ struct Rare {
 }
 
 impl Rare {
-    fn new(blend: Option<BlendHole>, fingerprint: Option<Fingerprint>) -> Option<Box<Self>> {
+    fn new(blend: Option<BlendPlaceholder>, fingerprint: Option<Fingerprint>) -> Option<Box<Self>> {
         (blend.is_some() || fingerprint.is_some()).then(|| Box::new(Self { blend, fingerprint, progress: None }))
     }
 }
 
 impl Held {
-    fn blend(&self) -> Option<&BlendHole> {
+    fn blend(&self) -> Option<&BlendPlaceholder> {
         self.rare.as_ref()?.blend.as_ref()
     }
 

@@ -8,11 +8,11 @@
 //! pickles, nothing is written anew but a few opcodes around what was received (`pickle::splice`).
 
 mod bounds;
+mod diagnose;
 mod doc;
 mod envelope;
 mod error;
 mod json;
-mod mistaken;
 mod pickle;
 mod pieces;
 mod preview;
@@ -137,12 +137,12 @@ pub struct BufferMsg {
     /// missing in it.
     pub pickle: Vec<Bytes>,
     /// Where the content of a .blend file goes, when the message asks for one.
-    pub blend: Option<BlendHole>,
+    pub blend: Option<BlendPlaceholder>,
 }
 
 /// The place of a .blend file in a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BlendHole {
+pub struct BlendPlaceholder {
     /// Where in the pickle the file's byte string (its opcode, its length and its bytes) belongs.
     pub offset: u64,
     /// The value of `BINARY_BLEND_FILE`, at most [`MAX_BLEND_PATH_BYTES`]; `None` where there is none or it is no string

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::blend::{BlendFile, refine_data_from_metadata};
 use crate::buffer_uuid::BufferUuid;
-use crate::codec::{self, BlendHole, Format, PostedMessage, UserMessage};
+use crate::codec::{self, BlendPlaceholder, Format, PostedMessage, UserMessage};
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
@@ -99,8 +99,8 @@ impl UserHttpActors {
     ///
     /// # Errors
     /// [`Error::Blend`] says why it cannot be sent.
-    pub async fn open_blend_file(&self, hole: &BlendHole) -> Result<BlendFile, Error> {
-        Ok(refine_data_from_metadata(&self.blend_roots, hole.path.as_deref()).await?)
+    pub async fn open_blend_file(&self, placeholder: &BlendPlaceholder) -> Result<BlendFile, Error> {
+        Ok(refine_data_from_metadata(&self.blend_roots, placeholder.path.as_deref()).await?)
     }
 
     /// Leases the oldest message for the user manager for the time `lease`, and waits for one for the time `wait`. A zero

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use user_http_actors::codec::{
-    BlendHole, DecodeError, Format, MAX_INT_DIGITS, OutgoingMessage, PostedMessage, UserMessage,
+    BlendPlaceholder, DecodeError, Format, MAX_INT_DIGITS, OutgoingMessage, PostedMessage, UserMessage,
     decode_communication_interface_message, decode_user_message,
 };
 
@@ -370,8 +370,8 @@ fn a_blend_file_belongs_where_its_path_was() {
     let before =
         b"\x80\x04}(\x8c\x04DATA}(\x8c\x09META_DATA\x8c\x1cEXTRACT_BLEND_FILE_FROM_PATH\x8c\x11BINARY_BLEND_FILE";
     assert_eq!(stored.message.pickle.concat(), [&before[..], b"\x8c\x01nK\x01uu."].concat());
-    let hole = BlendHole { offset: before.len() as u64, path: Some("/a.blend".to_owned()) };
-    assert_eq!(stored.message.blend, Some(hole));
+    let placeholder = BlendPlaceholder { offset: before.len() as u64, path: Some("/a.blend".to_owned()) };
+    assert_eq!(stored.message.blend, Some(placeholder));
 }
 
 #[test]

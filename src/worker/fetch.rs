@@ -73,16 +73,16 @@ impl Answer {
     async fn new(gateway: &Gateway, view: BufferMsgView) -> Result<Self, Failure> {
         let BufferMsgView { version, payload, blend } = view;
         let len = payload.len();
-        let Some(hole) = blend else {
+        let Some(placeholder) = blend else {
             return Ok(Self { sources: vec![Source::Payload(payload, 0, len)], etag: format!("\"{version}\"") });
         };
-        let file = Arc::new(gateway.actors.open_blend_file(&hole).await?);
+        let file = Arc::new(gateway.actors.open_blend_file(&placeholder).await?);
         let etag = format!("\"{version}-{}\"", file.version());
         let sources = vec![
-            Source::Payload(payload.clone(), 0, hole.offset),
+            Source::Payload(payload.clone(), 0, placeholder.offset),
             Source::Bytes(codec::bytes_header(file.len())),
             Source::Blend(file),
-            Source::Payload(payload, hole.offset, len),
+            Source::Payload(payload, placeholder.offset, len),
         ];
         Ok(Self { sources, etag })
     }

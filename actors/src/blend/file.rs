@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::lane::{Lane, NotDone};
+use super::io_pool::{IoPool, NotDone};
 use super::tag::TagKey;
 use crate::payload;
 
@@ -23,7 +23,7 @@ const READ_PATIENCE: Duration = Duration::from_secs(30);
 pub struct BlendFile {
     /// The descriptor, and its share of how many may be open; `None` only while it is dropped.
     held: Option<(File, OwnedSemaphorePermit)>,
-    lane: Lane,
+    pool: IoPool,
     stamp: Stamp,
     version: String,
 }
@@ -44,10 +44,10 @@ pub struct Stamp {
 }
 
 impl BlendFile {
-    /// A file that has just been opened. `lane` has the threads of its blend root, `permit` is its share of the bound on
+    /// A file that has just been opened. `pool` has the threads of its blend root, `permit` is its share of the bound on
     /// open files.
-    pub(super) fn new(file: File, stamp: Stamp, permit: OwnedSemaphorePermit, lane: Lane, key: &TagKey) -> Self {
-        Self { held: Some((file, permit)), lane, stamp, version: key.tag(&stamp) }
+    pub(super) fn new(file: File, stamp: Stamp, permit: OwnedSemaphorePermit, pool: IoPool, key: &TagKey) -> Self {
+        Self { held: Some((file, permit)), pool, stamp, version: key.tag(&stamp) }
     }
 
     /// The length in bytes.
@@ -73,8 +73,8 @@ impl BlendFile {
     /// What the file system reports, `InvalidData` where the file has changed since it was opened or has fewer bytes than
     /// its length, and `TimedOut`.
     pub async fn read(self: Arc<Self>, offset: u64, len: usize) -> io::Result<Bytes> {
-        let lane = self.lane.clone();
-        lane.run(READ_PATIENCE, move || self.read_now(offset, len)).await.unwrap_or_else(|not_done| {
+        let pool = self.pool.clone();
+        pool.run(READ_PATIENCE, move || self.read_now(offset, len)).await.unwrap_or_else(|not_done| {
             Err(match not_done {
                 NotDone::TimedOut => io::Error::new(io::ErrorKind::TimedOut, "the file system does not answer"),
                 NotDone::NoThread => io::Error::other("no thread could be started to read the file"),
@@ -128,7 +128,7 @@ impl Drop for BlendFile {
     /// Closing may wait for the file system as reading does, and the file counts as open until it is done.
     fn drop(&mut self) {
         let held = self.held.take();
-        self.lane.detach(move || drop(held));
+        self.pool.detach(move || drop(held));
     }
 }
 
@@ -147,16 +147,16 @@ mod tests {
 
     use tokio::sync::Semaphore;
 
-    use super::{BlendFile, Lane, Stamp, TagKey};
+    use super::{BlendFile, IoPool, Stamp, TagKey};
 
     #[test]
     fn a_file_is_closed_on_the_threads_of_its_root_and_counts_as_open_until_then() {
-        let lane = Lane::new("test".to_owned());
+        let pool = IoPool::new("test".to_owned());
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
         // more than there are threads
         for _ in 0..32 {
             let gate = gate.clone();
-            lane.detach(move || {
+            pool.detach(move || {
                 // ends when the other side is gone
                 let _ = gate.recv();
             });
@@ -165,7 +165,7 @@ mod tests {
         let permit = Arc::clone(&open_files).try_acquire_owned().expect("a permit");
         let file = tempfile::tempfile().expect("a file");
         let stamp = Stamp::of(&file).expect("a version");
-        drop(BlendFile::new(file, stamp, permit, lane, &TagKey::random()));
+        drop(BlendFile::new(file, stamp, permit, pool, &TagKey::random()));
         assert_eq!(open_files.available_permits(), 0, "it was closed by whoever dropped it");
         drop(release);
         let closed = async { tokio::time::timeout(Duration::from_secs(30), open_files.acquire()).await.is_ok() };

@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 
 use super::BlendFile;
 use super::file::Stamp;
-use super::lane::{Lane, NotDone};
-use super::private::Private;
+use super::io_pool::{IoPool, NotDone};
+use super::never_sent::NeverSent;
+use super::resolve::{Dir, Refusal, Resolved, Start, UnresolvedPath, components};
 use super::tag::TagKey;
-use super::walk::{Dir, Refusal, Start, Walked, Way, components};
 
 /// How long a request waits for a file to be opened, its turn included. A healthy file server takes milliseconds.
 const OPEN_PATIENCE: Duration = Duration::from_secs(5);
@@ -51,10 +51,10 @@ pub struct BlendRoots(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     roots: Vec<Root>,
-    lanes: Vec<Lane>,
+    pools: Vec<IoPool>,
     /// For what begins in none of the roots.
-    elsewhere: Lane,
-    private: Private,
+    elsewhere: IoPool,
+    never_sent: NeverSent,
     key: TagKey,
     open_files: Arc<Semaphore>,
 }
@@ -91,17 +91,17 @@ impl BlendRoots {
         });
         let roots = roots.collect::<Result<Vec<_>, _>>()?;
         let shared = Shared {
-            lanes: (0..roots.len()).map(|index| Lane::new(format!("blend-root-{index}"))).collect(),
+            pools: (0..roots.len()).map(|index| IoPool::new(format!("blend-root-{index}"))).collect(),
             roots,
-            elsewhere: Lane::new("blend-elsewhere".to_owned()),
-            private: Private { data_dir: config.data_dir, files: config.private_files },
+            elsewhere: IoPool::new("blend-elsewhere".to_owned()),
+            never_sent: NeverSent { data_dir: config.data_dir, files: config.private_files },
             key,
             open_files: Arc::new(Semaphore::new(config.max_open.min(Semaphore::MAX_PERMITS))),
         };
         let this = Self(Arc::new(shared));
-        for (index, lane) in this.0.lanes.iter().enumerate() {
+        for (index, pool) in this.0.pools.iter().enumerate() {
             let shared = Arc::clone(&this.0);
-            lane.detach(move || {
+            pool.detach(move || {
                 let Root { path, .. } = &shared.roots[index];
                 if let Err(error) = shared.roots[index].open() {
                     log::warn!(
@@ -116,19 +116,19 @@ impl BlendRoots {
 
     /// Opens the file under a path.
     pub(super) async fn open(&self, path: &str) -> Result<BlendFile, Refusal> {
-        let mut way = Way::of(Path::new(path), &self.0.roots);
+        let mut way = UnresolvedPath::of(Path::new(path), &self.0.roots);
         let deadline = Instant::now() + OPEN_PATIENCE;
         loop {
             let start = way.start;
             let known = match start {
-                Start::Root(_) => Known::default(),
+                Start::Root(_) => OpenRoots::default(),
                 Start::Slash => self.open_roots().await?,
             };
             let shared = Arc::clone(&self.0);
             let patience = deadline.saturating_duration_since(Instant::now());
-            match self.0.lane(start).run(patience, move || shared.go(way, &known)).await {
-                Ok(Ok(Gone::On(next))) => way = next,
-                Ok(Ok(Gone::ToEnd(file))) => return Ok(file),
+            match self.0.pool(start).run(patience, move || shared.go(way, &known)).await {
+                Ok(Ok(Outcome::Elsewhere(next))) => way = next,
+                Ok(Ok(Outcome::File(file))) => return Ok(file),
                 Ok(Err(refusal)) => return Err(refusal),
                 Err(NotDone::NoThread) => return Err(Refusal::NotNow("no thread could be started for it".to_owned())),
                 Err(NotDone::TimedOut) => {
@@ -146,12 +146,12 @@ impl BlendRoots {
     }
 
     /// Opens all roots, each on its own threads: one that hangs is not waited for long.
-    async fn open_roots(&self) -> Result<Known, Refusal> {
+    async fn open_roots(&self) -> Result<OpenRoots, Refusal> {
         let open = |index: usize| {
             let shared = Arc::clone(&self.0);
-            self.0.lanes[index].run(ROOT_PATIENCE, move || shared.roots[index].open())
+            self.0.pools[index].run(ROOT_PATIENCE, move || shared.roots[index].open())
         };
-        let mut known = Known::default();
+        let mut known = OpenRoots::default();
         for opened in join_all((0..self.0.roots.len()).map(open)).await {
             known.dirs.push(match opened {
                 Ok(Ok(dir)) => Some(dir),
@@ -171,47 +171,47 @@ impl BlendRoots {
 }
 
 /// The blend roots as they are at the moment, for a way that does not begin in one.
-struct Known {
+struct OpenRoots {
     dirs: Vec<Option<Dir>>,
     /// Whether each of them has answered.
     is_complete: bool,
 }
 
-impl Default for Known {
+impl Default for OpenRoots {
     fn default() -> Self {
         Self { dirs: Vec::new(), is_complete: true }
     }
 }
 
 /// How far a request has got.
-enum Gone {
-    On(Way),
-    ToEnd(BlendFile),
+enum Outcome {
+    Elsewhere(UnresolvedPath),
+    File(BlendFile),
 }
 
 impl Shared {
-    fn lane(&self, start: Start) -> &Lane {
+    fn pool(&self, start: Start) -> &IoPool {
         match start {
-            Start::Root(index) => &self.lanes[index],
+            Start::Root(index) => &self.pools[index],
             Start::Slash => &self.elsewhere,
         }
     }
 
     /// Goes along a way. Blocks on the file system.
-    fn go(&self, way: Way, known: &Known) -> Result<Gone, Refusal> {
+    fn go(&self, way: UnresolvedPath, known: &OpenRoots) -> Result<Outcome, Refusal> {
         // Only now: those that wait for a file system which does not answer keep none from being opened elsewhere.
         let permit = Arc::clone(&self.open_files).try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::NotNow("too many .blend files are being sent".to_owned()))?;
-        let walked = way.walk(&self.roots, &known.dirs, &self.private).map_err(|refusal| match refusal {
+        let walked = way.walk(&self.roots, &known.dirs, &self.never_sent).map_err(|refusal| match refusal {
             // it may lie in the one that has not answered
             Refusal::Outside { .. } if !known.is_complete => Refusal::NotNow(NO_ANSWER.to_owned()),
             refusal => refusal,
         });
         match walked? {
-            Walked::On(way) => Ok(Gone::On(way)),
-            Walked::To(found, root) => {
+            Resolved::Elsewhere(way) => Ok(Outcome::Elsewhere(way)),
+            Resolved::File(found, root) => {
                 let stamp = Stamp::of(&found.file).map_err(|error| Refusal::of(&error))?;
-                Ok(Gone::ToEnd(BlendFile::new(found.file, stamp, permit, self.lanes[root].clone(), &self.key)))
+                Ok(Outcome::File(BlendFile::new(found.file, stamp, permit, self.pools[root].clone(), &self.key)))
             }
         }
     }

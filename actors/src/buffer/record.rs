@@ -6,7 +6,7 @@ use crate::broker::Fingerprint;
 use crate::buffer::age::{BootTime, Since};
 use crate::buffer::{Held, Rare};
 use crate::buffer_uuid::BufferUuid;
-use crate::codec::BlendHole;
+use crate::codec::BlendPlaceholder;
 use crate::store::Recovered;
 
 /// What is kept of a message beside its body.
@@ -51,7 +51,7 @@ impl Meta {
 
     /// The message, whose body is that of `record` and whose age is `since`.
     pub fn into_held(self, record: Recovered, since: Since) -> (BufferUuid, Held) {
-        let blend = self.blend_at.map(|offset| BlendHole { offset, path: self.blend_path });
+        let blend = self.blend_at.map(|offset| BlendPlaceholder { offset, path: self.blend_path });
         let rare = Rare::new(blend, self.fingerprint);
         let Recovered { seq, meta, body: payload } = record;
         let held = Held { seq, payload, meta_len: meta.len() as u32, stored_at_ms: self.stored_at_ms, since, rare };

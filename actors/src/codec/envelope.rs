@@ -3,16 +3,16 @@
 use bytes::Bytes;
 
 use super::bounds::{MAX_BLEND_PATH_BYTES, MAX_BUFFER_UUID_BYTES};
+use super::diagnose;
 use super::doc::{Doc, NodeId, Tag};
 use super::error::grouped;
 use super::json::{self, NoJson};
-use super::mistaken;
 use super::pickle::{self, Output, Pickle, Splice, Writer};
 use super::pieces::Pieces;
 use super::preview::{label, preview};
 use super::{
-    BlendHole, BufferMsg, CommunicationInterfaceMessage, DecodeError, Effort, Format, ForwardedType, OutgoingMessage,
-    PostedMessage, UserId, UserMessage,
+    BlendPlaceholder, BufferMsg, CommunicationInterfaceMessage, DecodeError, Effort, Format, ForwardedType,
+    OutgoingMessage, PostedMessage, UserId, UserMessage,
 };
 
 const EMPTY: &str = "the body is empty; JSON, or under Content-Type: application/octet-stream a pickle, is expected";
@@ -110,7 +110,7 @@ impl Message {
             Format::Pickle => (pickle::read(body.clone(), effort).map(Message::Pickle), "a pickle"),
         };
         read.map_err(|error| match error {
-            DecodeError::Malformed(why) => DecodeError::Malformed(match mistaken::remedy(format, &body) {
+            DecodeError::Malformed(why) => DecodeError::Malformed(match diagnose::remedy(format, &body) {
                 Some(remedy) => format!("{remedy} (as {name}: {why})"),
                 None => why,
             }),
@@ -164,7 +164,7 @@ impl Message {
                 let mut out = Writer::of(doc);
                 out.leave_out(place);
                 out.value(part);
-                let offset = out.hole_offset();
+                let offset = out.placeholder_offset();
                 (out.finish(), offset)
             }
             Message::Pickle(pickle) => {
@@ -182,11 +182,11 @@ impl Message {
                 (pieces.finish(), offset)
             }
         };
-        Ok(BufferMsg { pickle, blend: Some(BlendHole { offset, path: Some(path) }) })
+        Ok(BufferMsg { pickle, blend: Some(BlendPlaceholder { offset, path: Some(path) }) })
     }
 
     fn keep_without_blend(&self, part: NodeId) -> BufferMsg {
-        let blend = BlendHole { offset: 0, path: None };
+        let blend = BlendPlaceholder { offset: 0, path: None };
         BufferMsg { pickle: self.to_pickle(|out| out.value(part)), blend: Some(blend) }
     }
 }
@@ -297,7 +297,7 @@ fn twice_encoded(doc: &Doc, id: NodeId) -> Option<&'static str> {
     let node = doc.node(id);
     // content at the very beginning belongs to bytes that a call makes, which do not lie there
     let has_content = (node.is_str() || node.tag == Tag::Bytes) && node.range().start > 0;
-    mistaken::twice_encoded(has_content.then(|| doc.content(id))?)
+    diagnose::twice_encoded(has_content.then(|| doc.content(id))?)
 }
 
 fn missing(path: &str, expected: &str) -> DecodeError {

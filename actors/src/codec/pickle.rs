@@ -1,13 +1,13 @@
 //! Pickles: read by a bounded scan, forwarded by splicing, written at protocol 4 without frames.
 
-mod call;
-mod collide;
 mod container;
 mod depth;
 mod hash;
+mod hash_flood;
 mod machine;
 mod opcode;
 mod operand;
+mod reduce;
 mod scan;
 mod splice;
 mod table;

@@ -4,7 +4,7 @@ use actix::{Message, Recipient};
 
 use super::progress::{Progress, Transfer};
 use crate::buffer_uuid::BufferUuid;
-use crate::codec::BlendHole;
+use crate::codec::BlendPlaceholder;
 use crate::payload::Payload;
 use crate::store::Seq;
 
@@ -16,7 +16,7 @@ pub struct BufferMsgView {
     /// The message as a pickle, without the .blend file.
     pub payload: Payload,
     /// Where the .blend file goes, if there is one.
-    pub blend: Option<BlendHole>,
+    pub blend: Option<BlendPlaceholder>,
 }
 
 /// A buffered message, and the right to deliver it.

@@ -1,7 +1,7 @@
 //! Containers: what goes into which, and whether it can be hashed where it has to be.
 
-use super::call::check_plain;
 use super::machine::Machine;
+use super::reduce::check_plain;
 use crate::codec::DecodeError;
 use crate::codec::bounds::{MAX_DEPTH, MAX_KEY_VALUES};
 use crate::codec::doc::{EdgeId, NodeId, Tag};

@@ -10,7 +10,7 @@ use crate::codec::error::{grouped, malformed};
 
 /// An opcode that cannot always be passed on as it is; where it is, unless a value tells.
 #[derive(Debug)]
-pub(super) enum Edit {
+pub(super) enum Rewrite {
     /// FRAME: its length may no longer be right, and a pickle needs none.
     Frame(u32),
     /// MEMOIZE, and the number that it stands for: how many came before.
@@ -33,7 +33,7 @@ pub(super) struct Machine<'a> {
     pub(super) memo: Vec<Option<NodeId>>,
     /// How many memo numbers are taken, which is not the length of `memo` where these have gaps.
     pub(super) memo_len: u32,
-    pub(super) edits: Vec<Edit>,
+    pub(super) rewrites: Vec<Rewrite>,
     pub(super) protocol: u8,
     /// How many items of lists have been copied into sets: one list may be copied many times.
     pub(super) copied: usize,
@@ -53,7 +53,7 @@ impl<'a> Machine<'a> {
             marks: Vec::new(),
             memo: Vec::new(),
             memo_len: 0,
-            edits: Vec::new(),
+            rewrites: Vec::new(),
             protocol: 0,
             copied: 0,
             called: 0,
@@ -65,9 +65,9 @@ impl<'a> Machine<'a> {
         malformed(what, self.at)
     }
 
-    pub(super) fn edit(&mut self, edit: Edit) -> Result<(), DecodeError> {
-        self.room(self.edits.len())?;
-        self.edits.push(edit);
+    pub(super) fn rewrite(&mut self, rewrite: Rewrite) -> Result<(), DecodeError> {
+        self.room(self.rewrites.len())?;
+        self.rewrites.push(rewrite);
         Ok(())
     }
 

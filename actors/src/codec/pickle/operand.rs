@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::machine::{Edit, Machine};
+use super::machine::{Machine, Rewrite};
 use crate::codec::DecodeError;
 use crate::codec::bounds::MAX_PEER_INT_DIGITS;
 use crate::codec::doc::{NodeId, Tag};
@@ -47,7 +47,7 @@ impl Machine<'_> {
             return Err(self.refuse("pickle cut short: its end lies within the frame"));
         }
         self.frame_end = self.pos + length;
-        self.edit(Edit::Frame(self.at as u32))
+        self.rewrite(Rewrite::Frame(self.at as u32))
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
@@ -165,7 +165,7 @@ impl Machine<'_> {
         let digits = digits.len();
         let id = self.doc.add_decimal(self.at, range, digits)?;
         if digits > MAX_PEER_INT_DIGITS {
-            self.edit(Edit::TextInt(id))?;
+            self.rewrite(Rewrite::TextInt(id))?;
         }
         self.push(id)
     }

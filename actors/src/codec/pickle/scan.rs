@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-use super::call::check_plain;
-use super::machine::{Edit, Machine};
-use super::{collide, depth, opcode as op};
+use super::machine::{Machine, Rewrite};
+use super::reduce::check_plain;
+use super::{depth, hash_flood, opcode as op};
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::text::Spelling;
 use crate::codec::{DecodeError, Effort};
@@ -19,7 +19,7 @@ pub(in crate::codec) struct Pickle {
     /// What the memo held at the end.
     pub(super) memo: Vec<Option<NodeId>>,
     /// The opcodes that cannot always be passed on as they are, in their order.
-    pub(super) edits: Vec<Edit>,
+    pub(super) rewrites: Vec<Rewrite>,
     /// Where the opcode STOP is.
     pub(super) stop: usize,
 }
@@ -133,7 +133,7 @@ impl Machine<'_> {
                     self.remember(number)?;
                 }
                 op::MEMOIZE => {
-                    self.edit(Edit::Memoize(self.at as u32, self.memo_len))?;
+                    self.rewrite(Rewrite::Memoize(self.at as u32, self.memo_len))?;
                     self.remember(self.memo_len as usize)?;
                 }
                 op::GET => {
@@ -170,8 +170,8 @@ impl Machine<'_> {
         }
         let root = self.pop()?;
         check_plain(&self.doc, root)?;
-        collide::check(&self.doc)?;
+        hash_flood::check(&self.doc)?;
         self.doc.root = root;
-        Ok(Pickle { doc: self.doc, memo: self.memo, edits: self.edits, stop: self.at })
+        Ok(Pickle { doc: self.doc, memo: self.memo, rewrites: self.rewrites, stop: self.at })
     }
 }

@@ -3,7 +3,7 @@
 //! The pickle is passed on as it came, up to STOP. Instead of that, its value is dropped, and a few more opcodes
 //! build the new one around the parts, which the memo still holds.
 
-use super::machine::Edit;
+use super::machine::Rewrite;
 use super::opcode as op;
 use super::scan::Pickle;
 use super::{Output, memo_opcode, put_long};
@@ -45,11 +45,11 @@ impl<'a> Splice<'a> {
         self.kept.sort_by_key(|kept| kept.after);
         let mut kept = self.kept.iter().peekable();
         let mut from = 0;
-        for edit in &self.pickle.edits {
-            let (start, end) = match *edit {
-                Edit::Frame(at) => (at as usize, at as usize + 9),
-                Edit::Memoize(at, _) => (at as usize, at as usize + 1),
-                Edit::TextInt(id) => (self.pickle.doc.node(id).at(), self.opcode_end(id)),
+        for rewrite in &self.pickle.rewrites {
+            let (start, end) = match *rewrite {
+                Rewrite::Frame(at) => (at as usize, at as usize + 9),
+                Rewrite::Memoize(at, _) => (at as usize, at as usize + 1),
+                Rewrite::TextInt(id) => (self.pickle.doc.node(id).at(), self.opcode_end(id)),
             };
             while let Some(Kept { after, number, .. }) = kept.next_if(|kept| kept.after <= start) {
                 out.keep(from..*after);
@@ -57,14 +57,14 @@ impl<'a> Splice<'a> {
                 from = *after;
             }
             let mut replacement = Vec::new();
-            match edit {
-                Edit::Frame(_) => {}
+            match rewrite {
+                Rewrite::Frame(_) => {}
                 // Counts the entries of the memo, to which one has been added.
-                Edit::Memoize(_, number) if self.kept.first().is_some_and(|first| first.after <= start) => {
+                Rewrite::Memoize(_, number) if self.kept.first().is_some_and(|first| first.after <= start) => {
                     replacement.extend(memo_opcode(op::LONG_BINPUT, *number));
                 }
-                Edit::Memoize(..) => continue,
-                Edit::TextInt(id) => {
+                Rewrite::Memoize(..) => continue,
+                Rewrite::TextInt(id) => {
                     let value = self.pickle.doc.int(*id).unwrap_or_default();
                     put_long(&mut replacement, &value.to_signed_bytes_le());
                 }

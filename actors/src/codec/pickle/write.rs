@@ -12,25 +12,25 @@ pub(in crate::codec) struct Writer<'a> {
     out: Pieces,
     next_memo: u32,
     /// The place that is left empty, and where in the pickle it is.
-    hole: Option<EdgeId>,
-    hole_offset: u64,
+    placeholder: Option<EdgeId>,
+    placeholder_offset: u64,
 }
 
 impl<'a> Writer<'a> {
     pub(in crate::codec) fn of(doc: &'a Doc) -> Writer<'a> {
         let mut out = Pieces::of(&doc.source);
         out.put(&[op::PROTO, 4]);
-        Writer { doc, out, next_memo: 0, hole: None, hole_offset: 0 }
+        Writer { doc, out, next_memo: 0, placeholder: None, placeholder_offset: 0 }
     }
 
     /// Leaves out the str at a place. There has to be something else before the pickle can be read.
     pub(in crate::codec) fn leave_out(&mut self, place: EdgeId) {
-        self.hole = Some(place);
+        self.placeholder = Some(place);
     }
 
     /// Where in the pickle what was left out belongs.
-    pub(in crate::codec) fn hole_offset(&self) -> u64 {
-        self.hole_offset
+    pub(in crate::codec) fn placeholder_offset(&self) -> u64 {
+        self.placeholder_offset
     }
 
     pub(in crate::codec) fn finish(mut self) -> Vec<Bytes> {
@@ -108,7 +108,7 @@ impl Output for Writer<'_> {
     fn value(&mut self, id: NodeId) {
         for step in Walk::from(self.doc, id) {
             match step {
-                Step::Enter { edge, .. } if self.hole == Some(edge) => self.hole_offset = self.out.len(),
+                Step::Enter { edge, .. } if self.placeholder == Some(edge) => self.placeholder_offset = self.out.len(),
                 Step::Enter { node, .. } => match self.doc.node(node).tag {
                     Tag::List => self.open(op::EMPTY_LIST, node),
                     Tag::Dict => self.open(op::EMPTY_DICT, node),

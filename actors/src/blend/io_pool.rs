@@ -31,7 +31,7 @@ pub enum NotDone {
 
 /// Up to [`THREADS`] threads, started when they are needed. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Lane(Arc<Shared>);
+pub struct IoPool(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -59,8 +59,8 @@ impl std::fmt::Debug for State {
     }
 }
 
-impl Lane {
-    /// A lane whose threads have this name.
+impl IoPool {
+    /// A pool whose threads have this name.
     pub fn new(name: String) -> Self {
         Self(Arc::new(Shared {
             name,
@@ -70,7 +70,7 @@ impl Lane {
         }))
     }
 
-    /// Does `work` on a thread of the lane. Waits for a turn and for the outcome, both together `patience` at the most.
+    /// Does `work` on a thread of the pool. Waits for a turn and for the outcome, both together `patience` at the most.
     /// Work that nobody waits for any more when it has its turn is not begun; work that has begun keeps its turn until
     /// it ends.
     ///
@@ -179,7 +179,7 @@ mod tests {
     use std::sync::{Arc, mpsc};
     use std::time::{Duration, Instant};
 
-    use super::{Lane, NotDone, THREADS};
+    use super::{IoPool, NotDone, THREADS};
 
     const SOON: Duration = Duration::from_secs(30);
     const AT_ONCE: Duration = Duration::from_millis(20);
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn work_that_hangs_holds_its_threads_and_no_others_and_what_waited_behind_it_is_not_begun() {
-        let (hung, healthy) = (Lane::new("hung".to_owned()), Lane::new("healthy".to_owned()));
+        let (hung, healthy) = (IoPool::new("hung".to_owned()), IoPool::new("healthy".to_owned()));
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
         let begun = Arc::new(AtomicUsize::new(0));
         block_on(async {
@@ -207,7 +207,7 @@ mod tests {
             assert_eq!(healthy.run(SOON, || 7).await, Ok(7));
         });
         drop(release);
-        // the lane works again, and those that nobody waited for any more have not been begun
+        // the pool works again, and those that nobody waited for any more have not been begun
         assert_eq!(block_on(hung.run(SOON, || 8)), Ok(8));
         assert!(begun.load(Ordering::SeqCst) <= THREADS, "{begun:?} have begun");
         assert!(hung.0.lock().threads <= THREADS);
@@ -215,11 +215,11 @@ mod tests {
 
     #[test]
     fn what_is_detached_is_done_once_a_thread_is_free() {
-        let lane = Lane::new("test".to_owned());
+        let pool = IoPool::new("test".to_owned());
         let (done, outcome) = mpsc::channel();
         for number in 0..100 {
             let done = done.clone();
-            lane.detach(move || done.send(number).expect("somebody waits"));
+            pool.detach(move || done.send(number).expect("somebody waits"));
         }
         let mut numbers: Vec<_> = (0..100).map(|_| outcome.recv_timeout(SOON).expect("done")).collect();
         numbers.sort_unstable();
@@ -228,13 +228,13 @@ mod tests {
 
     #[test]
     fn work_that_panics_is_told_and_its_thread_is_replaced() {
-        let lane = Lane::new("test".to_owned());
+        let pool = IoPool::new("test".to_owned());
         for _ in 0..2 * THREADS {
-            let outcome: Result<(), _> = block_on(lane.run(SOON, || panic!("as the test wants")));
+            let outcome: Result<(), _> = block_on(pool.run(SOON, || panic!("as the test wants")));
             assert_eq!(outcome, Err(NotDone::NoThread));
         }
         let start = Instant::now();
-        assert_eq!(block_on(lane.run(SOON, || 7)), Ok(7));
+        assert_eq!(block_on(pool.run(SOON, || 7)), Ok(7));
         assert!(start.elapsed() < SOON);
     }
 }

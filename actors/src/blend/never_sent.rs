@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::walk::{Dir, FileId, Found};
+use super::resolve::{Dir, FileId, OpenedFile};
 
 /// The file systems whose files the kernel makes up, such as its memory and the environment of processes, as
 /// `linux/magic.h` numbers them. They may be mounted anywhere.
@@ -27,19 +27,19 @@ const MADE_UP: [u32; 10] = [
 /// Where they are. What is there is looked up for each request: certificates and tokens are replaced while the service
 /// runs.
 #[derive(Debug)]
-pub struct Private {
+pub struct NeverSent {
     /// The data directory, with everything below it.
     pub data_dir: Option<PathBuf>,
     /// Single files.
     pub files: Vec<PathBuf>,
 }
 
-impl Private {
+impl NeverSent {
     /// Whether the file `found`, on the way to which `dirs` were walked through from the first to the last, is one.
     ///
     /// # Errors
     /// What the file system reports; nothing is known then.
-    pub fn holds(&self, dirs: &[Dir], found: &Found) -> io::Result<bool> {
+    pub fn holds(&self, dirs: &[Dir], found: &OpenedFile) -> io::Result<bool> {
         for path in &self.files {
             if identity(path)? == Some(found.id) {
                 return Ok(true);

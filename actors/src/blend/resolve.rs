@@ -19,9 +19,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Hint;
-use super::private::Private;
+use super::error_text;
+use super::never_sent::NeverSent;
 use super::roots::Root;
-use super::words;
 
 /// How many symbolic links one path may lead through, as in the kernel.
 const MAX_LINKS: u32 = 40;
@@ -51,14 +51,14 @@ pub struct Dir {
 
 /// The file at the end of the way.
 #[derive(Debug)]
-pub struct Found {
+pub struct OpenedFile {
     pub file: File,
     pub id: FileId,
     pub links: u32,
     pub is_mounted: bool,
 }
 
-/// Where a way begins: each place has a [`Lane`](super::lane::Lane) of its own.
+/// Where a way begins: each place has a [`IoPool`](super::io_pool::IoPool) of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At a blend root.
@@ -69,19 +69,19 @@ pub enum Start {
 
 /// What is left of the way to a file.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub struct UnresolvedPath {
     pub start: Start,
     rest: VecDeque<OsString>,
     links: u32,
 }
 
-/// How far a [`Way`] has led.
+/// How far a [`UnresolvedPath`] has led.
 #[derive(Debug)]
-pub enum Walked {
+pub enum Resolved {
     /// To a regular file inside this blend root.
-    To(Found, usize),
+    File(OpenedFile, usize),
     /// To a link or a `..` that leads out of where it began, or into another blend root.
-    On(Way),
+    Elsewhere(UnresolvedPath),
 }
 
 /// Why a way leads to no file.
@@ -102,14 +102,14 @@ impl Refusal {
             Some(Errno::NOMEM) => Self::NotNow("the system has no memory left".to_owned()),
             Some(Errno::AGAIN) => Self::NotNow("the file system is busy".to_owned()),
             Some(Errno::NOENT | Errno::NOTDIR) => Self::Missing(Hint::default()),
-            Some(Errno::NAMETOOLONG) => Self::Missing(words::NAME_TOO_LONG.into()),
+            Some(Errno::NAMETOOLONG) => Self::Missing(error_text::NAME_TOO_LONG.into()),
             Some(Errno::ACCESS | Errno::PERM) => Self::Unreadable("permission denied".to_owned()),
             _ => Self::Unreadable(error.to_string()),
         }
     }
 }
 
-impl Way {
+impl UnresolvedPath {
     /// The way that a path of a message names.
     pub fn of(path: &Path, roots: &[Root]) -> Self {
         let rest = components(path.as_os_str());
@@ -139,12 +139,12 @@ impl Way {
 
     /// Goes along as far as possible. `known` are the blend roots, held open, where the way starts at `/`; none of them is
     /// recognised that is not among them. Blocks on the file system.
-    pub fn walk(self, roots: &[Root], known: &[Option<Dir>], private: &Private) -> Result<Walked, Refusal> {
+    pub fn walk(self, roots: &[Root], known: &[Option<Dir>], never_sent: &NeverSent) -> Result<Resolved, Refusal> {
         let Self { start, rest, links } = self;
         let first = match start {
             Start::Root(index) => {
                 let mut first = roots[index].open().map_err(|error| match Refusal::of(&error) {
-                    Refusal::Missing(_) => Refusal::Missing(words::ROOT_IS_MISSING.into()),
+                    Refusal::Missing(_) => Refusal::Missing(error_text::ROOT_IS_MISSING.into()),
                     refusal => refusal,
                 })?;
                 first.root = Some(index);
@@ -160,7 +160,7 @@ impl Way {
             Start::Root(index) => roots[index].components.iter().cloned().collect(),
             Start::Slash => Vec::new(),
         };
-        Walk { roots, private, start, known, stack: vec![first], names, rest, links }.finish()
+        Resolver { roots, never_sent, start, known, stack: vec![first], names, rest, links }.finish()
     }
 }
 
@@ -221,9 +221,9 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 /// A way that is being walked along.
-struct Walk<'a> {
+struct Resolver<'a> {
     roots: &'a [Root],
-    private: &'a Private,
+    never_sent: &'a NeverSent,
     start: Start,
     known: &'a [Option<Dir>],
     /// The folders from the start to where the way has led, never empty.
@@ -237,21 +237,21 @@ struct Walk<'a> {
 /// What one more component has led to.
 enum Step {
     Entered,
-    Opened(Found, usize),
+    Opened(OpenedFile, usize),
     NoRegularFile,
     /// A file that is not in a blend root, or is never sent.
     Outside,
 }
 
-impl Walk<'_> {
-    fn finish(mut self) -> Result<Walked, Refusal> {
+impl Resolver<'_> {
+    fn finish(mut self) -> Result<Resolved, Refusal> {
         while let Some(name) = self.rest.pop_front() {
             if name == ".." {
                 if self.stack.len() > 1 {
                     self.stack.pop();
                     self.names.pop();
                 } else if let Start::Root(index) = self.start {
-                    return self.leave(index).map(Walked::On);
+                    return self.leave(index).map(Resolved::Elsewhere);
                 }
                 continue;
             }
@@ -260,18 +260,22 @@ impl Walk<'_> {
             }
             if let Some(index) = self.root_named(&name) {
                 // it may hang, and then holds its own threads and not those of the folder that it is in
-                return Ok(Walked::On(Way { start: Start::Root(index), rest: self.rest, links: self.links }));
+                return Ok(Resolved::Elsewhere(UnresolvedPath {
+                    start: Start::Root(index),
+                    rest: self.rest,
+                    links: self.links,
+                }));
             }
             let step = if self.rest.is_empty() { self.open_file(&name) } else { self.enter(&name) };
             match step {
                 Ok(Step::Entered) => {}
-                Ok(Step::Opened(found, root)) => return Ok(Walked::To(found, root)),
+                Ok(Step::Opened(found, root)) => return Ok(Resolved::File(found, root)),
                 Ok(Step::NoRegularFile) => return Err(Refusal::NoRegularFile),
                 Ok(Step::Outside) => return Err(self.outside()),
                 Err(Errno::LOOP | Errno::NOTDIR) => match self.read_link(&name) {
                     Ok(target) => {
                         if let Some(way) = self.follow(&target)? {
-                            return Ok(Walked::On(way));
+                            return Ok(Resolved::Elsewhere(way));
                         }
                     }
                     // a file where a folder should be
@@ -335,8 +339,8 @@ impl Walk<'_> {
             return Ok(Step::NoRegularFile);
         }
         let (id, is_mounted, links) = describe(&file)?;
-        let found = Found { file, id, links, is_mounted };
-        if self.private.holds(&self.stack, &found).map_err(|error| errno(&error))? {
+        let found = OpenedFile { file, id, links, is_mounted };
+        if self.never_sent.holds(&self.stack, &found).map_err(|error| errno(&error))? {
             return Ok(Step::Outside);
         }
         Ok(Step::Opened(found, root))
@@ -347,7 +351,7 @@ impl Walk<'_> {
     }
 
     /// Goes on where a link points to; from elsewhere where it leads out of where this way began.
-    fn follow(&mut self, target: &OsStr) -> Result<Option<Way>, Refusal> {
+    fn follow(&mut self, target: &OsStr) -> Result<Option<UnresolvedPath>, Refusal> {
         self.links += 1;
         if self.links > MAX_LINKS {
             return Err(self.unreadable(format!("more than {MAX_LINKS} symbolic links are on its path")));
@@ -355,20 +359,20 @@ impl Walk<'_> {
         let mut rest = components(target);
         rest.append(&mut self.rest);
         if target.as_bytes().starts_with(b"/") {
-            return Ok(Some(Way::from_slash(rest, self.links, self.roots)));
+            return Ok(Some(UnresolvedPath::from_slash(rest, self.links, self.roots)));
         }
         self.rest = rest;
         Ok(None)
     }
 
     /// Goes on from `/`, or from a blend root on the way, where `..` leads out of a blend root: it may lead into another, or back.
-    fn leave(self, index: usize) -> Result<Way, Refusal> {
+    fn leave(self, index: usize) -> Result<UnresolvedPath, Refusal> {
         let real = std::fs::canonicalize(&self.roots[index].path).map_err(|error| Refusal::of(&error))?;
         let mut rest = components(real.as_os_str());
         // no link is in it: the folder above is the one before
         rest.pop_back();
         rest.extend(self.rest);
-        Ok(Way::from_slash(rest, self.links, self.roots))
+        Ok(UnresolvedPath::from_slash(rest, self.links, self.roots))
     }
 
     fn refuse(&self, error: Errno, name: &OsStr) -> Refusal {
@@ -388,7 +392,7 @@ impl Walk<'_> {
     /// What to say where the name is there in another Unicode form.
     fn other_form(&self, name: &OsStr) -> Option<Hint> {
         let is_there = |other: &str| statat(&self.top().fd, other, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-        words::other_forms(name).into_iter().find(|(other, _)| is_there(other)).map(|(_, why)| why.into())
+        error_text::other_forms(name).into_iter().find(|(other, _)| is_there(other)).map(|(_, why)| why.into())
     }
 
     fn unreadable(&self, why: String) -> Refusal {
