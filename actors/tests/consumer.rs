@@ -286,8 +286,8 @@ impl Queue {
     }
 }
 
-/// Has a queue of so many messages emptied through a buffer of so many bytes, by a worker that comes only when it is full.
-/// Returns how often a message was delivered at the most.
+/// Has a queue of so many messages emptied through a buffer of so many bytes, by a worker that comes only when it is
+/// full. Returns how often a message was delivered at the most.
 async fn empty_through(max_bytes: u64, messages: u64, names: u64, size: fn(u64) -> usize) -> u32 {
     let consuming = Consuming::start(max_bytes).await;
     let ready = (1..=messages).map(|number| (number, (number % names).to_string(), size(number), 0)).collect();

@@ -12,8 +12,8 @@ const HASH_BYTES: usize = 16;
 const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
 
 /// A file's name for a text: different ones for different texts, on file systems that take `A` for `a` too, and nothing
-/// that means something in a path. Texts of lower-case letters, digits, `-`, `_` and `.`, as UUIDs are, are names already;
-/// any other is made safe, and `~` and its hash follow.
+/// that means something in a path. Texts of lower-case letters, digits, `-`, `_` and `.`, as UUIDs are, are names
+/// already; any other is made safe, and `~` and its hash follow.
 pub fn file_name(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
     let is_name = (1..=MAX_BYTES).contains(&text.len())

@@ -2,8 +2,8 @@
 //!
 //! A message may carry a .blend file of several GiB, and a frame an image of 50 MiB. So a byte string is read as a
 //! [`Span`], its place in the pickle, to be copied from there. All else (a few hundred bytes, usually) becomes a
-//! [`Document`]. A pickle that names a class or a function is refused, but for the few that Python itself needs to write
-//! bytes and sets at old protocols; what those would make is known, and none is called.
+//! [`Document`]. A pickle that names a class or a function is refused, but for the few that Python itself needs to
+//! write bytes and sets at old protocols; what those would make is known, and none is called.
 
 #[path = "pickle/reader.rs"]
 mod reader;

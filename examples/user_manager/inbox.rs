@@ -201,8 +201,8 @@ impl<'a> Report<'a> {
         })
     }
 
-    /// `JOB/frame_0001.png`, of nothing but what is safe in a path, for all of it comes from the internet. Where there is
-    /// no job or no frame, the message's `id` tells one from another.
+    /// `JOB/frame_0001.png`, of nothing but what is safe in a path, for all of it comes from the internet. Where there
+    /// is no job or no frame, the message's `id` tells one from another.
     fn file(&self, id: &str) -> PathBuf {
         let extension = self.file_name.as_deref().and_then(|name| Path::new(name).extension()?.to_str());
         let extension = extension.filter(|text| text.len() <= 4 && text.bytes().all(|c| c.is_ascii_alphanumeric()));

@@ -57,7 +57,8 @@ struct Args {
     #[arg(long, value_name = "ID", default_value = "example-worker")]
     user_id: String,
 
-    /// Folder in which each message has one for itself, the .blend file, the images and Blender's logs [default: a new one, gone after success]
+    /// Folder in which each message has one for itself, the .blend file, the images and Blender's logs [default: a new
+    /// one, gone after success]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 
@@ -69,7 +70,8 @@ struct Args {
     #[arg(long)]
     autoexec: bool,
 
-    /// Take images from this folder instead of rendering: frame 7 is the file whose name ends in 7, such as frame_0007.png
+    /// Take images from this folder instead of rendering: frame 7 is the file whose name ends in 7, such as
+    /// frame_0007.png
     #[arg(long, value_name = "DIR", conflicts_with_all = ["blender", "autoexec", "render_timeout"])]
     images: Option<PathBuf>,
 

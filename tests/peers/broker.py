@@ -129,7 +129,7 @@ class Broker(RealFarm):
             await (await connection.channel()).queue_delete(name)
 
     async def replace_exchange(self, url, name, type):
-        """Deletes an exchange and makes it anew with another type, before anyone else makes it; binds the queue again."""
+        """Replaces an exchange by one of another type before anybody else declares it, and binds the queue again."""
         async with await aio_pika.connect(url) as connection:
             while True:
                 channel = await connection.channel()

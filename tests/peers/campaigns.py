@@ -1,4 +1,4 @@
-"""Many requests in a row, made up from a seed; each campaign ends at its first surprise and tells it."""
+"""Campaigns of random requests, from a seed. Each ends at the first unexpected answer and reports it."""
 
 import collections
 import io
@@ -159,4 +159,5 @@ def changed_bodies(worker, api, seed, cases):
     return attacker.report()
 
 
-ALL = {call.__name__: call for call in (buffer_round_trips, frame_round_trips, bad_bodies, changed_bodies, hostile_bodies)}
+CAMPAIGNS = (buffer_round_trips, frame_round_trips, bad_bodies, changed_bodies, hostile_bodies)
+ALL = {call.__name__: call for call in CAMPAIGNS}

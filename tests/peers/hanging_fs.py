@@ -1,7 +1,8 @@
 """A network file system whose server dies: `hanging_fs.py FOLDER SIZE HANG`.
 
-Mounts a file system (FUSE, its bare protocol) on FOLDER in which every name is a file of SIZE zeros; of one whose name
-begins with "short", half of them can be read. As long as a file HANG exists, no request is answered. Prints a line when it is mounted, and ends with its parent.
+Mounts a file system on FOLDER (FUSE, without a library) in which every name is a file of SIZE zeros. Of a file whose
+name begins with "short", only half can be read. While a file HANG exists, no request is answered. Prints a line once
+it is mounted, and ends with its parent.
 """
 
 import ctypes

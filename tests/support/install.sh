@@ -1,5 +1,4 @@
-# What tests/run and benches/run share, for bash: installing what is missing on a Debian machine. Whoever sources this
-# has set
+# Installs missing Debian and Python packages, for tests/run and benches/run (bash). The script that sources this sets
 #   PACKAGES      the Debian packages
 #   VENV          the virtual environment for Python
 #   REQUIREMENTS  the file of its packages
@@ -15,7 +14,7 @@ fail() {
     exit 1
 }
 
-# Runs a command whose output only matters if it fails.
+# Runs a command and prints its output only if it fails.
 quietly() {
     "$@" >"$LOG" 2>&1 </dev/null || {
         tail -n 40 "$LOG" >&2
@@ -34,7 +33,7 @@ as_root() {
 
 is_installed() { [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 
-# Debian's packages start their services; a test machine wants the programs alone.
+# Keeps Debian's packages from starting their services, since the tests start their own.
 without_services() {
     local policy=/usr/sbin/policy-rc.d
     if [[ -e $policy ]]; then

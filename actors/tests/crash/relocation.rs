@@ -24,7 +24,8 @@ fn body(seq: Seq, len: usize) -> Vec<u8> {
     (0..len as u64).map(|at| (at * 31 + seq * 7) as u8).collect()
 }
 
-/// Puts a large record and small ones, then gives space back, while operation `at` fails. Returns whether there was one.
+/// Puts a large record and small ones, then gives space back, while operation `at` fails. Returns whether there was
+/// one.
 fn gives_space_back(at: usize, error: i32) -> bool {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();

@@ -1,5 +1,5 @@
-//! A removal that somebody waits for: what is reported as removed stays removed, what is reported as refused stays there,
-//! whichever operation of the disk fails.
+//! A removal that somebody waits for: what is reported as removed stays removed, what is reported as refused stays
+//! there, whichever operation of the disk fails.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! A segment that somebody truncates or changes under the running service: its records stay where they are, everything else
-//! goes on, and space comes back.
+//! A segment that somebody truncates or changes under the running service: its records stay where they are, everything
+//! else goes on, and space comes back.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};

@@ -68,7 +68,8 @@ fn ask_when_released(front: &Front, headers: &[(&str, &str)]) -> (Connection, Re
     })
 }
 
-/// Starts to fetch the message, and hangs up when everything that can be on its way is; what came, and the message's ETag.
+/// Starts to fetch the message, and hangs up when everything that can be on its way is; what came, and the message's
+/// ETag.
 #[track_caller]
 fn break_off(front: &Front, farm: &Farm) -> (Vec<u8>, String) {
     let mut connection = front.client.open(front.workers);

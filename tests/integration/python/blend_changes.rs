@@ -1,5 +1,5 @@
-//! What happens to a .blend file or its folder while it is sent and between two requests: a change of its content breaks a
-//! transfer off, nothing else does, and the next request finds what is there then.
+//! What happens to a .blend file or its folder while it is sent and between two requests: a change of its content
+//! breaks a transfer off, nothing else does, and the next request finds what is there then.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,5 +1,5 @@
-//! What is never sent, whatever the blend roots are: the data directory and the files that hold secrets. And the blend root
-//! that there is by default.
+//! What is never sent, whatever the blend roots are: the data directory and the files that hold secrets. And the blend
+//! root that there is by default.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

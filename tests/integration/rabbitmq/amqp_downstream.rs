@@ -1,5 +1,5 @@
-//! The farm's services behind the exchange: what the communication interface cannot pass on to the user manager it drops,
-//! so nothing is sent before both are back.
+//! The farm's services behind the exchange: what the communication interface cannot pass on to the user manager it
+//! drops, so nothing is sent before both are back.
 
 use serde_json::{Value, json};
 
