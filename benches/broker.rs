@@ -2,8 +2,8 @@
 //! publishes the same bodies without a server in front of it and without keeping them first.
 //!
 //! Both have the same broker, with a durable queue behind the exchange, persistent messages, confirms, and as much
-//! unconfirmed at once. All of them are processes of their own, and take turns round by round. Beside large frames stands
-//! what the disk does alone when each is written to it twice, as product and broker together do.
+//! unconfirmed at once. All of them are processes of their own, and take turns round by round. Beside large frames
+//! stands what the disk does alone when each is written to it twice, as product and broker together do.
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, Write};

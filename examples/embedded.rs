@@ -1,5 +1,5 @@
-//! An actix application with the gateway inside: a dashboard with routes of its own, an actor of its own that watches the
-//! gateway's actors, and the gateway's routes below `/farm`, protected by the gateway's own middleware.
+//! An actix application with the gateway inside: a dashboard with routes of its own, an actor of its own that watches
+//! the gateway's actors, and the gateway's routes below `/farm`, protected by the gateway's own middleware.
 //!
 //! ```text
 //! cargo run --example embedded

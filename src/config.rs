@@ -51,8 +51,8 @@ pub struct Config {
     pub worker_tokens: Option<Arc<Tokens>>,
     /// The tokens that the API server asks for, if any.
     pub api_tokens: Option<Arc<Tokens>>,
-    /// The hosts, besides localhost, by whose name clients may address the API server while it listens on loopback without
-    /// tokens.
+    /// The hosts, besides localhost, by whose name clients may address the API server while it listens on loopback
+    /// without tokens.
     pub api_hosts: Vec<HostName>,
     /// TLS of the worker server, if it speaks TLS.
     pub http_tls: Option<Tls>,

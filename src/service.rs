@@ -31,8 +31,8 @@ pub use descriptors::DescriptorError;
 /// Without this, a request that the kernel has received when the stop begins would be discarded unread.
 pub(crate) const LAST_REQUESTS: Duration = Duration::from_millis(500);
 
-/// The sockets that the service listens on. The caller binds them, so that it knows the ports, or passes on sockets that
-/// it got from elsewhere.
+/// The sockets that the service listens on. The caller binds them, so that it knows the ports, or passes on sockets
+/// that it got from elsewhere.
 #[derive(Debug)]
 pub struct Listeners {
     /// For workers.

@@ -34,8 +34,8 @@ pub enum PublisherEvent {
         /// The number of the channel; every later one has a greater number.
         epoch: u64,
     },
-    /// The channel has ended, or the attempt to open one. Everything published in it without an outcome is unknown and must
-    /// be sent again. A next attempt follows by itself, after a back-off.
+    /// The channel has ended, or the attempt to open one. Everything published in it without an outcome is unknown and
+    /// must be sent again. A next attempt follows by itself, after a back-off.
     Disconnected {
         /// Why; without any password.
         reason: String,
@@ -46,14 +46,14 @@ pub enum PublisherEvent {
     /// The broker has blocked the connection (`connection.blocked`) or unblocked it. Every connection starts unblocked,
     /// even at a broker that is short of memory or disk: it blocks only connections that publish.
     Blocked(bool),
-    /// One of the publications without an outcome is a poison message: the broker has closed the channel over it and will never
-    /// take it, but does not say which it is. `Disconnected` follows.
+    /// One of the publications without an outcome is a poison message: the broker has closed the channel over it and
+    /// will never take it, but does not say which it is. `Disconnected` follows.
     Suspected {
         /// The reply code and text.
         reason: String,
     },
-    /// Nothing is published for the time being, because the downstream queues are not ready: what is waited for, in words.
-    /// `None` once they are ready. Also comes right before `Connected`.
+    /// Nothing is published for the time being, because the downstream queues are not ready: what is waited for, in
+    /// words. `None` once they are ready. Also comes right before `Connected`.
     WaitingFor(Option<String>),
     /// The broker takes no message larger than this, in bytes: it has refused one. True until the connection is lost.
     SizeLimit(u64),
@@ -75,8 +75,8 @@ pub enum Outcome {
     Nacked,
     /// The broker has no queue for it (`basic.return`); holds the reply code and text.
     Returned(String),
-    /// The broker will never take it, because it is larger than the broker's `max_message_size`; holds the reply code and
-    /// text. The channel ends over it.
+    /// The broker will never take it, because it is larger than the broker's `max_message_size`; holds the reply code
+    /// and text. The channel ends over it.
     Refused(String),
     /// Its body cannot be read; holds the reason.
     Unreadable(String),
@@ -186,12 +186,12 @@ pub enum ConsumerEvent {
 
 /// A connection that consumes. Dropping it ends the connection, without blocking.
 pub trait ConsumerLink: Send {
-    /// From now on, and on later connections too, at most `prefetch` deliveries are unsettled at any time. With 0 nothing is
-    /// delivered, once [`ConsumerEvent::Cancelled`] is reported. What was settled before this call is settled before it takes
-    /// effect. Never blocks.
+    /// From now on, and on later connections too, at most `prefetch` deliveries are unsettled at any time. With 0
+    /// nothing is delivered, once [`ConsumerEvent::Cancelled`] is reported. What was settled before this call is
+    /// settled before it takes effect. Never blocks.
     fn consume(&self, prefetch: u16);
 
-    /// Sends all settlements to the broker, and then ends the connection. Blocks for `deadline` at the most; returns whether the
-    /// broker has all settlements.
+    /// Sends all settlements to the broker, and then ends the connection. Blocks for `deadline` at the most; returns
+    /// whether the broker has all settlements.
     fn stop(self: Box<Self>, deadline: std::time::Duration) -> bool;
 }

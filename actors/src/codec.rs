@@ -145,8 +145,8 @@ pub struct BufferMsg {
 pub struct BlendPlaceholder {
     /// Where in the pickle the file's byte string (its opcode, its length and its bytes) belongs.
     pub offset: u64,
-    /// The value of `BINARY_BLEND_FILE`, at most [`MAX_BLEND_PATH_BYTES`]; `None` where there is none or it is no string
-    /// that can name a file.
+    /// The value of `BINARY_BLEND_FILE`, at most [`MAX_BLEND_PATH_BYTES`]; `None` where there is none or it is no
+    /// string that can name a file.
     pub path: Option<String>,
 }
 
@@ -168,8 +168,8 @@ pub enum DecodeError {
     /// Anything else.
     #[error("{0}")]
     Malformed(String),
-    /// Nothing is wrong yet: the body takes longer than an event loop has time. Bodies that are decoded in full are never
-    /// refused with this.
+    /// Nothing is wrong yet: the body takes longer than an event loop has time. Bodies that are decoded in full are
+    /// never refused with this.
     #[error("the body takes longer to decode than there was time")]
     TakesLonger,
 }

@@ -1,5 +1,5 @@
-//! `CommunicationInterfaceConsumer`: turns deliveries of the consumed queue into the message that the API route sends, and
-//! settles each delivery when its outcome is known.
+//! `CommunicationInterfaceConsumer`: turns deliveries of the consumed queue into the message that the API route sends,
+//! and settles each delivery when its outcome is known.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ pub const FIRST_PREFETCH: u16 = 1;
 const MAX_PREFETCH: u16 = 32;
 
 /// How many bytes of deliveries are unsettled at once. One that exceeds it goes back to the queue, and from then on the
-/// prefetch is so small that the next ones keep to it if they are no larger than the last ones. A single larger one is taken
-/// alone.
+/// prefetch is so small that the next ones keep to it if they are no larger than the last ones. A single larger one is
+/// taken alone.
 const MAX_UNSETTLED_BYTES: u64 = 64 << 20;
 
 /// How often the consumer looks whether the buffer has space, after it had none.
@@ -42,11 +42,12 @@ const MAX_DISK_PAUSE: Duration = Duration::from_secs(60);
 /// How long a stop waits for deliveries on their way to the store, and then until the broker has the settlements.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts to consume. The link reports what happens on the connection to the function that it is given, and lasts as long
-/// as the connection.
+/// Starts to consume. The link reports what happens on the connection to the function that it is given, and lasts as
+/// long as the connection.
 pub type StartConsuming = Box<dyn FnOnce(Box<dyn Fn(ConsumerEvent) + Send>) -> Box<dyn ConsumerLink>>;
 
-/// Why nothing is consumed. Everything unsettled goes back to the queue, once what is on its way to the store is settled.
+/// Why nothing is consumed. Everything unsettled goes back to the queue, once what is on its way to the store is
+/// settled.
 #[derive(Clone, Copy, Debug)]
 enum Pause {
     /// The buffer had no space for so many bytes.
@@ -84,13 +85,14 @@ impl Waiting {
 
 /// Consumes the communication interface's queue.
 ///
-/// While the buffer has no space, the broker keeps the messages: a delivery that stays unsettled for long would run into its
-/// `consumer_timeout`, and one that goes back again and again into a quorum queue's `delivery-limit`. So consuming ends,
-/// what is unsettled goes back once, and consuming begins again when there is space. Since a quorum queue delivers what went
-/// back in the order of its return, as few as possible go back: the prefetch shrinks while the buffer fills.
+/// While the buffer has no space, the broker keeps the messages: a delivery that stays unsettled for long would run
+/// into its `consumer_timeout`, and one that goes back again and again into a quorum queue's `delivery-limit`. So
+/// consuming ends, what is unsettled goes back once, and consuming begins again when there is space. Since a quorum
+/// queue delivers what went back in the order of its return, as few as possible go back: the prefetch shrinks while the
+/// buffer fills.
 ///
-/// Messages of one UUID are stored in the order in which they were published. So a delivery is tried only after an earlier
-/// one of its UUID is stored; and once one goes back to the queue, everything behind it does too, in its order.
+/// Messages of one UUID are stored in the order in which they were published. So a delivery is tried only after an
+/// earlier one of its UUID is stored; and once one goes back to the queue, everything behind it does too, in its order.
 pub struct CommunicationInterfaceConsumer {
     decoder: Decoder,
     buffer: Addr<BufferActor>,
@@ -177,8 +179,8 @@ impl CommunicationInterfaceConsumer {
         self.work(ctx);
     }
 
-    /// Decodes the next delivery and sends it to the buffer. The one behind it follows as soon as this one is in the buffer's
-    /// mailbox, so that many can share one sync.
+    /// Decodes the next delivery and sends it to the buffer. The one behind it follows as soon as this one is in the
+    /// buffer's mailbox, so that many can share one sync.
     fn work(&mut self, ctx: &mut Context<Self>) {
         let is_busy = self.decoding || self.behind.is_some();
         if is_busy || self.pause.is_some_and(Pause::gives_back) || self.drained.is_some() {
@@ -368,8 +370,8 @@ impl CommunicationInterfaceConsumer {
         }
     }
 
-    /// One message at a time after a refusal; doubled for each window that was stored, as long as twice the size of all that
-    /// may be unsettled is free. In the buffer a message may take up to about twice its size in JSON.
+    /// One message at a time after a refusal; doubled for each window that was stored, as long as twice the size of all
+    /// that may be unsettled is free. In the buffer a message may take up to about twice its size in JSON.
     fn next_prefetch(&self, free: u64) -> u16 {
         let largest = self.sizes.iter().copied().max().unwrap_or(0).max(1);
         let fits = free.min(2 * MAX_UNSETTLED_BYTES) / (2 * largest);

@@ -13,12 +13,13 @@ use crate::codec::{DecodeError, Effort, Format};
 use crate::error::Error;
 
 /// Bodies longer than this are decoded on a thread that may take its time, as are shorter ones that turn out to take
-/// longer than they should. Up to here it takes less than the way to another thread and back, about 20 µs, at some GB/s.
+/// longer than they should. Up to here it takes less than the way to another thread and back, about 20 µs, at some
+/// GB/s.
 const DECODE_IN_PLACE: usize = 64 << 10;
 
-/// How many bodies wait for a thread, or are on one. What they have in memory is bounded by who received them; this bounds
-/// how long one waits: a MiB takes a millisecond, and hundreds of them if it is made to. Beyond, the sender is asked to
-/// come back later.
+/// How many bodies wait for a thread, or are on one. What they have in memory is bounded by who received them; this
+/// bounds how long one waits: a MiB takes a millisecond, and hundreds of them if it is made to. Beyond, the sender is
+/// asked to come back later.
 const MAX_WAITING: usize = 1_024;
 
 /// Decodes bodies, as many at once as there are cores; up to 1,024 wait. Clones are the same.

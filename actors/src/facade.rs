@@ -34,9 +34,9 @@ pub struct ActorsState {
 }
 
 impl UserHttpActors {
-    /// Handles a body that a worker has posted (`handleUserMessage` of the specification). `Ok` means that the message is
-    /// on stable storage and will be forwarded, if it is of a type that is forwarded. If the sender is authenticated as
-    /// `bound_user_id`, the message must not name another user.
+    /// Handles a body that a worker has posted (`handleUserMessage` of the specification). `Ok` means that the message
+    /// is on stable storage and will be forwarded, if it is of a type that is forwarded. If the sender is authenticated
+    /// as `bound_user_id`, the message must not name another user.
     ///
     /// # Errors
     /// See [`Error`].
@@ -103,8 +103,9 @@ impl UserHttpActors {
         Ok(refine_data_from_metadata(&self.blend_roots, placeholder.path.as_deref()).await?)
     }
 
-    /// Leases the oldest message for the user manager for the time `lease`, and waits for one for the time `wait`. A zero
-    /// `lease` shows the message without leasing it. `None` if there was none in that time, or if the service stops.
+    /// Leases the oldest message for the user manager for the time `lease`, and waits for one for the time `wait`. A
+    /// zero `lease` shows the message without leasing it. `None` if there was none in that time, or if the service
+    /// stops.
     ///
     /// # Errors
     /// [`Error::BrokerIsConfigured`]: messages go to the broker.

@@ -1,5 +1,5 @@
-//! A reply that an actor sends after its handler has returned, without a future per request: actix polls every future of
-//! an actor at every event.
+//! A reply that an actor sends after its handler has returned, without a future per request: actix polls every future
+//! of an actor at every event.
 
 use std::cell::RefCell;
 use std::rc::Rc;

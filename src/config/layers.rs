@@ -271,8 +271,8 @@ impl Variables {
     }
 }
 
-/// The log line for a variable that is not a setting. Kubernetes sets such variables: their names begin with the name of a
-/// Service. The value is not shown, for the variable may be a misspelled secret.
+/// The log line for a variable that is not a setting. Kubernetes sets such variables: their names begin with the name
+/// of a Service. The value is not shown, for the variable may be a misspelled secret.
 fn unknown_variable(settings: &'static [Declaration], name: &str, key: &str) -> String {
     let known = settings.iter().map(|setting| setting.key).chain([CONFIG]);
     let nearest = nearest(key, known).replace('-', "_").to_uppercase();

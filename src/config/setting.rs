@@ -41,8 +41,8 @@ pub enum Kind {
 }
 
 impl<T> Setting<T> {
-    /// A setting with one value. `default` is empty if there is none. `parse` never gets an empty text; its error says what
-    /// would be accepted.
+    /// A setting with one value. `default` is empty if there is none. `parse` never gets an empty text; its error says
+    /// what would be accepted.
     pub const fn new(
         key: &'static str,
         placeholder: &'static str,
@@ -90,8 +90,8 @@ impl<T> Setting<T> {
         self.with(declaration)
     }
 
-    /// An empty variable is an error. A shell or a compose file may have filled it from another one that is not set, and to
-    /// run without this setting is worse than not to start.
+    /// An empty variable is an error. A shell or a compose file may have filled it from another one that is not set,
+    /// and to run without this setting is worse than not to start.
     pub const fn guarded(self) -> Self {
         let declaration = Declaration { guarded: true, ..self.declaration };
         self.with(declaration)

@@ -54,8 +54,8 @@ impl TlsSettings {
     }
 }
 
-/// The file of the CAs to trust for the broker. It is read again at each connection; this reads it once, to report errors at
-/// the start.
+/// The file of the CAs to trust for the broker. It is read again at each connection; this reads it once, to report
+/// errors at the start.
 pub fn amqp_ca_file(layers: &Layers, url: Option<&AmqpUrl>) -> Result<Option<PathBuf>, ConfigError> {
     let Some(path) = layers.optional(&settings::AMQP_CA_FILE)? else { return Ok(None) };
     let checked = if url.is_some_and(AmqpUrl::is_tls) {

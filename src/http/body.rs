@@ -11,7 +11,8 @@ use crate::http::Gateway;
 use crate::http::error::Failure;
 use crate::http::limits::{InflightPermit, Pace};
 
-/// How much memory is reserved at once for a body of declared length, in bytes. A sender may declare more than it sends.
+/// How much memory is reserved at once for a body of declared length, in bytes. A sender may declare more than it
+/// sends.
 const RESERVED: usize = 1 << 20;
 
 /// A body with the permit for its memory.
@@ -26,12 +27,12 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for Permitted<B> {
     }
 }
 
-/// Reads the whole body. The in-flight permit is part of the returned bytes: it counts until their last slice is dropped,
-/// for a body that is on its way to the disk takes memory even if the client has hung up.
+/// Reads the whole body. The in-flight permit is part of the returned bytes: it counts until their last slice is
+/// dropped, for a body that is on its way to the disk takes memory even if the client has hung up.
 ///
 /// # Errors
-/// 413 as soon as the body is known to exceed the limit, 415 if it has a content encoding, 503 if `max_inflight` is reached,
-/// 408 if it is too slow, 400 if it breaks off.
+/// 413 as soon as the body is known to exceed the limit, 415 if it has a content encoding, 503 if `max_inflight` is
+/// reached, 408 if it is too slow, 400 if it breaks off.
 pub async fn read(request: &HttpRequest, mut payload: web::Payload, gateway: &Gateway) -> Result<Bytes, Failure> {
     let limits = &gateway.limits;
     let limit = limits.max_body;
@@ -90,7 +91,8 @@ pub async fn read(request: &HttpRequest, mut payload: web::Payload, gateway: &Ga
     })
 }
 
-/// The next capacity of a body that needs more memory: twice the current one, at most the length that the body can have.
+/// The next capacity of a body that needs more memory: twice the current one, at most the length that the body can
+/// have.
 fn capacity(needed: usize, has: usize, declared: Option<u64>, limit: u64) -> usize {
     let least = if declared.is_some() { RESERVED } else { 0 };
     let most = usize::try_from(declared.unwrap_or(limit)).unwrap_or(usize::MAX);

@@ -1,9 +1,9 @@
 //! Refuses what a web page of another origin makes a browser send.
 //!
-//! The API server trusts its network, and any page that is open in a browser there can send it requests. A browser names
-//! the page's origin in each of them (`Origin`, or at least `Sec-Fetch-Site`), so a request of another origin is refused.
-//! A page whose own host name resolves to this machine (DNS rebinding) has the server's own origin; if nothing else
-//! protects the server, the `Host` header reveals that name.
+//! The API server trusts its network, and any page that is open in a browser there can send it requests. A browser
+//! names the page's origin in each of them (`Origin`, or at least `Sec-Fetch-Site`), so a request of another origin is
+//! refused. A page whose own host name resolves to this machine (DNS rebinding) has the server's own origin; if nothing
+//! else protects the server, the `Host` header reveals that name.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,7 +47,8 @@ impl HostName {
         is_name.then(|| Self(name.to_ascii_lowercase()))
     }
 
-    /// Whether this machine is meant. Browsers and resolvers never look up `localhost` and the names below it (RFC 6761).
+    /// Whether this machine is meant. Browsers and resolvers never look up `localhost` and the names below it (RFC
+    /// 6761).
     fn is_loopback(&self) -> bool {
         let is_address = self.0.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         is_address || self.0 == "localhost" || self.0.ends_with(".localhost")

@@ -1,5 +1,5 @@
-//! What an application sets on its own [`HttpServer`](actix_web::HttpServer) when it mounts the routes there. The servers
-//! of [`UserHttpServer`](crate::UserHttpServer) have connections of their own and need none of it.
+//! What an application sets on its own [`HttpServer`](actix_web::HttpServer) when it mounts the routes there. The
+//! servers of [`UserHttpServer`](crate::UserHttpServer) have connections of their own and need none of it.
 
 use std::any::Any;
 use std::net::{Shutdown, TcpStream};
@@ -9,9 +9,10 @@ use std::sync::Arc;
 use actix_web::dev::Extensions;
 use actix_web::{HttpRequest, rt};
 
-/// The `h1_write_buffer_size` that makes the end of a delivery exact: the server asks an answer's body for the next chunk
-/// only after the socket has taken all bytes before it. So when it asks for a chunk after the last one, the socket has the
-/// whole answer. The cost: head and body of an answer are two packets. Over TLS, rustls may still hold the last 64 KiB.
+/// The `h1_write_buffer_size` that makes the end of a delivery exact: the server asks an answer's body for the next
+/// chunk only after the socket has taken all bytes before it. So when it asks for a chunk after the last one, the
+/// socket has the whole answer. The cost: head and body of an answer are two packets. Over TLS, rustls may still hold
+/// the last 64 KiB.
 pub const H1_WRITE_BUFFER_SIZE: usize = 1;
 
 /// The socket of a connection.

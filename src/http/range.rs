@@ -1,4 +1,5 @@
-//! `Range`, `If-Range` and `If-Match` (RFC 9110, sections 13.1 and 14), as far as resuming a transfer needs them: one range.
+//! `Range`, `If-Range` and `If-Match` (RFC 9110, sections 13.1 and 14), as far as resuming a transfer needs them: one
+//! range.
 
 use actix_web::http::header::{self, ByteRangeSpec, HeaderMap};
 
@@ -37,8 +38,8 @@ pub fn if_range(headers: &HeaderMap, etag: &str) -> Option<bool> {
     Some(conditions.all(|condition| condition.as_bytes() == etag.as_bytes()))
 }
 
-/// Whether `If-Match` is absent, `*`, or names this entity tag. actix-web's typed header cannot tell a malformed one, which
-/// matches nothing, from an absent one.
+/// Whether `If-Match` is absent, `*`, or names this entity tag. actix-web's typed header cannot tell a malformed one,
+/// which matches nothing, from an absent one.
 pub fn if_match(headers: &HeaderMap, etag: &str) -> bool {
     let mut conditions = headers.get_all(header::IF_MATCH).peekable();
     if conditions.peek().is_none() {
@@ -51,8 +52,9 @@ pub fn if_match(headers: &HeaderMap, etag: &str) -> bool {
 
 /// The part that a `Range` header selects of `len` bytes; `None` if the header is to be ignored.
 ///
-/// [`ByteRangeSpec`] reads one range. The whole header is not left to actix-web's `Range`: that accepts the unit in lower
-/// case alone, and drops the members of a list that are malformed, so that a list of two could pass for a single range.
+/// [`ByteRangeSpec`] reads one range. The whole header is not left to actix-web's `Range`: that accepts the unit in
+/// lower case alone, and drops the members of a list that are malformed, so that a list of two could pass for a single
+/// range.
 fn parse(range: &str, len: u64) -> Option<Selected> {
     let (unit, spec) = range.split_once('=')?;
     // the parser of numbers would accept a sign

@@ -19,8 +19,8 @@ pub struct ReaderWatch {
 }
 
 impl ReaderWatch {
-    /// Closes the request's connection as soon as the client takes a chunk of the answer more slowly than `limits` allow.
-    /// `None` if the request's socket is not known: nothing is watched then.
+    /// Closes the request's connection as soon as the client takes a chunk of the answer more slowly than `limits`
+    /// allow. `None` if the request's socket is not known: nothing is watched then.
     pub fn start(request: &HttpRequest, limits: Limits) -> Option<Self> {
         let socket = Socket::of(request)?;
         let handed_over = Rc::new(Cell::new((Instant::now(), 0)));

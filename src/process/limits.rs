@@ -40,8 +40,8 @@ fn needed_threads() -> usize {
     3 * cores() + 2 + OTHER_THREADS
 }
 
-/// Checks that the system allows as many threads as the service needs: libraries that cannot start a thread panic, or wait
-/// forever. Call it before the configuration is loaded, which starts a thread.
+/// Checks that the system allows as many threads as the service needs: libraries that cannot start a thread panic, or
+/// wait forever. Call it before the configuration is loaded, which starts a thread.
 ///
 /// # Errors
 /// How many the system allows.
@@ -64,8 +64,8 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Raises the limit of open files to its hard limit: each connection takes a descriptor, and the soft limit is often 1,024
-/// only for programs that use `select`.
+/// Raises the limit of open files to its hard limit: each connection takes a descriptor, and the soft limit is often
+/// 1,024 only for programs that use `select`.
 pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {

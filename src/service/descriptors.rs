@@ -47,8 +47,8 @@ pub struct DescriptorError {
 }
 
 impl DescriptorBudget {
-    /// Gives `connections` to each server and `blend_files` to .blend files, or less if the process's limit of open files
-    /// does not allow that much; then it logs a warning.
+    /// Gives `connections` to each server and `blend_files` to .blend files, or less if the process's limit of open
+    /// files does not allow that much; then it logs a warning.
     ///
     /// # Errors
     /// The limit leaves fewer than [`MIN_SHARED_FILES`].
@@ -67,8 +67,8 @@ impl DescriptorBudget {
         Ok(budget)
     }
 
-    /// Divides what `limit` leaves: up to a quarter for the API server, up to a quarter for .blend files, and the rest for
-    /// workers.
+    /// Divides what `limit` leaves: up to a quarter for the API server, up to a quarter for .blend files, and the rest
+    /// for workers.
     fn of(limit: u64, cores: usize, wanted: Self) -> Result<Self, DescriptorError> {
         let reserve = 2 * STORE_FILES + BROKER_FILES + OTHER_FILES + 2 * cores as u64 * THREAD_FILES;
         let Some(shared) = limit.checked_sub(reserve).filter(|shared| *shared >= MIN_SHARED_FILES) else {

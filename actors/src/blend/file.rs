@@ -13,12 +13,12 @@ use super::io_pool::{IoPool, NotDone};
 use super::tag::TagKey;
 use crate::payload;
 
-/// How long one read of a delivery may take, its turn included. It is longer than what opening may take: a delivery that
-/// breaks off has to be resumed, a request that is refused is only asked again.
+/// How long one read of a delivery may take, its turn included. It is longer than what opening may take: a delivery
+/// that breaks off has to be resumed, a request that is refused is only asked again.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A .blend file that is being sent: its bytes are those of the moment when it was opened, or reading fails. What becomes
-/// of its names, links, owner and permissions does not matter.
+/// A .blend file that is being sent: its bytes are those of the moment when it was opened, or reading fails. What
+/// becomes of its names, links, owner and permissions does not matter.
 #[derive(Debug)]
 pub struct BlendFile {
     /// The descriptor, and its share of how many may be open; `None` only while it is dropped.
@@ -28,8 +28,8 @@ pub struct BlendFile {
     version: String,
 }
 
-/// What changes when a file's content does. The time of the last change of its metadata (ctime) and the number of its links
-/// are no part of it: a hard link, a rename (Blender's own save renames the file that is being sent), `chmod` and
+/// What changes when a file's content does. The time of the last change of its metadata (ctime) and the number of its
+/// links are no part of it: a hard link, a rename (Blender's own save renames the file that is being sent), `chmod` and
 /// the like change them and no byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -44,8 +44,8 @@ pub struct Stamp {
 }
 
 impl BlendFile {
-    /// A file that has just been opened. `pool` has the threads of its blend root, `permit` is its share of the bound on
-    /// open files.
+    /// A file that has just been opened. `pool` has the threads of its blend root, `permit` is its share of the bound
+    /// on open files.
     pub(super) fn new(file: File, stamp: Stamp, permit: OwnedSemaphorePermit, pool: IoPool, key: &TagKey) -> Self {
         Self { held: Some((file, permit)), pool, stamp, version: key.tag(&stamp) }
     }
@@ -70,8 +70,8 @@ impl BlendFile {
     /// thread of the file's blend root, 30 s at the most.
     ///
     /// # Errors
-    /// What the file system reports, `InvalidData` where the file has changed since it was opened or has fewer bytes than
-    /// its length, and `TimedOut`.
+    /// What the file system reports, `InvalidData` where the file has changed since it was opened or has fewer bytes
+    /// than its length, and `TimedOut`.
     pub async fn read(self: Arc<Self>, offset: u64, len: usize) -> io::Result<Bytes> {
         let pool = self.pool.clone();
         pool.run(READ_PATIENCE, move || self.read_now(offset, len)).await.unwrap_or_else(|not_done| {

@@ -1,5 +1,5 @@
-//! The threads that wait for the file systems of one blend root. A file system that does not answer (a network mount whose
-//! server is gone) holds these and nothing else.
+//! The threads that wait for the file systems of one blend root. A file system that does not answer (a network mount
+//! whose server is gone) holds these and nothing else.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,8 +1,8 @@
 //! The way from a path to an open file, one component after the other.
 //!
-//! Each folder is opened in the one before it, without following links; links are read and followed here. So the folders
-//! that are held open say where a file lies, whatever is renamed or linked anew meanwhile: nothing is checked by name
-//! first and opened by name then.
+//! Each folder is opened in the one before it, without following links; links are read and followed here. So the
+//! folders that are held open say where a file lies, whatever is renamed or linked anew meanwhile: nothing is checked
+//! by name first and opened by name then.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -137,8 +137,8 @@ impl UnresolvedPath {
         }
     }
 
-    /// Goes along as far as possible. `known` are the blend roots, held open, where the way starts at `/`; none of them is
-    /// recognised that is not among them. Blocks on the file system.
+    /// Goes along as far as possible. `known` are the blend roots, held open, where the way starts at `/`; none of them
+    /// is recognised that is not among them. Blocks on the file system.
     pub fn walk(self, roots: &[Root], known: &[Option<Dir>], never_sent: &NeverSent) -> Result<Resolved, Refusal> {
         let Self { start, rest, links } = self;
         let first = match start {
@@ -365,7 +365,8 @@ impl Resolver<'_> {
         Ok(None)
     }
 
-    /// Goes on from `/`, or from a blend root on the way, where `..` leads out of a blend root: it may lead into another, or back.
+    /// Goes on from `/`, or from a blend root on the way, where `..` leads out of a blend root: it may lead into
+    /// another, or back.
     fn leave(self, index: usize) -> Result<UnresolvedPath, Refusal> {
         let real = std::fs::canonicalize(&self.roots[index].path).map_err(|error| Refusal::of(&error))?;
         let mut rest = components(real.as_os_str());

@@ -32,15 +32,15 @@ pub const DEFAULT_MAX_OPEN_BLEND_FILES: usize = 4096;
 /// What there is to know about .blend files.
 #[derive(Clone, Debug)]
 pub struct BlendConfig {
-    /// The folders in which .blend files may lie. Relative paths are relative to the first. They are opened anew for each
-    /// request, and need not be there at the start.
+    /// The folders in which .blend files may lie. Relative paths are relative to the first. They are opened anew for
+    /// each request, and need not be there at the start.
     pub roots: Vec<PathBuf>,
     /// Never sent, with everything below it. Holds the key of the ETags; without it they change with each start.
     pub data_dir: Option<PathBuf>,
     /// Single files that are never sent.
     pub private_files: Vec<PathBuf>,
-    /// How many .blend files are open at once, each of them a file descriptor and a delivery. Beyond that a request fails
-    /// with [`BlendError::NotNow`](super::BlendError::NotNow).
+    /// How many .blend files are open at once, each of them a file descriptor and a delivery. Beyond that a request
+    /// fails with [`BlendError::NotNow`](super::BlendError::NotNow).
     pub max_open: usize,
 }
 
@@ -217,8 +217,8 @@ impl Shared {
     }
 }
 
-/// Checks that a folder is there and can be used as a blend root. One that does not answer within 5 s passes: the service
-/// runs without it until it does.
+/// Checks that a folder is there and can be used as a blend root. One that does not answer within 5 s passes: the
+/// service runs without it until it does.
 ///
 /// # Errors
 /// Why it cannot be opened.

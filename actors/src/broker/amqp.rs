@@ -31,14 +31,15 @@ pub use consumer::{AmqpConsumer, start_consumer};
 pub use publisher::{AmqpPublisher, start_publisher};
 pub use url::{AmqpUrl, AmqpUrlError};
 
-/// The log target of the AMQP client library. At `warn` it logs what the actors log too, once for each look at a downstream
-/// queue, so an application should log only its errors.
+/// The log target of the AMQP client library. At `warn` it logs what the actors log too, once for each look at a
+/// downstream queue, so an application should log only its errors.
 pub const CLIENT_LOG_TARGET: &str = "amiquip";
-/// The log target within [`CLIENT_LOG_TARGET`] that logs the broker's password at `debug` and below. An application must not
-/// enable these levels.
+/// The log target within [`CLIENT_LOG_TARGET`] that logs the broker's password at `debug` and below. An application
+/// must not enable these levels.
 pub const PASSWORD_LOG_TARGET: &str = "amiquip::io_loop::handshake_state";
 
-/// AMQP 0-9-1 sends names as short strings, with a length of one byte. amiquip would cut the length and send a broken frame.
+/// AMQP 0-9-1 sends names as short strings, with a length of one byte. amiquip would cut the length and send a broken
+/// frame.
 const MAX_NAME_BYTES: usize = 255;
 
 /// The farm's services look for a lost broker every 5 s, each on its own cycle: by then all of them have found it.
@@ -49,8 +50,8 @@ const DEFAULT_SETTLE: Duration = Duration::from_secs(10);
 pub struct AmqpConfig {
     /// The broker.
     pub url: AmqpUrl,
-    /// For a URL with TLS: a PEM file with the CAs that may have issued the broker's certificate, read for each connection.
-    /// `None` for the CAs that the system trusts.
+    /// For a URL with TLS: a PEM file with the CAs that may have issued the broker's certificate, read for each
+    /// connection. `None` for the CAs that the system trusts.
     pub ca_file: Option<PathBuf>,
     /// The exchange through which the farm's services reach `consume_queue`.
     pub consume_exchange: String,
@@ -60,11 +61,12 @@ pub struct AmqpConfig {
     pub publish_exchange: String,
     /// The routing key of everything that is published.
     pub routing_key: String,
-    /// Downstream queues: nothing is published while one of them does not exist or has no consumer. RabbitMQ does not show
-    /// the consumers of an exclusive queue, so such a queue counts as ready when it exists.
+    /// Downstream queues: nothing is published while one of them does not exist or has no consumer. RabbitMQ does not
+    /// show the consumers of an exclusive queue, so such a queue counts as ready when it exists.
     pub await_queues: Vec<String>,
-    /// Without `await_queues`: the settle delay, during which nothing is published after a lost connection, once there is
-    /// another. The farm's services have lost the broker too, and one that is back drops what it has for one that is not.
+    /// Without `await_queues`: the settle delay, during which nothing is published after a lost connection, once there
+    /// is another. The farm's services have lost the broker too, and one that is back drops what it has for one that is
+    /// not.
     pub settle: Duration,
 }
 

@@ -24,25 +24,25 @@ pub const MAX_PEER_INT_DIGITS: usize = 4_300;
 /// a row; CPython allocates a table as long as the largest number.
 pub const MAX_MEMO_GAP: usize = 65_536;
 
-/// How long a pickle's keys may keep CPython's `pickle.loads` busy (hashing, probing, comparing), in nanoseconds, whatever
-/// the pickle's length. [`KEY_WORK_NS_PER_BYTE`] comes on top. A key of a dict as programs make them takes 50 to 500 ns; keys
-/// chosen by their hashes could make hours of a megabyte. The whole pickle is to load within 0.5 s and 1 s for each MiB, which
-/// leaves more than half of that time for the rest of its opcodes and for slower processors.
+/// How long a pickle's keys may keep CPython's `pickle.loads` busy (hashing, probing, comparing), in nanoseconds,
+/// whatever the pickle's length. [`KEY_WORK_NS_PER_BYTE`] comes on top. A key of a dict as programs make them takes 50
+/// to 500 ns; keys chosen by their hashes could make hours of a megabyte. The whole pickle is to load within 0.5 s and
+/// 1 s for each MiB, which leaves more than half of that time for the rest of its opcodes and for slower processors.
 pub const KEY_WORK_BASE_NS: u64 = 64_000_000;
 
 /// See [`KEY_WORK_BASE_NS`]: for each byte of the pickle.
 pub const KEY_WORK_NS_PER_BYTE: u64 = 300;
 
-/// How many bytes of a pickle count at most towards [`KEY_WORK_NS_PER_BYTE`] for each value and place: a large byte string
-/// is no reason to spend time on keys.
+/// How many bytes of a pickle count at most towards [`KEY_WORK_NS_PER_BYTE`] for each value and place: a large byte
+/// string is no reason to spend time on keys.
 pub const KEY_WORK_BYTES_PER_PLACE: usize = 8;
 
-/// How much of that work, in nanoseconds, is looked into on an event loop; that takes about a quarter of the time that it
-/// stands for.
+/// How much of that work, in nanoseconds, is looked into on an event loop; that takes about a quarter of the time that
+/// it stands for.
 pub const KEY_WORK_BRIEF_NS: u64 = 1_000_000;
 
-/// What it takes CPython to make a set or a frozenset, in nanoseconds: it has 200 bytes when it is empty, and among a million
-/// of them the garbage collector passes it several times.
+/// What it takes CPython to make a set or a frozenset, in nanoseconds: it has 200 bytes when it is empty, and among a
+/// million of them the garbage collector passes it several times.
 pub const SET_WORK_NS: u64 = 1_000;
 
 /// How many values one key may hold; an int counts once more for every [`INT_BYTES_PER_HASHED_VALUE`].
@@ -59,8 +59,8 @@ pub const MAX_CALL_GROWTH: usize = 4;
 /// How long a body may be, in bytes: positions in it are kept in 32 bits.
 pub const MAX_BODY_BYTES: usize = u32::MAX as usize;
 
-/// How many times the body's length its data may have as JSON, [`MAX_JSON_BASE_BYTES`] aside. Without sharing it is less
-/// than 8 times; names that many dicts share make more of it. A pickle past that is forwarded as it is.
+/// How many times the body's length its data may have as JSON, [`MAX_JSON_BASE_BYTES`] aside. Without sharing it is
+/// less than 8 times; names that many dicts share make more of it. A pickle past that is forwarded as it is.
 pub const MAX_JSON_RATIO: u64 = 16;
 
 /// See [`MAX_JSON_RATIO`].
@@ -72,7 +72,8 @@ pub const BRIEF_JSON_RATIO: u64 = 4;
 /// How long a `BUFFER_UUID` may be, in bytes.
 pub const MAX_BUFFER_UUID_BYTES: usize = 4_096;
 
-/// How long the path of a .blend file may be, in bytes of UTF-8: `PATH_MAX` of Linux, beyond which no path can be opened.
+/// How long the path of a .blend file may be, in bytes of UTF-8: `PATH_MAX` of Linux, beyond which no path can be
+/// opened.
 pub const MAX_BLEND_PATH_BYTES: usize = 4_096;
 
 /// How many characters of a user's name or of an unknown type are kept for logs and lists. What is forwarded

@@ -1,5 +1,5 @@
-//! What a body that cannot be read seems to be, and how it would be sent right. Looked at only once a reader has failed:
-//! nothing that can be read is refused for its looks.
+//! What a body that cannot be read seems to be, and how it would be sent right. Looked at only once a reader has
+//! failed: nothing that can be read is refused for its looks.
 
 use super::Format;
 

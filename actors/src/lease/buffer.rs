@@ -30,8 +30,8 @@ pub struct LeasedBufferMsg {
 
 /// The right to deliver one buffered message. While it exists, nobody else gets the message.
 ///
-/// Dropped, it offers the message again at once. What has been sent of the message then counts for the next delivery; see
-/// [`begin`](Self::begin). [`delivered`](Self::delivered) removes the message instead.
+/// Dropped, it offers the message again at once. What has been sent of the message then counts for the next delivery;
+/// see [`begin`](Self::begin). [`delivered`](Self::delivered) removes the message instead.
 #[derive(Debug)]
 pub struct BufferLease {
     owner: Recipient<BufferLeaseEvent>,

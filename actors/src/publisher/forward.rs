@@ -35,9 +35,9 @@ pub struct Forwarder {
     blocked: bool,
     /// What must happen first, in words, before anything is published.
     waiting_for: Option<String>,
-    /// How many messages may be in flight. 1 after a refusal; from then on each confirm adds one, so that it doubles with
-    /// every window that the broker takes, as TCP's does. A queue that takes five messages a second is not offered a
-    /// thousand.
+    /// How many messages may be in flight. 1 after a refusal; from then on each confirm adds one, so that it doubles
+    /// with every window that the broker takes, as TCP's does. A queue that takes five messages a second is not offered
+    /// a thousand.
     window: usize,
     back_off: Option<BackOff>,
     refusals: Option<Refusals>,
@@ -53,8 +53,8 @@ pub struct Forwarder {
     lost: bool,
 }
 
-/// The broker has refused or returned something. Until it takes the oldest message, that one is sent alone, after a pause:
-/// the order is kept, and a queue that is not there is not flooded.
+/// The broker has refused or returned something. Until it takes the oldest message, that one is sent alone, after a
+/// pause: the order is kept, and a queue that is not there is not flooded.
 #[derive(Debug)]
 struct BackOff {
     delay: Duration,
@@ -126,8 +126,8 @@ impl Forwarder {
         self.insisted.insert(seq);
     }
 
-    /// Publishes what the window has space for. Returns the first message that the broker will never take, with the reason:
-    /// park it, and call again.
+    /// Publishes what the window has space for. Returns the first message that the broker will never take, with the
+    /// reason: park it, and call again.
     pub fn send(&mut self, outbox: &mut Outbox) -> Option<(Seq, String)> {
         let epoch = self.epoch.filter(|_| !self.blocked && self.waiting_for.is_none())?;
         while let Some((seq, next)) = outbox.first_waiting() {

@@ -255,8 +255,8 @@ impl Outbox {
         self.parked.contains(&seq)
     }
 
-    /// Nobody gets this message while its removal is on its way to the store. Returns `false` if there is no such message, and
-    /// for one in flight.
+    /// Nobody gets this message while its removal is on its way to the store. Returns `false` if there is no such
+    /// message, and for one in flight.
     pub fn begin_removal(&mut self, seq: Seq) -> bool {
         let Some(message) = self.messages.get_mut(&seq) else { return false };
         let parked = match &mut message.state {
@@ -340,8 +340,8 @@ impl Outbox {
         }
     }
 
-    /// What counts towards the limit: all messages, and removed ones whose bodies are still being read. Such a body keeps
-    /// its memory, or its segment on the disk.
+    /// What counts towards the limit: all messages, and removed ones whose bodies are still being read. Such a body
+    /// keeps its memory, or its segment on the disk.
     pub fn held_bytes(&self) -> u64 {
         self.bytes + self.lingering_bytes
     }

@@ -13,8 +13,8 @@ use crate::http::gate::{Gate, impl_transform};
 /// The paths that need no token: a supervisor that restarts a dead service, or a load balancer, has none.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Middleware that asks for a bearer token: `Authorization: Bearer TOKEN`. A request without a valid one is answered 401
-/// before any of its body is read.
+/// Middleware that asks for a bearer token: `Authorization: Bearer TOKEN`. A request without a valid one is answered
+/// 401 before any of its body is read.
 ///
 /// Without tokens (`None`) every request passes.
 ///
@@ -67,8 +67,8 @@ enum Audience {
 }
 
 impl Authentication {
-    /// In front of [`configure_http_routes`](crate::configure_http_routes). A refused `GET` or `HEAD` is answered with a
-    /// pickle, as the other failures of these routes are. A message that is posted with a token that is bound to a
+    /// In front of [`configure_http_routes`](crate::configure_http_routes). A refused `GET` or `HEAD` is answered with
+    /// a pickle, as the other failures of these routes are. A message that is posted with a token that is bound to a
     /// `USER_ID` must have that `USER_ID`.
     pub fn for_workers(tokens: impl Into<Option<Arc<Tokens>>>) -> Self {
         Self { tokens: tokens.into(), audience: Audience::Workers }

@@ -19,7 +19,8 @@ use crate::codec::Format;
 /// How much of a message's properties is kept for the log.
 const SHOWN_CHARS: usize = 100;
 
-/// A running consumer. Dropping it ends the connection, without blocking, and the broker delivers what was not settled again.
+/// A running consumer. Dropping it ends the connection, without blocking, and the broker delivers what was not settled
+/// again.
 #[derive(Debug)]
 pub struct AmqpConsumer {
     orders: Sender<Order>,
@@ -27,8 +28,8 @@ pub struct AmqpConsumer {
 }
 
 impl AmqpConsumer {
-    /// Ends it and waits for its end, for `deadline` at the most; 3 s are enough where it is connected. Returns whether it has
-    /// ended, and every settlement made before this call has been sent.
+    /// Ends it and waits for its end, for `deadline` at the most; 3 s are enough where it is connected. Returns whether
+    /// it has ended, and every settlement made before this call has been sent.
     pub fn stop(self, deadline: Duration) -> bool {
         self.worker.stop(deadline)
     }
@@ -47,11 +48,11 @@ impl ConsumerLink for AmqpConsumer {
 
 /// Starts to consume `config.consume_queue`, and reconnects after every loss of the connection.
 ///
-/// At most `prefetch` deliveries are unsettled at any time, which bounds their memory to `prefetch` times the largest message.
-/// With 0 nothing is delivered until [`ConsumerLink::consume`] is called.
+/// At most `prefetch` deliveries are unsettled at any time, which bounds their memory to `prefetch` times the largest
+/// message. With 0 nothing is delivered until [`ConsumerLink::consume`] is called.
 ///
-/// `on_event` is called on the consumer's own thread, so it must not block for long: settlements wait meanwhile, heartbeats do
-/// not. The end after the drop of the handle is not reported.
+/// `on_event` is called on the consumer's own thread, so it must not block for long: settlements wait meanwhile,
+/// heartbeats do not. The end after the drop of the handle is not reported.
 ///
 /// # Panics
 /// Where the operating system has no thread to give, as [`std::thread::spawn`].
@@ -82,8 +83,8 @@ pub fn start_consumer(
                     on_event: &on_event,
                 }
                 .run(&config.consume_queue, stop);
-                // Sent behind the acknowledgements: once the broker answers, they have arrived. The close of the connection
-                // goes through another queue of amiquip's and might overtake them.
+                // Sent behind the acknowledgements: once the broker answers, they have arrived. The close of the
+                // connection goes through another queue of amiquip's and might overtake them.
                 cause(ended, channel.close().map_err(SessionError::from))
             },
         );

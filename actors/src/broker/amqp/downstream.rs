@@ -1,5 +1,5 @@
-//! The queues behind the exchange that is published to. The farm's services drop what they cannot pass on, so nothing is
-//! published before the downstream queues are back.
+//! The queues behind the exchange that is published to. The farm's services drop what they cannot pass on, so nothing
+//! is published before the downstream queues are back.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use super::topology::{NOT_FOUND, RESOURCE_LOCKED};
 
 /// How often a downstream queue that is not ready is looked at. RabbitMQ logs each look at one that does not exist.
 const INTERVAL_WHILE_WAITING: Duration = Duration::from_secs(1);
-/// How often they are looked at while messages flow. What is published between the end of a service and the next look is
-/// lost there. A look takes less than a millisecond.
+/// How often they are looked at while messages flow. What is published between the end of a service and the next look
+/// is lost there. A look takes less than a millisecond.
 const INTERVAL_WHILE_FLOWING: Duration = Duration::from_millis(250);
 
 /// Watches the downstream queues, or the settle delay where no queue is named.

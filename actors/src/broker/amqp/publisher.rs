@@ -28,15 +28,15 @@ const PERSISTENT: u8 = 2;
 /// A running publisher. Dropping it ends the connection, without blocking; what has no outcome then never gets one.
 #[derive(Debug)]
 pub struct AmqpPublisher {
-    /// Unbounded, so that publishing never blocks. The sender bounds how many publications have no outcome. One costs about
-    /// 100 bytes if its body is in a file.
+    /// Unbounded, so that publishing never blocks. The sender bounds how many publications have no outcome. One costs
+    /// about 100 bytes if its body is in a file.
     publications: Sender<Publication>,
     worker: Worker,
 }
 
 impl AmqpPublisher {
-    /// Ends it and waits for its end, for `deadline` at the most; 3 s are enough where it is connected. Returns whether it has
-    /// ended.
+    /// Ends it and waits for its end, for `deadline` at the most; 3 s are enough where it is connected. Returns whether
+    /// it has ended.
     pub fn stop(self, deadline: Duration) -> bool {
         self.worker.stop(deadline)
     }
@@ -51,8 +51,8 @@ impl PublisherLink for AmqpPublisher {
 
 /// Starts a publisher to `config.publish_exchange`, and reconnects after every loss of the connection.
 ///
-/// `on_event` is called on the publisher's own threads, by one at a time; it must not block for long. The end after the drop
-/// of the handle is not reported.
+/// `on_event` is called on the publisher's own threads, by one at a time; it must not block for long. The end after the
+/// drop of the handle is not reported.
 ///
 /// # Panics
 /// Where the operating system has no thread to give, as [`std::thread::spawn`].
@@ -139,8 +139,8 @@ struct Publisher<'a, F> {
 }
 
 impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
-    /// Publishes on one channel after the other: over a message that it never takes, the broker closes the channel and not the
-    /// connection.
+    /// Publishes on one channel after the other: over a message that it never takes, the broker closes the channel and
+    /// not the connection.
     fn run(&self, connection: &mut Connection, socket: &Socket, epoch: &mut u64) -> Result<(), SessionError> {
         let reporter = self.reporter;
         let notifications = connection.listen_for_connection_blocked()?;
@@ -256,8 +256,8 @@ struct Session<'a, F> {
     reporter: &'a Reporter<F>,
     /// The delivery tag of the last publication. The broker counts the messages of a channel from 1.
     last_tag: u64,
-    /// By delivery tag. amiquip's `ConfirmSmoother` is not used: a `multiple` that covers an earlier nack turns it into an
-    /// ack, and it delays each confirm until all before it have come.
+    /// By delivery tag. amiquip's `ConfirmSmoother` is not used: a `multiple` that covers an earlier nack turns it into
+    /// an ack, and it delays each confirm until all before it have come.
     unconfirmed: BTreeMap<u64, Unconfirmed>,
 }
 
@@ -332,8 +332,8 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         self.channel.basic_publish(self.config.publish_exchange.as_str(), publish)
     }
 
-    /// Notes that the broker has returned a message. Where the `message-id` does not say which, all of the same length count
-    /// as returned: better twice than never.
+    /// Notes that the broker has returned a message. Where the `message-id` does not say which, all of the same length
+    /// count as returned: better twice than never.
     fn take_return(&mut self, returned: Return) -> Result<(), SessionError> {
         let reason = format!("{} {}", returned.reply_code, returned.reply_text);
         let id = returned.properties.message_id().as_deref().and_then(|id| Uuid::parse_str(id).ok());
@@ -356,8 +356,8 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
     }
 
     fn take_confirm(&mut self, confirm: Confirm, returns: &Receiver<Return>) -> Result<(), SessionError> {
-        // The broker sends the return of a message before its confirm. amiquip's I/O thread passes both on in that order, but
-        // through two channels: only now it is certain that the return is in the other one.
+        // The broker sends the return of a message before its confirm. amiquip's I/O thread passes both on in that
+        // order, but through two channels: only now it is certain that the return is in the other one.
         for returned in returns.try_iter() {
             self.take_return(returned)?;
         }
@@ -374,8 +374,8 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
     }
 }
 
-/// Reports when the broker blocks or unblocks the connection. On a thread of its own, because the one that publishes may be
-/// waiting inside amiquip for space, in the middle of a body.
+/// Reports when the broker blocks or unblocks the connection. On a thread of its own, because the one that publishes
+/// may be waiting inside amiquip for space, in the middle of a body.
 fn forward_blocked(
     notifications: &Receiver<ConnectionBlockedNotification>,
     ended: &Receiver<Infallible>,
@@ -396,10 +396,10 @@ fn forward_blocked(
     }
 }
 
-/// Reports the publications that the broker never takes, if that is what the channel has ended over. The broker closes the
-/// channel over a message larger than its `max_message_size` without saying which; published again, that one would close the
-/// next channel, and so on forever. Where the reply text does not name the limit either, any of those without an outcome may be
-/// the poison message.
+/// Reports the publications that the broker never takes, if that is what the channel has ended over. The broker closes
+/// the channel over a message larger than its `max_message_size` without saying which; published again, that one would
+/// close the next channel, and so on forever. Where the reply text does not name the limit either, any of those without
+/// an outcome may be the poison message.
 fn report_refused<F: Fn(PublisherEvent)>(
     error: &Error,
     unconfirmed: &BTreeMap<u64, Unconfirmed>,

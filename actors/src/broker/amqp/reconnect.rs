@@ -14,8 +14,8 @@ use super::connection::{SessionError, Socket, run_session};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Together with the time that connecting takes, a broker that is back is found within 5 s.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// A session this long resets the back-off. Longer than the longest pause, so that one that always ends soon does not make
-/// for more attempts than none at all.
+/// A session this long resets the back-off. Longer than the longest pause, so that one that always ends soon does not
+/// make for more attempts than none at all.
 const LONG_SESSION: Duration = Duration::from_secs(5);
 
 /// A running thread. Dropping this ends the thread, without waiting for it.
@@ -74,8 +74,8 @@ impl BackOff {
 
     /// The next pause.
     fn next(&mut self) -> Duration {
-        // Downwards only, so that the longest pause stays the longest. Many clients of a restarted broker must not all come
-        // back at the same moment.
+        // Downwards only, so that the longest pause stays the longest. Many clients of a restarted broker must not all
+        // come back at the same moment.
         let jittered = self.0.mul_f64(rand::random_range(0.5..=1.0));
         self.0 = (self.0 * 2).min(LONGEST_PAUSE);
         jittered
@@ -87,8 +87,9 @@ impl BackOff {
     }
 }
 
-/// Runs `session` on one connection after the other until `stop` is disconnected. Each session is given the number of the
-/// attempt, from 1 on. Calls `report` with the reason each time that an attempt or a connection has ended, unless by `stop`.
+/// Runs `session` on one connection after the other until `stop` is disconnected. Each session is given the number of
+/// the attempt, from 1 on. Calls `report` with the reason each time that an attempt or a connection has ended, unless
+/// by `stop`.
 pub(super) fn reconnect(
     role: &str,
     config: &AmqpConfig,

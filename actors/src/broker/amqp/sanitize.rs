@@ -1,9 +1,9 @@
 //! What the broker sends, made readable for amiquip.
 //!
-//! A publisher may put any bytes into properties, headers and the routing key. amiquip's parser (amq-protocol 1.4) gives the
-//! connection up over a property that is not UTF-8, drops the headers behind such a header, and recurses into nested headers
-//! without a bound. Such a poison message would come again on every connection, and nothing behind it would ever be consumed.
-//! So [`Sanitized`] changes the frames on their way to amiquip, without changing their length:
+//! A publisher may put any bytes into properties, headers and the routing key. amiquip's parser (amq-protocol 1.4)
+//! gives the connection up over a property that is not UTF-8, drops the headers behind such a header, and recurses into
+//! nested headers without a bound. Such a poison message would come again on every connection, and nothing behind it
+//! would ever be consumed. So [`Sanitized`] changes the frames on their way to amiquip, without changing their length:
 //!
 //! - invalid bytes of a string become `?`;
 //! - a header nested deeper than [`MAX_NESTING`] becomes a byte array, which has the same layout;
@@ -14,12 +14,12 @@
 
 use std::io::{self, Read};
 
-/// The heartbeat interval. amiquip gives a connection up after two intervals without a byte, so a dead peer is noticed within
-/// 20 s.
+/// The heartbeat interval. amiquip gives a connection up after two intervals without a byte, so a dead peer is noticed
+/// within 20 s.
 pub(super) const HEARTBEAT_SECONDS: u16 = 10;
 
-/// How deep headers may nest. amq-protocol recurses once for each level, on a stack of 2 MiB. RabbitMQ's own `x-death` has 2
-/// levels.
+/// How deep headers may nest. amq-protocol recurses once for each level, on a stack of 2 MiB. RabbitMQ's own `x-death`
+/// has 2 levels.
 const MAX_NESTING: usize = 16;
 
 /// A frame's type, channel and size.
@@ -72,8 +72,8 @@ const PROPERTY_FLAGS: std::ops::Range<usize> = 12..14;
 
 /// A stream whose frames are sanitized as they are read.
 ///
-/// Frames that may need it are buffered until they are complete, as amiquip does too. Nothing else stays here: amiquip reads
-/// only when something arrives at the socket.
+/// Frames that may need it are buffered until they are complete, as amiquip does too. Nothing else stays here: amiquip
+/// reads only when something arrives at the socket.
 #[derive(Debug)]
 pub(super) struct Sanitized<S> {
     pub(super) stream: S,
@@ -258,8 +258,8 @@ fn sanitize_table(bytes: &mut [u8], depth: usize) {
     }
 }
 
-/// Sanitizes the value at the beginning, which starts with its type. Returns what is behind it, or `None` for a type of unknown
-/// length: amq-protocol does not read on there either.
+/// Sanitizes the value at the beginning, which starts with its type. Returns what is behind it, or `None` for a type of
+/// unknown length: amq-protocol does not read on there either.
 fn sanitize_value(bytes: &mut [u8], depth: usize) -> Option<&mut [u8]> {
     let (kind, value) = bytes.split_first_mut()?;
     let len = match kind {

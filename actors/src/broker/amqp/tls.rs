@@ -109,9 +109,9 @@ fn refusal(error: &Error, config: &AmqpConfig) -> String {
 
 /// A connection after its handshake.
 ///
-/// amiquip waits until the socket is writable only while it has bytes to write itself, and reads only when the socket is
-/// readable. So nothing may stay in here: a write returns once the socket has taken all encrypted bytes, and a read goes on
-/// until the socket is empty.
+/// amiquip waits until the socket is writable only while it has bytes to write itself, and reads only when the socket
+/// is readable. So nothing may stay in here: a write returns once the socket has taken all encrypted bytes, and a read
+/// goes on until the socket is empty.
 pub(super) struct TlsStream {
     session: ClientConnection,
     socket: mio::net::TcpStream,

@@ -1,8 +1,8 @@
-//! What must exist on the broker before anything is published or consumed. Each role declares its own names only, so that a
-//! fault of the other role's names does not stop it.
+//! What must exist on the broker before anything is published or consumed. Each role declares its own names only, so
+//! that a fault of the other role's names does not stop it.
 //!
-//! The peer's queue is not declared. It is `auto_delete` and does not exist while the peer is down, so the broker returns
-//! what is published then.
+//! The peer's queue is not declared. It is `auto_delete` and does not exist while the peer is down, so the broker
+//! returns what is published then.
 
 use amiquip::{Channel, Connection, Error, ExchangeDeclareOptions, ExchangeType, FieldTable, QueueDeclareOptions};
 
@@ -52,8 +52,9 @@ fn exchange(connection: &mut Connection, name: &str) -> Result<Channel, Error> {
     ensure(connection, "exchange", name, declare, look)
 }
 
-/// Declares a name. What exists already is used as it is: with other properties, or where this account may not declare it (a
-/// passive declaration needs no right). The broker closes the channel over a refused declaration, so another one is opened.
+/// Declares a name. What exists already is used as it is: with other properties, or where this account may not declare
+/// it (a passive declaration needs no right). The broker closes the channel over a refused declaration, so another one
+/// is opened.
 fn ensure(
     connection: &mut Connection,
     kind: &str,

@@ -90,8 +90,8 @@ impl AmqpUrl {
     }
 }
 
-/// Refuses the parts that no AMQP URL has. An `@` there means that a password contains an unescaped character, so nothing is
-/// quoted.
+/// Refuses the parts that no AMQP URL has. An `@` there means that a password contains an unescaped character, so
+/// nothing is quoted.
 fn refuse_rest(url: &Url) -> Result<(), AmqpUrlError> {
     let rest = [Some(url.path()), url.query(), url.fragment()];
     if rest.iter().flatten().any(|part| part.contains('@')) {

@@ -214,8 +214,8 @@ pub(super) fn weight(length: usize) -> u32 {
     u32::try_from(1 + length / BYTES_PER_COMPARISON).unwrap_or(u32::MAX)
 }
 
-/// How many scalars' comparisons one of a number of so many bits costs. CPython turns a float that has as many bits as a long int
-/// into an int to compare them.
+/// How many scalars' comparisons one of a number of so many bits costs. CPython turns a float that has as many bits as
+/// a long int into an int to compare them.
 fn number_weight(bits: u64) -> u32 {
     if bits <= DOUBLE_BITS {
         return 1;

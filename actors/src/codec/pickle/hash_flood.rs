@@ -11,8 +11,8 @@ use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::error::malformed;
 
 /// What CPython takes to hash one value of a tuple, or
-/// [`INT_BYTES_PER_HASHED_VALUE`](crate::codec::bounds::INT_BYTES_PER_HASHED_VALUE) bytes of an int, in nanoseconds, if the
-/// processor's caches hold it.
+/// [`INT_BYTES_PER_HASHED_VALUE`](crate::codec::bounds::INT_BYTES_PER_HASHED_VALUE) bytes of an int, in nanoseconds, if
+/// the processor's caches hold it.
 const HASH_NS: u64 = 10;
 
 /// What a key costs that is a str or a bytes, beside its probes and its length, in nanoseconds.
@@ -37,8 +37,8 @@ pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
 fn fill_all(doc: &Doc, work: &mut Work) -> Result<(), (Exceeded, usize)> {
     let mut needed = vec![false; doc.node_count()];
     let mut filled = Vec::new();
-    // How many values all these keys hold, each key as often as it is used, since CPython hashes a tuple anew each time; and
-    // each key once.
+    // How many values all these keys hold, each key as often as it is used, since CPython hashes a tuple anew each
+    // time; and each key once.
     let (mut hashed, mut distinct) = (0, 0);
     for id in doc.ids() {
         let at = |exceeded| (exceeded, doc.node(id).at());

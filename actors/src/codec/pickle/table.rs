@@ -1,11 +1,11 @@
 //! CPython's hash tables, as far as it takes to know how long filling them keeps it busy.
 //!
-//! Equal hashes are not all that makes a table slow: keys may also be chosen to lie along the probe sequence of another,
-//! which then passes all of them, at each use. So each insertion is carried out here, in a table of the same size, along
-//! the same sequence. What dicts and sets do has been the same from CPython 3.8 to 3.13, but for one thing: since 3.11 a dict
-//! of strs makes its table anew at the first other key, and it is up to twice as large for a while. No key passes more entries
-//! there: its sequence in the smaller table is that in the larger one modulo the size, and each entry of the larger one is among
-//! those that it passes in the smaller one.
+//! Equal hashes are not all that makes a table slow: keys may also be chosen to lie along the probe sequence of
+//! another, which then passes all of them, at each use. So each insertion is carried out here, in a table of the same
+//! size, along the same sequence. What dicts and sets do has been the same from CPython 3.8 to 3.13, but for one thing:
+//! since 3.11 a dict of strs makes its table anew at the first other key, and it is up to twice as large for a while.
+//! No key passes more entries there: its sequence in the smaller table is that in the larger one modulo the size, and
+//! each entry of the larger one is among those that it passes in the smaller one.
 
 use crate::codec::doc::NodeId;
 
@@ -83,7 +83,8 @@ impl Work {
     }
 }
 
-/// What one place of a probe sequence costs in a table of so many slots: a larger one does not fit the processor's caches.
+/// What one place of a probe sequence costs in a table of so many slots: a larger one does not fit the processor's
+/// caches.
 pub(super) fn probe_ns(slots: usize) -> u64 {
     5 + (slots as u64 >> 15).min(120)
 }
