@@ -1,4 +1,4 @@
-//! The routes for the farm's services.
+//! The routes of the API server.
 
 use actix_web::http::Method;
 use actix_web::{guard, web};

@@ -15,18 +15,18 @@ use process::{allocator, scheduling};
 
 fn main() -> ExitCode {
     allocator::set_bounds();
-    // before the first thread, since threads inherit it
+    // before the first thread, because threads inherit it
     let scheduled = scheduling::set();
     let logging = match Logging::start() {
         Ok(logging) => logging,
         Err(error) => {
-            // where even this cannot be written, the exit code has to do
+            // if even this fails, the exit code must do
             let _ = writeln!(std::io::stderr(), "error: {}", ThreadError::none(error));
             return ExitCode::FAILURE;
         }
     };
     if let Err(error) = scheduled {
-        log::debug!("the scheduling policy stays as it is: {error}");
+        log::debug!("the scheduling policy is unchanged: {error}");
     }
     let args: Vec<_> = std::env::args_os().collect();
     match args.get(1..) {

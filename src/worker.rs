@@ -1,4 +1,4 @@
-//! The routes for workers.
+//! The routes of the worker server.
 
 use actix_web::web;
 

@@ -6,7 +6,7 @@ use crate::api::Success;
 use crate::http::error::Failure;
 use crate::http::{Gateway, body, request};
 
-/// `POST /CommunicationInterface/AddBufferMsg`: keeps a message for a worker.
+/// `POST /CommunicationInterface/AddBufferMsg`: buffers a message for a worker.
 pub async fn add_buffer_msg(request: HttpRequest, payload: web::Payload, gateway: web::Data<Gateway>) -> HttpResponse {
     add(&request, payload, &gateway).await.unwrap_or_else(Failure::json)
 }

@@ -14,7 +14,7 @@ struct Alive {
     alive: bool,
 }
 
-/// `GET /healthz`: the process is alive.
+/// `GET /healthz`: answers while the process is alive.
 pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().json(Alive { alive: true })
 }
@@ -22,12 +22,12 @@ pub async fn healthz() -> HttpResponse {
 /// The answer to `GET /readyz`.
 #[derive(Serialize)]
 struct Readiness {
-    /// Whether every part takes work.
+    /// Whether every part accepts work.
     ready: bool,
-    /// What does not, in words; empty when ready.
+    /// Which parts do not, and why; empty if ready.
     not_ready: Vec<String>,
     broker: BrokerState,
-    /// What messages for the user manager wait for although the broker is connected.
+    /// Why messages for the user manager wait although the broker is connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<String>,
     store: StoreHealth,
@@ -73,7 +73,7 @@ struct ConsumerReport {
     rejected_total: u64,
 }
 
-/// `GET /readyz`: whether the service takes work, and how its parts are.
+/// `GET /readyz`: whether the service accepts work, and the state of its parts.
 pub async fn readyz(gateway: web::Data<Gateway>) -> HttpResponse {
     match readiness(&gateway).await {
         Ok(readiness) if readiness.ready => HttpResponse::Ok().json(readiness),
@@ -88,15 +88,17 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
     let mut not_ready = Vec::new();
     match store {
         StoreHealth::Ok => {}
-        StoreHealth::Full if is_busy(&buffer.store_failure) || is_busy(&outbox.store_failure) => {
-            not_ready.push("store: no file descriptor or memory is left; raise the limits of the service".to_owned())
+        StoreHealth::Full
+            if is_out_of_resources(&buffer.store_failure) || is_out_of_resources(&outbox.store_failure) =>
+        {
+            not_ready.push("store: out of file descriptors or memory; raise the limits of the service".to_owned())
         }
-        StoreHealth::Full => not_ready.push("store: there is no space left on the disk".to_owned()),
+        StoreHealth::Full => not_ready.push("store: no space left on the disk".to_owned()),
         StoreHealth::Failed => not_ready.push("store: the disk has failed; see the log".to_owned()),
     }
     if outbox.full {
         let (bytes, max_bytes) = (outbox.bytes, outbox.max_bytes);
-        not_ready.push(format!("outbox: no room, {bytes} of {max_bytes} bytes are taken"));
+        not_ready.push(format!("outbox: full, {bytes} of {max_bytes} bytes are taken"));
     }
     Ok(Readiness {
         ready: not_ready.is_empty(),
@@ -129,7 +131,7 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
     })
 }
 
-fn is_busy(failure: &Option<StoreError>) -> bool {
+fn is_out_of_resources(failure: &Option<StoreError>) -> bool {
     matches!(failure, Some(StoreError::Busy(_)))
 }
 
@@ -137,7 +139,7 @@ fn store_health(buffer: &BufferState, outbox: &OutboxState) -> StoreHealth {
     let failures = [&buffer.store_failure, &outbox.store_failure];
     let health = failures.into_iter().flatten().map(|failure| match failure {
         StoreError::NoSpace(_) | StoreError::Busy(_) => StoreHealth::Full,
-        // of one record alone, never the state of a store
+        // concerns a single record, not the state of the store
         StoreError::TooLarge { .. } => StoreHealth::Ok,
         StoreError::Failed(_) | StoreError::Gone(_) => StoreHealth::Failed,
     });

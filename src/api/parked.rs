@@ -1,4 +1,4 @@
-//! The routes for messages that the broker has refused for good, and that wait for somebody's decision.
+//! The routes for parked messages: those that the broker refuses permanently. An operator decides what becomes of them.
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::http::error::Failure;
 
 const PARKED: &str = "parked message";
 
-/// A parked message in the list.
+/// A parked message in a list.
 #[derive(Serialize)]
 struct Entry {
     id: Uuid,
@@ -41,7 +41,7 @@ pub async fn list(gateway: web::Data<Gateway>) -> HttpResponse {
     HttpResponse::Ok().json(entries.collect::<Vec<_>>())
 }
 
-/// `POST /UserManager/Parked/{id}/Publish`: the message is sent to the broker again.
+/// `POST /UserManager/Parked/{id}/Publish`: publishes a parked message again.
 pub async fn publish(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
     match found(gateway.actors.publish_parked_message(message_id(&id)).await, PARKED, &id) {
         Ok(()) => HttpResponse::Ok().json(Success::new()),
@@ -49,7 +49,7 @@ pub async fn publish(id: web::Path<String>, gateway: web::Data<Gateway>) -> Http
     }
 }
 
-/// `DELETE /UserManager/Parked/{id}`: the message is forgotten.
+/// `DELETE /UserManager/Parked/{id}`: deletes a parked message.
 pub async fn delete(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
     match found(gateway.actors.delete_parked_message(message_id(&id)).await, PARKED, &id) {
         Ok(()) => HttpResponse::NoContent().finish(),

@@ -1,4 +1,4 @@
-//! The routes for a user manager who comes for its messages, where there is no broker.
+//! The routes with which the user manager fetches its messages if there is no broker.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,30 +15,30 @@ use crate::http::delivery::{self, DeliveryBody, LengthOnly, Source};
 use crate::http::error::Failure;
 use crate::http::{Gateway, request};
 
-/// How long a request may wait for a message, in seconds: the contract's bound.
+/// The longest `wait`, in seconds, as the wire contract has it.
 const MAX_WAIT: f64 = 60.0;
 
-/// How long a message is lent when nothing is said, in seconds: the contract's default.
+/// The default of `lease`, in seconds, as the wire contract has it.
 const DEFAULT_LEASE: f64 = 60.0;
 
-/// How long a message may be lent, in seconds: a day, after which whoever took it is not coming back.
+/// The longest `lease`, in seconds: a client that has not come back after a day has failed.
 const MAX_LEASE: f64 = 86_400.0;
 
-/// `GET /UserManager/NextMessage?wait=S&lease=S`: lends the oldest message that nobody else has; with `lease=0` it only shows
-/// it. `HEAD` tells what `GET` with `lease=0` would.
+/// `GET /UserManager/NextMessage?wait=S&lease=S`: leases the oldest message that is not leased, and returns it. With `lease=0`
+/// it is returned without a lease. `HEAD` is answered as `GET` with `lease=0`.
 pub async fn next_message(request: HttpRequest, gateway: web::Data<Gateway>) -> HttpResponse {
-    lend(&request, &gateway).await.unwrap_or_else(Failure::json)
+    lease_next(&request, &gateway).await.unwrap_or_else(Failure::json)
 }
 
-async fn lend(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
+async fn lease_next(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let wait = seconds(request, "wait", 0.0, 0.0, MAX_WAIT)?;
     let lease = seconds(request, "lease", DEFAULT_LEASE, 0.0, MAX_LEASE)?;
-    let only_head = request.method() == Method::HEAD;
-    let lease = if only_head { Duration::ZERO } else { lease };
+    let is_head = request.method() == Method::HEAD;
+    let lease = if is_head { Duration::ZERO } else { lease };
     let next = pin!(gateway.actors.next_message(lease, wait));
     let taken = match future::select(next, pin!(request::hung_up(request))).await {
         Either::Left((next, _)) => next?,
-        // a message that comes now is offered again by its lease
+        // if a message arrives now, its dropped lease releases it
         Either::Right(_) => None,
     };
     let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
@@ -52,7 +52,7 @@ async fn lend(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, 
         Format::Pickle => response.content_type("application/octet-stream").insert_header(("DATA_FORMAT", "BYTES")),
     };
     let len = payload.len();
-    if only_head {
+    if is_head {
         return Ok(response.body(LengthOnly(len)));
     }
     let source = Source::Payload(payload, 0, len);
@@ -65,11 +65,12 @@ fn seconds(request: &HttpRequest, name: &str, default: f64, min: f64, max: f64) 
         [value] => value.parse().ok().filter(|seconds| (min..=max).contains(seconds)),
         _ => None,
     };
-    let wrong = || Failure::bad_request(format!("{name} is a number of seconds from {min} to {max}, given once"));
+    let wrong =
+        || Failure::bad_request(format!("{name} must be given once, as a number of seconds from {min} to {max}"));
     seconds.map(Duration::from_secs_f64).ok_or_else(wrong)
 }
 
-/// `DELETE /UserManager/Messages/{Message-Id}`: the message is done with.
+/// `DELETE /UserManager/Messages/{Message-Id}`: removes a message that the user manager has processed.
 pub async fn delete_message(id: web::Path<String>, gateway: web::Data<Gateway>) -> HttpResponse {
     delete(&id, &gateway).await.unwrap_or_else(Failure::json)
 }
@@ -80,12 +81,13 @@ async fn delete(id: &str, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// The id in a path. One that is none is asked for all the same, as that of no message: the answer may be another.
+/// The id in a path. Text that is not an id becomes the nil id, which no message has: so the actor still decides whether the
+/// answer is 404 or, with a broker, 409.
 pub fn message_id(id: &str) -> Uuid {
     Uuid::try_parse(id).unwrap_or(Uuid::nil())
 }
 
-/// Names what there is none of, where that is the reply.
+/// The reply of an actor, as a failure that names the missing `what` if there is none.
 pub fn found(reply: Result<(), Error>, what: &str, id: &str) -> Result<(), Failure> {
     reply.map_err(|error| match error {
         Error::NoSuchMessage => Failure::not_found(format!("there is no {what} {id:?}")),

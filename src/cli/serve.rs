@@ -20,18 +20,18 @@ use crate::process::{limits, signals};
 pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitCode {
     // the configuration opens the blend roots, which takes a thread
     if let Err(error) = limits::check_threads() {
-        logging.say(&format!("error: {error}"));
+        logging.print(&format!("error: {error}"));
         return ExitCode::FAILURE;
     }
     let config = match Config::load(args, std::env::vars_os()) {
         Ok(config) => config,
         Err(ConfigError::CommandLine(text)) if !text.use_stderr() => return print(&text.to_string()),
         Err(ConfigError::CommandLine(text)) => {
-            logging.say(&text.to_string());
+            logging.print(&text.to_string());
             return ExitCode::from(EXIT_USAGE);
         }
         Err(error) => {
-            logging.say(&format!("error: {error}"));
+            logging.print(&format!("error: {error}"));
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -43,7 +43,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitC
             ExitCode::SUCCESS
         }
         Err(error) => {
-            logging.say(&format!("error: {error}"));
+            logging.print(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -10,6 +10,6 @@ use crate::process::logging::Logging;
 /// Prints a new token to standard output, and to standard error the hash that may stand for it in a token file.
 pub fn run(logging: &Logging) -> ExitCode {
     let (token, line) = auth::new_token();
-    logging.say(&format!("put this hash in the token file instead of the token: {line}"));
+    logging.print(&format!("put this hash in the token file instead of the token: {line}"));
     print(&format!("{token}\n"))
 }

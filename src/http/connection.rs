@@ -250,7 +250,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         let writing = Writing::of(head, size, form.version, form.is_head);
         let keep_alive = form.keep_alive
             && is_received
-            && writing != Writing::ToTheEnd
+            && writing != Writing::UntilClose
             && head.connection_type() == ConnectionType::KeepAlive;
         let mut out = Vec::with_capacity(HEAD_CAPACITY);
         out.extend_from_slice(self.wire.borrow_mut().rest_of_interim());

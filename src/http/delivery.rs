@@ -1,4 +1,4 @@
-//! The streaming answer: a message in parts, from memory and from files, whose delivery is settled by its last byte.
+//! The streaming answer: a message from memory and files, whose delivery is complete with its last byte.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,22 +22,21 @@ use crate::http::slow_reader::ReaderWatch;
 /// A message of at most this many bytes is sent as a single chunk, which usually fits into the socket's buffer.
 pub const MAX_SINGLE_WRITE: u64 = 64 << 10;
 
-/// How many bytes of a file are read at once by a thread that waits for the disk. Streaming 1 GiB over loopback was
-/// measured at 0.8 GB/s with 64 KiB, 1.5 with 256 KiB, 2.7 with 1 MiB; each stream holds two of them, one on its way out
-/// and one being read.
+/// How many bytes a disk thread reads from a file at once. Streaming 1 GiB over loopback: 0.8 GB/s with 64 KiB, 1.5 with
+/// 256 KiB, 2.7 with 1 MiB. Each stream has two such chunks in memory: one being sent and one being read.
 const CHUNK: usize = 1 << 20;
 
-/// How many bytes are read at once from the page cache, where no thread has to wait. Of 128 KiB to 1 MiB, the larger the
-/// faster one download (0.9 to 1.2 of nginx), and the later others' requests get their turn: with eight downloads the
-/// median is 0.7 ms with 128 KiB, 1.2 with this, 3.0 with 1 MiB.
+/// How many bytes are read at once from the page cache, on the event loop. From 128 KiB to 1 MiB a single download gets
+/// faster (0.9 to 1.2 times nginx), but other requests wait longer: with eight downloads their median latency is 0.7 ms with
+/// 128 KiB, 1.2 ms with 512 KiB, 3.0 ms with 1 MiB.
 const CACHED_CHUNK: usize = 512 << 10;
 
-/// Where a part of an answer comes from.
+/// The source of a part of an answer.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A few bytes.
+    /// A few bytes in memory.
     Bytes(Bytes),
-    /// A stored body from an offset up to another.
+    /// The bytes between two offsets of a stored body.
     Payload(Payload, u64, u64),
     /// A whole .blend file.
     Blend(Arc<BlendFile>),
@@ -60,7 +59,7 @@ impl Source {
         }
     }
 
-    /// What can be had without waiting for the disk; see [`BlendFile::read_cached`].
+    /// Reads what needs no wait for the disk; see [`BlendFile::read_cached`].
     fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Bytes(_) => Ok(0),
@@ -72,7 +71,7 @@ impl Source {
         }
     }
 
-    /// What is in memory.
+    /// Reads from memory.
     fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.slice(offset as usize..offset as usize + len)),
@@ -81,8 +80,8 @@ impl Source {
         }
     }
 
-    /// What the disk has to be waited for, on threads that may wait: those of the blend root for a .blend file, so that
-    /// a dead file server holds nobody else's.
+    /// Reads from the disk on a thread that may block: a .blend file on the threads of its blend root, so that a file server
+    /// that does not answer blocks no other root.
     fn read_from_disk(self, offset: u64, len: usize) -> JoinHandle<io::Result<Bytes>> {
         match self {
             Self::Blend(file) => tokio::spawn(file.read(offset, len)),
@@ -91,28 +90,28 @@ impl Source {
     }
 }
 
-/// The length of all parts together in bytes.
+/// The total length of the parts in bytes.
 pub fn total_len(sources: &[Source]) -> u64 {
     sources.iter().map(Source::len).sum()
 }
 
-/// The start of an answer that delivers, or says what would be delivered: no proxy may keep it or take it in at once, since
-/// what a proxy has taken counts as delivered.
+/// The start of an answer that delivers a message or describes one. No proxy may cache it, or buffer it: bytes that a proxy
+/// has accepted count as delivered.
 pub fn response() -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CACHE_CONTROL, "no-store")).insert_header(("X-Accel-Buffering", "no"));
     response
 }
 
-/// The right to deliver: dropped, the message is offered again.
+/// A lease as the body of an answer uses it. Dropping it releases the message.
 pub trait Lease: Unpin + 'static {
-    /// The last chunk is about to be handed over.
+    /// The last chunk is about to be handed to the connection.
     fn finishing(&self);
-    /// So many bytes more are with the connection.
+    /// The socket has taken this many bytes more.
     fn handed_over(&mut self, bytes: u64);
-    /// The whole answer is with the connection.
-    fn over(self);
-    /// The message could not be read.
+    /// The socket has taken the whole answer.
+    fn complete(self);
+    /// The message cannot be read.
     fn unreadable(self, error: &io::Error);
 }
 
@@ -125,13 +124,13 @@ impl Lease for BufferLease {
         BufferLease::handed_over(self, bytes);
     }
 
-    fn over(self) {
+    fn complete(self) {
         if self.completes() {
             self.delivered();
         }
     }
 
-    /// Nobody waits behind it: it is offered again to whoever asks for it.
+    /// The message is released: the next request may be able to read it, and no other message waits behind it.
     fn unreadable(self, _: &io::Error) {}
 }
 
@@ -140,7 +139,7 @@ impl Lease for OutboxLease {
 
     fn handed_over(&mut self, _: u64) {}
 
-    fn over(self) {
+    fn complete(self) {
         self.delivered();
     }
 
@@ -152,27 +151,27 @@ impl Lease for OutboxLease {
 /// The body of an answer that delivers a message.
 pub struct DeliveryBody<L> {
     sources: VecDeque<Source>,
-    /// Where the next chunk starts in the first source.
+    /// The offset of the next chunk in the first source.
     offset: u64,
-    /// How many bytes are still to be handed over, those being read among them.
+    /// How many bytes are still to be handed over, including those being read.
     left: u64,
-    /// How long the last chunk is, until the connection has taken it.
-    in_hand: u64,
+    /// The length of the last chunk until the socket has taken it, then 0.
+    unconfirmed: u64,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
-    /// The page cache did not have it all: a thread reads the rest.
-    cold: bool,
-    /// The chunk before, whose memory is used again once the connection has copied it.
+    /// The page cache does not have the rest: a thread reads it.
+    uncached: bool,
+    /// The previous chunk, whose memory is reused after the connection has dropped it.
     last: Bytes,
-    /// Lets the thread's other connections have their turn.
+    /// Yields to the other connections of the thread.
     pause: Option<Pin<Box<dyn Future<Output = ()>>>>,
-    /// Settled when the connection has taken the last byte.
+    /// `None` after the end of the delivery.
     lease: Option<L>,
     watch: Option<ReaderWatch>,
 }
 
 impl<L: Lease> DeliveryBody<L> {
-    /// Answers `request` with the bytes of `sources` from `start` up to, without, `end`; whoever takes them more slowly
-    /// than `limits` allow is cut off.
+    /// Answers `request` with the bytes `start..end` of `sources`. A client that reads them more slowly than `limits` allow is
+    /// disconnected.
     pub fn new(
         request: &HttpRequest,
         limits: Limits,
@@ -193,9 +192,9 @@ impl<L: Lease> DeliveryBody<L> {
             sources,
             offset,
             left: end - start,
-            in_hand: 0,
+            unconfirmed: 0,
             reading: None,
-            cold: false,
+            uncached: false,
             last: Bytes::new(),
             pause: None,
             lease: Some(lease),
@@ -203,7 +202,7 @@ impl<L: Lease> DeliveryBody<L> {
         }
     }
 
-    /// Whether reading the next chunk would block; false at the end.
+    /// Whether reading the next chunk may block; false at the end.
     fn would_block(&mut self) -> bool {
         while self.sources.front().is_some_and(|first| first.len() == self.offset) {
             self.sources.pop_front();
@@ -212,15 +211,15 @@ impl<L: Lease> DeliveryBody<L> {
         self.sources.front().is_some_and(Source::may_block)
     }
 
-    /// The next chunk, as far as that can be had without waiting for the disk.
+    /// The next chunk as far as the page cache has it; `None` if it has nothing.
     fn cached_chunk(&mut self) -> io::Result<Option<Bytes>> {
-        let Some(source) = self.sources.front().filter(|_| !self.cold) else { return Ok(None) };
+        let Some(source) = self.sources.front().filter(|_| !self.uncached) else { return Ok(None) };
         let len = (source.len() - self.offset).min(self.left).min(CACHED_CHUNK as u64) as usize;
         let mut buffer = std::mem::take(&mut self.last).try_into_mut().unwrap_or_default();
         buffer.resize(len, 0);
         let read = source.read_cached(self.offset, &mut buffer)?;
         if read == 0 {
-            self.cold = true;
+            self.uncached = true;
             return Ok(None);
         }
         buffer.truncate(read);
@@ -232,7 +231,7 @@ impl<L: Lease> DeliveryBody<L> {
         Ok(Some(self.last.clone()))
     }
 
-    /// Has a thread read the next chunk.
+    /// Starts reading the next chunk on another thread.
     fn read_ahead(&mut self) {
         self.reading = self.next_chunk().map(|(source, offset, len)| source.read_from_disk(offset, len));
     }
@@ -243,7 +242,7 @@ impl<L: Lease> DeliveryBody<L> {
         source.read(offset, len)
     }
 
-    /// Where the next chunk is, and its length.
+    /// The source, offset and length of the next chunk.
     fn next_chunk(&mut self) -> Option<(Source, u64, usize)> {
         let source = self.sources.front()?.clone();
         let offset = self.offset;
@@ -254,7 +253,7 @@ impl<L: Lease> DeliveryBody<L> {
 
     fn hand_over(&mut self, chunk: Bytes) -> Bytes {
         self.left -= chunk.len() as u64;
-        self.in_hand = chunk.len() as u64;
+        self.unconfirmed = chunk.len() as u64;
         if let Some(watch) = &self.watch {
             watch.hand_over(chunk.len() as u64);
         }
@@ -265,7 +264,7 @@ impl<L: Lease> DeliveryBody<L> {
     }
 
     fn break_off(&mut self, error: io::Error) -> io::Error {
-        log::warn!("a delivery has broken off: {error}");
+        log::warn!("delivery broken off: {error}");
         self.lease.take().into_iter().for_each(|lease| lease.unreadable(&error));
         error
     }
@@ -280,11 +279,11 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let this = self.get_mut();
-        // asked for more, the connection has taken what it had
-        let taken = std::mem::take(&mut this.in_hand);
+        // a poll for the next chunk means that the socket has taken the previous one
+        let taken = std::mem::take(&mut this.unconfirmed);
         this.lease.iter_mut().for_each(|lease| lease.handed_over(taken));
         if this.left == 0 {
-            this.lease.take().into_iter().for_each(Lease::over);
+            this.lease.take().into_iter().for_each(Lease::complete);
             return Poll::Ready(None);
         }
         if let Some(pause) = &mut this.pause {
@@ -303,15 +302,15 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
             Some(reading) => {
                 let chunk = ready!(Pin::new(reading).poll(cx));
                 this.reading = None;
-                // of the runtime, which says nothing of the message
-                chunk.unwrap_or_else(|gone| Err(io::Error::new(io::ErrorKind::Interrupted, gone)))
+                // the runtime stops: not an error of the message
+                chunk.unwrap_or_else(|stopped| Err(io::Error::new(io::ErrorKind::Interrupted, stopped)))
             }
         };
         Poll::Ready(Some(match chunk {
             Ok(chunk) => {
                 let chunk = this.hand_over(chunk);
-                if this.left > 0 && this.cold && this.would_block() {
-                    // while this chunk goes out
+                if this.left > 0 && this.uncached && this.would_block() {
+                    // meanwhile this chunk is sent
                     this.read_ahead();
                 }
                 Ok(chunk)
@@ -321,7 +320,7 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
     }
 }
 
-/// The body of an answer to `HEAD`: its length alone.
+/// The body of an answer to `HEAD`: only its length.
 pub struct LengthOnly(pub u64);
 
 impl MessageBody for LengthOnly {

@@ -169,7 +169,7 @@ impl From<Error> for Failure {
                 log::error!("{cause}");
                 match cause {
                     StoreError::NoSpace(_) => "no space left for messages".to_owned(),
-                    StoreError::Busy(_) => "no descriptor or memory left for the message store".to_owned(),
+                    StoreError::Busy(_) => "no file descriptor or memory left for the message store".to_owned(),
                     StoreError::TooLarge { .. } => cause.to_string(),
                     StoreError::Failed(_) | StoreError::Gone(_) => "the message store has failed".to_owned(),
                 }

@@ -37,7 +37,7 @@ impl Limits {
     /// Logs that a client was disconnected because it read its answer too slowly.
     pub(crate) fn log_slow_reader(&self) {
         let rate = self.min_transfer_rate;
-        log::warn!("answer broken off: the client read it more slowly than {rate} bytes a second");
+        log::warn!("answer broken off: the client read more slowly than {rate} bytes a second");
     }
 }
 

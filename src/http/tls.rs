@@ -1,4 +1,4 @@
-//! TLS of the two servers: certificate, key and CA from PEM files, loaded again when they change.
+//! TLS of the two servers: certificate, key and CA from PEM files, reloaded when the files change.
 
 use std::fs;
 use std::io;
@@ -20,25 +20,24 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use user_http_actors::tls::{certificates, pem_error, provider, roots};
 
-/// How long a client may take for the handshake. Until then it has a socket and a few KiB, nothing that others wait
-/// for.
+/// How long a client may take for the handshake. Meanwhile it takes a socket and a few KiB, nothing that others wait for.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Where a server's certificate, key and CA are, all in PEM.
+/// The paths of a server's certificate, key and CA, all in PEM.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
-    /// The server's certificate, with those between it and its CA.
+    /// The server's certificate, followed by the intermediate ones.
     pub cert: PathBuf,
-    /// Its private key, as PKCS#8, SEC1 or RSA (PKCS#1).
+    /// Its private key: PKCS#8, SEC1 or PKCS#1 (RSA), not encrypted.
     pub key: PathBuf,
-    /// The CAs of which a client must have a certificate; without, none is asked for.
+    /// If given, a client must present a certificate of one of these CAs.
     pub client_ca: Option<PathBuf>,
 }
 
-/// Which of the files cannot be used.
+/// The file that an error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFile {
     /// [`TlsFiles::cert`].
@@ -49,20 +48,41 @@ pub enum TlsFile {
     ClientCa,
 }
 
-/// What is wrong with one of the files.
+/// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
 pub struct TlsError {
-    /// Which one.
+    /// Which of them.
     pub file: TlsFile,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// What is wrong.
     pub why: String,
 }
 
-/// A server's side of TLS. What new connections use is replaced whole; connections keep what they began with. Clones
-/// are the same.
+/// The TLS configuration of a server. A reload replaces it as a whole for new connections; open ones keep theirs. Clones
+/// share it.
+///
+/// ```
+/// use user_http_server::tls::{Tls, TlsFile, TlsFiles};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let folder = tempfile::tempdir()?;
+/// let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+/// let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+/// std::fs::write(&cert, issued.cert.pem())?;
+///
+/// let files = TlsFiles { cert, key: key.clone(), client_ca: None };
+/// let error = Tls::load(files.clone()).expect_err("there is no key yet");
+/// assert_eq!((error.file, error.path), (TlsFile::Key, key.clone()));
+///
+/// std::fs::write(&key, issued.signing_key.serialize_pem())?;
+/// let tls = Tls::load(files)?;
+/// assert!(!tls.requires_client_certificate());
+/// tls.reload();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Tls(Arc<Inner>);
 
@@ -73,16 +93,16 @@ struct Inner {
     watch: Mutex<Watch>,
 }
 
-/// What the files looked like.
+/// The state of the files.
 #[derive(Debug)]
 struct Watch {
-    /// When they were last loaded.
+    /// At the last load.
     acted_on: Vec<Stamp>,
-    /// When they were last looked at.
+    /// At the last check.
     seen: Vec<Stamp>,
 }
 
-/// Modification time, size and inode of a file; none where it cannot be looked at.
+/// Modification time, size and inode of a file; `None` if they cannot be read.
 type Stamp = Option<(SystemTime, u64, u64)>;
 
 impl Tls {
@@ -97,65 +117,65 @@ impl Tls {
         Ok(Self(Arc::new(Inner { files, current, watch })))
     }
 
-    /// Whether a client must have a certificate.
+    /// Whether a client must present a certificate.
     pub fn requires_client_certificate(&self) -> bool {
         self.0.files.client_ca.is_some()
     }
 
-    /// Loads the files again, now. Where they cannot be used, what was loaded before stays, and the log says why.
+    /// Reloads the files now. If they cannot be used, the configuration stays as it is, and a warning is logged.
     pub fn reload(&self) {
         self.load_again(&mut self.0.watch.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Loads the files again if they have changed. Whoever replaces them does so one after the other, so a change
-    /// counts once it has stood still from one look to the next.
+    /// Reloads the files if they have changed. They are replaced one after another, so a change counts only if the files are
+    /// the same at the next check.
     fn reload_if_changed(&self) {
         let mut watch = self.0.watch.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.0.files.stamps();
-        let stands_still = now == watch.seen;
+        let is_settled = now == watch.seen;
         let is_new = now != watch.acted_on;
         watch.seen = now;
-        if is_new && stands_still {
+        if is_new && is_settled {
             self.load_again(&mut watch);
         }
     }
 
-    /// Loads the files again. `watch` is locked from before they are read until what they hold counts: of two who do
-    /// this at the same time, the one who has read them later wins.
+    /// Reloads the files. `watch` is locked from before they are read until the new configuration is in use. So of two
+    /// concurrent reloads, the later one wins.
     fn load_again(&self, watch: &mut Watch) {
         let Inner { files, current, .. } = &*self.0;
         watch.acted_on = files.stamps();
         match files.load() {
             Ok(config) => {
                 *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-                log::info!("new connections use the certificate that is now in {}", files.cert.display());
+                log::info!("new connections use the certificate now in {}", files.cert.display());
             }
-            Err(error) => log::warn!("new connections go on with the certificate from before: {error}"),
+            Err(error) => log::warn!("the certificate is not reloaded, new connections use the previous one: {error}"),
         }
     }
 
-    /// What a new connection uses.
+    /// The configuration for a new connection.
     fn current(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// What a client begins with.
+/// How a client begins.
 pub(crate) enum Greeting {
-    /// A handshake, which is over.
+    /// With a TLS handshake, which is complete.
     Tls(Box<TlsStream<TcpStream>>),
-    /// A request in plain HTTP, of which nothing is read.
+    /// With a request in plain HTTP, of which nothing has been read.
     Http(TcpStream),
 }
 
-/// Shakes hands with a client.
+/// Performs the handshake with a client.
 ///
 /// # Errors
-/// Why it did not come to that, [`HANDSHAKE_TIMEOUT`] among it.
+/// The handshake failed or took longer than [`HANDSHAKE_TIMEOUT`].
 pub(crate) async fn greet(tls: Tls, socket: TcpStream) -> io::Result<Greeting> {
     let greeting = async {
         let mut first = [0];
-        // a method begins with a letter, a record of TLS with a number below 32
+        // a method begins with a letter, a TLS record with a byte below 32
         if socket.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
             return Ok(Greeting::Http(socket));
         }
@@ -164,7 +184,7 @@ pub(crate) async fn greet(tls: Tls, socket: TcpStream) -> io::Result<Greeting> {
     tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting).await?
 }
 
-/// Shakes hands with a client that does so, as long as that takes.
+/// Performs the handshake with a client, without a timeout.
 pub(crate) async fn accept<S>(tls: Tls, socket: S) -> io::Result<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -172,12 +192,12 @@ where
     TlsAcceptor::from(tls.current()).accept(socket).await
 }
 
-/// Loads the files of each again whenever they change. Never ends.
+/// Reloads the files of each configuration when they change. Never returns, unless there are none.
 pub(crate) async fn watch(all: Vec<Tls>) {
     while !all.is_empty() {
         tokio::time::sleep(POLL).await;
         let all = all.clone();
-        // its panic has been told of, and the next round comes all the same
+        // a panic is logged by the panic hook, and the next round comes all the same
         let _ = tokio::task::spawn_blocking(move || all.iter().for_each(Tls::reload_if_changed)).await;
     }
 }
@@ -210,7 +230,7 @@ impl TlsFiles {
         let bad_key = |why: &dyn ToString| TlsError::of(TlsFile::Key, &self.key, why.to_string());
         let chain = certificates(&self.cert).map_err(|why| bad_cert(&why))?;
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| match error {
-            pem::Error::NoItemsFound => bad_key(&"there is no private key in it that is not encrypted"),
+            pem::Error::NoItemsFound => bad_key(&"it contains no unencrypted private key"),
             error => bad_key(&pem_error(error)),
         })?;
         let key = provider.key_provider.load_private_key(key).map_err(|error| bad_key(&error))?;
@@ -248,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn while_files_are_loaded_again_nobody_else_loads_them() {
+    fn only_one_reload_reads_the_files_at_a_time() {
         let folder = tempfile::tempdir().expect("a folder");
         let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
         let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
@@ -256,7 +276,7 @@ mod tests {
         fs::write(&key, issued.signing_key.serialize_pem()).expect("writable");
         let tls = Tls::load(TlsFiles { cert, key: key.clone(), client_ca: None }).expect("sound files");
 
-        // who loads it waits for what is written into the pipe
+        // a reload waits for a writer of the pipe
         fs::remove_file(&key).expect("a file");
         assert!(Command::new("mkfifo").arg(&key).status().expect("mkfifo").success());
         let loading = tls.clone();

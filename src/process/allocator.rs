@@ -1,23 +1,23 @@
-//! How much freed memory glibc's allocator keeps.
+//! Bounds how much freed memory glibc's allocator keeps.
 
-/// Blocks from this size on are mappings of their own and go back to the system when freed, in bytes. It is above the
-/// 1 MiB chunks that a .blend file is read in, which fell to a third of their speed when each was a new mapping.
+/// Blocks of at least this size, in bytes, are separate mappings, which the system gets back when they are freed. Larger than
+/// the 1 MiB chunks in which .blend files are read: with a new mapping for each chunk, reading took three times as long.
 #[cfg(target_env = "gnu")]
 const MMAP_THRESHOLD: libc::c_int = 4 << 20;
 
-/// How much is kept free at the end of a heap, in bytes.
+/// How much free memory stays at the end of a heap, in bytes.
 #[cfg(target_env = "gnu")]
 const TRIM_THRESHOLD: libc::c_int = 8 << 20;
 
-/// Fixes both bounds. Left to itself, glibc raises them to 32 and 64 MiB as blocks of such sizes come and go, and then
-/// keeps up to 64 MiB for each thread that has decoded a large body. mimalloc kept 90 MiB after the same requests,
-/// since a thread that is idle gives nothing back.
+/// Fixes both bounds. By default glibc raises them, up to 32 and 64 MiB, when blocks of such sizes are freed, and then keeps
+/// up to 64 MiB for each thread that has decoded a large body. mimalloc kept 90 MiB after the same requests, because an idle
+/// thread returns nothing.
 ///
-/// Called before the first thread is started.
+/// Call this before the first thread starts.
 #[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "no safe interface to mallopt: the environment is read before main")]
+#[expect(unsafe_code, reason = "mallopt has no safe interface, and its environment variables are read before main")]
 pub fn set_bounds() {
-    // SAFETY: mallopt takes two numbers, and no other thread is there to allocate meanwhile
+    // SAFETY: mallopt takes two integers, and no other thread exists that could allocate meanwhile
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
         libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);

@@ -1,5 +1,5 @@
-//! The log: a line is formatted where it is logged, limited by its kind, and written to standard error by a thread of its
-//! own. Whoever logs never waits for whoever reads.
+//! The log: a line is formatted by the thread that logs it, rate-limited, and written to standard error by a separate thread.
+//! So logging never blocks on a slow reader of standard error.
 
 mod limiter;
 mod queue;
@@ -23,19 +23,19 @@ fn default_filter() -> String {
     format!("info,actix_server=warn,{CLIENT_LOG_TARGET}=error")
 }
 
-/// How long the end of the process waits for whoever reads standard error.
+/// How long the end of the process waits for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The log of the process.
+/// The log of the process. Dropping it writes the last lines.
 pub struct Logging {
     queue: Arc<Queue>,
 }
 
 impl Logging {
-    /// Starts the thread that writes, and installs the logger and a panic hook that logs.
+    /// Starts the writing thread, and installs the logger and a panic hook that logs.
     ///
     /// # Errors
-    /// Where the system gives no thread.
+    /// The thread cannot be started.
     pub fn start() -> io::Result<Self> {
         let (filter, mistake) = filter(std::env::var("RUST_LOG").ok());
         let queue = Arc::new(Queue::default());
@@ -46,7 +46,7 @@ impl Logging {
             .spawn(move || writing.run(queue::standard_error, |record| reports.log(record)))?;
         let lines = formatter(Box::new(Pipe { queue: Arc::clone(&queue), urgent: false }));
         let max_level = filter.filter();
-        // refused only where there is a logger already
+        // fails only if there is a logger already
         if log::set_boxed_logger(Box::new(Logger { filter, queue: Arc::clone(&queue), lines })).is_ok() {
             log::set_max_level(max_level);
         }
@@ -57,25 +57,25 @@ impl Logging {
         Ok(Self { queue })
     }
 
-    /// Writes a line to standard error in its turn, whatever is logged otherwise.
-    pub fn say(&self, line: &str) {
+    /// Writes a line to standard error after the lines before it, regardless of the log filter.
+    pub fn print(&self, line: &str) {
         self.queue.push(format!("{}\n", line.trim_end()).as_bytes(), true);
     }
 }
 
 impl Drop for Logging {
-    /// Says what was suppressed, and waits a moment for the last lines to be written.
+    /// Reports suppressed lines, and waits up to [`LAST_LINES`] until everything is written.
     fn drop(&mut self) {
         self.queue.finish(Instant::now() + LAST_LINES);
     }
 }
 
-/// What is logged, and what is wrong with the text that says so.
+/// The filter that `RUST_LOG` sets, and what is wrong with it; then it is the default.
 fn filter(rust_log: Option<String>) -> (Filter, Option<String>) {
     let parse = |text: &str| {
         let mut builder = env_filter::Builder::new();
         builder.try_parse(text)?;
-        // below this it writes the broker's password down, whatever RUST_LOG says
+        // at lower levels it logs the broker's password, so RUST_LOG must not allow them
         builder.filter_module(PASSWORD_LOG_TARGET, LevelFilter::Info);
         Ok::<_, env_filter::ParseError>(builder.build())
     };
@@ -84,31 +84,31 @@ fn filter(rust_log: Option<String>) -> (Filter, Option<String>) {
     match parse(text) {
         Ok(filter) => (filter, None),
         Err(error) => {
-            let mistake = format!("RUST_LOG is {text:?}: {error}; logging as with {default:?}");
+            let mistake = format!("RUST_LOG={text:?} is invalid: {error}; using {default:?}");
             let filter = parse(&default).unwrap_or_else(|_| env_filter::Builder::new().build());
             (filter, Some(mistake))
         }
     }
 }
 
-/// What makes a line of a record. It filters nothing.
+/// Formats records as lines. It filters nothing.
 fn formatter(pipe: Box<dyn Write + Send>) -> env_logger::Logger {
     env_logger::Builder::new().filter_level(LevelFilter::Trace).target(Target::Pipe(pipe)).build()
 }
 
-/// The hook of the standard library writes to standard error itself, and would wait there.
+/// Logs a panic. The hook of the standard library would write to standard error itself, and could block.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let current = thread::current();
-    let name = current.name().unwrap_or("without a name");
-    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let name = current.name().unwrap_or("unnamed");
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
     let what = info.payload_as_str().unwrap_or("no text").escape_debug();
-    // nothing unless RUST_BACKTRACE asks for it
+    // empty unless RUST_BACKTRACE is set
     let backtrace = std::backtrace::Backtrace::capture();
     let frames = match backtrace.status() {
         std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
         _ => String::new(),
     };
-    log::error!("thread {name:?} has panicked at {place}: {what}{frames}");
+    log::error!("thread {name:?} panicked at {location}: {what}{frames}");
 }
 
 struct Logger {
@@ -131,7 +131,7 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// One end of the queue, for the formatter: it is given a line at a time.
+/// Puts the lines of a formatter, which writes one at a time, into the queue.
 struct Pipe {
     queue: Arc<Queue>,
     urgent: bool,
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_that_cannot_be_read_is_told_and_the_default_stands() {
+    fn an_invalid_filter_is_reported_and_the_default_applies() {
         let (filter, mistake) = filter(Some("user_http_server=loud".to_owned()));
         assert!(mistake.is_some_and(|mistake| mistake.contains("user_http_server=loud")));
         assert_eq!(filter.filter(), LevelFilter::Info);

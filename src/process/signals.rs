@@ -1,15 +1,15 @@
-//! What the process does when it is sent a signal.
+//! Signal handling.
 
 use std::io;
 
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Resolves when the process is told to stop: SIGTERM, SIGINT (Ctrl-C) or SIGQUIT. From now on none of them ends it
-/// otherwise, and further ones during the stop change nothing, since it takes 10 s at the most.
+/// Resolves at the first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT. From now on these signals no longer kill the process. Further
+/// ones during the shutdown are ignored: it takes 10 s at most.
 ///
 /// # Errors
-/// Where the system refuses a handler.
+/// The system refuses a handler.
 pub fn stop() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -23,18 +23,18 @@ pub fn stop() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Keeps the process alive where a signal that means nothing to it would end it.
+/// Handles signals that have no meaning here but would kill the process.
 ///
 /// # Errors
-/// Where the system refuses a handler.
+/// The system refuses a handler.
 pub fn survive_others() -> io::Result<()> {
-    // a file that has reached the limit of the process (`ulimit -f`) is a full disk: the write fails and says so
+    // at the limit of file size (`ulimit -f`) the write fails too, and counts as a full disk
     let _ = signal(kind(Signal::XFSZ))?;
     for (kind, name) in [(SignalKind::user_defined1(), "SIGUSR1"), (SignalKind::user_defined2(), "SIGUSR2")] {
         let mut received = signal(kind)?;
         actix_web::rt::spawn(async move {
             while received.recv().await.is_some() {
-                log::info!("{name} means nothing here; SIGHUP loads tokens and certificates again, SIGTERM stops");
+                log::info!("{name} has no meaning here; SIGHUP reloads tokens and certificates, SIGTERM stops");
             }
         });
     }

@@ -41,7 +41,7 @@ async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpRespons
     Ok(response.body(DeliveryBody::new(request, gateway.limits, sources, start..end, lease)))
 }
 
-/// `HEAD /?bufferUUID=…`: the size of that message; delivers nothing.
+/// `HEAD /?bufferUUID=…`: the size and version of the message. Delivers nothing.
 pub async fn head_data_from_server(request: HttpRequest, gateway: web::Data<Gateway>) -> HttpResponse {
     describe(&request, &gateway).await.unwrap_or_else(Failure::pickle)
 }
@@ -56,14 +56,14 @@ fn buffer_uuid(request: &HttpRequest) -> Result<BufferUuid, Failure> {
     let mut values = request::query_values(request, "bufferUUID").into_iter();
     match (values.next(), values.next()) {
         (Some(uuid), None) => Ok(uuid.into()),
-        (None, _) => Err(Failure::bad_request("bufferUUID is missing; ask for /?bufferUUID=ID")),
+        (None, _) => Err(Failure::bad_request("bufferUUID is missing; request /?bufferUUID=ID")),
         (Some(_), Some(_)) => {
-            Err(Failure::bad_request("bufferUUID is given more than once; one message is fetched at a time"))
+            Err(Failure::bad_request("bufferUUID is given more than once; a request fetches one message"))
         }
     }
 }
 
-/// A message as it goes out.
+/// A message as it is sent.
 struct Answer {
     sources: Vec<Source>,
     etag: String,
@@ -87,7 +87,10 @@ impl Answer {
         Ok(Self { sources, etag })
     }
 
-    /// The head of the answer to `request`, as of one with all of its bytes.
+    /// The head of the answer to `request`, as for the whole message.
+    ///
+    /// # Errors
+    /// `If-Match` names another version.
     fn head(&self, request: &HttpRequest) -> Result<HttpResponseBuilder, Failure> {
         if !range::if_match(request.headers(), &self.etag) {
             return Err(Failure::precondition_failed(&self.etag));

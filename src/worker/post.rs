@@ -9,7 +9,7 @@ use crate::auth::Bearer;
 use crate::http::error::Failure;
 use crate::http::{Gateway, body, request};
 
-/// The answer to a message of a worker.
+/// The body of the answer.
 #[derive(Serialize)]
 struct Received {
     #[serde(rename = "DATA")]
@@ -18,7 +18,7 @@ struct Received {
     time: f64,
 }
 
-/// `POST /`: takes a message of a worker.
+/// `POST /`: receives a message from a worker.
 pub async fn send_data_to_server(
     request: HttpRequest,
     payload: web::Payload,

@@ -132,7 +132,7 @@ fn a_bad_new_certificate_is_told_once_and_the_old_one_stays() {
     assert_eq!(client.certificate_of(farm.http), old);
     fs::write(&key, &good.key).expect("a key");
     wait_for_certificate(&client, &farm, &good);
-    assert_eq!(warnings("go on with the certificate from before"), 4, "{}", farm.log());
+    assert_eq!(warnings("new connections use the previous one"), 4, "{}", farm.log());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The tokens of a server: read from a file, kept as SHA-256, compared in constant time.
+//! The valid tokens of a server: read from a file, stored as SHA-256, compared in constant time.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,13 +9,13 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tokio::sync::watch;
 
-/// What a line begins with that has the token's SHA-256 instead of the token.
+/// The prefix of a SHA-256 that replaces a token in the file.
 const HASHED: &str = "sha256:";
 
-/// The shortest token that is taken: as many characters as 96 random bits have in base 64.
+/// The shortest token that is accepted: the length of 96 random bits in base 64.
 const MIN_TOKEN_CHARS: usize = 16;
 
-/// How many random bytes a new token has.
+/// The length of a new token in random bytes.
 const TOKEN_BYTES: usize = 32;
 
 type Hash = [u8; 32];
@@ -26,55 +26,76 @@ struct Token {
     user_id: Option<String>,
 }
 
-/// Who has shown a valid token: anybody, or the worker of one `USER_ID`.
+/// The owner of a valid token. [`Authentication`](crate::auth::Authentication) puts it into the extensions of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bearer {
-    /// The only `USER_ID` that its messages may claim.
+    /// The `USER_ID` that the token is bound to: messages sent with it must have this one.
     pub user_id: Option<String>,
 }
 
-/// The valid tokens of one server, as its file says; read again by [`Tokens::reload`].
+/// The valid tokens of one server, as listed in its file.
+///
+/// ```
+/// use user_http_server::auth::{Bearer, Tokens, new_token};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (token, hash) = new_token();
+/// let file = tempfile::NamedTempFile::new()?;
+/// std::fs::write(file.path(), format!("{hash} worker-7\n"))?;
+/// let tokens = Tokens::read(file.path())?;
+///
+/// let bearer = tokens.check(Some(&format!("Bearer {token}")));
+/// assert_eq!(bearer, Some(Bearer { user_id: Some("worker-7".to_owned()) }));
+/// assert_eq!(tokens.check(Some(&format!("Bearer {hash}"))), None);
+///
+/// // tokens that are removed from the file are invalid after the next reload
+/// std::fs::write(file.path(), "")?;
+/// tokens.reload();
+/// assert_eq!(tokens.check(Some(&format!("Bearer {token}"))), None);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Tokens {
     path: PathBuf,
     current: watch::Sender<Vec<Token>>,
-    /// Held from before the file is read until its tokens count, so that of two who read it the later one's count.
+    /// Locked from before the file is read until its tokens are valid. So of two concurrent reloads, the later one wins.
     reloading: Mutex<()>,
 }
 
 impl Tokens {
-    /// Reads a file in UTF-8 with one token a line: the token or `sha256:` and its hash in hexadecimal digits, then, for
-    /// a worker, the `USER_ID` that it is bound to, if any. A line that begins with `#`, and whatever stands behind a `#`
-    /// between white space, is a comment.
+    /// Reads a UTF-8 file with one token per line: the token, or `sha256:` and its hash in hexadecimal digits; then,
+    /// optionally, the `USER_ID` that it is bound to. A line that begins with `#` is a comment, and so is the rest of a line
+    /// from a `#` between white space on.
     ///
     /// # Errors
-    /// A text that names the file, the line and what is wrong with it; never the token.
+    /// A text that names the file, the line, and what is wrong; never the token. A file without tokens is an error.
     pub fn read(path: &Path) -> Result<Self, String> {
         let tokens = parse_file(path)?;
         if tokens.is_empty() {
-            return Err(format!("{} has no token; `user-http-server token` makes one", path.display()));
+            return Err(format!("{} has no token; `user-http-server token` prints a new one", path.display()));
         }
         let (current, _) = watch::channel(tokens);
         Ok(Self { path: path.to_owned(), current, reloading: Mutex::new(()) })
     }
 
-    /// Reads the file again. Where it is bad, the tokens stay as they are; where it has none, none is valid any more.
+    /// Reads the file again. If that fails, the tokens stay valid; if the file has no token, none is valid any more.
     pub fn reload(&self) {
         let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = self.path.display();
+        let path = self.path.display();
         match parse_file(&self.path) {
             Ok(tokens) => {
                 match tokens.len() {
-                    0 => log::warn!("{place} has no token any more: every request that needs one is refused"),
-                    number => log::info!("{number} tokens read from {place}"),
+                    0 => log::warn!("{path} has no token any more: every request that needs one is refused"),
+                    number => log::info!("{number} tokens read from {path}"),
                 }
                 self.current.send_replace(tokens);
             }
-            Err(error) => log::error!("the tokens stay as they are: {error}"),
+            Err(error) => log::error!("the tokens are not reloaded: {error}"),
         }
     }
 
-    /// Whose token an `Authorization` header carries.
+    /// The owner of the token in an `Authorization` header; `None` if there is no valid token.
     pub fn check(&self, authorization: Option<&str>) -> Option<Bearer> {
         let (scheme, token) = authorization?.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
@@ -82,7 +103,7 @@ impl Tokens {
         }
         let hash: Hash = Sha256::digest(token.trim().as_bytes()).into();
         let tokens = self.current.borrow();
-        // all are compared, so that the time says nothing of which it was
+        // compare all of them, so that the time does not depend on which one matches
         let mut found = u32::MAX;
         for (at, token) in tokens.iter().enumerate() {
             let equal: Choice = token.hash.ct_eq(&hash);
@@ -93,21 +114,23 @@ impl Tokens {
 }
 
 fn parse_file(path: &Path) -> Result<Vec<Token>, String> {
-    let place = path.display();
-    let bytes = fs::read(path).map_err(|error| format!("cannot read the token file {place}: {error}"))?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{place} is not UTF-8 text; save it as UTF-8"))?;
+    let path_shown = path.display();
+    let bytes = fs::read(path).map_err(|error| format!("cannot read the token file {path_shown}: {error}"))?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{path_shown} is not UTF-8 text; save it as UTF-8"))?;
     let mut tokens = Vec::new();
     let mut seen = HashMap::new();
-    // editors on Windows begin a file with a byte order mark
+    // some editors write a byte order mark
     for (at, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let number = at + 1;
-        let bad = |why: String| format!("{place}, line {number}: {why}");
+        let bad = |why: String| format!("{path_shown}, line {number}: {why}");
         let Some(token) = parse_line(line.trim()).map_err(bad)? else { continue };
         if let Some((first, user_id)) = seen.get(&token.hash) {
             if *user_id == token.user_id {
                 continue;
             }
-            return Err(bad(format!("the token of line {first} again, for another USER_ID; a token is bound once")));
+            return Err(bad(format!(
+                "the token of line {first} again, for another USER_ID; a token can be bound to one only"
+            )));
         }
         seen.insert(token.hash, (number, token.user_id.clone()));
         tokens.push(token);
@@ -115,11 +138,13 @@ fn parse_file(path: &Path) -> Result<Vec<Token>, String> {
     Ok(tokens)
 }
 
-/// Reads a line without white space around it; none where there is nothing but a comment.
+/// Parses a trimmed line; `None` if it is empty or a comment.
 fn parse_line(line: &str) -> Result<Option<Token>, String> {
     let Some(line) = without_comment(line)? else { return Ok(None) };
     if line.contains(|char: char| char.is_control() && char != '\t') {
-        return Err("a line has no control characters but tabs; each token has a line of its own".to_owned());
+        return Err(
+            "a line must not have control characters except tabs; put each token on a line of its own".to_owned()
+        );
     }
     let (token, user_id) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let digits = token.split_at_checked(HASHED.len()).filter(|(start, _)| start.eq_ignore_ascii_case(HASHED));
@@ -127,11 +152,16 @@ fn parse_line(line: &str) -> Result<Option<Token>, String> {
         Some((_, digits)) => parse_hash(digits).ok_or("after sha256: 64 hexadecimal digits are expected")?,
         None if token.len() < MIN_TOKEN_CHARS => {
             return Err(format!(
-                "a token has at least {MIN_TOKEN_CHARS} characters; `user-http-server token` makes one"
+                "a token has at least {MIN_TOKEN_CHARS} characters; `user-http-server token` prints a new one"
             ));
         }
         None => match token.chars().position(|char| !char.is_ascii_graphic()) {
-            Some(at) => return Err(format!("a token is of visible ASCII; character {} of this one is not", at + 1)),
+            Some(at) => {
+                return Err(format!(
+                    "a token consists of visible ASCII characters; character {} of this one is not",
+                    at + 1
+                ));
+            }
             None => Sha256::digest(token.as_bytes()).into(),
         },
     };
@@ -139,7 +169,7 @@ fn parse_line(line: &str) -> Result<Option<Token>, String> {
     Ok(Some(Token { hash, user_id: Some(user_id.to_owned()).filter(|user_id| !user_id.is_empty()) }))
 }
 
-/// What of a line is no comment; none where that is nothing.
+/// The part of a line before a comment; `None` if there is nothing.
 fn without_comment(line: &str) -> Result<Option<&str>, String> {
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
@@ -147,9 +177,9 @@ fn without_comment(line: &str) -> Result<Option<&str>, String> {
     let sign = line.match_indices('#').map(|(at, _)| at).find(|at| line[..*at].ends_with(char::is_whitespace));
     let Some(at) = sign else { return Ok(Some(line)) };
     match line[at + 1..].chars().next() {
-        // it might belong to the USER_ID
+        // it could be part of the USER_ID
         Some(next) if !next.is_whitespace() => {
-            Err("put a space behind the # of a comment; no word of a USER_ID begins with # here".to_owned())
+            Err("put a space behind the # of a comment; no word of a USER_ID may begin with #".to_owned())
         }
         _ => Ok(Some(line[..at].trim_end())),
     }
@@ -170,7 +200,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A new token, and the line of a token file that stands for it without telling it.
+/// A new token, and its hash as a token file may list it instead of the token.
 pub fn new_token() -> (String, String) {
     let token = hexadecimal(&rand::random::<[u8; TOKEN_BYTES]>());
     let line = format!("{HASHED}{}", hexadecimal(&Sha256::digest(token.as_bytes())));
@@ -234,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_editors_and_shells_put_into_a_file_is_no_part_of_a_token() {
+    fn what_editors_and_shells_put_into_a_file_is_not_part_of_a_token() {
         for text in [
             "\u{feff}first-token-0123456789 anna\n",
             "\u{feff}# a comment\r\nfirst-token-0123456789 anna\r\n",
@@ -249,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_file_is_told_without_its_tokens() {
+    fn errors_name_what_is_wrong_with_a_file_but_not_its_tokens() {
         for (text, why) in [
             ("# nothing\n", "has no token"),
             ("fine-token-0123456789\nshort", "line 2: a token has at least 16 characters"),
@@ -259,9 +289,9 @@ mod tests {
             ("fine-token-0123456789 worker #7", "line 1: put a space behind the #"),
             ("fine-token-0123456789\n\nfine-token-0123456789 anna", "line 3: the token of line 1 again"),
             ("fine-token-0123456789 berta\nfine-token-0123456789 anna", "line 2: the token of line 1 again"),
-            ("fine-token-0123456789\rfine-token-0123456788", "line 1: a line has no control characters"),
-            ("# a\n\u{feff}fine-token-0123456789", "line 2: a token is of visible ASCII; character 1"),
-            ("fine-token-01234\u{200b}56789", "line 1: a token is of visible ASCII; character 17"),
+            ("fine-token-0123456789\rfine-token-0123456788", "line 1: a line must not have control characters"),
+            ("# a\n\u{feff}fine-token-0123456789", "line 2: a token consists of visible ASCII characters; character 1"),
+            ("fine-token-01234\u{200b}56789", "line 1: a token consists of visible ASCII characters; character 17"),
         ] {
             let error = tokens(text).expect_err("a bad file");
             assert!(error.contains(why) && !error.contains("fine-token"), "{error}");

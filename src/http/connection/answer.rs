@@ -1,4 +1,4 @@
-//! The head of an answer, as bytes.
+//! Encodes the head of an answer, and chunks.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -7,21 +7,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_http::body::BodySize;
 use actix_http::{ResponseHead, StatusCode, Version, header};
 
-/// How an answer's body is written.
+/// How the body of an answer is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writing {
-    /// There is none.
+    /// There is no body.
     Nothing,
-    /// As it is; so many bytes.
+    /// This many bytes.
     Sized(u64),
-    /// In chunks, up to an empty one.
+    /// Chunks, ended by an empty one.
     Chunked,
-    /// As it is, up to the end of the connection.
-    ToTheEnd,
+    /// Bytes until the connection ends.
+    UntilClose,
 }
 
 impl Writing {
-    /// How a body of `size` is written for a client of this version; `is_head`: to HEAD, which is answered without.
+    /// The framing of a body of `size` for a client of this HTTP version. An answer to HEAD (`is_head`) has no body.
     pub fn of(head: &ResponseHead, size: BodySize, version: Version, is_head: bool) -> Self {
         let has_none =
             head.status.is_informational() || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&head.status);
@@ -30,12 +30,12 @@ impl Writing {
             BodySize::None | BodySize::Sized(0) => Self::Nothing,
             BodySize::Sized(len) => Self::Sized(len),
             BodySize::Stream if version == Version::HTTP_11 && head.chunked() => Self::Chunked,
-            BodySize::Stream => Self::ToTheEnd,
+            BodySize::Stream => Self::UntilClose,
         }
     }
 }
 
-/// Writes the head of an answer with a body of `size`: just what actix-http writes, byte for byte.
+/// Writes the head of an answer with a body of `size`, byte for byte as actix-http does.
 pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead, version: Version, size: BodySize, keep_alive: bool) {
     let is_new = version == Version::HTTP_11;
     out.extend_from_slice(if is_new { b"HTTP/1.1 " } else { b"HTTP/1.0 " });
@@ -46,7 +46,7 @@ pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead, version: Version, size
     let size = if head.status.is_informational() || head.status == StatusCode::NO_CONTENT {
         None
     } else if head.status == StatusCode::NOT_MODIFIED {
-        // it may tell the length that the answer would have
+        // a handler may set the length that a 200 would have
         Some(BodySize::None)
     } else {
         Some(size)
@@ -65,15 +65,15 @@ pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead, version: Version, size
         false if is_new => out.extend_from_slice(b"connection: close\r\n"),
         _ => {}
     }
-    // a handler that streams without chunks may know it
-    let tells_length = match size {
+    // a handler that streams without chunks may set Content-Length itself
+    let keeps_length = match size {
         Some(BodySize::Stream) => !head.chunked(),
         _ => head.status == StatusCode::NOT_MODIFIED,
     };
     for (name, value) in &head.headers {
         match *name {
             header::CONNECTION | header::TRANSFER_ENCODING => continue,
-            header::CONTENT_LENGTH if !tells_length => continue,
+            header::CONTENT_LENGTH if !keeps_length => continue,
             _ => {}
         }
         out.extend_from_slice(name.as_str().as_bytes());
@@ -96,7 +96,7 @@ pub fn write_chunk(out: &mut Vec<u8>, chunk: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the chunk that says that there is no other.
+/// Writes the chunk that ends the body.
 pub fn write_last_chunk(out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n\r\n");
 }
@@ -106,24 +106,24 @@ fn write_number(out: &mut Vec<u8>, number: u64) {
 }
 
 fn write_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // a vector takes whatever is written
+    // writing to a vector never fails
     let _ = out.write_fmt(text);
 }
 
-/// Writes the time, which is put in words once a second and thread.
+/// Writes the current time. Each thread formats it once a second.
 fn write_date(out: &mut Vec<u8>) {
     thread_local! {
-        static WORDS: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
+        static FORMATTED: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
     }
     let now = SystemTime::now();
     let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    WORDS.with_borrow_mut(|(of, words)| {
-        if *of != second || words.is_empty() {
-            words.clear();
-            write_display(words, format_args!("{}", httpdate::HttpDate::from(now)));
+    FORMATTED.with_borrow_mut(|(of, text)| {
+        if *of != second || text.is_empty() {
+            text.clear();
+            write_display(text, format_args!("{}", httpdate::HttpDate::from(now)));
             *of = second;
         }
-        out.extend_from_slice(words);
+        out.extend_from_slice(text);
     });
 }
 
@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// What actix-http writes.
+    /// The head that actix-http writes.
     fn theirs(request: &str, response: Response<()>, size: BodySize) -> String {
         let mut codec = Codec::new(ServiceConfig::default());
         codec.decode(&mut BytesMut::from(request)).expect("a request").expect("a whole one");
@@ -151,7 +151,7 @@ mod tests {
         String::from_utf8(out).expect("ASCII")
     }
 
-    /// Without its date, which may be another second's.
+    /// The lines without the date, which may differ by a second.
     fn dateless(head: &str) -> Vec<&str> {
         head.split("\r\n").map(|line| if line.starts_with("date: ") { "date" } else { line }).collect()
     }
@@ -169,7 +169,7 @@ mod tests {
                     (Version::HTTP_10, "close", false),
                 ] {
                     if (version, size) == (Version::HTTP_10, BodySize::Stream) {
-                        // actix-http sends chunks to clients that do not know them
+                        // actix-http sends chunks even to HTTP/1.0 clients
                         continue;
                     }
                     let response = || {
@@ -187,7 +187,7 @@ mod tests {
                     let theirs = theirs(&request, response(), size);
                     let ours = ours(version, kept, &response(), size);
                     let (mut theirs, mut ours) = (dateless(&theirs), dateless(&ours));
-                    // the order of headers within a map is that of a hash, which differs from map to map
+                    // the order of headers depends on a hash that differs from map to map
                     theirs.sort_unstable();
                     ours.sort_unstable();
                     assert_eq!(ours, theirs, "{status} {size:?} {version:?} {connection}");
@@ -197,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_written_as_status_size_and_version_allow() {
+    fn the_framing_of_a_body_depends_on_status_size_and_version() {
         let of = |status, size, version, is_head| Writing::of(&ResponseHead::new(status), size, version, is_head);
         let (new, old) = (Version::HTTP_11, Version::HTTP_10);
         assert_eq!(of(StatusCode::OK, BodySize::Sized(5), new, false), Writing::Sized(5));
         assert_eq!(of(StatusCode::OK, BodySize::Sized(5), new, true), Writing::Nothing);
         assert_eq!(of(StatusCode::OK, BodySize::Stream, new, false), Writing::Chunked);
-        assert_eq!(of(StatusCode::OK, BodySize::Stream, old, false), Writing::ToTheEnd);
+        assert_eq!(of(StatusCode::OK, BodySize::Stream, old, false), Writing::UntilClose);
         assert_eq!(of(StatusCode::NO_CONTENT, BodySize::Sized(5), new, false), Writing::Nothing);
         assert_eq!(of(StatusCode::NOT_MODIFIED, BodySize::Sized(5), new, false), Writing::Nothing);
     }

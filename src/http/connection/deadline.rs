@@ -1,4 +1,4 @@
-//! A connection's one timer.
+//! The only timer of a connection.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A timer that is set anew only when it has run out too early. Most deadlines of a connection are met, and the next one
-/// is later: so a request costs no registration with the runtime's timer.
+/// A timer that is re-armed only if it fires too early. Most deadlines of a connection are met and followed by a later one,
+/// so most requests never touch the runtime's timer.
 #[derive(Default)]
 pub struct Deadline(Option<Pin<Box<Sleep>>>);
 
@@ -26,20 +26,20 @@ impl Deadline {
         Poll::Ready(())
     }
 
-    /// What `poll` comes to, or `None` once `at` has passed. `at` is asked for when there is something to wait for.
+    /// The result of `poll`, or `None` after the time `at`. `at` is called only if `poll` is not ready at once.
     pub async fn limit<T>(
         &mut self,
         at: impl FnOnce() -> Instant,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Option<T> {
-        let mut ask = Some(at);
+        let mut compute = Some(at);
         let mut at = None;
         poll_fn(|cx| {
             if let Poll::Ready(value) = poll(cx) {
                 return Poll::Ready(Some(value));
             }
-            if let Some(ask) = ask.take() {
-                at = Some(ask());
+            if let Some(compute) = compute.take() {
+                at = Some(compute());
             }
             at.map_or(Poll::Pending, |at| self.poll(at, cx).map(|()| None))
         })
@@ -54,13 +54,13 @@ mod tests {
     use super::*;
 
     #[actix_web::test]
-    async fn a_deadline_that_is_put_off_or_forward_is_kept() {
+    async fn a_deadline_that_is_moved_is_kept() {
         let start = Instant::now();
         let mut deadline = Deadline::default();
         let ms = Duration::from_millis;
         assert_eq!(deadline.limit(|| start + ms(20), |_| Poll::<()>::Pending).await, None);
         assert!(start.elapsed() >= ms(20));
-        // armed for 40 ms, then put off to 80
+        // armed for 40 ms, then moved to 80
         assert!(futures::poll!(poll_fn(|cx| deadline.poll(start + ms(40), cx))).is_pending());
         poll_fn(|cx| deadline.poll(start + ms(80), cx)).await;
         assert!(start.elapsed() >= ms(80));

@@ -1,66 +1,66 @@
-//! Where a request's body ends: by its length, or by its last chunk (RFC 9112, sections 6 and 7).
+//! The framing of a request's body, by length or by chunks (RFC 9112, sections 6 and 7).
 
 use bytes::{Bytes, BytesMut};
 
-/// How long a chunk's size with its extensions may be, in bytes.
+/// The longest line of a chunk size with its extensions, in bytes.
 const MAX_SIZE_LINE: usize = 1 << 10;
 
-/// How long the fields behind the last chunk may be together, in bytes. They are ignored.
+/// The longest trailer section, in bytes. Trailers are ignored.
 const MAX_TRAILERS: usize = 8 << 10;
 
-/// What is still to come of a body.
+/// The part of a body that has not been decoded yet.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// So many bytes.
+    /// This many bytes.
     Length(u64),
     /// Chunks.
     Chunked(Chunked),
 }
 
-/// What comes next in a chunked body.
+/// The next element of a chunked body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Chunked {
     /// The size of a chunk.
     Size,
-    /// So many bytes of a chunk.
+    /// This many bytes of a chunk.
     Data(u64),
     /// The line break behind a chunk.
     DataEnd,
-    /// Fields behind the last chunk, of which so many bytes have come, or the empty line that ends the body.
+    /// A trailer, or the empty line that ends the body; this many bytes of trailers have been decoded.
     Trailers(usize),
-    /// What came is not chunked: where the body ends cannot be known.
+    /// None: the chunks are malformed, so the end of the body is unknown.
     Broken,
 }
 
-/// What a body begins with.
+/// A decoded part of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Some of its bytes, at least one.
+    /// At least one byte.
     Bytes(Bytes),
-    /// Nothing more: it has ended.
+    /// The end.
     End,
 }
 
 impl Framing {
-    /// A body in chunks.
+    /// A chunked body.
     pub fn chunked() -> Self {
         Self::Chunked(Chunked::Size)
     }
 
-    /// How many bytes are worth receiving next, so that little of what follows the body comes with them.
+    /// How many bytes to receive next, so that little of what follows the body comes with them.
     pub fn wanted(&self) -> usize {
         match self {
             Self::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX),
-            // with the line break, the last chunk and its two
+            // plus the line break, and a last chunk with its two
             Self::Chunked(Chunked::Data(left)) => usize::try_from(*left).unwrap_or(usize::MAX).saturating_add(7),
             Self::Chunked(_) => MAX_SIZE_LINE,
         }
     }
 
-    /// Takes the next part of the body from what was received; `None` if more has to come.
+    /// Decodes the next part of the body from the received bytes; `None` if more bytes are needed.
     ///
     /// # Errors
-    /// What is wrong with the chunks.
+    /// The chunks are malformed.
     pub fn decode(&mut self, received: &mut BytesMut) -> Result<Option<Part>, String> {
         match self {
             Self::Length(0) => Ok(Some(Part::End)),
@@ -110,25 +110,25 @@ impl Chunked {
                     }
                     *len += line.len() + 2;
                 }
-                Self::Broken => return Err("the chunks before were malformed".to_owned()),
+                Self::Broken => return Err("an earlier chunk was malformed".to_owned()),
             }
         }
     }
 }
 
-/// Up to `left` bytes, if any have come.
+/// Takes up to `left` bytes; `None` if none have been received.
 fn take(left: &mut u64, received: &mut BytesMut) -> Option<Bytes> {
     let len = (received.len() as u64).min(*left);
     *left -= len;
-    // at most what was received
+    // len is at most received.len(), a usize
     (len > 0).then(|| received.split_to(len as usize).freeze())
 }
 
-/// A line without its end, which is CR LF: a bare LF would be the end of a line for some on the way here, and not for
-/// others.
+/// Takes a line without its CR LF; `None` if its end has not been received. A bare LF is an error: some proxies take it for
+/// the end of a line, others do not.
 fn take_line(received: &mut BytesMut, max: usize) -> Result<Option<BytesMut>, String> {
     let Some(end) = memchr::memchr(b'\n', received) else {
-        // the CR may be here
+        // plus the CR
         return if received.len() > max + 1 { Err(format!("a line is longer than {max} bytes")) } else { Ok(None) };
     };
     let mut line = received.split_to(end + 1);
@@ -146,7 +146,7 @@ fn chunk_size(line: &[u8]) -> Result<u64, String> {
     let digits = std::str::from_utf8(size).ok().filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
     digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).ok_or_else(|| {
         let shown = size[..size.len().min(20)].escape_ascii();
-        format!("the size of a chunk is \"{shown}\", not a hexadecimal number of at most 64 bits")
+        format!("the size of a chunk is \"{shown}\"; expected a hexadecimal number of at most 64 bits")
     })
 }
 
@@ -154,7 +154,7 @@ fn chunk_size(line: &[u8]) -> Result<u64, String> {
 mod tests {
     use super::*;
 
-    /// The body of a message and what follows it, where its bytes come in pieces of `step`.
+    /// The body of a message and the bytes behind it, if they arrive in pieces of `step` bytes.
     fn decode(mut framing: Framing, text: &str, step: usize) -> Result<(String, String), String> {
         let (mut body, mut received) = (Vec::new(), BytesMut::new());
         let mut pieces = text.as_bytes().chunks(step);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_ends_where_its_length_or_its_last_chunk_says_however_it_comes() {
+    fn a_body_ends_after_its_length_or_its_last_chunk_however_it_arrives() {
         let chunks = "5\r\nhello\r\n1;name=\"v;\"\r\n,\r\n06 \t\r\n world\r\n000\r\nField: x\r\nOther: y\r\n\r\nGET";
         for step in 1..=chunks.len() {
             assert_eq!(decode(Framing::chunked(), chunks, step), Ok(("hello, world".into(), "GET".into())), "{step}");
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_take_for_another_end_of_the_body_is_refused() {
+    fn a_body_whose_end_a_proxy_could_see_elsewhere_is_refused() {
         let long = "1;".to_owned() + &"x".repeat(MAX_SIZE_LINE) + "\r\n";
         let trailers = "0\r\n".to_owned() + &"a: b\r\n".repeat(MAX_TRAILERS / 4) + "\r\n";
         let endless = "0\r\n".to_owned() + &"a".repeat(MAX_TRAILERS + 2);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_stays_so() {
+    fn a_malformed_body_stays_malformed() {
         let mut framing = Framing::chunked();
         assert!(framing.decode(&mut BytesMut::from("x\r\n0\r\n\r\n")).is_err());
         assert!(framing.decode(&mut BytesMut::from("0\r\n\r\n")).is_err());

@@ -1,6 +1,6 @@
-//! The heads of requests: read strictly, so that nobody on the way here can take a request for another one than we do.
+//! Decodes the heads of requests, strictly: a proxy in front must never read a request differently (request smuggling).
 //!
-//! An offer to upgrade the connection (`Upgrade`, RFC 9110, section 7.8) is not taken: the request is what it is without.
+//! `Upgrade` (RFC 9110, section 7.8) is ignored.
 
 use std::mem::MaybeUninit;
 
@@ -11,33 +11,33 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::http::Failure;
 use crate::http::connection::framing::Framing;
 
-/// The longest head, in bytes. Those of workers have some hundred; browsers and proxies send up to 8 KiB.
+/// The longest head, in bytes. Workers send a few hundred bytes, browsers and proxies up to 8 KiB.
 pub const MAX_HEAD: usize = 16 << 10;
 
 /// The most header fields of a request.
 const MAX_HEADERS: usize = 96;
 
-/// How much of what is wrong is shown, in bytes.
-const SHOWN: usize = 40;
+/// How much of malformed input an error shows, in bytes.
+const MAX_SHOWN: usize = 40;
 
 /// A request without its body.
 pub struct Head {
     pub request: Request,
-    /// The body that follows.
+    /// The framing of the body that follows, if any.
     pub body: Option<Framing>,
     /// The client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// The client wants to send more requests.
+    /// The client may send another request.
     pub keep_alive: bool,
 }
 
-/// Takes a head from what was received; `None` if more has to come.
+/// Decodes a head from the received bytes; `None` if more bytes are needed.
 ///
 /// # Errors
-/// The answer to what is no request: where the next one begins is not known.
+/// The answer to a malformed request. The connection must be closed then: the start of the next request is unknown.
 pub fn decode(received: &mut BytesMut) -> Result<Option<Head>, Failure> {
-    // RFC 9112, section 2.2: some clients send a line break behind a body. It counts as a part of the head, so that
-    // nobody sends line breaks for ever
+    // some clients send a line break behind a body (RFC 9112, section 2.2); it counts as part of the head, which bounds the
+    // number of line breaks
     let blank = received.iter().take_while(|byte| is_line_break(**byte)).count();
     let begun = &received[blank..];
     match end(begun) {
@@ -46,7 +46,7 @@ pub fn decode(received: &mut BytesMut) -> Result<Option<Head>, Failure> {
             parse(received.split_to(end).freeze()).map(Some)
         }
         None if received.len() < MAX_HEAD => {
-            // what is wrong already need not be waited for
+            // report an error as early as possible
             let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
             let parsed = httparse::Request::new(&mut []).parse_with_uninit_headers(begun, &mut headers);
             parsed.map(|_| None).map_err(|error| malformed(error, begun))
@@ -55,12 +55,12 @@ pub fn decode(received: &mut BytesMut) -> Result<Option<Head>, Failure> {
     }
 }
 
-/// Whether this is a part of an empty line.
+/// Whether this is CR or LF.
 pub fn is_line_break(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// How long the head is, with the empty line at its end.
+/// The length of the head, including the empty line at its end.
 fn end(received: &[u8]) -> Option<usize> {
     memchr::memchr_iter(b'\n', received).find_map(|line_feed| match &received[line_feed + 1..] {
         [b'\n', ..] => Some(line_feed + 2),
@@ -85,7 +85,7 @@ fn parse(head: Bytes) -> Result<Head, Failure> {
     line.method = Method::from_bytes(method.as_bytes()).map_err(|_| malformed(httparse::Error::Token, &head))?;
     line.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     line.uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes()))
-        .map_err(|error| bad(&format!("{} is no target of a request: {error}", shown(target.as_bytes()))))?;
+        .map_err(|error| bad(&format!("{} is not a request target: {error}", shown(target.as_bytes()))))?;
     let mut fields = Fields::default();
     for field in parsed.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|error| bad(&error.to_string()))?;
@@ -96,12 +96,12 @@ fn parse(head: Bytes) -> Result<Head, Failure> {
     }
     let is_new = line.version == Version::HTTP_11;
     let body = match (fields.length, fields.is_chunked) {
-        (Some(_), true) => return Err(bad("both Content-Length and Transfer-Encoding; send one of them")),
+        (Some(_), true) => return Err(bad("it has both Content-Length and Transfer-Encoding; send only one of them")),
         (Some(0), _) => None,
         (Some(length), _) => Some(Framing::Length(length)),
         (None, true) => Some(Framing::chunked()),
         (None, false) if !is_new && line.method == Method::POST => {
-            return Err(bad("HTTP/1.0 without Content-Length: the length of the body is not known"));
+            return Err(bad("it is HTTP/1.0 without Content-Length, so the length of the body is unknown"));
         }
         (None, false) => None,
     };
@@ -114,7 +114,7 @@ fn parse(head: Bytes) -> Result<Head, Failure> {
     Ok(Head { request, body, expects_continue, keep_alive })
 }
 
-/// What the header fields say about the connection and the body.
+/// The header fields that concern the connection and the body.
 #[derive(Default)]
 struct Fields {
     has_host: bool,
@@ -134,17 +134,17 @@ impl Fields {
             header::CONTENT_LENGTH => {
                 let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
                 let length = digits.and_then(|digits| digits.parse().ok());
-                let length = length.ok_or_else(|| bad(&format!("Content-Length {} is no length", shown(bytes))))?;
+                let length = length.ok_or_else(|| bad(&format!("Content-Length {} is not a length", shown(bytes))))?;
                 if self.length.replace(length).is_some() {
                     return Err(bad("Content-Length is given twice"));
                 }
             }
             header::TRANSFER_ENCODING => {
                 if version != Version::HTTP_11 {
-                    return Err(bad("Transfer-Encoding belongs to HTTP/1.1, and the request is HTTP/1.0"));
+                    return Err(bad("Transfer-Encoding belongs to HTTP/1.1, but the request is HTTP/1.0"));
                 }
                 if self.is_chunked || !bytes.eq_ignore_ascii_case(b"chunked") {
-                    let text = format!("Transfer-Encoding {} is not understood, only \"chunked\", once", shown(bytes));
+                    let text = format!("Transfer-Encoding {} is not supported, only \"chunked\", once", shown(bytes));
                     return Err(bad(&text));
                 }
                 self.is_chunked = true;
@@ -174,18 +174,18 @@ fn malformed(error: httparse::Error, head: &[u8]) -> Failure {
     match error {
         httparse::Error::TooManyHeaders => Failure::too_many_headers(MAX_HEADERS),
         // the first two bytes of a handshake
-        _ if head.starts_with(b"\x16\x03") => bad("it is TLS, and this port speaks plain HTTP; ask for http://"),
+        _ if head.starts_with(b"\x16\x03") => bad("it is TLS, but this port speaks plain HTTP; use http://"),
         httparse::Error::HeaderName | httparse::Error::HeaderValue => {
-            bad(&format!("a header is malformed ({error}); expected NAME: VALUE, in one line"))
+            bad(&format!("a header is malformed ({error}); expected NAME: VALUE on one line"))
         }
         _ => bad(&format!("it begins with {}; expected METHOD TARGET HTTP/1.1", shown(line))),
     }
 }
 
-/// What was sent, to be shown: escaped and cut.
+/// Received bytes as an error shows them: escaped and truncated.
 fn shown(bytes: &[u8]) -> String {
-    let cut = if bytes.len() > SHOWN { "…" } else { "" };
-    format!("\"{}{cut}\"", bytes[..bytes.len().min(SHOWN)].escape_ascii())
+    let cut = if bytes.len() > MAX_SHOWN { "…" } else { "" };
+    format!("\"{}{cut}\"", bytes[..bytes.len().min(MAX_SHOWN)].escape_ascii())
 }
 
 #[cfg(test)]
@@ -198,18 +198,18 @@ mod tests {
         let mut received = BytesMut::from(text);
         let decoded = decode(&mut received).unwrap_or_else(|failure| panic!("{text:?}: {failure:?}"));
         assert!(received.is_empty(), "{text:?}: {received:?}");
-        decoded.unwrap_or_else(|| panic!("{text:?} is no whole head"))
+        decoded.unwrap_or_else(|| panic!("{text:?} is not a whole head"))
     }
 
     fn refusal(text: &str) -> String {
         match decode(&mut BytesMut::from(text)) {
             Err(failure) => format!("{failure:?}"),
-            Ok(head) => panic!("{text:?} is taken: {}", head.is_some()),
+            Ok(head) => panic!("{text:?} is accepted: {}", head.is_some()),
         }
     }
 
     #[test]
-    fn a_head_is_taken_once_all_of_it_has_come_and_what_follows_is_left() {
+    fn a_head_is_decoded_once_it_is_complete_and_the_bytes_behind_it_stay() {
         let text = "\r\n\nPOST /a?b=c HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nX-Y: z\r\n\r\n";
         let mut received = BytesMut::new();
         for (at, byte) in text.bytes().enumerate() {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_is_kept_as_version_and_header_say() {
+    fn keep_alive_depends_on_version_and_header() {
         for (version, connection, kept) in [
             ("1.1", "", true),
             ("1.1", "Connection: close\r\n", false),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_that_is_offered_changes_nothing() {
+    fn upgrade_is_ignored() {
         for offer in ["websocket", "h2c", "TLS/1.0, websocket"] {
             let text = "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\nContent-Length: 7\r\n\r\n";
             let head = head(&format!("POST / HTTP/1.1\r\nHost: x\r\nUpgrade: {offer}\r\n{text}"));
@@ -252,19 +252,19 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_take_for_another_request_is_refused_and_the_reason_given() {
+    fn a_request_that_a_proxy_could_read_differently_is_refused_with_the_reason() {
         for (rest, reason) in [
             ("HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n", "both Content-Length"),
             ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n", "both Content-Length"),
             ("HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 3\r\n", "given twice"),
-            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n", "no length"),
-            ("HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n", "no length"),
-            ("HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n", "no length"),
-            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 0x3\r\n", "no length"),
-            ("HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n", "no length"),
-            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n", "no length"),
-            ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n", "not understood"),
-            ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n", "not understood"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n", "not a length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n", "not a length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: -3\r\n", "not a length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 0x3\r\n", "not a length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n", "not a length"),
+            ("HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n", "not a length"),
+            ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n", "not supported"),
+            ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n", "not supported"),
             ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \x0bchunked\r\n", "malformed"),
             ("HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "once"),
             ("HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n", "belongs to HTTP/1.1"),
@@ -284,14 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_is_told_before_more_of_it_comes() {
+    fn input_that_is_not_http_is_refused_before_more_of_it_arrives() {
         assert!(refusal("\x16\x03\x01\x02\x00\x01\x00").contains("TLS"));
         assert!(refusal("SSH-2.0-OpenSSH_9.2\r\n").contains("SSH-2.0-OpenSSH"));
         assert!(refusal("{\"a\": 1}").contains("expected METHOD"));
     }
 
     #[test]
-    fn a_head_longer_than_the_bound_is_refused_whole_or_not() {
+    fn a_head_longer_than_the_bound_is_refused_complete_or_not() {
         let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n", "x".repeat(MAX_HEAD));
         assert!(refusal(&long).contains("16384 bytes"));
         assert!(refusal(&format!("{long}\r\n")).contains("16384 bytes"));

@@ -1,4 +1,4 @@
-//! Connections over a pipe in memory, in front of a small service.
+//! Connections over an in-memory pipe, in front of a small service.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -24,14 +24,14 @@ use user_http_actors::tls::provider;
 use super::*;
 use crate::tls::{Tls, TlsFiles, accept};
 
-/// How many bytes the pipe takes before somebody reads.
-const ROOM: usize = 1000;
+/// The capacity of the pipe in bytes.
+const CAPACITY: usize = 1000;
 
 fn settings() -> ConnectionSettings {
     ConnectionSettings { keep_alive: Duration::from_secs(5), limits: Limits::default(), inflight: Inflight::default() }
 }
 
-/// A body in one chunk, which notes that it is asked for more.
+/// A body of one chunk that records whether it is polled for another.
 struct Noting {
     chunk: Option<Bytes>,
     is_over: Rc<Cell<bool>>,
@@ -51,13 +51,9 @@ impl MessageBody for Noting {
     }
 }
 
-/// Serves a request whose answer is `len` bytes long, and checks that its body is not asked for more before the socket
-/// has all; `far` is the client's end of the pipe, at which encryption has no part any more.
-async fn assert_asked_when_all_is_with_the_socket(
-    transport: Transport<DuplexStream>,
-    mut far: DuplexStream,
-    len: usize,
-) {
+/// Serves a request whose answer is `len` bytes long, and checks that its body is not polled again before the socket has all
+/// of it; `far` is the client's end of the pipe, below TLS.
+async fn assert_polled_when_the_socket_has_all(transport: Transport<DuplexStream>, mut far: DuplexStream, len: usize) {
     let is_over = Rc::new(Cell::new(false));
     let noting = Rc::clone(&is_over);
     let app = fn_service(move |_: Request| {
@@ -66,7 +62,7 @@ async fn assert_asked_when_all_is_with_the_socket(
     });
     let settings = settings();
     let mut serving = pin!(serve(transport, None, &settings, future::pending::<()>(), &app));
-    let (mut left, mut buffer) = (0, [0; ROOM]);
+    let (mut left, mut buffer) = (0, [0; CAPACITY]);
     loop {
         assert!(futures::poll!(&mut serving).is_pending());
         if is_over.get() {
@@ -74,18 +70,18 @@ async fn assert_asked_when_all_is_with_the_socket(
         }
         left += far.read(&mut buffer).await.expect("the answer");
     }
-    assert!(left + ROOM >= len, "{left} bytes have left, {ROOM} more at most are on their way");
+    assert!(left + CAPACITY >= len, "{left} bytes have left, {CAPACITY} more at most are on their way");
 }
 
 #[actix_web::test]
-async fn the_body_of_an_answer_is_asked_for_more_only_when_the_socket_has_all_of_it() {
-    let (near, mut far) = duplex(ROOM);
+async fn the_body_of_an_answer_is_polled_again_only_when_the_socket_has_all_of_it() {
+    let (near, mut far) = duplex(CAPACITY);
     far.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
-    assert_asked_when_all_is_with_the_socket(Transport::Plain(near), far, 60_000).await;
+    assert_polled_when_the_socket_has_all(Transport::Plain(near), far, 60_000).await;
 }
 
 #[actix_web::test]
-async fn over_tls_too_where_rustls_keeps_some_of_it_for_itself() {
+async fn over_tls_too_although_rustls_buffers_some_of_it() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     let folder = tempfile::tempdir().expect("a folder");
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -99,7 +95,7 @@ async fn over_tls_too_where_rustls_keeps_some_of_it_for_itself() {
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let (near, far) = duplex(ROOM);
+    let (near, far) = duplex(CAPACITY);
     let name = ServerName::try_from("localhost").expect("a name");
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, far);
     let (server, client) = futures::join!(accept(tls, near), connecting);
@@ -107,20 +103,20 @@ async fn over_tls_too_where_rustls_keeps_some_of_it_for_itself() {
     client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
     client.flush().await.expect("room for it");
     let (far, _) = client.into_inner();
-    // less than what rustls keeps
+    // less than what rustls buffers
     let transport = Transport::Tls(Box::new(server.expect("a handshake")));
-    assert_asked_when_all_is_with_the_socket(transport, far, 60_000).await;
+    assert_polled_when_the_socket_has_all(transport, far, 60_000).await;
 }
 
 #[actix_web::test]
-async fn who_keeps_the_body_of_an_answered_request_gets_nothing_of_the_next() {
+async fn a_body_that_outlives_its_request_reads_nothing_of_the_next() {
     let kept = Rc::new(RefCell::new(None));
     let answered = Rc::new(Cell::new(0));
     let (keeping, answering) = (Rc::clone(&kept), Rc::clone(&answered));
     let app = fn_service(move |mut request: Request| {
         let (kept, answered) = (Rc::clone(&keeping), Rc::clone(&answering));
         async move {
-            // the body of the first is asked for while the second is handled
+            // the body of the first request is polled while the second is handled
             let earlier = kept.replace(Some(request.take_payload()));
             if let Some(mut earlier) = earlier {
                 assert!(matches!(earlier.next().await, Some(Err(PayloadError::Incomplete(_)))));
@@ -129,33 +125,33 @@ async fn who_keeps_the_body_of_an_answered_request_gets_nothing_of_the_next() {
             Ok::<_, actix_web::Error>(Response::with_body(StatusCode::OK, ""))
         }
     });
-    let (near, mut far) = duplex(ROOM);
+    let (near, mut far) = duplex(CAPACITY);
     let request = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello";
     far.write_all(request.repeat(2).as_bytes()).await.expect("two requests");
     far.shutdown().await.expect("an end");
     serve(Transport::Plain(near), None, &settings(), future::pending::<()>(), &app).await;
     assert_eq!(answered.get(), 2);
-    // and once the connection is gone
+    // and after the connection has ended
     let mut last = kept.take().expect("a body");
     assert!(matches!(last.next().await, Some(Err(PayloadError::Incomplete(_)))));
 }
 
 #[actix_web::test]
-async fn leave_to_send_a_body_that_is_sent_in_part_comes_whole_before_the_answer() {
+async fn an_interim_answer_that_is_sent_in_part_is_completed_before_the_answer() {
     let app = fn_service(|mut request: Request| async move {
         let mut body = request.take_payload();
-        // once, which sends as much as there is room for
+        // one poll, which sends as much as fits into the pipe
         assert!(futures::poll!(body.next()).is_pending());
         Ok::<_, actix_web::Error>(Response::with_body(StatusCode::FORBIDDEN, ""))
     });
-    for room in [1, 10, 24, 25, 26, 1000] {
-        let (near, mut far) = duplex(room);
+    for capacity in [1, 10, 24, 25, 26, 1000] {
+        let (near, mut far) = duplex(capacity);
         let settings = settings();
         let serving = serve(Transport::Plain(near), None, &settings, future::pending::<()>(), &app);
         let asking = async {
             let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
             far.write_all(head).await.expect("a request");
-            // what there is room for is sent before anything is read
+            // the server fills the pipe before anything is read from it
             tokio::task::yield_now().await;
             let mut answers = String::new();
             while !answers.ends_with("\r\n\r\n") || !answers.contains("403") {
@@ -165,11 +161,11 @@ async fn leave_to_send_a_body_that_is_sent_in_part_comes_whole_before_the_answer
             answers
         };
         let ((), answers) = futures::join!(serving, asking);
-        assert!(answers.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 "), "{room}: {answers}");
+        assert!(answers.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 "), "{capacity}: {answers}");
     }
 }
 
-/// Answers as the path says, which is what a test knows of it then.
+/// Answers in the form that the path names.
 async fn various(mut request: Request) -> Result<Response<BoxBody>, actix_web::Error> {
     let path = request.path().to_owned();
     let mut body = Vec::new();
@@ -190,12 +186,12 @@ async fn various(mut request: Request) -> Result<Response<BoxBody>, actix_web::E
         "/large" => Response::with_body(StatusCode::OK, BoxBody::new(answer.repeat(3_000))),
         _ => Response::with_body(StatusCode::BAD_REQUEST, BoxBody::new(answer)),
     };
-    // two dates may be a second apart
+    // the real date could differ between two answers
     response.headers_mut().insert(HeaderName::from_static("date"), HeaderValue::from_static("today"));
     Ok(response)
 }
 
-/// What is answered to `pieces` that are sent one after the other.
+/// The answers to `pieces` that are sent one after another.
 async fn answers(pieces: Vec<Vec<u8>>) -> String {
     let (near, far) = duplex(1 << 16);
     let (mut reading, mut writing) = tokio::io::split(far);
@@ -237,7 +233,7 @@ fn any_request(random: &mut StdRng) -> String {
 }
 
 #[actix_web::test]
-async fn requests_that_are_sent_ahead_in_any_pieces_get_the_answers_that_each_gets_alone() {
+async fn pipelined_requests_in_any_pieces_get_the_answers_that_each_gets_alone() {
     for seed in 0..300 {
         let mut random = StdRng::seed_from_u64(seed);
         let requests: Vec<String> = (0..random.random_range(1..8)).map(|_| any_request(&mut random)).collect();
@@ -261,7 +257,7 @@ async fn requests_that_are_sent_ahead_in_any_pieces_get_the_answers_that_each_ge
                 rest = others;
                 continue;
             }
-            // a body that nobody reads and that has not come yet ends the connection
+            // an unread body that has not arrived yet ends the connection
             let (head, body) = answer.split_once("date").expect("a head");
             assert_eq!(
                 rest,

@@ -1,4 +1,4 @@
-//! What a connection goes over: TCP, or TLS over it.
+//! The transport of a connection: TCP, or TLS over TCP.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,12 +8,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// A socket, or TLS over one. With TLS, bytes that were written are with the socket once they are flushed, not before:
-/// rustls keeps some in a buffer of its own.
+/// A socket, or TLS over one. With TLS, written bytes reach the socket only with a flush: rustls buffers some of them.
 pub enum Transport<S = TcpStream> {
-    /// Without encryption.
+    /// A bare socket.
     Plain(S),
-    /// After a handshake.
+    /// TLS, after the handshake.
     Tls(Box<TlsStream<S>>),
 }
 
@@ -59,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<S> {
         }
     }
 
-    /// Closes the sending side; with TLS, it says so first (`close_notify`).
+    /// Closes the sending side; with TLS, after a `close_notify`.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),

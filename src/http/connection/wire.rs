@@ -1,5 +1,5 @@
-//! What a connection and the requests on it share: the transport, what was received of it, and where the current
-//! request's body ends. All of it is on one thread.
+//! What a connection shares with its requests: the transport, the received bytes, and the framing of the current request's
+//! body. All of it is on one thread.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -17,32 +17,32 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use crate::http::connection::framing::{Framing, Part};
 use crate::http::connection::transport::Transport;
 
-/// How many bytes are received at once of a head. With it comes the body of a small message.
+/// How many bytes of a head are received at once; a small body comes with it.
 const HEAD_STEP: usize = 4 << 10;
 
-/// How many bytes are received at once of a body: little first, since a slow sender makes no use of more, then four
-/// times as many each time that they come at once.
+/// How many bytes of a body are received at once, at first and at most. A slow client fills no large buffer, so each read
+/// that fills its buffer makes the next one four times as large.
 const BODY_STEPS: (usize, usize) = (4 << 10, 256 << 10);
 
-/// How many bytes are received before they are needed, so that it is noticed when a client hangs up.
-const AHEAD: usize = 16 << 10;
+/// How many bytes are received ahead of need, in order to notice that a client hangs up.
+const MAX_AHEAD: usize = 16 << 10;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// One connection's transport and state.
+/// The transport and state of one connection.
 pub struct Wire<S> {
     transport: Transport<S>,
-    /// What was received and not decoded yet.
+    /// Received but not yet decoded.
     pub received: BytesMut,
     /// The client has closed its sending side, or the connection is broken.
     pub has_ended: bool,
-    /// What is still to come of the current request's body.
+    /// The framing of the rest of the current request's body.
     body: Option<Framing>,
-    /// What is still to be sent before the client sends the body.
+    /// The rest of the interim answer (100) that the client waits for before it sends the body.
     interim: &'static [u8],
     body_step: usize,
-    /// Counts the requests: whoever holds on to an earlier one has no part in this.
-    turn: u64,
+    /// The number of the current request. The body of an earlier one, if it is still held, reads nothing.
+    request: u64,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -54,23 +54,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             body: None,
             interim: b"",
             body_step: BODY_STEPS.0,
-            turn: 0,
+            request: 0,
         }
     }
 
-    /// A request begins, with this body.
+    /// Begins a request with this body.
     pub fn begin(&mut self, body: Option<Framing>, expects_continue: bool) {
         self.body = body;
         self.interim = if expects_continue { CONTINUE } else { b"" };
         self.body_step = BODY_STEPS.0;
     }
 
-    /// The request is over: nobody reads its body any more.
+    /// Ends the request: its body reads nothing from now on.
     pub fn end(&mut self) {
-        self.turn += 1;
+        self.request += 1;
     }
 
-    /// Receives what has come; 0 at the end.
+    /// Receives available bytes; 0 at the end.
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.has_ended {
             return Poll::Ready(Ok(0));
@@ -120,22 +120,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Receives up to `wanted` bytes in place; 0 at the end.
+    /// Receives up to `wanted` bytes directly into `received`; 0 at the end.
     fn poll_receive_body(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         if self.has_ended {
             return Poll::Ready(Ok(0));
         }
         self.received.reserve(wanted);
-        let mut room = (&mut self.received).limit(wanted);
-        let read = ready!(pin!(self.transport.read_buf(&mut room)).poll(cx));
+        let mut buffer = (&mut self.received).limit(wanted);
+        let read = ready!(pin!(self.transport.read_buf(&mut buffer)).poll(cx));
         self.has_ended = !matches!(read, Ok(1..));
         Poll::Ready(read)
     }
 
-    /// Whether the rest of the body is here, or comes without waiting and within `budget` bytes. It is thrown away.
+    /// Discards the rest of the body. False if more than `budget` bytes of it, or bytes not yet received, are left.
     pub fn discard_body(&mut self, cx: &mut Context<'_>, mut budget: usize) -> bool {
         if self.body.is_some() && !self.interim.is_empty() {
-            // the client still waits for leave to send it
+            // the client waits for 100 before it sends the body
             return false;
         }
         loop {
@@ -147,19 +147,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// What has to be sent before an answer: an interim one that is sent in part.
+    /// What must be sent before an answer: the rest of an interim one, if a part of it has been sent.
     pub fn rest_of_interim(&mut self) -> &'static [u8] {
         let rest = std::mem::take(&mut self.interim);
         if rest.len() < CONTINUE.len() { rest } else { b"" }
     }
 
-    /// Receives what has come and throws it away; 0 at the end. Nothing is held meanwhile: there may be many such clients.
+    /// Receives available bytes and discards them; 0 at the end. Takes no memory between calls, for there may be many such
+    /// clients.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.received = BytesMut::new();
         self.poll_receive(cx)
     }
 
-    /// Hands over some of `head` and then of `chunk`, and takes it off them; ready once the socket has all of it.
+    /// Writes `head` and then `chunk`, and removes from them what was written; ready once the socket has all of it.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, head: &mut &[u8], chunk: &mut &[u8]) -> Poll<io::Result<()>> {
         let mut transport = Pin::new(&mut self.transport);
         while !head.is_empty() || !chunk.is_empty() {
@@ -189,26 +190,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Resolves when the client has closed its sending side or the connection is broken.
     fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.has_ended {
-            if self.received.len() >= AHEAD {
-                // a client that sends so much has not hung up; more is received once this is decoded
+            if self.received.len() >= MAX_AHEAD {
+                // a client that has sent this much has not hung up; the rest is received when it is needed
                 return Poll::Pending;
             }
-            // an error is an end
+            // an error counts as the end
             let _ = ready!(self.poll_receive(cx));
         }
         Poll::Ready(())
     }
 }
 
-/// The body of a request: nothing is received of it before somebody asks.
+/// The body of a request. Nothing of it is received before it is polled.
 pub struct RequestBody<S> {
     wire: Weak<RefCell<Wire<S>>>,
-    turn: u64,
+    request: u64,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> RequestBody<S> {
     pub fn new(wire: &Rc<RefCell<Wire<S>>>) -> Self {
-        Self { wire: Rc::downgrade(wire), turn: wire.borrow().turn }
+        Self { wire: Rc::downgrade(wire), request: wire.borrow().request }
     }
 }
 
@@ -217,44 +218,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for RequestBody<S> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.wire.upgrade() {
-            Some(wire) if wire.borrow().turn == self.turn => wire.borrow_mut().poll_body(cx),
-            // it has been answered
+            Some(wire) if wire.borrow().request == self.request => wire.borrow_mut().poll_body(cx),
+            // the request has been answered
             _ => Poll::Ready(Some(Err(PayloadError::Incomplete(None)))),
         }
     }
 }
 
-/// In the extensions of a request: the client that waits for its answer.
+/// The client that waits for an answer; in the extensions of its request.
 #[derive(Clone)]
 pub struct Client {
     wire: Weak<dyn HangUp>,
-    turn: u64,
+    request: u64,
 }
 
-/// A [`Wire`], over whatever transport.
+/// A [`Wire`] with any transport.
 trait HangUp {
-    fn poll_hung_up(&self, turn: u64, cx: &mut Context<'_>) -> Poll<()>;
+    fn poll_hung_up(&self, request: u64, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> HangUp for RefCell<Wire<S>> {
-    fn poll_hung_up(&self, turn: u64, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_hung_up(&self, request: u64, cx: &mut Context<'_>) -> Poll<()> {
         let mut wire = self.borrow_mut();
-        if wire.turn == turn { wire.poll_hung_up(cx) } else { Poll::Ready(()) }
+        if wire.request == request { wire.poll_hung_up(cx) } else { Poll::Ready(()) }
     }
 }
 
 impl Client {
     pub fn new<S: AsyncRead + AsyncWrite + Unpin + 'static>(wire: &Rc<RefCell<Wire<S>>>) -> Self {
-        let turn = wire.borrow().turn;
+        let request = wire.borrow().request;
         let wire: Weak<RefCell<Wire<S>>> = Rc::downgrade(wire);
-        Self { wire, turn }
+        Self { wire, request }
     }
 
-    /// Resolves when the client has closed its sending side, the connection is broken, or the request is answered. What
-    /// it sends meanwhile is kept for later.
+    /// Resolves when the client has closed its sending side, the connection is broken, or the request has been answered.
+    /// Bytes that the client sends meanwhile are kept.
     pub async fn hung_up(&self) {
         poll_fn(|cx| match self.wire.upgrade() {
-            Some(wire) => wire.poll_hung_up(self.turn, cx),
+            Some(wire) => wire.poll_hung_up(self.request, cx),
             None => Poll::Ready(()),
         })
         .await;

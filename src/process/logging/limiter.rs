@@ -1,24 +1,24 @@
-//! How many lines of one kind are logged. A kind is a place in the program: what a line says cannot make it another.
+//! Limits the rate of lines per call site. What a line says does not matter, so clients cannot evade the limit.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use log::{Level, Record};
 
-/// How many lines of one kind may come at once.
+/// How many lines of one call site may be logged at once.
 const BURST: u32 = 50;
 
-/// How often one may come after that: with [`BURST`], 170 lines a minute.
+/// The interval of further lines: with [`BURST`], 170 lines in the first minute.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long after the first suppressed line of a kind their number is told: late enough for one line about a burst, and
-/// within a minute on a busy machine.
+/// How long after the first suppressed line of a call site their number is reported: late enough for a single report of a
+/// burst, and within a minute even on a busy machine.
 const REPORT_AFTER: Duration = Duration::from_secs(30);
 
-/// How much of a suppressed line is kept, in bytes, to say which kind it was.
+/// How much of the first suppressed line the report shows, in bytes.
 const SAMPLE: usize = 100;
 
-/// A place in the program that logs. There are as many as the program has, whatever comes from outside.
+/// A call site of a log macro. Their number is fixed, which bounds the memory of the limiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Site {
     module: &'static str,
@@ -27,7 +27,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Where a record comes from.
+    /// The call site of a record.
     pub fn of(record: &Record<'_>) -> Self {
         Self {
             module: record.module_path_static().unwrap_or_default(),
@@ -36,70 +36,71 @@ impl Site {
         }
     }
 
-    /// The level of its lines.
+    /// Its level.
     pub fn level(&self) -> Level {
         self.level
     }
 
-    /// The module that it is in.
+    /// Its module.
     pub fn module(&self) -> &'static str {
         self.module
     }
 }
 
-/// Lines that were not logged.
+/// A report of lines that were not logged.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Suppressed {
-    /// Their kind.
+    /// Their call site.
     pub site: Site,
-    /// How many.
+    /// Their number.
     pub lines: u64,
-    /// How the first of them begins.
+    /// The beginning of the first one.
     pub sample: String,
-    /// For how long.
+    /// The time since the first one.
     pub within: Duration,
 }
 
-/// Counts the lines of every kind.
+/// Counts the lines of every call site.
 #[derive(Debug, Default)]
 pub struct Limiter {
-    kinds: HashMap<Site, Kind>,
+    sites: HashMap<Site, Rate>,
 }
 
 #[derive(Debug)]
-struct Kind {
-    /// When all that was admitted would have come, one each [`INTERVAL`].
+struct Rate {
+    /// The time at which the admitted lines would be used up at one per [`INTERVAL`].
     busy_until: Instant,
+    /// The time of the first suppressed line, their number, and the sample.
     suppressed: Option<(Instant, u64, String)>,
 }
 
 impl Limiter {
-    /// Whether a line may be logged now. One that may not is counted.
+    /// Whether a line may be logged now. If not, it is counted as suppressed.
     pub fn admit(&mut self, site: Site, now: Instant, text: impl ToString) -> bool {
-        let kind = self.kinds.entry(site).or_insert(Kind { busy_until: now, suppressed: None });
-        let from = kind.busy_until.max(now);
+        let rate = self.sites.entry(site).or_insert(Rate { busy_until: now, suppressed: None });
+        let from = rate.busy_until.max(now);
         if from - now <= INTERVAL * (BURST - 1) {
-            kind.busy_until = from + INTERVAL;
+            rate.busy_until = from + INTERVAL;
             return true;
         }
-        match &mut kind.suppressed {
+        match &mut rate.suppressed {
             Some((_, lines, _)) => *lines += 1,
             none => *none = Some((now, 1, beginning(text.to_string()))),
         }
         false
     }
 
-    /// When there is next something to tell.
+    /// The time of the next report, if there is one.
     pub fn next_report(&self) -> Option<Instant> {
-        let since = self.kinds.values().filter_map(|kind| kind.suppressed.as_ref().map(|(since, ..)| *since));
+        let since = self.sites.values().filter_map(|rate| rate.suppressed.as_ref().map(|(since, ..)| *since));
         since.min().map(|since| since + REPORT_AFTER)
     }
 
-    /// What is to be told by now, and counts anew. At the end of the process that is everything.
+    /// Takes the reports that are due now, or `all` of them at the end of the process.
     pub fn reports(&mut self, now: Instant, all: bool) -> Vec<Suppressed> {
         let is_due = |since: Instant| all || since + REPORT_AFTER <= now;
-        let due = self.kinds.iter_mut().filter_map(|(&site, kind)| {
-            let (since, lines, sample) = kind.suppressed.take_if(|(since, ..)| is_due(*since))?;
+        let due = self.sites.iter_mut().filter_map(|(&site, rate)| {
+            let (since, lines, sample) = rate.suppressed.take_if(|(since, ..)| is_due(*since))?;
             Some(Suppressed { site, lines, sample, within: now.saturating_duration_since(since) })
         });
         due.collect()
@@ -122,7 +123,7 @@ mod tests {
     const HERE: Site = Site { module: "here", line: 1, level: Level::Info };
 
     #[test]
-    fn a_burst_is_cut_and_its_rest_told_once_within_a_minute() {
+    fn a_burst_is_limited_and_its_rest_reported_once_within_a_minute() {
         let mut limiter = Limiter::default();
         let start = Instant::now();
         let at = |number: u32| start + Duration::from_millis(5) * number;
@@ -131,14 +132,14 @@ mod tests {
         let due = limiter.next_report().expect("lines were suppressed");
         assert!(due <= start + Duration::from_secs(60));
         assert!(limiter.reports(due - Duration::from_millis(1), false).is_empty(), "too early");
-        let told = limiter.reports(due, false);
-        let [Suppressed { lines, sample, site, .. }] = &told[..] else { panic!("{told:?}") };
+        let reports = limiter.reports(due, false);
+        let [Suppressed { lines, sample, site, .. }] = &reports[..] else { panic!("{reports:?}") };
         assert_eq!((*lines as usize, sample.as_str(), *site), (2_000 - logged, "a line", HERE));
         assert_eq!((limiter.next_report(), limiter.reports(due, true)), (None, Vec::new()));
     }
 
     #[test]
-    fn a_slow_stream_is_logged_whole_and_a_pause_makes_room_for_another_burst() {
+    fn a_slow_stream_is_logged_in_full_and_a_pause_permits_another_burst() {
         let mut limiter = Limiter::default();
         let start = Instant::now();
         assert!((0..500).all(|number| limiter.admit(HERE, start + INTERVAL * number, "")));
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn one_kind_takes_nothing_from_another_and_the_end_tells_of_all() {
+    fn call_sites_are_independent_and_the_end_reports_all() {
         let mut limiter = Limiter::default();
         let now = Instant::now();
         let there = Site { line: 2, ..HERE };
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_cut_between_characters() {
+    fn a_sample_is_truncated_between_characters() {
         assert_eq!(beginning("ä".repeat(200)), format!("{}…", "ä".repeat(SAMPLE / 2)));
         assert_eq!(beginning("short".to_owned()), "short");
     }

@@ -1,4 +1,4 @@
-//! The lines that wait to be written, and the thread that writes them.
+//! The queue of formatted lines, and the thread that writes them.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -10,46 +10,46 @@ use rustix::stdio::stderr;
 
 use super::limiter::{Limiter, Site, Suppressed};
 
-/// How many bytes of lines wait at the most, some thousands of lines; what comes then is dropped, and counted. That
-/// happens only where nobody reads: the lines of one kind are limited before.
+/// How many bytes may wait, some thousands of lines; further lines are dropped and counted. This happens only if nobody reads
+/// standard error, since each call site is rate-limited.
 const CAPACITY: usize = 1 << 20;
 
-/// The target of what the log says of itself.
+/// The target of the log's own lines.
 const OWN_TARGET: &str = module_path!();
 
-/// Lines on their way to whoever reads them.
+/// Lines on their way to standard error.
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,
-    /// Something waits, has been suppressed, or is written.
+    /// Notified when a line waits, has been suppressed, or has been written.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
-    /// The thread has nothing to do but to wait for the next line.
+    /// The thread waits for the next line.
     idle: bool,
-    /// Lines that had no room, or could not be written, and that nobody has been told of.
+    /// The number of lines that did not fit or could not be written, and have not been reported.
     dropped: u64,
     limiter: Limiter,
-    /// The process ends: what was suppressed is told at once.
+    /// The process ends: suppressed lines are reported at once.
     ending: bool,
 }
 
 impl Queue {
-    /// Whether a line may be logged; one that may not is counted.
+    /// Whether a line may be logged. If not, it is counted as suppressed.
     pub fn admit(&self, record: &Record<'_>) -> bool {
         let mut state = self.lock();
-        let told = state.limiter.next_report();
+        let next_report = state.limiter.next_report();
         let admitted = state.limiter.admit(Site::of(record), Instant::now(), record.args());
-        if !admitted && told.is_none() {
+        if !admitted && next_report.is_none() {
             self.changed.notify_all();
         }
         admitted
     }
 
-    /// Hands over a line. Where there is no room it is dropped, unless it is urgent.
+    /// Queues a line. If the queue is full, the line is dropped unless it is urgent.
     pub fn push(&self, line: &[u8], urgent: bool) {
         let mut state = self.lock();
         if urgent || state.waiting.len() + line.len() <= CAPACITY {
@@ -60,7 +60,7 @@ impl Queue {
         }
     }
 
-    /// Waits until everything is written, what was suppressed among it, or until the deadline.
+    /// Waits until everything is written, reports of suppressed lines included, or until the deadline.
     pub fn finish(&self, deadline: Instant) {
         let mut state = self.lock();
         state.ending = true;
@@ -74,8 +74,8 @@ impl Queue {
         }
     }
 
-    /// Writes what is handed over, for ever. `write` gives how many bytes it has written: all, or the rest is lost.
-    /// `report` logs a line here, as an urgent one.
+    /// Writes the queued lines; never returns. `write` returns how many bytes it has written; if not all, the rest is lost.
+    /// `report` formats a line and queues it as urgent.
     pub fn run(&self, write: impl Fn(&[u8]) -> usize, report: impl Fn(&Record<'_>)) {
         loop {
             let lines = self.wait_for_lines(&report);
@@ -88,9 +88,8 @@ impl Queue {
             let dropped = std::mem::take(&mut state.dropped);
             drop(state);
             if dropped > 0 {
-                let text = format_args!(
-                    "{dropped} lines of the log were dropped: nobody read them, or they could not be written"
-                );
+                let text =
+                    format_args!("{dropped} log lines were dropped: nobody read them, or they could not be written");
                 report(&Record::builder().level(Level::Warn).target(OWN_TARGET).args(text).build());
             }
         }
@@ -127,20 +126,20 @@ impl Queue {
         }
     }
 
-    /// A panic elsewhere leaves the state as it was before or after one of the changes above.
+    /// Ignores poisoning: every change of the state is complete before anything can panic.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes to standard error, whose reader may be slow, or gone. Gives how many bytes were written.
+/// Writes to standard error, whose reader may be slow or gone. Returns how many bytes were written.
 pub fn standard_error(bytes: &[u8]) -> usize {
     let mut written = 0;
     while written < bytes.len() {
         match rustix::io::write(stderr(), &bytes[written..]) {
             Ok(len) => written += len,
             Err(Errno::INTR) => {}
-            // somebody who shares it has made it so
+            // another process that shares the file has made it non-blocking
             Err(Errno::AGAIN) => {
                 if poll(&mut [PollFd::new(&stderr(), PollFlags::OUT)], None).is_err_and(|error| error != Errno::INTR) {
                     break;
@@ -163,21 +162,21 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(30);
 
-    /// A queue whose lines arrive here, once each for every token; without tokens the write waits, as for a full pipe.
+    /// A queue whose thread needs a token for each write; without one it blocks, as on a full pipe.
     struct Written {
         queue: Arc<Queue>,
         tokens: mpsc::Sender<bool>,
         lines: Arc<Mutex<String>>,
     }
 
-    /// A token says whether the write succeeds.
+    /// A token is whether the write succeeds.
     fn written() -> Written {
         let queue = Arc::new(Queue::default());
         let (tokens, next) = mpsc::channel();
         let lines = Arc::new(Mutex::new(String::new()));
         let (thread_queue, thread_lines, reports) = (Arc::clone(&queue), Arc::clone(&lines), Arc::clone(&queue));
         let write = move |bytes: &[u8]| {
-            // the test is over where there are no tokens any more
+            // the sender is dropped at the end of the test
             if !next.recv().unwrap_or(true) {
                 return 0;
             }
@@ -185,13 +184,13 @@ mod tests {
             bytes.len()
         };
         let report = move |record: &Record<'_>| reports.push(format!("{}\n", record.args()).as_bytes(), true);
-        // it lives until the tests end
+        // it runs until the test process ends
         thread::spawn(move || thread_queue.run(write, report));
         Written { queue, tokens, lines }
     }
 
     impl Written {
-        /// All that is written once the queue is empty.
+        /// Everything that was written, once the queue is empty.
         fn end(self) -> String {
             drop(self.tokens);
             self.queue.finish(Instant::now() + SOON);
@@ -200,16 +199,16 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_have_no_room_are_dropped_at_once_and_counted_when_there_is_room() {
+    fn lines_that_do_not_fit_are_dropped_at_once_and_reported_when_there_is_space() {
         let written = written();
         let line = [&[b'x'; 999][..], b"\n"].concat();
         for _ in 0..5_000 {
             written.queue.push(&line, false);
         }
-        let said = written.end();
-        let whole = said.lines().filter(|line| line.len() == 999).count();
+        let text = written.end();
+        let whole = text.lines().filter(|line| line.len() == 999).count();
         assert!(whole * 1_000 <= 2 * CAPACITY, "{whole}");
-        assert!(said.contains(&format!("{} lines of the log were dropped", 5_000 - whole)), "{whole}");
+        assert!(text.contains(&format!("{} log lines were dropped", 5_000 - whole)), "{whole}");
     }
 
     #[test]
@@ -223,10 +222,7 @@ mod tests {
             thread::yield_now();
         }
         written.queue.push(b"two\n", false);
-        assert_eq!(
-            written.end(),
-            "two\n1 lines of the log were dropped: nobody read them, or they could not be written\n"
-        );
+        assert_eq!(written.end(), "two\n1 log lines were dropped: nobody read them, or they could not be written\n");
     }
 
     #[test]

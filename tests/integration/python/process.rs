@@ -41,8 +41,8 @@ fn signals_that_mean_nothing_to_it_end_nothing() {
     for signal in ["USR1", "USR2", "HUP", "PIPE", "XFSZ"] {
         farm.signal(signal);
     }
-    farm.wait_for_log("SIGUSR1 means nothing here");
-    farm.wait_for_log("SIGUSR2 means nothing here");
+    farm.wait_for_log("SIGUSR1 has no meaning here");
+    farm.wait_for_log("SIGUSR2 has no meaning here");
     farm.post(&frame("FRAME_RENDERED", "'a frame'"));
     assert!(farm.is_running());
 }
