@@ -1,4 +1,4 @@
-//! The farm's communication interface: leaves a message for a worker, and prints the UUID to fetch it by.
+//! A communication interface: leaves a message for a worker, and prints its UUID.
 
 #[path = "support/amqp.rs"]
 mod amqp;
@@ -22,31 +22,31 @@ use url::Url;
 use amqp::Result;
 use http::{Access, Identity};
 
-/// Leaves a message for a worker at the server and prints its UUID, the only output on stdout.
+/// Leaves a message for a worker and prints its UUID, which is the only output on stdout.
 #[derive(Parser)]
 #[command(group = ArgGroup::new("what").required(true).args(["message", "blend"]))]
 struct Args {
-    /// The whole message, a JSON file, sent as it stands
+    /// Send the content of this JSON file, unchanged
     #[arg(long, value_name = "FILE.json")]
     message: Option<PathBuf>,
 
-    /// A render job for this .blend file: its path as the server is to open it
+    /// Send a render job for this .blend file, whose path is that on the gateway's machine
     #[arg(long, value_name = "PATH", requires = "frames")]
     blend: Option<String>,
 
-    /// The job's frames, such as 1,2,5-8
+    /// Frames of the job, such as 1,2,5-8
     #[arg(long, value_name = "LIST", conflicts_with = "message", value_parser = Frames::parse)]
     frames: Option<Frames>,
 
-    /// Leave it under this UUID; a message that is there already is replaced [default: a new one]
+    /// UUID of the message; an existing message under it is replaced [default: a new UUID]
     #[arg(long, value_name = "UUID")]
     uuid: Option<String>,
 
-    /// Send a pickle rather than JSON
+    /// Send a pickle instead of JSON
     #[arg(long)]
     pickle: bool,
 
-    /// Over HTTP: the server's API
+    /// API server, to send over HTTP
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:10001", value_parser = http::server_url)]
     api: Url,
 
@@ -56,19 +56,19 @@ struct Args {
     #[command(flatten)]
     identity: Identity,
 
-    /// Over AMQP: the broker, such as amqp://guest:guest@localhost:5672
+    /// Broker, to send over AMQP, such as amqp://guest:guest@localhost:5672
     #[arg(long, value_name = "URL", conflicts_with_all = ["api", "token_file", "ca_file", "client_cert"])]
     amqp_url: Option<Url>,
 
-    /// The server's exchange
+    /// AMQP: exchange of the gateway
     #[arg(long, value_name = "NAME", default_value = "USER_HTTP_SERVER_EXCHANGE")]
     exchange: String,
 
-    /// The server's routing key
+    /// AMQP: routing key of the gateway
     #[arg(long, value_name = "KEY", default_value = "UHTTPSE_CI")]
     routing_key: String,
 
-    /// Give up where no answer has come for so long
+    /// Give up if no answer arrives for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     timeout: u64,
 }
@@ -100,13 +100,13 @@ fn run(args: &Args) -> Result<String> {
     Ok(uuid)
 }
 
-/// The message as JSON text. A file's own text is kept: to parse it and write it again would cost the order of its
-/// keys and the digits of its long numbers.
+/// The message as JSON text. The text of a file is kept as it is: parsing and writing it would change the order of its keys
+/// and the digits of long numbers.
 fn buffer_msg(args: &Args) -> Result<String> {
     if let Some(path) = &args.message {
         let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let checked = serde_json::from_str::<serde::de::IgnoredAny>(&text);
-        checked.map_err(|error| format!("{} is no JSON: {error}", path.display()))?;
+        checked.map_err(|error| format!("{} is not JSON: {error}", path.display()))?;
         return Ok(text);
     }
     let job = json!({
@@ -126,7 +126,8 @@ fn envelope(uuid: &str, message: &str, pickle: bool) -> Result<Vec<u8>> {
     if !pickle {
         return Ok(text.into_bytes());
     }
-    let tree: Json = serde_json::from_str(&text).map_err(|error| format!("this message needs JSON: {error}"))?;
+    let tree: Json =
+        serde_json::from_str(&text).map_err(|error| format!("this message can only be sent as JSON: {error}"))?;
     Ok(serde_pickle::to_vec(&tree, Default::default())?)
 }
 
@@ -148,7 +149,7 @@ fn post(args: &Args, body: &[u8]) -> Result<()> {
     Err(format!("refused with {}", args.access.refusal(status, why)).into())
 }
 
-/// Publishes with a confirm, and `mandatory`: a message that no queue took is an error here, not lost in silence.
+/// Publishes with a confirm, and `mandatory`: a message that reaches no queue is an error.
 fn publish(args: &Args, url: &Url, uuid: &str, body: &[u8]) -> Result<()> {
     let mut connection = amqp::connect(url)?;
     amqp::ensure_exchange(&mut connection, &args.exchange)?;
@@ -171,12 +172,14 @@ fn publish(args: &Args, url: &Url, uuid: &str, body: &[u8]) -> Result<()> {
     channel.basic_publish(&args.exchange, publish)?;
 
     let confirm = confirms.recv_timeout(Duration::from_secs(args.timeout));
-    // A returned message is confirmed as well, after it came back.
+    // A returned message is confirmed too, after its return.
     if let Ok(returned) = returns.try_recv() {
         let (exchange, key) = (&args.exchange, &args.routing_key);
-        return Err(
-            format!("no queue took it: {exchange}, {key}: {} (does the server run?)", returned.reply_text).into()
-        );
+        return Err(format!(
+            "it reached no queue: {exchange}, {key}: {} (is the gateway running?)",
+            returned.reply_text
+        )
+        .into());
     }
     match confirm {
         Ok(Confirm::Ack(_)) => eprintln!("published to {}, {}, {} bytes", args.exchange, args.routing_key, body.len()),
@@ -188,13 +191,13 @@ fn publish(args: &Args, url: &Url, uuid: &str, body: &[u8]) -> Result<()> {
 }
 
 impl Frames {
-    /// Blender's own bound.
+    /// Blender's last frame number.
     const LAST: u32 = 1_048_574;
 
     fn parse(list: &str) -> std::result::Result<Self, String> {
         let number = |text: &str| match text.trim().parse() {
             Ok(frame @ 0..=Self::LAST) => Ok(frame),
-            _ => Err(format!("{text:?} is no frame from 0 to {}", Self::LAST)),
+            _ => Err(format!("{text:?} is not a frame from 0 to {}", Self::LAST)),
         };
         let mut frames = Vec::new();
         for part in list.split(',') {
@@ -213,7 +216,7 @@ impl Frames {
     }
 }
 
-/// A JSON value that keeps the order of its keys, on its way into a pickle.
+/// A JSON value that keeps the order of its keys, to be written as a pickle.
 enum Json {
     Null,
     Bool(bool),
@@ -278,9 +281,9 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_f64<E: serde::de::Error>(self, number: f64) -> std::result::Result<Json, E> {
-        // Here serde_json may have rounded an integer of more than 64 bits.
+        // serde_json rounds integers of more than 64 bits to floats.
         if number.abs() >= 2f64.powi(63) {
-            return Err(E::custom(format!("{number} is too large for --pickle to tell from an integer")));
+            return Err(E::custom(format!("{number} is too large for --pickle: it may be a rounded integer")));
         }
         Ok(Json::Float(number))
     }

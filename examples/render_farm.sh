@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The whole story on one machine: makes a small scene, leaves it at the server, renders it, and receives the frames.
+# A whole render farm on one machine: makes a small scene, leaves it at the gateway, renders it, and receives the frames.
 set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-Usage: examples/render_farm.sh [--embedded | --amqp-url URL] [--worker rust|python] [--out DIR]
+Usage: examples/render_farm.sh [--no-broker | --amqp-url URL] [--worker rust|python] [--out DIR]
 
-  --embedded            without a broker: the user manager takes its messages over HTTP (default)
-  --amqp-url URL        with the broker at URL, such as amqp://guest:guest@localhost:5672
+  --no-broker           the user manager fetches its messages over HTTP (default)
+  --amqp-url URL        use the broker at URL, such as amqp://guest:guest@localhost:5672
   --worker rust|python  which worker renders (default: rust)
-  --out DIR             keep the received frames in DIR (default: a temporary folder, gone at the end)
+  --out DIR             keep the received frames in DIR (default: a temporary directory, removed at the end)
 USAGE
 }
 
@@ -21,7 +21,7 @@ fail() {
 amqp_url='' worker=rust out=''
 while (($#)); do
     case $1 in
-        --embedded) amqp_url='' && shift ;;
+        --no-broker) amqp_url='' && shift ;;
         --amqp-url) amqp_url=${2:?--amqp-url needs a URL} && shift 2 ;;
         --worker) worker=${2:?--worker needs rust or python} && shift 2 ;;
         --out) out=${2:?--out needs a folder} && shift 2 ;;
@@ -32,9 +32,9 @@ done
 [[ $worker == rust || $worker == python ]] || { usage >&2 && exit 2; }
 
 command -v blender >/dev/null || fail 'no blender in PATH; install it (on Debian: apt-get install blender)'
-command -v python3 >/dev/null || fail 'no python3 in PATH'
+command -v python3 >/dev/null || fail 'no python3 in PATH; install it (on Debian: apt-get install python3)'
 if [[ $worker == python ]]; then
-    python3 -c 'import requests' 2>/dev/null || fail 'the Python worker needs the package requests'
+    python3 -c 'import requests' 2>/dev/null || fail 'no Python package requests; install it (on Debian: apt-get install python3-requests)'
 fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -53,7 +53,7 @@ finish() {
         wait "$pid" 2>/dev/null || true
     done
     if [[ -z $passed && -s $work/server.log ]]; then
-        echo '--- the end of the server log' >&2
+        echo '--- the end of the gateway log' >&2
         tail -n 30 "$work/server.log" >&2
     fi
     rm -rf "$work"
@@ -66,7 +66,7 @@ step() {
     printf '\n== %s\n' "$*"
 }
 
-# until_true SECONDS PID COMMAND…: waits for the command to succeed, as long as the process lives.
+# until_true SECONDS PID COMMAND…: waits until the command succeeds, as long as the process lives.
 until_true() {
     local deadline=$((SECONDS + $1)) pid=$2
     shift 2
@@ -126,7 +126,7 @@ done
 echo "$(cat "$work/worker.token") render-farm" >"$work/worker-tokens"
 
 step 'starting the server'
-# Not read from a process substitution: that would not wait for Python to end and let go of the ports.
+# A process substitution would not wait until Python has ended and released the ports.
 ports=$(python3 - <<'PYTHON'
 import socket
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
@@ -146,7 +146,7 @@ server_pid=$!
 until_true 30 "$server_pid" is_ready "$api" "$broker" || fail "the server did not become ready (broker: $broker)"
 echo "workers: $http   API: $api   broker: $broker"
 
-# Over AMQP its queue must be there before the first frame is, or the frame waits in the server to be published again.
+# Over AMQP its queue must exist before the first frame, or the frame waits in the gateway until it is published again.
 step 'starting the user manager'
 where=(--api "$api" --token-file "$work/api.token")
 if [[ -n $amqp_url ]]; then
@@ -165,8 +165,8 @@ step 'the communication interface leaves the job'
 uuid=$("$bin/examples/communication_interface" "${where[@]}" --uuid "$job" --blend "$blend" --frames 1-2)
 echo "UUID $uuid"
 
-step "the worker ($worker) fetches it, renders, and posts"
-# Published is not yet stored: over AMQP the worker may ask a moment too early.
+step "the worker ($worker) fetches it, renders it, and posts the frames"
+# Over AMQP a message may be published but not yet stored.
 stored() {
     python3 - "$http" "$uuid" "$work/worker.token" <<'PYTHON' 2>/dev/null
 import pathlib, sys, urllib.request
@@ -184,7 +184,7 @@ case $worker in
     python) python3 "$root/examples/python/worker.py" "${as_worker[@]}" "$uuid" ;;
 esac || fail 'the worker failed'
 
-step 'the user manager has received'
+step 'the user manager has received the frames'
 if ! wait "$manager_pid"; then
     manager_pid=''
     fail "the user manager failed: $(cat "$work/manager.out" "$work/manager.log")"
@@ -193,7 +193,7 @@ manager_pid=''
 cat "$work/manager.out"
 
 step 'checking the frames'
-python3 - "$out/$uuid" <<'PYTHON' || fail 'the frames are not what was to be rendered'
+python3 - "$out/$uuid" <<'PYTHON' || fail 'the frames are not as expected'
 import pathlib, struct, sys
 
 images = sorted(pathlib.Path(sys.argv[1]).glob("*"))
@@ -203,11 +203,11 @@ for image in images:
     header = image.read_bytes()[:24]
     size = struct.unpack(">II", header[16:24])
     if header[:8] != b"\x89PNG\r\n\x1a\n" or size != (160, 120):
-        sys.exit(f"{image} is no PNG of 160x120")
+        sys.exit(f"{image} is not a PNG of 160x120")
     print(f"{image.name}: {size[0]}x{size[1]}, {image.stat().st_size} bytes")
 
 
-# Blender writes the date into a PNG, so files of the same picture differ: compare the picture alone.
+# Blender writes the date into a PNG, so compare only the picture.
 def picture(image):
     data, at, parts = image.read_bytes(), 8, []
     while at < len(data):
@@ -219,7 +219,7 @@ def picture(image):
 
 
 if picture(images[0]) == picture(images[1]):
-    sys.exit("both frames show the same")
+    sys.exit("both frames show the same picture")
 PYTHON
 
 passed=yes

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A render worker: fetches one message of the farm, renders its frames with Blender, posts each frame and, at the
-end, that it has completed. Needs Python 3.8 or later and `requests`.
+"""A render worker: fetches one message, renders its frames with Blender, posts each frame, and finally posts that the job
+is complete. Needs Python 3.8 or later and `requests`.
 
-The server delivers a message once. Where something fails later, give the same --work-dir again: the message fetched
-before is used.
+The server delivers a message once. If something fails after that, give the same --work-dir again to continue with the
+fetched message.
 """
 
 import argparse
@@ -24,12 +24,12 @@ LOG_TAIL_LINES = 20
 TEMPORARY = {408, 429, 500, 502, 503, 504}
 
 
-# What Windows takes for a device, whatever stands behind a dot.
+# Device names of Windows, with any extension.
 DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[^.])(\..*)?", re.DOTALL)
 
 
 class Failure(Exception):
-    """What the person at the terminal is to read."""
+    """An error whose text is shown to the user."""
 
 
 def say(text):
@@ -37,8 +37,8 @@ def say(text):
 
 
 def file_name(text):
-    """A file's name for a text: different ones for different texts, on file systems that take `A` for `a` too, and
-    nothing that means something in a path. UUIDs are names already."""
+    """A file name for a text, different for different texts even on file systems that ignore case, and without special
+    meaning in a path. A UUID is used unchanged."""
     is_name = re.fullmatch("[a-z0-9_-]([a-z0-9._-]{0,98}[a-z0-9_-])?", text)
     if is_name and not DEVICE.fullmatch(text):
         return text
@@ -47,7 +47,7 @@ def file_name(text):
 
 
 class Patience:
-    """Pauses between attempts, and gives up once nothing has moved for `limit` seconds."""
+    """Pauses between attempts. Gives up after `limit` seconds without progress."""
 
     def __init__(self, limit):
         self.limit = limit
@@ -67,12 +67,12 @@ class Patience:
 
 
 class Bearer(requests.auth.AuthBase):
-    """Sends the token of a file. As an `auth`, so that no .netrc takes its place."""
+    """Sends the token of a file. It is an `auth`, so that a .netrc does not override it."""
 
     def __init__(self, path):
         self.token = path.read_text().strip()
         if not re.fullmatch("[!-~]+", self.token):
-            raise Failure(f"{path} has to hold one token and nothing else")
+            raise Failure(f"{path} must contain one token and nothing else")
 
     def __call__(self, request):
         request.headers["Authorization"] = f"Bearer {self.token}"
@@ -80,7 +80,7 @@ class Bearer(requests.auth.AuthBase):
 
 
 def ask(args, method, **more):
-    """One request. It is led nowhere else: the token is for no other server."""
+    """Sends one request. Follows no redirect: the token must go to no other server."""
     try:
         return requests.request(method, args.server, timeout=args.timeout, auth=args.auth, allow_redirects=False,
                                 verify=str(args.ca_file) if args.ca_file else True, **more)
@@ -91,14 +91,14 @@ def ask(args, method, **more):
 
 
 def is_temporary(answer):
-    """Whoever is refused for who it is will not be another later."""
+    """Whether a retry may succeed. A refused token will be refused again."""
     if answer.status_code in (401, 403):
         return False
     return "Retry-After" in answer.headers or answer.status_code in TEMPORARY
 
 
 def advice(args, answer):
-    """What would be right where the server refuses whoever asks."""
+    """What to do about a refused token."""
     if answer.status_code not in (401, 403):
         return ""
     if not args.token_file:
@@ -110,7 +110,7 @@ def advice(args, answer):
 
 
 def fetch(args, target):
-    """Fetches the message into a file, and resumes where the transfer broke off."""
+    """Fetches the message into a file. Resumes a broken transfer."""
     if target.exists():
         return say(f"using the message fetched before: {target}")
     part, etag, patience = target.with_suffix(".part"), None, Patience(args.patience)
@@ -130,7 +130,7 @@ def fetch(args, target):
                 if answer.status_code == 200:
                     have = 0
                 elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                    raise Failure("the server sent another range than it was asked for")
+                    raise Failure("the server sent another range than the requested one")
                 etag = answer.headers.get("ETag")
                 total = have + int(answer.headers["Content-Length"])
                 with open(part, "ab" if have else "wb") as file:
@@ -148,7 +148,7 @@ def fetch(args, target):
 
 
 def refusal(answer):
-    """An answer that is an error is a pickle of {"message": text}, or whatever a proxy answered instead."""
+    """The text of an error: {"message": text} as a pickle, or any body if the answer is a proxy's."""
     try:
         text = pickle.loads(answer.content)["message"]
     except Exception:
@@ -157,24 +157,24 @@ def refusal(answer):
 
 
 def read_job(message):
-    """The frames to render, and the .blend file's bytes. A worker trusts its own farm's pickles; nobody else's."""
+    """The frames to render, and the .blend file's bytes. pickle.load is safe only with a server that the worker trusts."""
     with open(message, "rb") as file:
         job = pickle.load(file)
     try:
         if job["TYPE"] != "RENDER":
-            raise Failure(f"the message is no render job: its TYPE is {job['TYPE']!r}")
+            raise Failure(f"the message is not a render job: its TYPE is {job['TYPE']!r}")
         data = job["DATA"]
         frames = data["FRAMES"] if "FRAMES" in data else range(data["START_FRAME"], data["END_FRAME"] + 1)
         frames = [int(frame) for frame in frames]
     except (KeyError, TypeError, ValueError) as error:
-        raise Failure(f"the message is no render job: {error!r}") from error
+        raise Failure(f"the message is not a render job: {error!r}") from error
     if not frames:
-        raise Failure("the render job has no frame to render")
+        raise Failure("the render job has no frames")
     return frames, data.get("BINARY_BLEND_FILE")
 
 
 def check_blender(blender):
-    """A message is delivered once, so a worker that cannot render should find out first."""
+    """A message is delivered once, so a worker must know that it can render before it fetches."""
     try:
         subprocess.run([blender, "--version"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -192,7 +192,7 @@ def render(blender, scene, folder, frame):
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     if done.returncode or not image.exists():
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
-        raise Failure(f"frame {frame}: Blender ended with {done.returncode}; the end of {log}:\n{tail}")
+        raise Failure(f"frame {frame}: Blender exited with {done.returncode}; the end of {log}:\n{tail}")
     return image
 
 
@@ -218,7 +218,7 @@ def post(args, kind, data, as_pickle):
 
 
 def check_ca_file(path):
-    """requests would say nothing of a file that it cannot use before it is too late."""
+    """requests reports an unusable file only at the first request."""
     try:
         if path:
             ssl.create_default_context(cafile=path)
@@ -235,7 +235,7 @@ def work(args, folder):
     scene = folder / "scene.blend"
     if not args.images:
         if not isinstance(blend, bytes):
-            raise Failure("the message carries no .blend file: its DATA.BINARY_BLEND_FILE is no bytes")
+            raise Failure("the message contains no .blend file: its DATA.BINARY_BLEND_FILE is not bytes")
         scene.write_bytes(blend)
     del blend
     for number, frame in enumerate(frames, 1):
@@ -250,21 +250,21 @@ def work(args, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("uuid", help="UUID of the message")
-    parser.add_argument("--server", default="http://127.0.0.1:10000", metavar="URL", help="the server")
+    parser.add_argument("--server", default="http://127.0.0.1:10000", metavar="URL", help="worker server")
     parser.add_argument("--token-file", type=Path, metavar="FILE",
-                        help="a file with the bearer token to send, and nothing else in it")
+                        help="file that contains only the bearer token to send")
     parser.add_argument("--ca-file", type=Path, metavar="FILE",
-                        help="for https: the CAs to trust, in PEM; without it those of requests")
-    parser.add_argument("--user-id", default="example-worker", metavar="ID", help="this worker's user ID")
+                        help="CA certificates to trust for https, in PEM; without it those of requests")
+    parser.add_argument("--user-id", default="example-worker", metavar="ID", help="user ID of this worker")
     parser.add_argument("--work-dir", type=Path, metavar="DIR",
-                        help="folder in which each message's files have one; without it a new one, gone at the end")
-    parser.add_argument("--blender", default="blender", metavar="PATH", help="Blender's program")
+                        help="directory for the files of messages; without it a temporary one, removed at the end")
+    parser.add_argument("--blender", default="blender", metavar="PATH", help="Blender executable")
     parser.add_argument("--images", type=Path, metavar="DIR",
-                        help="take frame_0001.png and so on from this folder instead of rendering")
+                        help="post frame_0001.png and so on from this directory instead of rendering")
     parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS",
-                        help="take a connection for broken after so long without a byte")
+                        help="treat a connection as broken if it transfers nothing for this long")
     parser.add_argument("--patience", type=float, default=300, metavar="SECONDS",
-                        help="give up on a request that got no further for so long")
+                        help="give up on a request, retries included, that makes no progress for this long")
     args = parser.parse_args()
     try:
         args.auth = Bearer(args.token_file) if args.token_file else None

@@ -1,10 +1,10 @@
-//! What both sides of the broker need: a connection, and an exchange to publish to or to bind to.
+//! Connects to the broker and declares exchanges.
 
 use amiquip::{Connection, ExchangeDeclareOptions, ExchangeType};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// amiquip waits without bound for a broker that takes the connection and says nothing, unless the URL has a bound.
+/// Without this parameter in the URL, amiquip waits forever for a broker that accepts the connection and then is silent.
 const CONNECTION_TIMEOUT_MS: &str = "10000";
 
 pub fn connect(url: &url::Url) -> Result<Connection> {
@@ -14,12 +14,12 @@ pub fn connect(url: &url::Url) -> Result<Connection> {
     }
     let at = format!("{}:{}", url.host_str().unwrap_or("localhost"), url.port().unwrap_or(5672));
     Connection::insecure_open(tuned.as_str())
-        .map_err(|error| format!("no connection to {at}: {}", chain(&error)).into())
+        .map_err(|error| format!("cannot connect to {at}: {}", chain(&error)).into())
 }
 
-/// Declares the exchange where there is none. One that exists is used as it is, whatever its properties.
+/// Declares the exchange unless it exists. An existing one is used as it is, whatever its properties.
 pub fn ensure_exchange(connection: &mut Connection, name: &str) -> Result<()> {
-    // A failed declaration closes its channel, so each has its own.
+    // A failed declaration closes its channel, so each one gets its own.
     if connection.open_channel(None)?.exchange_declare_passive(name).is_ok() {
         return Ok(());
     }
@@ -30,7 +30,7 @@ pub fn ensure_exchange(connection: &mut Connection, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// An error and its causes, in one line.
+/// An error and its causes, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

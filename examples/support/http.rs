@@ -1,4 +1,4 @@
-//! The examples' side of HTTP: whom they trust, as whom they ask, and what is wrong where that is refused.
+//! HTTP of the examples: trusted CAs, tokens, client certificates, and readable errors.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,23 +21,23 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 #[derive(clap::Args)]
 pub struct Access {
-    /// A file with the bearer token to send, and nothing else in it
+    /// File that contains only the bearer token to send
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// For https: the CAs to trust, in PEM [default: the system's]
+    /// CA certificates to trust for https, in PEM [default: the system's]
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
 
-/// For a server that takes only clients with a certificate.
+/// For a server that requires client certificates.
 #[derive(clap::Args)]
 pub struct Identity {
-    /// For https: a certificate to show to the server, with its chain, in PEM
+    /// Client certificate for https with its chain, in PEM
     #[arg(long, value_name = "FILE", requires = "client_key")]
     client_cert: Option<PathBuf>,
 
-    /// The key of --client-cert, in PEM
+    /// Private key of --client-cert, in PEM
     #[arg(long, value_name = "FILE", requires = "client_cert")]
     client_key: Option<PathBuf>,
 }
@@ -50,7 +50,7 @@ pub fn server_url(text: &str) -> std::result::Result<Url, String> {
 }
 
 impl Access {
-    /// An agent for a server. Every answer is an answer to it, whatever its status.
+    /// An agent for a server. No status of an answer is an error.
     pub fn agent(
         &self,
         server: &Url,
@@ -63,7 +63,7 @@ impl Access {
             .client_cert(identity)
             .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
             .build();
-        // The server leads nowhere else, and the token is for no other.
+        // The server never redirects, and the token must go to no other.
         let mut config = config.http_status_as_error(false).max_redirects(0).tls_config(tls);
         if let Some(authorization) = self.authorization()? {
             config = config.middleware(move |mut request: Request<SendBody>, next: MiddlewareNext| {
@@ -79,7 +79,7 @@ impl Access {
         let text = fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let token = text.trim();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(format!("{} has to hold one token and nothing else", path.display()).into());
+            return Err(format!("{} must contain one token and nothing else", path.display()).into());
         }
         let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
         value.set_sensitive(true);
@@ -91,12 +91,12 @@ impl Access {
         let certificates = certificates(path)?;
         for certificate in &certificates {
             let added = RootCertStore::empty().add(certificate.clone());
-            added.map_err(|error| format!("{}: a certificate in it is no CA's: {error}", path.display()))?;
+            added.map_err(|error| format!("{}: a certificate in it is not a CA's: {error}", path.display()))?;
         }
         Ok(certificates.iter().map(owned).collect())
     }
 
-    /// An answer that is a refusal, in the server's words, and what would be right where it is about who asks.
+    /// The text of a refusal, with advice if it is about the token.
     pub fn refusal(&self, status: StatusCode, text: &str) -> String {
         let advice = match (status, &self.token_file) {
             (StatusCode::UNAUTHORIZED, Some(path)) => {
@@ -111,7 +111,7 @@ impl Access {
         format!("{status}: {text}{advice}")
     }
 
-    /// Why a request has no answer.
+    /// Why a request got no answer.
     pub fn explain(&self, error: &ureq::Error) -> String {
         match tls_error(error) {
             Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
@@ -119,19 +119,19 @@ impl Access {
                     Some(path) => format!("a CA in {}", path.display()),
                     None => "a CA that the system trusts".into(),
                 };
-                format!("the server's certificate is not of {trusted}: give the farm's CA with --ca-file FILE")
+                format!("the server's certificate is not from {trusted}: give the farm's CA with --ca-file FILE")
             }
             Some(TlsError::InvalidCertificate(why)) => format!("the server's certificate is not accepted: {why}"),
             Some(TlsError::AlertReceived(AlertDescription::CertificateRequired)) => {
-                "the server takes only clients with a certificate: give one with --client-cert FILE".into()
+                "the server requires a client certificate: give one with --client-cert FILE".into()
             }
-            Some(TlsError::InvalidMessage(_)) => "what listens there does not speak TLS, so no https".into(),
+            Some(TlsError::InvalidMessage(_)) => "the server does not speak TLS: use http://".into(),
             _ => error.to_string(),
         }
     }
 }
 
-/// Whether the same request would have no answer another time either.
+/// Whether a retry would fail the same way.
 pub fn is_final(error: &ureq::Error) -> bool {
     match tls_error(error) {
         Some(error) => matches!(
@@ -158,9 +158,9 @@ impl Identity {
         let chain = certificates(path)?;
         let pem = fs::read(key_path).map_err(|error| format!("cannot read {}: {error}", key_path.display()))?;
         let key = PrivateKeyDer::from_pem_slice(&pem)
-            .map_err(|error| format!("{} holds no key in PEM: {error}", key_path.display()))?;
+            .map_err(|error| format!("{} contains no key in PEM: {error}", key_path.display()))?;
         let shown: Vec<_> = chain.iter().map(owned).collect();
-        // ureq takes for granted that they belong together.
+        // ureq does not check that they belong together.
         CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
             format!("{} and {} cannot be used together: {error}", path.display(), key_path.display())
         })?;
@@ -168,17 +168,17 @@ impl Identity {
     }
 }
 
-/// All certificates of a file, one at least.
+/// All certificates of a file, at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
     match read {
-        Ok(none) if none.is_empty() => Err(format!("{} holds no certificate in PEM", path.display()).into()),
+        Ok(none) if none.is_empty() => Err(format!("{} contains no certificate in PEM", path.display()).into()),
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(format!("{} holds no certificates in PEM: {error}", path.display()).into()),
+        Err(error) => Err(format!("{} contains no certificates in PEM: {error}", path.display()).into()),
     }
 }
 
-/// A farm that has a CA of its own may have installed it there.
+/// The CAs of the system, where a farm usually installs its own.
 fn system_roots() -> Result<Vec<Certificate<'static>>> {
     let found = rustls_native_certs::load_native_certs();
     match (found.certs.is_empty(), found.errors.first()) {

@@ -1,19 +1,19 @@
-//! Names of files for what others have named.
+//! Safe file names for arbitrary text.
 
 use sha2::{Digest, Sha256};
 
-/// The longest text that is its own name, in bytes; of a longer one so much begins its name.
+/// The longest text that is used unchanged, in bytes; a longer one is cut to this length.
 const MAX_BYTES: usize = 100;
 
-/// How many bytes of a hash tell one name from another.
+/// How many bytes of the hash make a name unique.
 const HASH_BYTES: usize = 16;
 
-/// What Windows takes for a device, whatever stands behind a dot.
+/// Device names of Windows, with any extension.
 const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
 
-/// A file's name for a text: different ones for different texts, on file systems that take `A` for `a` too, and nothing
-/// that means something in a path. Texts of lower-case letters, digits, `-`, `_` and `.`, as UUIDs are, are names
-/// already; any other is made safe, and `~` and its hash follow.
+/// A file name for a text, different for different texts even on file systems that ignore case, and without special meaning
+/// in a path. A text of lower-case letters, digits, `-`, `_` and `.`, such as a UUID, is used unchanged; in any other one,
+/// unsafe characters are replaced, and `~` and a hash are appended.
 pub fn file_name(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
     let is_name = (1..=MAX_BYTES).contains(&text.len())
@@ -29,7 +29,7 @@ pub fn file_name(text: &str) -> String {
     format!("{start}~{}", hash(text.as_bytes()))
 }
 
-/// A short text for bytes, another for any others.
+/// A short hash.
 pub fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,9 +1,9 @@
-//! Reads a pickle of plain data, and leaves its byte strings where they are.
+//! Reads a pickle of plain data without loading its byte strings.
 //!
-//! A message may carry a .blend file of several GiB, and a frame an image of 50 MiB. So a byte string is read as a
-//! [`Span`], its place in the pickle, to be copied from there. All else (a few hundred bytes, usually) becomes a
-//! [`Document`]. A pickle that names a class or a function is refused, but for the few that Python itself needs to
-//! write bytes and sets at old protocols; what those would make is known, and none is called.
+//! A message may contain a .blend file of several GiB, a frame an image of 50 MiB. So a byte string is read as a [`Span`],
+//! its position in the pickle, from which it can be copied. Everything else, usually a few hundred bytes, becomes a
+//! [`Document`]. A pickle that names a class or a function is refused, except the few that Python uses to write bytes and
+//! sets at old protocols; those are understood, never called.
 
 #[path = "pickle/reader.rs"]
 mod reader;
@@ -14,7 +14,7 @@ use reader::Reader;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Where a byte string lies in the pickle.
+/// The position of a byte string in the pickle.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
     pub offset: u64,
@@ -24,13 +24,13 @@ pub struct Span {
 /// A byte string.
 #[derive(Clone, Debug)]
 pub enum Bytes {
-    /// It lies in the pickle.
+    /// A part of the pickle.
     At(Span),
-    /// Protocols 0 to 2 have none: they write it as text.
+    /// Decoded from text, since protocols 0 to 2 have no byte strings.
     Made(Vec<u8>),
 }
 
-/// What Python names to write values that an old protocol does not have.
+/// The callables with which Python writes values that an old protocol does not have.
 #[derive(Clone, Copy, Debug)]
 enum Callable {
     /// `_codecs.encode(text, "latin1")`: bytes.
@@ -41,7 +41,7 @@ enum Callable {
     Set,
 }
 
-/// A node names others by their index, for a pickle may refer to the same list or dict more than once.
+/// A value. It refers to others by index, because a pickle may contain the same list or dict more than once.
 #[derive(Clone, Debug)]
 enum Node {
     None,
@@ -72,7 +72,7 @@ impl Document {
     pub fn read(input: impl BufRead + Seek) -> Result<Self> {
         let mut reader = Reader::new(input)?;
         let root =
-            reader.run().map_err(|error| format!("no readable pickle: {error}, near byte {}", reader.offset()))?;
+            reader.run().map_err(|error| format!("not a readable pickle: {error}, near byte {}", reader.offset()))?;
         Ok(Self { nodes: reader.into_nodes(), root })
     }
 
@@ -90,7 +90,7 @@ impl<'a> Value<'a> {
         Self { index, ..self }
     }
 
-    /// The value under a key of a dict; the last one where a key is repeated, as in Python.
+    /// The value of a dict under a key; the last one if the key is repeated, as in Python.
     pub fn get(self, key: &str) -> Option<Self> {
         let Node::Dict(pairs) = self.node() else { return None };
         let found = pairs.iter().rev().find(|(name, _)| self.at(*name).as_str() == Some(key));
@@ -129,7 +129,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// What this is, for an error's text.
+    /// A description for error texts.
     pub fn describe(self) -> String {
         match self.node() {
             Node::None => "None".into(),

@@ -1,4 +1,4 @@
-//! Messages from the server's API, where the farm has no broker.
+//! Receives messages from the API server, for a farm without a broker.
 
 use std::thread;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::amqp::Result;
 use crate::inbox::{Inbox, Message, Next};
 use crate::{Args, Deadline, http};
 
-/// The longest wait that the server grants.
+/// The longest wait that the server accepts.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// What an answer may take beyond the wait.
+/// How long an answer may take in addition to the wait.
 const ANSWER: Duration = Duration::from_secs(30);
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub fn receive(args: &Args, deadline: Deadline, inbox: &mut Inbox) -> Result<()>
             Err(Failure::Fatal(error)) => return Err(error),
             Err(Failure::Connection(error)) => {
                 let why = format!("{}: {}", args.api, args.access.explain(&error));
-                // A server that was there may be starting again; one that never was is a mistake in the address.
+                // A server that was reachable may be restarting; if it never was, the URL is probably wrong.
                 if !reached || http::is_final(&error) {
                     return Err(why.into());
                 }
@@ -65,23 +65,23 @@ fn next(agent: &Agent, args: &Args, deadline: Deadline, inbox: &mut Inbox) -> st
         }
     }
     let text = |headers: &HeaderMap, name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
-    let id = text(answer.headers(), "Message-Id").ok_or("a message came without Message-Id")?;
+    let id = text(answer.headers(), "Message-Id").ok_or("a message has no Message-Id")?;
     let deliveries = text(answer.headers(), "Delivery-Count").and_then(|count| count.parse().ok());
     let pickled = text(answer.headers(), "DATA_FORMAT").as_deref() == Some("BYTES");
     let body = answer.body_mut().with_config().limit(u64::MAX).read_to_vec().map_err(Failure::Connection)?;
 
     let next = inbox.take(&Message { id: Some(&id), deliveries, pickled, body: &body })?;
-    done_with(agent, args, &id)?;
+    delete(agent, args, &id)?;
     Ok(next)
 }
 
-fn done_with(agent: &Agent, args: &Args, id: &str) -> std::result::Result<(), Failure> {
+fn delete(agent: &Agent, args: &Args, id: &str) -> std::result::Result<(), Failure> {
     let mut url = args.api.join("/UserManager/Messages/")?;
-    url.path_segments_mut().map_err(|()| "--api is no address of a server")?.pop_if_empty().push(id);
+    url.path_segments_mut().map_err(|()| "--api is not the URL of a server")?.pop_if_empty().push(id);
     let mut answer = agent.delete(url.as_str()).call().map_err(Failure::Connection)?;
     match answer.status() {
         status if status.is_success() => Ok(()),
-        // Its lease ran out, and whoever took it then was done with it first.
+        // Its lease expired, and another user manager has processed it meanwhile.
         StatusCode::NOT_FOUND => Ok(()),
         status => {
             let text = answer.body_mut().read_to_string().unwrap_or_default();

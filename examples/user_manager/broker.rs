@@ -1,4 +1,4 @@
-//! Messages from the broker.
+//! Receives messages from the broker.
 
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::amqp::{self, Result};
 use crate::inbox::{Inbox, Message, Next};
 use crate::{Args, Deadline};
 
-/// Messages that the broker sends ahead: of images of 50 MiB, 200 MiB in memory here.
+/// How many unacknowledged messages the broker sends: with images of 50 MiB, 200 MiB in memory.
 const PREFETCH: u16 = 4;
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,9 +25,9 @@ pub fn receive(args: &Args, url: &Url, deadline: Deadline, inbox: &mut Inbox) ->
                 return connection.close().map_err(|error| amqp::chain(&error).into());
             }
             Err(Failure::Fatal(error)) => return Err(error),
-            Err(Failure::Connection(error)) => eprintln!("broker: {error}; connecting again"),
+            Err(Failure::Connection(error)) => eprintln!("broker: {error}; reconnecting"),
         }
-        // The queue went with the connection. The server keeps what it cannot route, and publishes it again.
+        // The queue is deleted with its connection. The gateway keeps what it cannot route, and publishes it again.
         connection = loop {
             thread::sleep(RETRY.min(deadline.left()?));
             match amqp::connect(url) {
@@ -98,7 +98,7 @@ fn message(delivery: &Delivery) -> Message<'_> {
     let pickled = matches!(format, Some(AmqpValue::LongString(text)) if text == "BYTES");
     Message {
         id: properties.message_id().as_deref(),
-        // AMQP tells a first delivery from a later one, and does not count.
+        // AMQP only marks redeliveries; it does not count them.
         deliveries: Some(if delivery.redelivered { 2 } else { 1 }),
         pickled,
         body: &delivery.body,

@@ -1,4 +1,4 @@
-//! What becomes of a message: told from a copy, saved, and shown.
+//! Detects copies of messages, and saves and prints messages.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -12,12 +12,12 @@ use crate::amqp::Result;
 use crate::name::{file_name, hash};
 use crate::pickle::{Bytes, Document, Value};
 
-/// How many message IDs are remembered: copies come soon after, and an ID takes some 100 bytes.
+/// How many message IDs are remembered. Copies arrive soon after the original, and an ID takes about 100 bytes.
 const REMEMBERED: usize = 10_000;
 
 pub struct Message<'a> {
     pub id: Option<&'a str>,
-    /// How often it was delivered, as far as the transport tells.
+    /// How often it was delivered, as far as the transport counts.
     pub deliveries: Option<u64>,
     pub pickled: bool,
     pub body: &'a [u8],
@@ -28,7 +28,7 @@ pub enum Next {
     Done,
 }
 
-/// When enough has arrived.
+/// When to stop receiving.
 pub struct Goal {
     pub completed: bool,
     pub job: Option<String>,
@@ -48,7 +48,7 @@ impl Inbox {
         Ok(Self { out: out.to_owned(), goal, seen: Seen::default(), taken: 0 })
     }
 
-    /// Saves and prints the message. Once this returns it may be acknowledged.
+    /// Saves and prints the message. After that it may be acknowledged.
     pub fn take(&mut self, message: &Message<'_>) -> Result<Next> {
         let seen = message.id.map_or(0, |id| self.seen.times(id));
         let deliveries = message.deliveries.unwrap_or(1).max(seen + 1);
@@ -66,7 +66,7 @@ impl Inbox {
                 return Ok(self.count(message, false));
             }
         };
-        let place = match &report.image {
+        let saved = match &report.image {
             _ if seen > 0 => " (a copy, not saved again)".to_owned(),
             Some(image) => {
                 format!(" -> {}", self.save(&report.file(&id), image)?.display())
@@ -79,7 +79,7 @@ impl Inbox {
         };
         let frame = report.frame.map_or("-".to_owned(), |frame| frame.to_string());
         println!(
-            "{} user={} job={} frame={frame} bytes={} delivery={deliveries}{place}",
+            "{} user={} job={} frame={frame} bytes={} delivery={deliveries}{saved}",
             printable(&report.kind),
             printable(&report.user),
             printable(report.job.as_deref().unwrap_or("-")),
@@ -90,7 +90,7 @@ impl Inbox {
     }
 
     fn count(&mut self, message: &Message<'_>, completed: bool) -> Next {
-        // Only now: a message that could not be saved must not pass for a copy when it comes again.
+        // Not earlier: a message that could not be saved must not count as a copy when it arrives again.
         if message.id.is_none_or(|id| self.seen.add(id)) {
             self.taken += 1;
         }
@@ -98,10 +98,10 @@ impl Inbox {
         if enough || (self.goal.completed && completed) { Next::Done } else { Next::More }
     }
 
-    /// Writes a file whole or not at all, and to the disk, for what is acknowledged is gone elsewhere.
+    /// Writes a file atomically and syncs it: after the acknowledgement this is the only copy.
     fn save(&self, name: &Path, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.out.join(name);
-        // No name of anything that is kept ends so.
+        // No final name ends like this.
         let part = self.out.join(format!("{}.part~", name.display()));
         let write = || -> std::io::Result<()> {
             let folder = path.parent().unwrap_or(&self.out);
@@ -117,7 +117,7 @@ impl Inbox {
     }
 }
 
-/// How often each of the latest messages has come.
+/// How often each of the latest messages has arrived.
 #[derive(Default)]
 struct Seen {
     times: HashMap<String, u64>,
@@ -129,7 +129,7 @@ impl Seen {
         self.times.get(id).copied().unwrap_or(0)
     }
 
-    /// True where it is new.
+    /// Counts a message; true if it is new.
     fn add(&mut self, id: &str) -> bool {
         if let Some(times) = self.times.get_mut(id) {
             *times += 1;
@@ -160,10 +160,10 @@ impl<'a> Report<'a> {
             let document = Document::read(Cursor::new(message.body)).map_err(|error| error.to_string())?;
             Self::of_pickle(document.root(), message.body)
         } else {
-            let json = serde_json::from_slice(message.body).map_err(|error| format!("no JSON: {error}"))?;
+            let json = serde_json::from_slice(message.body).map_err(|error| format!("not JSON: {error}"))?;
             Self::of_json(&json)
         }
-        .ok_or_else(|| "no message of a user in it".to_owned())
+        .ok_or_else(|| "it contains no message of a user".to_owned())
     }
 
     fn of_pickle(root: Value<'_>, body: &'a [u8]) -> Option<Self> {
@@ -196,13 +196,13 @@ impl<'a> Report<'a> {
             job: data["JOB"].as_i64().map(|number| number.to_string()).or_else(|| text(&data["JOB"])),
             frame: data["FRAME_NUMBER"].as_i64(),
             file_name: text(&data["FILE_NAME"]),
-            // JSON has no bytes.
+            // JSON has no byte strings.
             image: None,
         })
     }
 
-    /// `JOB/frame_0001.png`, of nothing but what is safe in a path, for all of it comes from the internet. Where there
-    /// is no job or no frame, the message's `id` tells one from another.
+    /// The file name, `JOB/frame_0001.png`. Everything in it comes from the internet, so only what is safe in a path is used.
+    /// Without a job or a frame, the message's `id` makes it unique.
     fn file(&self, id: &str) -> PathBuf {
         let extension = self.file_name.as_deref().and_then(|name| Path::new(name).extension()?.to_str());
         let extension = extension.filter(|text| text.len() <= 4 && text.bytes().all(|c| c.is_ascii_alphanumeric()));
@@ -212,13 +212,13 @@ impl<'a> Report<'a> {
             (None, Some(frame)) => format!("frame_{frame:04}_{id}"),
             (_, None) => format!("frame_{id}"),
         };
-        // No job has this name.
+        // file_name returns this for no job.
         let folder = self.job.as_deref().map_or("no_job~".to_owned(), file_name);
         Path::new(&folder).join(format!("{name}.{extension}"))
     }
 }
 
-/// Text from the internet for a terminal: nothing that could move its cursor, and not without end.
+/// Escapes and truncates text from the internet, so that it cannot control the terminal.
 fn printable(text: &str) -> String {
     text.chars().take(200).flat_map(char::escape_debug).collect()
 }

@@ -1,4 +1,4 @@
-//! The farm's user manager: receives what workers posted, saves the images, and prints a line for each message.
+//! A user manager: receives the messages of workers, saves the images, and prints a line for each message.
 
 #[path = "../support/amqp.rs"]
 mod amqp;
@@ -24,12 +24,12 @@ use amqp::Result;
 use http::{Access, Identity};
 use inbox::{Goal, Inbox};
 
-/// Receives what workers posted: saves each image as DIR/JOB/frame_0001.png and prints a line for each message.
+/// Receives the messages of workers: saves each image as DIR/JOB/frame_0001.png and prints a line for each message.
 ///
-/// A message is acknowledged once its image is on disk, and may arrive more than once: it is known by its ID.
+/// A message is acknowledged after its image is on disk. It may arrive more than once; copies have the same ID.
 #[derive(Parser)]
 struct Args {
-    /// Without a broker: the server's API
+    /// API server, for a farm without a broker
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:10001", value_parser = http::server_url)]
     api: Url,
 
@@ -39,48 +39,48 @@ struct Args {
     #[command(flatten)]
     identity: Identity,
 
-    /// With a broker: its address, such as amqp://guest:guest@localhost:5672
+    /// Broker, such as amqp://guest:guest@localhost:5672
     #[arg(long, value_name = "URL", conflicts_with_all = ["api", "token_file", "ca_file", "client_cert"])]
     amqp_url: Option<Url>,
 
-    /// Folder to save images in
+    /// Directory to save images in
     #[arg(long, value_name = "DIR", default_value = "frames")]
     out: PathBuf,
 
-    /// Exit once a RENDER_COMPLETED has arrived
+    /// Exit after a RENDER_COMPLETED
     #[arg(long)]
     until_completed: bool,
 
-    /// Of this job alone, for --until-completed
+    /// With --until-completed: only that of this job
     #[arg(long, value_name = "UUID", requires = "until_completed")]
     job: Option<String>,
 
-    /// Exit once so many different messages have arrived
+    /// Exit after this many different messages
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 
-    /// Give up, with an error, where that has not come after so long
+    /// Fail if they have not arrived after this long
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
 
-    /// API: how long a message is this program's before it is offered again
+    /// API: visibility timeout of a received message
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     lease: u64,
 
-    /// AMQP: the exchange that the server publishes to
+    /// AMQP: exchange that the gateway publishes to
     #[arg(long, value_name = "NAME", default_value = "COMMUNICATION_INTERFACE_EXCHANGE")]
     exchange: String,
 
-    /// AMQP: the routing key that it publishes under
+    /// AMQP: routing key that it publishes with
     #[arg(long, value_name = "KEY", default_value = "CIE_USER_HTTP_SERVER")]
     routing_key: String,
 
-    /// AMQP: the queue, auto-delete; user managers that name the same one share the work [default: one of its own]
+    /// AMQP: auto-delete queue; user managers with the same queue share the messages [default: a new queue]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     queue: String,
 }
 
-/// When to give up; without one, never.
+/// When to give up, if ever.
 #[derive(Clone, Copy)]
 struct Deadline(Option<Instant>);
 
@@ -90,7 +90,7 @@ impl Deadline {
         match self.0 {
             None => Ok(ALWAYS),
             Some(at) => match at.saturating_duration_since(Instant::now()) {
-                Duration::ZERO => Err("timed out before the last message came".into()),
+                Duration::ZERO => Err("timed out before the last message arrived".into()),
                 left => Ok(left.min(ALWAYS)),
             },
         }

@@ -1,4 +1,4 @@
-//! Fetches the message into a file, and resumes where a transfer broke off.
+//! Fetches the message into a file. Resumes a broken transfer.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Cursor, ErrorKind, Read, Write};
@@ -30,25 +30,25 @@ pub struct Fetch<'a> {
 /// How one attempt ended.
 enum Attempt {
     Complete,
-    /// Worth another; `moved` says whether this one brought the transfer further.
+    /// Another attempt may succeed. `moved`: this one received some bytes.
     Broken {
         why: String,
         after: Option<Duration>,
         moved: bool,
     },
-    /// Another would end no other way.
-    Hopeless(String),
+    /// Another attempt would fail the same way.
+    Failed(String),
 }
 
-/// What a partial file is a part of.
+/// What a partial file belongs to.
 struct Partial {
     etag: Option<String>,
     total: u64,
 }
 
 impl Fetch<'_> {
-    /// Fetches into `target`. A message is delivered once: where `target` is there already, it is kept, and where an
-    /// earlier run left a part of it, that part is resumed.
+    /// Fetches the message into `target`. A message is delivered once: if `target` exists, it is kept; if an earlier run left
+    /// a part of it, the transfer is resumed.
     pub fn run(&self, target: &Path) -> Result<()> {
         if target.exists() {
             self.ui.say(format!("using the message fetched before: {}", target.display()));
@@ -60,7 +60,7 @@ impl Fetch<'_> {
         loop {
             match self.attempt(&part, &note)? {
                 Attempt::Complete => break,
-                Attempt::Hopeless(why) => return Err(format!("{}: {why}", self.url).into()),
+                Attempt::Failed(why) => return Err(format!("{}: {why}", self.url).into()),
                 Attempt::Broken { why, after, moved } => {
                     if moved {
                         patience.renew();
@@ -96,7 +96,7 @@ impl Fetch<'_> {
             Ok(response) => response,
             Err(error) => {
                 let why = self.access.explain(&error);
-                return Ok(if http::is_final(&error) { Attempt::Hopeless(why) } else { broken(why, None) });
+                return Ok(if http::is_final(&error) { Attempt::Failed(why) } else { broken(why, None) });
             }
         };
         let total = match response.status() {
@@ -106,16 +106,16 @@ impl Fetch<'_> {
             }
             StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
                 Some((first, total)) if first == have => Some(total),
-                _ => return start_over(part, "the server sent another range than it was asked for"),
+                _ => return start_over(part, "the server sent another range than the requested one"),
             },
             StatusCode::RANGE_NOT_SATISFIABLE => return start_over(part, "the server has no such range"),
             status => {
                 let (temporary, after) = (net::is_temporary(&response), net::retry_after(&response));
                 let why = net::refusal(self.access, status, &message_of(net::error_body(&mut response)));
-                return Ok(if temporary { broken(why, after) } else { Attempt::Hopeless(format!("refused: {why}")) });
+                return Ok(if temporary { broken(why, after) } else { Attempt::Failed(format!("refused: {why}")) });
             }
         };
-        let Some(total) = total else { return Ok(Attempt::Hopeless("the answer has no Content-Length".into())) };
+        let Some(total) = total else { return Ok(Attempt::Failed("the answer has no Content-Length".into())) };
 
         let mut file = OpenOptions::new().create(true).append(true).open(part)?;
         file.set_len(have)?;
@@ -148,7 +148,7 @@ impl Fetch<'_> {
 impl Partial {
     fn of(headers: &HeaderMap, total: u64) -> Self {
         let etag = headers.get(header::ETAG).and_then(|etag| etag.to_str().ok());
-        // A weak tag does not promise the same bytes.
+        // A weak tag does not guarantee the same bytes.
         let etag = etag.filter(|etag| !etag.starts_with("W/")).map(str::to_owned);
         Self { etag, total }
     }
@@ -178,7 +178,7 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
     Some((first.parse().ok()?, total.parse().ok()?))
 }
 
-/// The text of an answer that is a pickle of `{"message": text}`, or whatever a proxy on the way answered instead.
+/// The text of an error: `{"message": text}` as a pickle, or any body if the answer is a proxy's.
 fn message_of(body: Vec<u8>) -> String {
     let document = Document::read(Cursor::new(&body)).ok();
     let message = document.as_ref().and_then(|document| document.root().get("message")?.as_str());
@@ -188,7 +188,7 @@ fn message_of(body: Vec<u8>) -> String {
     }
 }
 
-/// The message's address at a server.
+/// The URL of a message.
 pub fn address(server: &Url, uuid: &str) -> Url {
     let mut url = server.clone();
     url.query_pairs_mut().clear().append_pair("bufferUUID", uuid);

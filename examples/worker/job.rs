@@ -1,4 +1,4 @@
-//! What the message asks for.
+//! The render job in a message.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -7,10 +7,10 @@ use std::path::Path;
 use crate::Result;
 use crate::pickle::{Bytes, Document, Value};
 
-/// Blender's own bounds of a frame's number; negative ones, which it has too, are not for a farm.
+/// Blender's last frame number. Blender also has negative ones; a farm does not use them.
 const LAST_FRAME: i64 = 1_048_574;
 
-/// The .blend file is read through a buffer of this size.
+/// The size of the buffer through which the .blend file is read.
 const BUFFER_BYTES: usize = 256 << 10;
 
 pub struct Job {
@@ -20,26 +20,28 @@ pub struct Job {
 
 impl Job {
     /// Reads `{"TYPE": "RENDER", "DATA": {"BINARY_BLEND_FILE": bytes, "FRAMES": [1, 2], …}}`; `START_FRAME` and
-    /// `END_FRAME`, both included, may stand for `FRAMES`.
+    /// `END_FRAME`, both included, may replace `FRAMES`.
     pub fn of_message(message: &Path) -> Result<Self> {
         let file = BufReader::with_capacity(BUFFER_BYTES, File::open(message)?);
         let document = Document::read(file)?;
         let root = document.root();
         match root.get("TYPE") {
             Some(kind) if kind.as_str() == Some("RENDER") => {}
-            Some(kind) => return Err(format!("the message is no render job: its TYPE is {}", kind.describe()).into()),
-            None => return Err(format!("the message is no render job: it is {}", root.describe()).into()),
+            Some(kind) => {
+                return Err(format!("the message is not a render job: its TYPE is {}", kind.describe()).into());
+            }
+            None => return Err(format!("the message is not a render job: it is {}", root.describe()).into()),
         }
         let data = root.get("DATA").ok_or("the render job has no DATA")?;
         let blend = data.get("BINARY_BLEND_FILE").and_then(Value::as_bytes).cloned();
         Ok(Self { frames: frames(data)?, blend })
     }
 
-    /// Copies the .blend file out of the message, never holding more than a buffer of it.
+    /// Copies the .blend file out of the message through a buffer: only a part of it is in memory.
     pub fn save_blend(&self, message: &Path, target: &Path) -> Result<u64> {
         let bytes = self.blend.as_ref();
         let mut source: Box<dyn Read> =
-            match bytes.ok_or("the message carries no .blend file: its DATA.BINARY_BLEND_FILE is no bytes")? {
+            match bytes.ok_or("the message contains no .blend file: its DATA.BINARY_BLEND_FILE is not bytes")? {
                 Bytes::At(span) => {
                     let mut source = File::open(message)?;
                     source.seek(SeekFrom::Start(span.offset))?;
@@ -66,5 +68,5 @@ fn frames(data: Value<'_>) -> Result<Vec<u32>> {
         (None, Some(first), Some(last)) => (frame(first)?..=frame(last)?).collect(),
         _ => return Err("the render job has neither FRAMES nor START_FRAME and END_FRAME".into()),
     };
-    if frames.is_empty() { Err("the render job has no frame to render".into()) } else { Ok(frames) }
+    if frames.is_empty() { Err("the render job has no frames".into()) } else { Ok(frames) }
 }

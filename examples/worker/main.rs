@@ -1,6 +1,6 @@
 //! A render worker: fetches a message, renders its frames with Blender, and posts each one.
 //!
-//! It speaks only the wire, over HTTP, and shares no code with the server.
+//! It uses only the HTTP interface, and shares no code with the server.
 
 mod fetch;
 #[path = "../support/http.rs"]
@@ -36,54 +36,52 @@ use ui::Ui;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Renders one message of the farm: fetches it by its UUID, renders its frames with Blender, posts each frame and, at
-/// the end, that it has completed.
+/// Renders one message: fetches it by its UUID, renders its frames with Blender, posts each frame, and finally posts that
+/// the job is complete.
 ///
-/// The server delivers a message once. Where something fails later, the work folder stays: the same command with
-/// `--work-dir` goes on with the message fetched before.
+/// The server delivers a message once. If something fails after that, the work directory is kept: run the same command with
+/// `--work-dir` to continue with the fetched message.
 #[derive(Parser)]
 struct Args {
     /// UUID of the message
     uuid: String,
 
-    /// The server that workers reach
+    /// Worker server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:10000", value_parser = http::server_url)]
     server: Url,
 
     #[command(flatten)]
     access: Access,
 
-    /// This worker's user ID
+    /// User ID of this worker
     #[arg(long, value_name = "ID", default_value = "example-worker")]
     user_id: String,
 
-    /// Folder in which each message has one for itself, the .blend file, the images and Blender's logs [default: a new
-    /// one, gone after success]
+    /// Directory for the message, the .blend file, the images and Blender's logs, in a subdirectory per message [default: a temporary one, removed after success]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 
-    /// Blender's program
+    /// Blender executable
     #[arg(long, value_name = "PATH", default_value = "blender")]
     blender: PathBuf,
 
-    /// Let Python scripts inside the .blend file run
+    /// Run Python scripts inside the .blend file
     #[arg(long)]
     autoexec: bool,
 
-    /// Take images from this folder instead of rendering: frame 7 is the file whose name ends in 7, such as
-    /// frame_0007.png
+    /// Post images from this directory instead of rendering: frame 7 is the file whose name ends in 7, such as frame_0007.png
     #[arg(long, value_name = "DIR", conflicts_with_all = ["blender", "autoexec", "render_timeout"])]
     images: Option<PathBuf>,
 
-    /// End a Blender that takes longer than this over one frame [default: no bound]
+    /// Kill Blender if a frame takes longer than this [default: no limit]
     #[arg(long, value_name = "SECONDS")]
     render_timeout: Option<u64>,
 
-    /// Take a connection for broken after so long without a byte
+    /// Treat a connection as broken if it transfers nothing for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
 
-    /// Give up on a request that got no further for so long, however often it was tried
+    /// Give up on a request, retries included, that makes no progress for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     patience: u64,
 }
@@ -138,11 +136,11 @@ const MESSAGE: &str = "message.pickle";
 
 fn keep(folder: TempDir, ui: &Ui) {
     let folder = folder.keep();
-    ui.say(format!("the message is kept: go on with --work-dir {}", folder.display()));
+    ui.say(format!("the message is kept; continue with --work-dir {}", folder.display()));
 }
 
 fn work(args: &Args, ui: &Ui, images: &Images, folder: &Path) -> Result<()> {
-    // Blender resolves a relative path in its own ways.
+    // Blender resolves relative paths differently.
     let folder = &fs::canonicalize(folder)?;
     let access = &args.access;
     let agent = &access.agent(&args.server, net::config(Duration::from_secs(args.timeout)), None)?;

@@ -1,4 +1,4 @@
-//! The worker's side of HTTP: what is worth another attempt, and the patience for it.
+//! HTTP retries: which failures to retry, and for how long.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::http::Access;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What is read of an answer that is an error.
+/// How much of an error's body is read.
 const ERROR_BODY_BYTES: u64 = 64 << 10;
 
 pub fn config(timeout: Duration) -> ConfigBuilder<AgentScope> {
@@ -24,8 +24,7 @@ pub fn config(timeout: Duration) -> ConfigBuilder<AgentScope> {
         .user_agent("render-worker")
 }
 
-/// Whether the same request may be answered otherwise later: the server says when, or its status says so. Whoever is
-/// refused for who it is will not be another by then.
+/// Whether a retry may succeed, according to `Retry-After` or the status. A refused token will be refused again.
 pub fn is_temporary(response: &Response<Body>) -> bool {
     match response.status().as_u16() {
         401 | 403 => false,
@@ -34,10 +33,10 @@ pub fn is_temporary(response: &Response<Body>) -> bool {
     }
 }
 
-/// A refusal in words.
+/// The text of a refusal.
 pub fn refusal(access: &Access, status: StatusCode, text: &str) -> String {
     let why = access.refusal(status, text);
-    // A token may be bound to a user.
+    // The token may be bound to a user.
     if status == StatusCode::FORBIDDEN { why + ", or the token's user with --user-id ID" } else { why }
 }
 
@@ -48,12 +47,12 @@ pub fn retry_after(response: &Response<Body>) -> Option<Duration> {
 
 pub fn error_body(response: &mut Response<Body>) -> Vec<u8> {
     let mut body = Vec::new();
-    // What arrived before a failure is all there is to show.
+    // On a failure, show what has arrived.
     let _ = response.body_mut().as_reader().take(ERROR_BODY_BYTES).read_to_end(&mut body);
     body
 }
 
-/// Bounds the attempts by the time in which nothing moved, so that a slow line may take as long as it needs.
+/// Limits retries by the time without progress, so that a slow connection may take as long as it needs.
 pub struct Patience {
     limit: Duration,
     since: Instant,
@@ -69,8 +68,8 @@ impl Patience {
         *self = Self::new(self.limit);
     }
 
-    /// How long to wait before the next attempt: as the server asked, or twice as long as the last time.
-    /// None where that would be beyond the limit.
+    /// The pause before the next attempt: what the server asks for, or twice the last one. `None` if it would exceed the
+    /// limit.
     pub fn pause(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let pause = asked.unwrap_or(self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);

@@ -1,4 +1,4 @@
-//! Where a frame's image comes from: Blender, or a folder.
+//! The sources of images: Blender, or a directory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// How much of Blender's output a failure shows.
+/// How many lines of Blender's output a failure shows.
 const TAIL_LINES: usize = 20;
 
-/// How often a running Blender is looked at where its time is bounded: a render takes seconds at the least.
+/// How often Blender is polled if it has a time limit. A render takes seconds at least.
 const POLL: Duration = Duration::from_millis(100);
 
 pub struct Blender {
@@ -23,7 +23,7 @@ pub struct Blender {
 }
 
 impl Blender {
-    /// Asks for the version. A message is delivered once, so a worker that cannot render should find out first.
+    /// Asks Blender for its version. A message is delivered once, so a worker must know that it can render before it fetches.
     pub fn check(&self) -> Result<String> {
         let output = Command::new(&self.program).arg("--version").output().map_err(|error| match error.kind() {
             ErrorKind::NotFound => format!(
@@ -35,14 +35,17 @@ impl Blender {
         let text = String::from_utf8_lossy(&output.stdout);
         match text.lines().find(|line| line.starts_with("Blender")) {
             Some(version) => Ok(version.to_owned()),
-            None => Err(format!("{} --version does not answer as Blender does", self.program.display()).into()),
+            None => {
+                Err(format!("{} is not Blender: its --version prints no version of Blender", self.program.display())
+                    .into())
+            }
         }
     }
 
-    /// Renders one frame into `folder`; Blender's output goes into a log beside it.
+    /// Renders one frame into `folder`. Blender's output goes into a log file there.
     pub fn render(&self, blend: &Path, folder: &Path, frame: u32) -> Result<PathBuf> {
         let image = folder.join(format!("frame_{frame:04}.png"));
-        // Blender ends well even where it has written nothing: an image of an earlier run must not pass for this one's.
+        // Blender may succeed without writing an image; then one of an earlier run must not be posted.
         match fs::remove_file(&image) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -88,8 +91,8 @@ impl Blender {
 
 fn ended(status: ExitStatus) -> String {
     match status.code() {
-        Some(code) => format!("ended with {code}"),
-        None => format!("was ended: {status}"),
+        Some(code) => format!("exited with {code}"),
+        None => format!("was killed: {status}"),
     }
 }
 
@@ -102,7 +105,7 @@ fn failure(frame: u32, what: &str, log: &Path) -> Box<dyn std::error::Error> {
     format!("frame {frame}: Blender {what}; the end of {}:{tail}", log.display()).into()
 }
 
-/// Images that are there already, by the number at the end of their names: `frame_0007.png` and `7.png` are frame 7.
+/// Existing images, by the number at the end of their names: `frame_0007.png` and `7.png` are frame 7.
 pub struct Folder {
     path: PathBuf,
     images: BTreeMap<u32, PathBuf>,

@@ -1,4 +1,4 @@
-//! Posts what the worker has to tell, until the server has it.
+//! Posts messages until the server has received them.
 
 use std::io::{self, Read};
 use std::thread;
@@ -54,7 +54,7 @@ struct RenderCompleted<'a> {
     frames: &'a [u32],
 }
 
-/// serde takes a slice of bytes for a list of numbers unless told otherwise.
+/// By default serde serializes a byte slice as a list of numbers.
 fn as_bytes<S: Serializer>(bytes: &&[u8], serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_bytes(bytes)
 }
@@ -81,7 +81,7 @@ impl Reporter<'_> {
             let transfer = self.ui.transfer(what, body.len() as u64, 0);
             let mut upload = Upload { rest: body, transfer: &transfer };
             let request = self.agent.post(self.server.as_str()).content_type(content_type);
-            // Without it, a body that is read as it is sent would go in chunks.
+            // Without it, a streamed body would be sent in chunks.
             let request = request.header(header::CONTENT_LENGTH, body.len());
             let answer = request.send(SendBody::from_reader(&mut upload));
             drop(transfer);
@@ -127,7 +127,7 @@ impl Read for Upload<'_> {
     }
 }
 
-/// The text of `{"STATUS": "FAILED", "ERROR": text}`, or whatever a proxy on the way answered instead.
+/// The text of an error: `{"STATUS": "FAILED", "ERROR": text}`, or any body if the answer is a proxy's.
 fn error_of(body: &[u8]) -> String {
     let answer = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
     match answer["ERROR"].as_str() {

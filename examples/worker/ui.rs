@@ -1,4 +1,4 @@
-//! Progress for a person: bars on a terminal, plain lines where there is none.
+//! Progress: bars on a terminal, otherwise plain lines.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 const TRANSFER: &str = "{msg:24} {wide_bar} {bytes:>10}/{total_bytes} {bytes_per_sec:>12} {eta:>4}";
 const FRAMES: &str = "{msg:24} {wide_bar} {pos:>4}/{len} frames {elapsed:>4} {spinner}";
 
-/// How often a long transfer shows a plain line.
+/// The interval of plain lines about a long transfer.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -17,9 +17,9 @@ pub struct Ui {
 }
 
 impl Ui {
-    /// A line on stderr, above the bars.
+    /// Prints a line to stderr, above the bars.
     pub fn say(&self, line: impl AsRef<str>) {
-        // Hidden bars would swallow the line.
+        // Hidden bars print nothing.
         if self.bars.is_hidden() || self.bars.println(&line).is_err() {
             eprintln!("{}", line.as_ref());
         }
@@ -47,7 +47,7 @@ impl Ui {
     }
 }
 
-/// The bar of one transfer, gone when dropped.
+/// The bar of one transfer, removed on drop.
 pub struct Transfer<'a> {
     ui: &'a Ui,
     bar: ProgressBar,

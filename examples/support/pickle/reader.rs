@@ -1,4 +1,4 @@
-//! The opcodes of a pickle, run.
+//! Executes the opcodes of a pickle.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Read, Seek, SeekFrom};
@@ -7,17 +7,17 @@ use super::{Bytes, Callable, Node, Result, Span};
 
 const NAMES_A_CLASS: &str = "it names a class or a function";
 
-/// Which of text and bytes it is, only its writer knows.
-const PYTHON_2_BYTES: &str = "it has a str of Python 2 that is not plain ASCII";
+/// Whether such a str is text or bytes cannot be known.
+const PYTHON_2_BYTES: &str = "it contains a Python 2 str that is not ASCII";
 
-/// The stack machine that a pickle is a program for.
+/// The stack machine that executes a pickle.
 pub(super) struct Reader<R> {
     input: R,
     offset: u64,
     total: u64,
     nodes: Vec<Node>,
     stack: Vec<usize>,
-    /// The height of the stack at each mark that is still open.
+    /// The height of the stack at each open mark.
     marks: Vec<usize>,
     memo: HashMap<u64, usize>,
 }
@@ -37,7 +37,7 @@ impl<R: BufRead + Seek> Reader<R> {
         })
     }
 
-    /// How far it has come.
+    /// The current offset.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
@@ -46,13 +46,13 @@ impl<R: BufRead + Seek> Reader<R> {
         self.nodes
     }
 
-    /// Runs the pickle to its end; the index of the node that it leaves.
+    /// Executes the pickle. Returns the index of the resulting node.
     pub(super) fn run(&mut self) -> Result<usize> {
         loop {
             let [opcode] = self.array()?;
             match opcode {
                 b'.' => return self.pop(),
-                // PROTO and FRAME say nothing about the values.
+                // PROTO and FRAME do not affect the values.
                 0x80 => self.array::<1>().map(drop)?,
                 0x95 => self.array::<8>().map(drop)?,
 
@@ -169,7 +169,7 @@ impl<R: BufRead + Seek> Reader<R> {
                     self.recall(key)?;
                 }
 
-                // Python 2's str, of which only ASCII is text here.
+                // Python 2's str; only ASCII is accepted as text.
                 b'S' => {
                     let quoted = self.line()?;
                     self.push(Node::Str(unquoted(&quoted)?));
@@ -187,7 +187,7 @@ impl<R: BufRead + Seek> Reader<R> {
                 }
                 b'R' => self.call()?,
                 b'i' | b'o' | b'b' | 0x81 | 0x92 => return Err(NAMES_A_CLASS.into()),
-                other => return Err(format!("opcode {other:#04x} is none of plain data").into()),
+                other => return Err(format!("opcode {other:#04x} does not occur in plain data").into()),
             }
         }
     }
@@ -199,7 +199,7 @@ impl<R: BufRead + Seek> Reader<R> {
         Ok(bytes)
     }
 
-    /// An unsigned little-endian number of so many bytes.
+    /// An unsigned little-endian number of this many bytes.
     fn unsigned(&mut self, width: u64) -> Result<u64> {
         let mut bytes = [0; 8];
         self.input.read_exact(&mut bytes[..width as usize]).map_err(|_| "it ends early")?;
@@ -207,7 +207,7 @@ impl<R: BufRead + Seek> Reader<R> {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// The argument of an opcode of protocol 0, which is Latin-1.
+    /// The argument of an opcode of protocol 0, in Latin-1.
     fn line(&mut self) -> Result<String> {
         let mut line = Vec::new();
         self.offset += self.input.read_until(b'\n', &mut line)? as u64;
@@ -217,7 +217,7 @@ impl<R: BufRead + Seek> Reader<R> {
         }
     }
 
-    /// Where the next `len` bytes lie; `len` is never believed beyond the pickle's end.
+    /// The span of the next `len` bytes. It must end within the pickle.
     fn span(&mut self, len: u64) -> Result<Span> {
         if len > self.total - self.offset {
             return Err("it ends early".into());
@@ -271,7 +271,7 @@ impl<R: BufRead + Seek> Reader<R> {
         Ok(())
     }
 
-    /// Makes what the callable below its arguments would.
+    /// Makes the value that the callable below its arguments would return.
     fn call(&mut self) -> Result<()> {
         let (arguments, callable) = (self.pop()?, self.pop()?);
         let (Node::Callable(callable), Node::Sequence(arguments)) = (&self.nodes[callable], &self.nodes[arguments])
@@ -288,13 +288,13 @@ impl<R: BufRead + Seek> Reader<R> {
             (Callable::Bytes, []) => Node::Bytes(Bytes::Made(Vec::new())),
             (Callable::Bytes, [Node::Bytes(bytes)]) => Node::Bytes(bytes.clone()),
             (Callable::Set, [Node::Sequence(items)]) => Node::Sequence(items.clone()),
-            _ => return Err("it calls a function as Python never does for plain data".into()),
+            _ => return Err("it calls a function in a way that Python never does for plain data".into()),
         };
         self.push(made);
         Ok(())
     }
 
-    /// A little-endian number in two's complement; Python writes no bytes at all for zero.
+    /// A little-endian number in two's complement; zero has no bytes.
     fn int(&mut self, width: u64, signed: bool) -> Result<()> {
         if width > 8 {
             self.span(width)?;
@@ -345,7 +345,7 @@ impl<R: BufRead + Seek> Reader<R> {
         let top = self.top()?;
         match &mut self.nodes[top] {
             Node::Sequence(all) => all.extend(items),
-            _ => return Err("it appends to what is no list".into()),
+            _ => return Err("it appends to something that is not a list".into()),
         }
         Ok(())
     }
@@ -356,7 +356,7 @@ impl<R: BufRead + Seek> Reader<R> {
             Node::Dict(pairs) if items.len().is_multiple_of(2) => {
                 pairs.extend(items.chunks(2).map(|pair| (pair[0], pair[1])))
             }
-            _ => return Err("it sets items of what is no dict".into()),
+            _ => return Err("it sets items of something that is not a dict".into()),
         }
         Ok(())
     }
@@ -368,19 +368,19 @@ impl<R: BufRead + Seek> Reader<R> {
     }
 
     fn recall(&mut self, key: u64) -> Result<()> {
-        let index = self.memo.get(&key).ok_or("it refers to nothing")?;
+        let index = self.memo.get(&key).ok_or("it refers to an empty memo entry")?;
         self.stack.push(*index);
         Ok(())
     }
 }
 
-/// The bytes that a text stands for.
+/// Encodes text as Latin-1.
 fn latin1(text: &str) -> Result<Vec<u8>> {
     let bytes = text.chars().map(u8::try_from).collect::<std::result::Result<_, _>>();
-    bytes.map_err(|_| "it encodes what is not Latin-1".into())
+    bytes.map_err(|_| "it encodes text that is not Latin-1".into())
 }
 
-/// What Python 2's `repr` stands for, where that is ASCII.
+/// The text of a Python 2 `repr`, which must be ASCII.
 fn unquoted(quoted: &str) -> Result<String> {
     let inside = ['\'', '"'].iter().find_map(|quote| quoted.strip_prefix(*quote)?.strip_suffix(*quote));
     let mut rest = inside.ok_or("a str without quotes")?.chars();
@@ -401,7 +401,7 @@ fn unquoted(quoted: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Text of protocol 0, with `\uXXXX` and `\UXXXXXXXX` for what is beyond Latin-1.
+/// Text of protocol 0, with `\uXXXX` and `\UXXXXXXXX` for characters beyond Latin-1.
 fn raw_unicode(escaped: &str) -> Result<String> {
     let mut text = String::with_capacity(escaped.len());
     let mut rest = escaped;

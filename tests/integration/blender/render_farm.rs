@@ -18,12 +18,12 @@ fn render(args: &[&str]) {
 
 #[test]
 fn two_frames_are_rendered_and_arrive_without_a_broker() {
-    render(&["--embedded", "--worker", "rust"]);
+    render(&["--no-broker", "--worker", "rust"]);
 }
 
 #[test]
 fn two_frames_are_rendered_by_the_python_worker_and_arrive_without_a_broker() {
-    render(&["--embedded", "--worker", "python"]);
+    render(&["--no-broker", "--worker", "python"]);
 }
 
 /// This test needs RabbitMQ too.

@@ -33,7 +33,7 @@ impl Worker {
     }
 }
 
-/// A server with TLS and tokens on both sides, whose API takes only clients with a certificate. The worker's token is
+/// A server with TLS and tokens on both sides, whose API requires client certificates. The worker's token is
 /// bound to anna.
 struct Guarded {
     server: Server,
@@ -257,7 +257,7 @@ fn a_service_whose_token_or_certificate_is_refused_says_what_would_be_right() {
         let ended = run(without.args(["--token-file", &guarded.path("service.token")]).args(args));
         // Where a client is still sending when the server hangs up, it may be told no more than that.
         let told: &[&str] =
-            if name == "user_manager" { &["takes only clients with a certificate", "--client-cert FILE"] } else { &[] };
+            if name == "user_manager" { &["requires a client certificate", "--client-cert FILE"] } else { &[] };
         assert_refused(&ended, told);
     }
 }
