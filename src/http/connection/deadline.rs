@@ -60,10 +60,11 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(deadline.limit(|| start + ms(20), |_| Poll::<()>::Pending).await, None);
         assert!(start.elapsed() >= ms(20));
-        // armed for 40 ms, then moved to 80
-        assert!(futures::poll!(poll_fn(|cx| deadline.poll(start + ms(40), cx))).is_pending());
-        poll_fn(|cx| deadline.poll(start + ms(80), cx)).await;
-        assert!(start.elapsed() >= ms(80));
+        // armed, then moved to a later time, which a busy machine must not reach before the first poll
+        let start = Instant::now();
+        assert!(futures::poll!(poll_fn(|cx| deadline.poll(start + ms(2_000), cx))).is_pending());
+        poll_fn(|cx| deadline.poll(start + ms(2_040), cx)).await;
+        assert!(start.elapsed() >= ms(2_040));
         // armed for a day, then needed sooner
         let far = Instant::now() + Duration::from_secs(86_400);
         assert!(futures::poll!(poll_fn(|cx| deadline.poll(far, cx))).is_pending());
