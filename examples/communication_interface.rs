@@ -100,8 +100,8 @@ fn run(args: &Args) -> Result<String> {
     Ok(uuid)
 }
 
-/// The message as JSON text. The text of a file is kept as it is: parsing and writing it would change the order of its keys
-/// and the digits of long numbers.
+/// The message as JSON text. The text of a file is kept as it is: parsing and writing it would change the order of its
+/// keys and the digits of long numbers.
 fn buffer_msg(args: &Args) -> Result<String> {
     if let Some(path) = &args.message {
         let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A whole render farm on one machine: makes a small scene, leaves it at the gateway, renders it, and receives the frames.
+# A render farm on one machine: makes a small scene, leaves it at the gateway, renders it, and receives the frames.
 set -euo pipefail
 
 usage() {
@@ -34,7 +34,8 @@ done
 command -v blender >/dev/null || fail 'no blender in PATH; install it (on Debian: apt-get install blender)'
 command -v python3 >/dev/null || fail 'no python3 in PATH; install it (on Debian: apt-get install python3)'
 if [[ $worker == python ]]; then
-    python3 -c 'import requests' 2>/dev/null || fail 'no Python package requests; install it (on Debian: apt-get install python3-requests)'
+    python3 -c 'import requests' 2>/dev/null ||
+        fail 'no Python package requests; install it (on Debian: apt-get install python3-requests)'
 fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -114,7 +115,8 @@ for frame, degrees in ((1, 0), (2, 45)):
     cube.keyframe_insert("rotation_euler", frame=frame)
 bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])
 PYTHON
-blender --background --factory-startup --python-exit-code 1 --python "$work/scene.py" -- "$blend" >"$work/scene.log" 2>&1 ||
+blender --background --factory-startup --python-exit-code 1 --python "$work/scene.py" -- "$blend" \
+    >"$work/scene.log" 2>&1 ||
     { cat "$work/scene.log" >&2 && fail 'Blender could not make the scene'; }
 echo "scene.blend, $(wc -c <"$blend") bytes"
 

@@ -7,8 +7,8 @@ use crate::http::{Gateway, method_not_allowed};
 mod fetch;
 mod post;
 
-/// Mounts the routes for workers (`ConfigureHTTPRoutes` of the specification): `GET`, `HEAD` and `POST` on the root of the
-/// app or scope.
+/// Mounts the routes for workers (`ConfigureHTTPRoutes` of the specification): `GET`, `HEAD` and `POST` on the root of
+/// the app or scope.
 ///
 /// ```
 /// use actix_web::{App, HttpServer, test, web};
@@ -34,10 +34,10 @@ mod post;
 /// # }
 /// ```
 ///
-/// The server must have these two settings, for a message counts as delivered when the server asks the answer's body for a
-/// chunk after the last one. With [`H1_WRITE_BUFFER_SIZE`](crate::H1_WRITE_BUFFER_SIZE) that is when the socket has the
-/// last byte; with actix-web's default it can be 32 KiB too early. With [`remember_socket`](crate::remember_socket) clients
-/// that read too slowly are disconnected.
+/// The server must have these two settings, for a message counts as delivered when the server asks the answer's body
+/// for a chunk after the last one. With [`H1_WRITE_BUFFER_SIZE`](crate::H1_WRITE_BUFFER_SIZE) that is when the socket
+/// has the last byte; with actix-web's default it can be 32 KiB too early. With
+/// [`remember_socket`](crate::remember_socket) clients that read too slowly are disconnected.
 ///
 /// actix-web's server gives the answer to a pipelined request the form of a later one in some cases. The connections of
 /// [`UserHttpServer`](crate::UserHttpServer) do not.

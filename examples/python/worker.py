@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A render worker: fetches one message, renders its frames with Blender, posts each frame, and finally posts that the job
-is complete. Needs Python 3.8 or later and `requests`.
+"""A render worker: fetches one message, renders its frames with Blender, posts each frame, and finally posts that the
+job is complete. Needs Python 3.8 or later and `requests`.
 
 The server delivers a message once. If something fails after that, give the same --work-dir again to continue with the
 fetched message.
@@ -87,7 +87,8 @@ def ask(args, method, **more):
     except requests.exceptions.SSLError as error:
         if "CERTIFICATE_VERIFY_FAILED" not in str(error):
             raise
-        raise Failure(f"the server's certificate is not trusted: {error}; give the farm's CA with --ca-file FILE") from error
+        raise Failure(f"the server's certificate is not trusted: {error}; "
+                      "give the farm's CA with --ca-file FILE") from error
 
 
 def is_temporary(answer):
@@ -157,7 +158,7 @@ def refusal(answer):
 
 
 def read_job(message):
-    """The frames to render, and the .blend file's bytes. pickle.load is safe only with a server that the worker trusts."""
+    """The frames to render, and the .blend file's bytes. pickle.load is safe only with a trusted server."""
     with open(message, "rb") as file:
         job = pickle.load(file)
     try:

@@ -4,7 +4,8 @@ use amiquip::{Connection, ExchangeDeclareOptions, ExchangeType};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Without this parameter in the URL, amiquip waits forever for a broker that accepts the connection and then is silent.
+/// Without this parameter in the URL, amiquip waits forever for a broker that accepts the connection and then is
+/// silent.
 const CONNECTION_TIMEOUT_MS: &str = "10000";
 
 pub fn connect(url: &url::Url) -> Result<Connection> {

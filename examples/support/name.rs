@@ -11,9 +11,9 @@ const HASH_BYTES: usize = 16;
 /// Device names of Windows, with any extension.
 const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
 
-/// A file name for a text, different for different texts even on file systems that ignore case, and without special meaning
-/// in a path. A text of lower-case letters, digits, `-`, `_` and `.`, such as a UUID, is used unchanged; in any other one,
-/// unsafe characters are replaced, and `~` and a hash are appended.
+/// A file name for a text, different for different texts even on file systems that ignore case, and without special
+/// meaning in a path. A text of lower-case letters, digits, `-`, `_` and `.`, such as a UUID, is used unchanged; in
+/// any other one, unsafe characters are replaced, and `~` and a hash are appended.
 pub fn file_name(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
     let is_name = (1..=MAX_BYTES).contains(&text.len())

@@ -1,9 +1,9 @@
 //! Reads a pickle of plain data without loading its byte strings.
 //!
-//! A message may contain a .blend file of several GiB, a frame an image of 50 MiB. So a byte string is read as a [`Span`],
-//! its position in the pickle, from which it can be copied. Everything else, usually a few hundred bytes, becomes a
-//! [`Document`]. A pickle that names a class or a function is refused, except the few that Python uses to write bytes and
-//! sets at old protocols; those are understood, never called.
+//! A message may contain a .blend file of several GiB, a frame an image of 50 MiB. So a byte string is read as a
+//! [`Span`], its position in the pickle, from which it can be copied. Everything else, usually a few hundred bytes,
+//! becomes a [`Document`]. A pickle that names a class or a function is refused, except the few that Python uses to
+//! write bytes and sets at old protocols; those are understood, never called.
 
 #[path = "pickle/reader.rs"]
 mod reader;

@@ -201,8 +201,8 @@ impl<'a> Report<'a> {
         })
     }
 
-    /// The file name, `JOB/frame_0001.png`. Everything in it comes from the internet, so only what is safe in a path is used.
-    /// Without a job or a frame, the message's `id` makes it unique.
+    /// The file name, `JOB/frame_0001.png`. Everything in it comes from the internet, so only what is safe in a path
+    /// is used. Without a job or a frame, the message's `id` makes it unique.
     fn file(&self, id: &str) -> PathBuf {
         let extension = self.file_name.as_deref().and_then(|name| Path::new(name).extension()?.to_str());
         let extension = extension.filter(|text| text.len() <= 4 && text.bytes().all(|c| c.is_ascii_alphanumeric()));

@@ -47,8 +47,8 @@ struct Partial {
 }
 
 impl Fetch<'_> {
-    /// Fetches the message into `target`. A message is delivered once: if `target` exists, it is kept; if an earlier run left
-    /// a part of it, the transfer is resumed.
+    /// Fetches the message into `target`. A message is delivered once: if `target` exists, it is kept; if an earlier
+    /// run left a part of it, the transfer is resumed.
     pub fn run(&self, target: &Path) -> Result<()> {
         if target.exists() {
             self.ui.say(format!("using the message fetched before: {}", target.display()));

@@ -36,11 +36,11 @@ use ui::Ui;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Renders one message: fetches it by its UUID, renders its frames with Blender, posts each frame, and finally posts that
-/// the job is complete.
+/// Renders one message: fetches it by its UUID, renders its frames with Blender, posts each frame, and finally posts
+/// that the job is complete.
 ///
-/// The server delivers a message once. If something fails after that, the work directory is kept: run the same command with
-/// `--work-dir` to continue with the fetched message.
+/// The server delivers a message once. If something fails after that, the work directory is kept: run the same command
+/// with `--work-dir` to continue with the fetched message.
 #[derive(Parser)]
 struct Args {
     /// UUID of the message
@@ -57,7 +57,8 @@ struct Args {
     #[arg(long, value_name = "ID", default_value = "example-worker")]
     user_id: String,
 
-    /// Directory for the message, the .blend file, the images and Blender's logs, in a subdirectory per message [default: a temporary one, removed after success]
+    /// Directory for the message, the .blend file, the images and Blender's logs, in a subdirectory per message
+    /// [default: a temporary one, removed after success]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 
@@ -69,7 +70,8 @@ struct Args {
     #[arg(long)]
     autoexec: bool,
 
-    /// Post images from this directory instead of rendering: frame 7 is the file whose name ends in 7, such as frame_0007.png
+    /// Post images from this directory instead of rendering: frame 7 is the file whose name ends in 7, such as
+    /// frame_0007.png
     #[arg(long, value_name = "DIR", conflicts_with_all = ["blender", "autoexec", "render_timeout"])]
     images: Option<PathBuf>,
 

@@ -68,8 +68,8 @@ impl Patience {
         *self = Self::new(self.limit);
     }
 
-    /// The pause before the next attempt: what the server asks for, or twice the last one. `None` if it would exceed the
-    /// limit.
+    /// The pause before the next attempt: what the server asks for, or twice the last one. `None` if it would exceed
+    /// the limit.
     pub fn pause(&mut self, asked: Option<Duration>) -> Option<Duration> {
         let pause = asked.unwrap_or(self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);

@@ -23,11 +23,13 @@ pub struct Blender {
 }
 
 impl Blender {
-    /// Asks Blender for its version. A message is delivered once, so a worker must know that it can render before it fetches.
+    /// Asks Blender for its version. A message is delivered once, so a worker must know that it can render before it
+    /// fetches.
     pub fn check(&self) -> Result<String> {
         let output = Command::new(&self.program).arg("--version").output().map_err(|error| match error.kind() {
             ErrorKind::NotFound => format!(
-                "no Blender at {}: install it (on Debian, apt-get install blender), or give --blender PATH or --images DIR",
+                "no Blender at {}: install it (on Debian, apt-get install blender), or give --blender PATH or --images \
+                 DIR",
                 self.program.display()
             ),
             _ => format!("cannot run {}: {error}", self.program.display()),

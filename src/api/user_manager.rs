@@ -24,8 +24,8 @@ const DEFAULT_LEASE: f64 = 60.0;
 /// The longest `lease`, in seconds: a client that has not come back after a day has failed.
 const MAX_LEASE: f64 = 86_400.0;
 
-/// `GET /UserManager/NextMessage?wait=S&lease=S`: leases the oldest message that is not leased, and returns it. With `lease=0`
-/// it is returned without a lease. `HEAD` is answered as `GET` with `lease=0`.
+/// `GET /UserManager/NextMessage?wait=S&lease=S`: leases the oldest message that is not leased, and returns it. With
+/// `lease=0` it is returned without a lease. `HEAD` is answered as `GET` with `lease=0`.
 pub async fn next_message(request: HttpRequest, gateway: web::Data<Gateway>) -> HttpResponse {
     lease_next(&request, &gateway).await.unwrap_or_else(Failure::json)
 }
@@ -81,8 +81,8 @@ async fn delete(id: &str, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// The id in a path. Text that is not an id becomes the nil id, which no message has: so the actor still decides whether the
-/// answer is 404 or, with a broker, 409.
+/// The id in a path. Text that is not an id becomes the nil id, which no message has: so the actor still decides
+/// whether the answer is 404 or, with a broker, 409.
 pub fn message_id(id: &str) -> Uuid {
     Uuid::try_parse(id).unwrap_or(Uuid::nil())
 }

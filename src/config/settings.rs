@@ -26,46 +26,162 @@ macro_rules! settings {
 
 settings! {
     "Servers" {
-        HTTP_BIND: SocketAddr = Setting::new("http-bind", "ADDR", "127.0.0.1:10000", "Address of the worker server", address);
-        API_BIND: SocketAddr = Setting::new("api-bind", "ADDR", "127.0.0.1:10001", "Address of the API server, for the farm's services. Without tokens and client certificates it\nmust be a loopback address", address);
-        API_HOST: HostName = Setting::new("api-host", "NAME", "", "Host by whose name clients may address the API server, besides localhost, while it listens on\nloopback without tokens", host).many_separated_by(split_hosts);
-        ALLOW_OPEN_API: bool = Setting::switch("allow-open-api", "Allow the API server on any address without tokens and client certificates");
-        MAX_CONNECTIONS: usize = Setting::new("max-connections", "NUMBER", "10000", "Number of open connections per server; further ones wait", number);
-        KEEP_ALIVE: Duration = Setting::new("keep-alive", "DURATION", "5s", "Time after which an idle connection is closed, at most 1d. A proxy in front must close its own\nidle connections earlier", keep_alive);
+        HTTP_BIND: SocketAddr = Setting::new(
+            "http-bind",
+            "ADDR",
+            "127.0.0.1:10000",
+            "Address of the worker server",
+            address,
+        );
+        API_BIND: SocketAddr = Setting::new(
+            "api-bind",
+            "ADDR",
+            "127.0.0.1:10001",
+            "Address of the API server, for the farm's services. Without tokens and client certificates it\n\
+             must be a loopback address",
+            address,
+        );
+        API_HOST: HostName = Setting::new(
+            "api-host",
+            "NAME",
+            "",
+            "Host by whose name clients may address the API server, besides localhost, while it listens on\n\
+             loopback without tokens",
+            host,
+        ).many_separated_by(split_hosts);
+        ALLOW_OPEN_API: bool = Setting::switch(
+            "allow-open-api",
+            "Allow the API server on any address without tokens and client certificates",
+        );
+        MAX_CONNECTIONS: usize = Setting::new(
+            "max-connections",
+            "NUMBER",
+            "10000",
+            "Number of open connections per server; further ones wait",
+            number,
+        );
+        KEEP_ALIVE: Duration = Setting::new(
+            "keep-alive",
+            "DURATION",
+            "5s",
+            "Time after which an idle connection is closed, at most 1d. A proxy in front must close its own\n\
+             idle connections earlier",
+            keep_alive,
+        );
     }
     "Authentication" {
-        WORKER_TOKEN_FILE: PathBuf = file("worker-token-file", "Bearer tokens of workers, one per line; a USER_ID behind a token binds it to that worker");
+        WORKER_TOKEN_FILE: PathBuf = file(
+            "worker-token-file",
+            "Bearer tokens of workers, one per line; a USER_ID behind a token binds it to that worker",
+        );
         API_TOKEN_FILE: PathBuf = file("api-token-file", "Bearer tokens of the farm's services, one per line");
     }
     "TLS" {
-        HTTP_TLS_CERT: PathBuf = file("http-tls-cert", "Certificate of the worker server with its chain, in PEM; turns TLS on");
+        HTTP_TLS_CERT: PathBuf = file(
+            "http-tls-cert",
+            "Certificate of the worker server with its chain, in PEM; turns TLS on",
+        );
         HTTP_TLS_KEY: PathBuf = file("http-tls-key", "Private key of the worker server, in PEM");
-        API_TLS_CERT: PathBuf = file("api-tls-cert", "Certificate of the API server with its chain, in PEM; turns TLS on");
+        API_TLS_CERT: PathBuf = file(
+            "api-tls-cert",
+            "Certificate of the API server with its chain, in PEM; turns TLS on",
+        );
         API_TLS_KEY: PathBuf = file("api-tls-key", "Private key of the API server, in PEM");
-        API_CLIENT_CA: PathBuf = file("api-client-ca", "CA certificates, in PEM: clients of the API server must present a certificate of one of them");
+        API_CLIENT_CA: PathBuf = file(
+            "api-client-ca",
+            "CA certificates, in PEM: clients of the API server must present a certificate of one of them",
+        );
     }
     "RabbitMQ" {
-        AMQP_URL: AmqpUrl = Setting::new("amqp-url", "URL", "", "Broker, as amqp://user:password@host:port/vhost, or amqps:// for TLS. Without it the user manager\nfetches its messages from the API server", amqp_url).secret().guarded();
-        AMQP_CA_FILE: PathBuf = file("amqp-ca-file", "CA certificates, in PEM, to trust for amqps:// instead of those of the system");
-        AMQP_EXCHANGE: String = name("amqp-exchange", "USER_HTTP_SERVER_EXCHANGE", "Exchange that the communication interface publishes to");
-        AMQP_QUEUE: String = name("amqp-queue", "UHTTPSE_CI", "Queue to consume from; bound to that exchange under its own name");
-        AMQP_PUBLISH_EXCHANGE: String = name("amqp-publish-exchange", "COMMUNICATION_INTERFACE_EXCHANGE", "Exchange to publish messages for the user manager to");
+        AMQP_URL: AmqpUrl = Setting::new(
+            "amqp-url",
+            "URL",
+            "",
+            "Broker, as amqp://user:password@host:port/vhost, or amqps:// for TLS. Without it the user manager\n\
+             fetches its messages from the API server",
+            amqp_url,
+        ).secret().guarded();
+        AMQP_CA_FILE: PathBuf = file(
+            "amqp-ca-file",
+            "CA certificates, in PEM, to trust for amqps:// instead of those of the system",
+        );
+        AMQP_EXCHANGE: String = name(
+            "amqp-exchange",
+            "USER_HTTP_SERVER_EXCHANGE",
+            "Exchange that the communication interface publishes to",
+        );
+        AMQP_QUEUE: String = name(
+            "amqp-queue",
+            "UHTTPSE_CI",
+            "Queue to consume from; bound to that exchange under its own name",
+        );
+        AMQP_PUBLISH_EXCHANGE: String = name(
+            "amqp-publish-exchange",
+            "COMMUNICATION_INTERFACE_EXCHANGE",
+            "Exchange to publish messages for the user manager to",
+        );
         AMQP_ROUTING_KEY: String = name("amqp-routing-key", "CIE_USER_HTTP_SERVER", "Routing key to publish them with");
-        AMQP_AWAIT_QUEUE: String = name("amqp-await-queue", "", "Queue behind that exchange, such as the user manager's: publish only while it exists and has a\nconsumer").many();
-        AMQP_SETTLE: Duration = Setting::new("amqp-settle", "DURATION", "10s", "Without --amqp-await-queue: time to publish nothing after a lost connection, so that the farm's\nservices can reconnect first; 0 for none", duration_or_zero);
+        AMQP_AWAIT_QUEUE: String = name(
+            "amqp-await-queue",
+            "",
+            "Queue behind that exchange, such as the user manager's: publish only while it exists and has a\n\
+             consumer",
+        ).many();
+        AMQP_SETTLE: Duration = Setting::new(
+            "amqp-settle",
+            "DURATION",
+            "10s",
+            "Without --amqp-await-queue: time to publish nothing after a lost connection, so that the farm's\n\
+             services can reconnect first; 0 for none",
+            duration_or_zero,
+        );
     }
     "Messages" {
         DATA_DIR: PathBuf = folder("data-dir", "./data", "Directory in which messages are stored");
         MEMORY: bool = Setting::switch("memory", "Store messages in memory only: a restart loses all of them");
-        BLEND_ROOT: PathBuf = folder("blend-root", "./blends", "Directory from which .blend files may be sent; relative paths in messages start at the first one").many();
-        MAX_BUFFERED: u64 = Setting::new("max-buffered", "SIZE", "1GiB", "Capacity for messages that wait for workers", size);
-        BUFFER_TTL: Duration = Setting::new("buffer-ttl", "DURATION", "24h", "Time after which a message that no worker has fetched is discarded", duration);
-        MAX_OUTBOX: u64 = Setting::new("max-outbox", "SIZE", "4GiB", "Capacity for messages that wait for the user manager", size);
+        BLEND_ROOT: PathBuf = folder(
+            "blend-root",
+            "./blends",
+            "Directory from which .blend files may be sent; relative paths in messages start at the first one",
+        ).many();
+        MAX_BUFFERED: u64 = Setting::new(
+            "max-buffered",
+            "SIZE",
+            "1GiB",
+            "Capacity for messages that wait for workers",
+            size,
+        );
+        BUFFER_TTL: Duration = Setting::new(
+            "buffer-ttl",
+            "DURATION",
+            "24h",
+            "Time after which a message that no worker has fetched is discarded",
+            duration,
+        );
+        MAX_OUTBOX: u64 = Setting::new(
+            "max-outbox",
+            "SIZE",
+            "4GiB",
+            "Capacity for messages that wait for the user manager",
+            size,
+        );
     }
     "Limits of requests" {
         MAX_BODY: u64 = Setting::new("max-body", "SIZE", "256MiB", "Largest request body, less than 4GiB", body_size);
-        MAX_INFLIGHT: u64 = Setting::new("max-inflight", "SIZE", "1GiB", "Memory for all request bodies at the same time", positive_size);
-        MIN_TRANSFER_RATE: u64 = Setting::new("min-transfer-rate", "SIZE", "16KiB", "Minimum transfer rate of request and response bodies, per second, after a grace period of 30 s", rate);
+        MAX_INFLIGHT: u64 = Setting::new(
+            "max-inflight",
+            "SIZE",
+            "1GiB",
+            "Memory for all request bodies at the same time",
+            positive_size,
+        );
+        MIN_TRANSFER_RATE: u64 = Setting::new(
+            "min-transfer-rate",
+            "SIZE",
+            "16KiB",
+            "Minimum transfer rate of request and response bodies, per second, after a grace period of 30 s",
+            rate,
+        );
     }
 }
 
@@ -166,8 +282,8 @@ fn keep_alive(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
-    /// Kubernetes sets variables in every pod whose names begin with the name of a Service. A Service `user-http-server` or
-    /// `user-http-server-max` must not set anything here.
+    /// Kubernetes sets variables in every pod whose names begin with the name of a Service. A Service
+    /// `user-http-server` or `user-http-server-max` must not set anything here.
     #[test]
     fn no_setting_has_the_name_of_a_variable_that_kubernetes_makes_of_a_service() {
         for setting in ALL {

@@ -1,9 +1,9 @@
 //! One connection of a server, over TCP or TLS: HTTP/1.1 requests, strictly one after another.
 //!
-//! A request's head is decoded only after the socket has taken the whole answer to the request before. So each answer has
-//! the form that its own request asks for, and pipelined requests wait in the kernel. An answer's body is polled for its
-//! next chunk only after the socket has taken all bytes before it: polled after its last chunk, the body knows that the
-//! socket has the whole answer.
+//! A request's head is decoded only after the socket has taken the whole answer to the request before. So each answer
+//! has the form that its own request asks for, and pipelined requests wait in the kernel. An answer's body is polled
+//! for its next chunk only after the socket has taken all bytes before it: polled after its last chunk, the body knows
+//! that the socket has the whole answer.
 //!
 //! | what the connection waits for | for at most |
 //! | --- | --- |
@@ -14,7 +14,7 @@
 //! | its body | as long as it makes `--min-transfer-rate`, else 408 (`http::body::read`) |
 //! | a handler, the next chunk of an answer | unlimited: these are our own |
 //! | a client that reads an answer | 30 s for each write, plus the time of its length at `--min-transfer-rate` |
-//! | a client that has its last answer but still sends | [`LINGER_UNREAD`] if a request was not read whole, else [`LINGER_READ`] |
+//! | a client that has its last answer but still sends | [`LINGER_UNREAD`] after an unread body, else [`LINGER_READ`] |
 
 use std::cell::{OnceCell, RefCell};
 use std::future::poll_fn;
@@ -56,8 +56,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long closing the sending side may take: over TLS it sends a `close_notify`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a connection stays open after its last answer while the client still sends. If the socket were closed at once,
-/// the kernel would answer further bytes with a reset, which can overtake the answer.
+/// How long a connection stays open after its last answer while the client still sends. If the socket were closed at
+/// once, the kernel would answer further bytes with a reset, which can overtake the answer.
 #[derive(Clone, Copy, Debug)]
 struct Linger {
     /// Since the last received byte.

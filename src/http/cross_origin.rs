@@ -2,8 +2,8 @@
 //!
 //! The API server trusts its network, and any page that is open in a browser there can send it requests. A browser
 //! names the page's origin in each of them (`Origin`, or at least `Sec-Fetch-Site`), so a request of another origin is
-//! refused. A page whose own host name resolves to this machine (DNS rebinding) has the server's own origin; if nothing
-//! else protects the server, the `Host` header reveals that name.
+//! refused. A page whose own host name resolves to this machine (DNS rebinding) has the server's own origin; if
+//! nothing else protects the server, the `Host` header reveals that name.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -166,7 +166,7 @@ fn check_host(request: &ServiceRequest, allowed: &[HostName]) -> Result<(), Fail
             HostPort::parse(&host).is_some_and(|named| named.host.is_loopback() || allowed.contains(&named.host));
         if !is_allowed {
             return Err(Failure::forbidden(format!(
-                "the request is for host {:?}; without tokens this server accepts only localhost and loopback addresses, \
+                "the request is for host {:?}; without tokens this server accepts only localhost, loopback addresses \
                  and the hosts that --api-host NAME allows",
                 shown(&host)
             )));

@@ -22,13 +22,13 @@ use crate::http::slow_reader::ReaderWatch;
 /// A message of at most this many bytes is sent as a single chunk, which usually fits into the socket's buffer.
 pub const MAX_SINGLE_WRITE: u64 = 64 << 10;
 
-/// How many bytes a disk thread reads from a file at once. Streaming 1 GiB over loopback: 0.8 GB/s with 64 KiB, 1.5 with
-/// 256 KiB, 2.7 with 1 MiB. Each stream has two such chunks in memory: one being sent and one being read.
+/// How many bytes a disk thread reads from a file at once. Streaming 1 GiB over loopback: 0.8 GB/s with 64 KiB, 1.5
+/// with 256 KiB, 2.7 with 1 MiB. Each stream has two such chunks in memory: one being sent and one being read.
 const CHUNK: usize = 1 << 20;
 
-/// How many bytes are read at once from the page cache, on the event loop. From 128 KiB to 1 MiB a single download gets
-/// faster (0.9 to 1.2 times nginx), but other requests wait longer: with eight downloads their median latency is 0.7 ms with
-/// 128 KiB, 1.2 ms with 512 KiB, 3.0 ms with 1 MiB.
+/// How many bytes are read at once from the page cache, on the event loop. From 128 KiB to 1 MiB a single download
+/// gets faster (0.9 to 1.2 times nginx), but other requests wait longer: with eight downloads their median latency is
+/// 0.7 ms with 128 KiB, 1.2 ms with 512 KiB, 3.0 ms with 1 MiB.
 const CACHED_CHUNK: usize = 512 << 10;
 
 /// The source of a part of an answer.
@@ -80,8 +80,8 @@ impl Source {
         }
     }
 
-    /// Reads from the disk on a thread that may block: a .blend file on the threads of its blend root, so that a file server
-    /// that does not answer blocks no other root.
+    /// Reads from the disk on a thread that may block: a .blend file on the threads of its blend root, so that a file
+    /// server that does not answer blocks no other root.
     fn read_from_disk(self, offset: u64, len: usize) -> JoinHandle<io::Result<Bytes>> {
         match self {
             Self::Blend(file) => tokio::spawn(file.read(offset, len)),
@@ -95,8 +95,8 @@ pub fn total_len(sources: &[Source]) -> u64 {
     sources.iter().map(Source::len).sum()
 }
 
-/// The start of an answer that delivers a message or describes one. No proxy may cache it, or buffer it: bytes that a proxy
-/// has accepted count as delivered.
+/// The start of an answer that delivers a message or describes one. No proxy may cache it, or buffer it: bytes that a
+/// proxy has accepted count as delivered.
 pub fn response() -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CACHE_CONTROL, "no-store")).insert_header(("X-Accel-Buffering", "no"));
@@ -170,8 +170,8 @@ pub struct DeliveryBody<L> {
 }
 
 impl<L: Lease> DeliveryBody<L> {
-    /// Answers `request` with the bytes `start..end` of `sources`. A client that reads them more slowly than `limits` allow is
-    /// disconnected.
+    /// Answers `request` with the bytes `start..end` of `sources`. A client that reads them more slowly than `limits`
+    /// allow is disconnected.
     pub fn new(
         request: &HttpRequest,
         limits: Limits,

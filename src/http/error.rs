@@ -12,8 +12,8 @@ use user_http_actors::{Error, ErrorKind};
 /// `Retry-After` for a message that is being delivered to another connection, in seconds.
 const BUSY_RETRY_AFTER: u32 = 1;
 
-/// `Retry-After` for a request that exceeds a capacity, in seconds. Capacity comes back as fast as messages are fetched, and
-/// a client that retries too early costs no more than one refused request.
+/// `Retry-After` for a request that exceeds a capacity, in seconds. Capacity comes back as fast as messages are
+/// fetched, and a client that retries too early costs no more than one refused request.
 const CAPACITY_RETRY_AFTER: u32 = 5;
 
 /// A failure on its way to the client.

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 pub struct Limits {
     /// The largest request body, in bytes. A larger one is answered 413.
     pub max_body: u64,
-    /// How many bytes of request bodies and unfinished heads are in memory at the same time. A request that would exceed it
-    /// is answered 503.
+    /// How many bytes of request bodies and unfinished heads are in memory at the same time. A request that would
+    /// exceed it is answered 503.
     pub max_inflight: u64,
     /// The minimum transfer rate of request bodies and answers, in bytes per second, not counting [`GRACE`]. A slower
     /// client is disconnected. At least 1.
@@ -41,8 +41,8 @@ impl Limits {
     }
 }
 
-/// Measures the rate of a request body, over periods of [`GRACE`]: each period must bring what the minimum rate makes of
-/// its length.
+/// Measures the rate of a request body, over periods of [`GRACE`]: each period must bring what the minimum rate makes
+/// of its length.
 #[derive(Debug)]
 pub(super) struct Pace {
     needed: u64,

@@ -20,7 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use user_http_actors::tls::{certificates, pem_error, provider, roots};
 
-/// How long a client may take for the handshake. Meanwhile it takes a socket and a few KiB, nothing that others wait for.
+/// How long a client may take for the handshake. Meanwhile it takes a socket and a few KiB, nothing that others wait
+/// for.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the files are checked for changes.
@@ -60,8 +61,8 @@ pub struct TlsError {
     pub why: String,
 }
 
-/// The TLS configuration of a server. A reload replaces it as a whole for new connections; open ones keep theirs. Clones
-/// share it.
+/// The TLS configuration of a server. A reload replaces it as a whole for new connections; open ones keep theirs.
+/// Clones share it.
 ///
 /// ```
 /// use user_http_server::tls::{Tls, TlsFile, TlsFiles};
@@ -127,8 +128,8 @@ impl Tls {
         self.load_again(&mut self.0.watch.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Reloads the files if they have changed. They are replaced one after another, so a change counts only if the files are
-    /// the same at the next check.
+    /// Reloads the files if they have changed. They are replaced one after another, so a change counts only if the
+    /// files are the same at the next check.
     fn reload_if_changed(&self) {
         let mut watch = self.0.watch.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.0.files.stamps();

@@ -1,5 +1,5 @@
-//! The log: a line is formatted by the thread that logs it, rate-limited, and written to standard error by a separate thread.
-//! So logging never blocks on a slow reader of standard error.
+//! The log: a line is formatted by the thread that logs it, rate-limited, and written to standard error by a separate
+//! thread. So logging never blocks on a slow reader of standard error.
 
 mod limiter;
 mod queue;
@@ -17,8 +17,8 @@ use user_http_actors::broker::amqp::{CLIENT_LOG_TARGET, PASSWORD_LOG_TARGET};
 
 use queue::Queue;
 
-/// What is logged unless `RUST_LOG` says otherwise: actix-server repeats at every start what this program logs, and the AMQP
-/// client what it logs about the broker.
+/// What is logged unless `RUST_LOG` says otherwise: actix-server repeats at every start what this program logs, and
+/// the AMQP client what it logs about the broker.
 fn default_filter() -> String {
     format!("info,actix_server=warn,{CLIENT_LOG_TARGET}=error")
 }

@@ -7,10 +7,10 @@ use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadPriority
 /// The library's value for niceness 0, on its scale from 0 to 99. It sets the niceness together with the policy.
 const NICENESS_0: u8 = 47;
 
-/// Sets `SCHED_BATCH`: a woken thread does not preempt the running one, but waits until that sleeps or has used its time
-/// slice. So an actor finds the messages of several requests at once, and an HTTP thread several replies, instead of one
-/// context switch for each: on two cores under full load, a `GET` without a message takes a quarter less processor time. An
-/// idle core still runs a woken thread at once.
+/// Sets `SCHED_BATCH`: a woken thread does not preempt the running one, but waits until that sleeps or has used its
+/// time slice. So an actor finds the messages of several requests at once, and an HTTP thread several replies, instead
+/// of one context switch for each: on two cores under full load, a `GET` without a message takes a quarter less
+/// processor time. An idle core still runs a woken thread at once.
 ///
 /// Changes nothing if the process was started with a niceness.
 ///

@@ -5,8 +5,8 @@ use std::io;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Resolves at the first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT. From now on these signals no longer kill the process. Further
-/// ones during the shutdown are ignored: it takes 10 s at most.
+/// Resolves at the first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT. From now on these signals no longer kill the process.
+/// Further ones during the shutdown are ignored: it takes 10 s at most.
 ///
 /// # Errors
 /// The system refuses a handler.

@@ -59,9 +59,9 @@ impl DescriptorBudget {
         if budget.workers < connections || budget.services < connections {
             let Self { workers, services, blend_files } = budget;
             log::warn!(
-                "--max-connections {connections} exceeds what the limit of {limit} open files allows: {workers} connections of \
-                 workers, {services} of the farm's services, and {blend_files} .blend files at the same time; raise the \
-                 limit (ulimit -n, LimitNOFILE= of systemd)"
+                "--max-connections {connections} exceeds what the limit of {limit} open files allows: {workers} \
+                 connections of workers, {services} of the farm's services, and {blend_files} .blend files at the \
+                 same time; raise the limit (ulimit -n, LimitNOFILE= of systemd)"
             );
         }
         Ok(budget)

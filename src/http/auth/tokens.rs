@@ -26,7 +26,8 @@ struct Token {
     user_id: Option<String>,
 }
 
-/// The owner of a valid token. [`Authentication`](crate::auth::Authentication) puts it into the extensions of a request.
+/// The owner of a valid token. [`Authentication`](crate::auth::Authentication) puts it into the extensions of a
+/// request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bearer {
     /// The `USER_ID` that the token is bound to: messages sent with it must have this one.
@@ -59,14 +60,15 @@ pub struct Bearer {
 pub struct Tokens {
     path: PathBuf,
     current: watch::Sender<Vec<Token>>,
-    /// Locked from before the file is read until its tokens are valid. So of two concurrent reloads, the later one wins.
+    /// Locked from before the file is read until its tokens are valid. So of two concurrent reloads, the later one
+    /// wins.
     reloading: Mutex<()>,
 }
 
 impl Tokens {
     /// Reads a UTF-8 file with one token per line: the token, or `sha256:` and its hash in hexadecimal digits; then,
-    /// optionally, the `USER_ID` that it is bound to. A line that begins with `#` is a comment, and so is the rest of a line
-    /// from a `#` between white space on.
+    /// optionally, the `USER_ID` that it is bound to. A line that begins with `#` is a comment, and so is the rest of
+    /// a line from a `#` between white space on.
     ///
     /// # Errors
     /// A text that names the file, the line, and what is wrong; never the token. A file without tokens is an error.

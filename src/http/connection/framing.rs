@@ -124,8 +124,8 @@ fn take(left: &mut u64, received: &mut BytesMut) -> Option<Bytes> {
     (len > 0).then(|| received.split_to(len as usize).freeze())
 }
 
-/// Takes a line without its CR LF; `None` if its end has not been received. A bare LF is an error: some proxies take it for
-/// the end of a line, others do not.
+/// Takes a line without its CR LF; `None` if its end has not been received. A bare LF is an error: some proxies take
+/// it for the end of a line, others do not.
 fn take_line(received: &mut BytesMut, max: usize) -> Result<Option<BytesMut>, String> {
     let Some(end) = memchr::memchr(b'\n', received) else {
         // plus the CR

@@ -36,8 +36,8 @@ pub struct Head {
 /// # Errors
 /// The answer to a malformed request. The connection must be closed then: the start of the next request is unknown.
 pub fn decode(received: &mut BytesMut) -> Result<Option<Head>, Failure> {
-    // some clients send a line break behind a body (RFC 9112, section 2.2); it counts as part of the head, which bounds the
-    // number of line breaks
+    // some clients send a line break behind a body (RFC 9112, section 2.2); it counts as part of the head, which
+    // bounds the number of line breaks
     let blank = received.iter().take_while(|byte| is_line_break(**byte)).count();
     let begun = &received[blank..];
     match end(begun) {

@@ -51,8 +51,8 @@ impl MessageBody for Noting {
     }
 }
 
-/// Serves a request whose answer is `len` bytes long, and checks that its body is not polled again before the socket has all
-/// of it; `far` is the client's end of the pipe, below TLS.
+/// Serves a request whose answer is `len` bytes long, and checks that its body is not polled again before the socket
+/// has all of it; `far` is the client's end of the pipe, below TLS.
 async fn assert_polled_when_the_socket_has_all(transport: Transport<DuplexStream>, mut far: DuplexStream, len: usize) {
     let is_over = Rc::new(Cell::new(false));
     let noting = Rc::clone(&is_over);

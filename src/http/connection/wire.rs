@@ -1,5 +1,5 @@
-//! What a connection shares with its requests: the transport, the received bytes, and the framing of the current request's
-//! body. All of it is on one thread.
+//! What a connection shares with its requests: the transport, the received bytes, and the framing of the current
+//! request's body. All of it is on one thread.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -20,8 +20,8 @@ use crate::http::connection::transport::Transport;
 /// How many bytes of a head are received at once; a small body comes with it.
 const HEAD_STEP: usize = 4 << 10;
 
-/// How many bytes of a body are received at once, at first and at most. A slow client fills no large buffer, so each read
-/// that fills its buffer makes the next one four times as large.
+/// How many bytes of a body are received at once, at first and at most. A slow client fills no large buffer, so each
+/// read that fills its buffer makes the next one four times as large.
 const BODY_STEPS: (usize, usize) = (4 << 10, 256 << 10);
 
 /// How many bytes are received ahead of need, in order to notice that a client hangs up.
@@ -153,8 +153,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if rest.len() < CONTINUE.len() { rest } else { b"" }
     }
 
-    /// Receives available bytes and discards them; 0 at the end. Takes no memory between calls, for there may be many such
-    /// clients.
+    /// Receives available bytes and discards them; 0 at the end. Takes no memory between calls, for there may be many
+    /// such clients.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.received = BytesMut::new();
         self.poll_receive(cx)
@@ -251,8 +251,8 @@ impl Client {
         Self { wire, request }
     }
 
-    /// Resolves when the client has closed its sending side, the connection is broken, or the request has been answered.
-    /// Bytes that the client sends meanwhile are kept.
+    /// Resolves when the client has closed its sending side, the connection is broken, or the request has been
+    /// answered. Bytes that the client sends meanwhile are kept.
     pub async fn hung_up(&self) {
         poll_fn(|cx| match self.wire.upgrade() {
             Some(wire) => wire.poll_hung_up(self.request, cx),

@@ -11,8 +11,8 @@ const BURST: u32 = 50;
 /// The interval of further lines: with [`BURST`], 170 lines in the first minute.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long after the first suppressed line of a call site their number is reported: late enough for a single report of a
-/// burst, and within a minute even on a busy machine.
+/// How long after the first suppressed line of a call site their number is reported: late enough for a single report
+/// of a burst, and within a minute even on a busy machine.
 const REPORT_AFTER: Duration = Duration::from_secs(30);
 
 /// How much of the first suppressed line the report shows, in bytes.

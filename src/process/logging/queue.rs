@@ -10,8 +10,8 @@ use rustix::stdio::stderr;
 
 use super::limiter::{Limiter, Site, Suppressed};
 
-/// How many bytes may wait, some thousands of lines; further lines are dropped and counted. This happens only if nobody reads
-/// standard error, since each call site is rate-limited.
+/// How many bytes may wait, some thousands of lines; further lines are dropped and counted. This happens only if
+/// nobody reads standard error, since each call site is rate-limited.
 const CAPACITY: usize = 1 << 20;
 
 /// The target of the log's own lines.
@@ -74,8 +74,8 @@ impl Queue {
         }
     }
 
-    /// Writes the queued lines; never returns. `write` returns how many bytes it has written; if not all, the rest is lost.
-    /// `report` formats a line and queues it as urgent.
+    /// Writes the queued lines; never returns. `write` returns how many bytes it has written; if not all, the rest is
+    /// lost. `report` formats a line and queues it as urgent.
     pub fn run(&self, write: impl Fn(&[u8]) -> usize, report: impl Fn(&Record<'_>)) {
         loop {
             let lines = self.wait_for_lines(&report);
