@@ -66,13 +66,16 @@ fn a_restart_right_after_a_refused_message_is_a_lost_connection() {
 
 #[test]
 fn refused_messages_cost_a_channel_each_and_no_connection() {
+    const CHANNELS: u64 = 8;
     let broker = RabbitMq::start();
     set_max_message_size(&broker, LIMIT);
+    broker.ctl(&["eval", &format!("application:set_env(rabbit, channel_max, {CHANNELS}).")]);
     let config = config(&broker, "channels");
     Peer::connect(&broker).bind_queue(&config, "channels");
     let mut publishing = Publishing::start(&config);
     let (mut epoch, _) = next_connection(&mut publishing);
-    for number in 0..5 {
+    // more than there are channel numbers
+    for number in 0..2 * CHANNELS {
         publishing.publish(epoch, 2 * number, Format::Pickle, vec![0; LIMIT + 1]);
         publishing.publish(epoch, 2 * number + 1, Format::Json, "{}");
         let (next, waiting_for) = publishing.events.wait("the next channel", SOON, {
@@ -96,8 +99,8 @@ fn refused_messages_cost_a_channel_each_and_no_connection() {
         assert_eq!(waiting_for, None, "nothing has been lost");
         epoch = next;
     }
-    publishing.publish(epoch, 99, Format::Json, "{}");
-    assert_eq!(publishing.outcome(99), Outcome::Confirmed);
+    publishing.publish(epoch, 4 * CHANNELS, Format::Json, "{}");
+    assert_eq!(publishing.outcome(4 * CHANNELS), Outcome::Confirmed);
     let connections = broker.ctl(&["list_connections", "--no-table-headers", "pid"]);
     assert_eq!(connections.lines().count(), 1, "{connections}");
     assert!(publishing.link.stop(SOON));

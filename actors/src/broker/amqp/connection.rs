@@ -29,6 +29,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the broker has to confirm a close. It never does while it blocks the connection, because it does not read from it
 /// then; and amiquip would wait forever, because the broker's heartbeats still come.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// RabbitMQ's own default. amiquip counts channel numbers up to the maximum before it reuses one, and at 65,535 its counter
+/// would overflow. Each look at a downstream queue that does not exist costs a channel.
+const CHANNEL_MAX: u16 = 2_047;
 /// Frames on their way to amiquip's I/O thread, of up to 128 KiB each (RabbitMQ's `frame_max`): with 16, at most
 /// 2 MiB. Enough to keep that thread busy; when it is full, the thread that publishes waits.
 const FRAMES_TO_IO_THREAD: usize = 16;
@@ -195,6 +198,7 @@ fn open(config: &AmqpConfig, stream: TcpStream) -> Result<Connection, SessionErr
         .auth(Auth::Plain { username: url.user.clone(), password: url.password.clone() })
         .virtual_host(url.vhost.as_str())
         .heartbeat(HEARTBEAT_SECONDS)
+        .channel_max(CHANNEL_MAX)
         .connection_timeout(Some(HANDSHAKE_TIMEOUT))
         // RabbitMQ's list of connections shows it beside amiquip's own name.
         .information(Some(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned()));
