@@ -1,4 +1,4 @@
-//! `BufferActor`: owns the buffer map. Messages are added, lent for delivery, and removed once delivered.
+//! `BufferActor`: owns the buffered messages. They are added, leased for delivery, and removed once delivered.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -15,85 +15,81 @@ use crate::lease::{BufferMsgView, Progress};
 use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState};
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::puts::{PutDone, Puts};
-use crate::store::{
-    NO_RECORD, PutOutcome, Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms,
-};
+use crate::store::{NO_RECORD, Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms};
 use crate::wait_queue::WaitQueue;
 
 mod age;
-mod brought;
 mod expiry;
 mod lease;
 mod record;
+mod redelivery;
 #[cfg(test)]
 mod tests;
 
 use age::{AgeClock, ByAge, Since};
-use brought::Brought;
-use lease::{Asker, Lease, WaitingIsOver};
-use record::{Gone, Meta};
+use lease::{Lease, Waiter, WaitingIsOver};
+use record::{Meta, Tombstone};
+use redelivery::RedeliveryFilter;
 
-/// Owns the buffer map (`bufferMsgs` of the specification) and the store below it.
+/// Owns the buffered messages (`bufferMsgs` of the specification) and the store below them.
 #[derive(Debug)]
 pub struct BufferActor {
-    messages: HashMap<BufferUuid, Held>,
-    /// Their names.
-    names: BTreeMap<Seq, BufferUuid>,
+    messages: HashMap<BufferUuid, BufferedMsg>,
+    uuids: BTreeMap<Seq, BufferUuid>,
     by_age: ByAge,
     clock: AgeClock,
-    /// Of those that are being delivered.
+    /// Of the messages that are being delivered.
     leases: HashMap<Seq, Lease>,
     deadlines: Deadlines<WaitingIsOver>,
-    brought: Brought,
-    /// What the messages cost; see [`cost`].
+    redeliveries: RedeliveryFilter,
+    /// The cost of all messages; see [`cost`].
     bytes: u64,
-    /// The same of messages on their way to the store.
+    /// The cost of messages that the store is writing.
     reserved: u64,
-    /// The same of messages that were replaced while they are delivered: the delivery still holds them.
+    /// The cost of each message that was replaced during its delivery: the delivery still uses it.
     lingering: HashMap<Seq, u64>,
     lingering_bytes: u64,
     max_bytes: u64,
     ttl: Duration,
     store: StoreHandle,
-    puts: Puts<WhatFor>,
+    pending_puts: PendingPuts,
     store_failure: Option<StoreError>,
-    draining: bool,
+    /// Set by [`Drain`]: the number of the flush that ends it, and where to reply.
+    draining: Option<Vec<(Seq, Reply<()>)>>,
     delivered_total: u64,
     expired_total: u64,
 }
 
-/// A message. There may be millions, so what few of them have is elsewhere.
+/// A buffered message. There may be millions, so fields that few of them need are in [`ColdFields`].
 #[derive(Debug)]
-struct Held {
+struct BufferedMsg {
     seq: Seq,
     payload: Payload,
     meta_len: u32,
     stored_at_ms: u64,
-    /// Its age.
+    /// When its age began.
     since: Since,
-    rare: Option<Box<Rare>>,
+    cold: Option<Box<ColdFields>>,
 }
 
-/// What not every message has.
 #[derive(Debug, Default)]
-struct Rare {
+struct ColdFields {
     blend: Option<BlendPlaceholder>,
-    /// Of a message that a broker has brought.
+    /// Of a message that came from a broker.
     fingerprint: Option<Fingerprint>,
     /// Of a message whose delivery has broken off.
     progress: Option<Progress>,
 }
 
-impl Rare {
+impl ColdFields {
     fn new(blend: Option<BlendPlaceholder>, fingerprint: Option<Fingerprint>) -> Option<Box<Self>> {
         (blend.is_some() || fingerprint.is_some()).then(|| Box::new(Self { blend, fingerprint, progress: None }))
     }
 }
 
-impl Held {
+impl BufferedMsg {
     fn blend(&self) -> Option<&BlendPlaceholder> {
-        self.rare.as_ref()?.blend.as_ref()
+        self.cold.as_ref()?.blend.as_ref()
     }
 
     fn cost(&self) -> u64 {
@@ -109,48 +105,50 @@ impl Held {
     }
 
     fn fingerprint(&self) -> Option<Fingerprint> {
-        self.rare.as_ref()?.fingerprint
+        self.cold.as_ref()?.fingerprint
     }
 
     fn progress(&self) -> Progress {
-        self.rare.as_ref().and_then(|rare| rare.progress.clone()).unwrap_or_default()
+        self.cold.as_ref().and_then(|cold| cold.progress.clone()).unwrap_or_default()
     }
 }
 
-/// What is on its way to the store.
+/// What the store is writing, by sequence number.
+type PendingPuts = BTreeMap<Seq, PendingWrite>;
+
 #[derive(Debug)]
-enum WhatFor {
-    Message(Box<Incoming>),
-    Gone(Gone),
+enum PendingWrite {
+    Message(Box<PendingMsg>),
+    Tombstone(Tombstone),
 }
 
 #[derive(Debug)]
-struct Incoming {
+struct PendingMsg {
     uuid: BufferUuid,
     meta_len: u32,
     /// What is reserved for it.
     cost: u64,
     stored_at_ms: u64,
-    rare: Option<Box<Rare>>,
+    cold: Option<Box<ColdFields>>,
     delivery: Option<BrokerDelivery>,
     reply: Reply<Result<(), Error>>,
 }
 
 impl BufferActor {
-    /// An actor that holds the `recovered` messages of `store`, keeps at most `max_bytes` bytes of messages (a later
-    /// one is refused), each for `ttl`.
+    /// An actor that owns `store` and the `recovered` messages in it. It holds messages that cost at most `max_bytes` bytes,
+    /// and refuses more; each expires after `ttl`.
     ///
     /// # Errors
     /// The number of a record that is no buffered message.
     pub fn new(store: StoreHandle, recovered: Vec<Recovered>, max_bytes: u64, ttl: Duration) -> Result<Self, Seq> {
         let mut actor = Self {
             messages: HashMap::with_capacity(recovered.len()),
-            names: BTreeMap::new(),
+            uuids: BTreeMap::new(),
             by_age: ByAge::default(),
             clock: AgeClock::start(),
             leases: HashMap::new(),
             deadlines: Deadlines::default(),
-            brought: Brought::default(),
+            redeliveries: RedeliveryFilter::default(),
             bytes: 0,
             reserved: 0,
             lingering: HashMap::new(),
@@ -158,87 +156,80 @@ impl BufferActor {
             max_bytes,
             ttl,
             store,
-            puts: Puts::default(),
+            pending_puts: PendingPuts::new(),
             store_failure: None,
-            draining: false,
+            draining: None,
             delivered_total: 0,
             expired_total: 0,
         };
         for record in recovered {
-            match record.decode_meta::<Meta, Gone>()? {
+            match record.decode_meta::<Meta, Tombstone>()? {
                 Either::Left(meta) => {
                     let since = actor.clock.since(meta.stored_at_ms, meta.boot);
-                    let (uuid, held) = meta.into_held(record, since);
-                    actor.hold(uuid, held);
+                    let (uuid, message) = meta.into_message(record, since);
+                    actor.insert(uuid, message);
                 }
-                Either::Right(gone) => {
-                    let since = actor.clock.since(gone.gone_at_ms, gone.boot);
-                    actor.brought.add_gone(since, gone.fingerprint, record.seq);
+                Either::Right(tombstone) => {
+                    let since = actor.clock.since(tombstone.gone_at_ms, tombstone.boot);
+                    actor.redeliveries.add_tombstone(since, tombstone.fingerprint, record.seq);
                 }
             }
         }
-        actor.by_age = ByAge::recovered(actor.messages.values().map(|held| (held.since, held.seq)).collect());
+        actor.by_age = ByAge::recovered(actor.messages.values().map(|message| (message.since, message.seq)).collect());
         Ok(actor)
     }
 
-    /// Puts a message into the map, in place of an older one of that name. Returns who waits for the older one.
-    fn hold(&mut self, uuid: BufferUuid, held: Held) -> WaitQueue<Asker> {
-        let waiting = match self.messages.get(&uuid) {
-            None => WaitQueue::default(),
-            Some(other) if other.seq < held.seq => {
-                if self.leases.contains_key(&other.seq) {
-                    self.lingering_bytes += other.cost();
-                    self.lingering.insert(other.seq, other.cost());
-                }
-                self.remove(&uuid)
-            }
-            Some(_) => {
-                // two of one name were stored together, and the later one has come here first
-                self.store.remove(held.seq);
-                held.fingerprint().into_iter().for_each(|fingerprint| self.remember(fingerprint));
-                return WaitQueue::default();
-            }
-        };
-        self.bytes += held.cost();
-        held.fingerprint().into_iter().for_each(|fingerprint| self.brought.hold(fingerprint));
-        self.names.insert(held.seq, uuid.clone());
-        self.messages.insert(uuid, held);
-        waiting
-    }
-
-    /// Forgets a message, but for its fingerprint. Returns who waits for it.
-    fn remove(&mut self, uuid: &BufferUuid) -> WaitQueue<Asker> {
-        let Some(held) = self.messages.remove(uuid) else { return WaitQueue::default() };
-        self.names.remove(&held.seq);
-        self.bytes -= held.cost();
-        if let Some(fingerprint) = held.fingerprint() {
-            self.brought.release(&fingerprint);
-            self.remember(fingerprint);
+    /// Inserts a message; it replaces an older one of that UUID. Returns who waits for the end of that one's delivery.
+    fn insert(&mut self, uuid: BufferUuid, message: BufferedMsg) -> WaitQueue<Waiter> {
+        if let Some(replaced) = self.messages.get(&uuid)
+            && self.leases.contains_key(&replaced.seq)
+        {
+            self.lingering_bytes += replaced.cost();
+            self.lingering.insert(replaced.seq, replaced.cost());
         }
-        self.store.remove(held.seq);
-        self.end_lease(held.seq)
+        let waiters = self.remove(&uuid);
+        self.bytes += message.cost();
+        message.fingerprint().into_iter().for_each(|fingerprint| self.redeliveries.add_buffered(fingerprint));
+        self.uuids.insert(message.seq, uuid.clone());
+        self.messages.insert(uuid, message);
+        waiters
     }
 
-    /// Keeps in mind, durably, that a message of this fingerprint has gone.
-    fn remember(&mut self, fingerprint: Fingerprint) {
-        let gone = Gone { fingerprint, gone_at_ms: now_ms(), boot: self.clock.boot_time() };
-        self.puts.add(self.store.put(encode_meta(&gone), Vec::new()), WhatFor::Gone(gone));
-        self.brought.announce_gone(fingerprint);
+    /// Removes a message; its fingerprint is remembered. Returns who waits for the end of its delivery.
+    fn remove(&mut self, uuid: &BufferUuid) -> WaitQueue<Waiter> {
+        let Some(message) = self.messages.remove(uuid) else { return WaitQueue::default() };
+        self.uuids.remove(&message.seq);
+        self.bytes -= message.cost();
+        if let Some(fingerprint) = message.fingerprint() {
+            self.redeliveries.remove_buffered(&fingerprint);
+            self.bury(fingerprint);
+        }
+        self.store.remove(message.seq);
+        self.end_lease(message.seq)
     }
 
-    /// Whether a broker has brought this before, as far as is remembered.
-    fn has_come(&self, delivery: Option<BrokerDelivery>) -> bool {
-        delivery.is_some_and(|delivery| delivery.redelivered && self.brought.contains(&delivery.fingerprint))
+    /// Writes a tombstone for a message with this fingerprint.
+    fn bury(&mut self, fingerprint: Fingerprint) {
+        let tombstone = Tombstone { fingerprint, gone_at_ms: now_ms(), boot: self.clock.boot_time() };
+        let seq = self.store.put(encode_meta(&tombstone), Vec::new());
+        self.pending_puts.insert(seq, PendingWrite::Tombstone(tombstone));
+        self.redeliveries.announce_tombstone(fingerprint);
     }
 
-    /// Room for a message of this cost under `uuid`, whose older message would go.
+    /// Whether a broker has delivered this message before, as far as is remembered.
+    fn is_duplicate(&self, delivery: Option<BrokerDelivery>) -> bool {
+        delivery.is_some_and(|delivery| delivery.redelivered && self.redeliveries.contains(&delivery.fingerprint))
+    }
+
+    /// Reserves space for a message of this cost, which would replace the message of that UUID.
     fn reserve(&mut self, uuid: &BufferUuid, cost: u64) -> Result<(), Error> {
-        if self.draining {
+        if self.draining.is_some() {
             return Err(Error::Stopping);
         }
-        // one that is being delivered is held until that is over
-        let replaced = self.messages.get(uuid).filter(|held| !self.leases.contains_key(&held.seq));
-        let held = self.bytes + self.reserved + self.lingering_bytes - replaced.map_or(0, Held::cost);
+        self.check_store()?;
+        // a delivery keeps a replaced message until it ends
+        let replaced = self.messages.get(uuid).filter(|message| !self.leases.contains_key(&message.seq));
+        let held = self.bytes + self.reserved + self.lingering_bytes - replaced.map_or(0, BufferedMsg::cost);
         if held + cost > self.max_bytes {
             return Err(Error::NoRoom { what: "buffered messages", size: cost, held, limit: self.max_bytes });
         }
@@ -246,33 +237,70 @@ impl BufferActor {
         Ok(())
     }
 
-    /// The message of this name, unless it is too old.
-    fn find(&self, uuid: &BufferUuid) -> Result<&Held, Error> {
-        let held = self.messages.get(uuid).ok_or(Error::NoBufferMsg)?;
-        if self.is_expired(held) && !self.leases.contains_key(&held.seq) {
-            return Err(Error::NoBufferMsg);
-        }
-        Ok(held)
+    /// After a final failure the store reports no more outcomes.
+    fn check_store(&self) -> Result<(), StoreError> {
+        self.store_failure.clone().filter(StoreError::is_final).map_or(Ok(()), Err)
     }
 
-    /// A message has been stored, or could not be.
-    fn take_in(&mut self, incoming: Incoming, outcome: PutOutcome, ctx: &mut Context<Self>) {
-        let Incoming { uuid, meta_len, cost, stored_at_ms, rare, delivery, reply } = incoming;
+    /// The message of this UUID, unless it has expired.
+    fn find(&self, uuid: &BufferUuid) -> Result<&BufferedMsg, Error> {
+        let message = self.messages.get(uuid).ok_or(Error::NoBufferMsg)?;
+        if self.is_expired(message) && !self.leases.contains_key(&message.seq) {
+            return Err(Error::NoBufferMsg);
+        }
+        Ok(message)
+    }
+
+    /// Handles the outcome of a put.
+    fn finish_put(&mut self, seq: Seq, outcome: Result<Payload, StoreError>, ctx: &mut Context<Self>) {
+        match self.pending_puts.remove(&seq) {
+            Some(PendingWrite::Message(message)) => self.finish_message(*message, seq, outcome, ctx),
+            Some(PendingWrite::Tombstone(tombstone)) => {
+                // one that could not be written is known until the next restart
+                let record = outcome.map_or(NO_RECORD, |_| seq);
+                self.redeliveries.add_tombstone(self.clock.now(), tombstone.fingerprint, record);
+            }
+            None => {}
+        }
+    }
+
+    fn finish_message(
+        &mut self,
+        message: PendingMsg,
+        seq: Seq,
+        outcome: Result<Payload, StoreError>,
+        ctx: &mut Context<Self>,
+    ) {
+        let PendingMsg { uuid, meta_len, cost, stored_at_ms, cold, delivery, reply } = message;
         self.reserved -= cost;
-        let (seq, payload) = match outcome {
-            Ok(stored) => stored,
+        let payload = match outcome {
+            Ok(payload) => payload,
             Err(error) => return reply.send(Err(error.into())),
         };
-        if self.has_come(delivery) {
-            // the first delivery was on its way to the store when this one came
+        if self.is_duplicate(delivery) {
+            // the first delivery was still being stored when this one came
             self.store.remove(seq);
         } else {
             let since = self.clock.now();
-            let waiting = self.hold(uuid.clone(), Held { seq, payload, meta_len, stored_at_ms, since, rare });
-            self.by_age.push(since, seq, self.names.len(), |seq| self.names.contains_key(&seq));
-            self.give_to_waiting(&uuid, waiting, ctx);
+            let message = BufferedMsg { seq, payload, meta_len, stored_at_ms, since, cold };
+            let waiters = self.insert(uuid.clone(), message);
+            self.by_age.push(since, seq, self.uuids.len(), |seq| self.uuids.contains_key(&seq));
+            self.serve_all(&uuid, waiters, ctx);
         }
         reply.send(Ok(()));
+    }
+
+    /// Ends the actor if it drains and everything before the flush `seq` has its outcome.
+    fn finish_flush(&mut self, seq: Seq, outcome: Result<(), StoreError>, ctx: &mut Context<Self>) {
+        let Some(draining) = self.draining.as_mut().filter(|draining| draining.iter().any(|(flush, _)| *flush == seq))
+        else {
+            return;
+        };
+        if let Err(error) = outcome {
+            log::warn!("delivered messages may be there again after a restart: {error}");
+        }
+        draining.drain(..).for_each(|(_, reply)| reply.send(()));
+        ctx.stop();
     }
 }
 
@@ -280,7 +308,6 @@ impl Actor for BufferActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.add_stream(self.puts.clone());
         ctx.add_stream(self.deadlines.clone());
         self.expire(ctx);
     }
@@ -292,36 +319,24 @@ impl Handler<AddBufferMsg> for BufferActor {
     fn handle(&mut self, message: AddBufferMsg, _: &mut Self::Context) -> Self::Result {
         let AddBufferMsg { buffer_uuid: uuid, message, delivery } = message;
         let (reply, deferred) = deferred();
-        if self.has_come(delivery) {
+        if self.is_duplicate(delivery) {
             log::info!("message {uuid:?} is delivered again by the broker, and is not buffered again");
             reply.send(Ok(()));
             return deferred;
         }
         let stored_at_ms = now_ms();
-        let rare = Rare::new(message.blend, delivery.map(|delivery| delivery.fingerprint));
-        let meta = encode_meta(&Meta::of(uuid.clone(), stored_at_ms, self.clock.boot_time(), rare.as_deref()));
+        let cold = ColdFields::new(message.blend, delivery.map(|delivery| delivery.fingerprint));
+        let meta = encode_meta(&Meta::of(uuid.clone(), stored_at_ms, self.clock.boot_time(), cold.as_deref()));
         let cost = cost(meta.len(), message.pickle.iter().map(|part| part.len() as u64).sum());
         if let Err(error) = self.reserve(&uuid, cost) {
             reply.send(Err(error));
             return deferred;
         }
         let meta_len = meta.len() as u32;
-        let incoming = Incoming { uuid, meta_len, cost, stored_at_ms, rare, delivery, reply };
-        self.puts.add(self.store.put(meta, message.pickle), WhatFor::Message(Box::new(incoming)));
+        let pending = PendingMsg { uuid, meta_len, cost, stored_at_ms, cold, delivery, reply };
+        let seq = self.store.put(meta, message.pickle);
+        self.pending_puts.insert(seq, PendingWrite::Message(Box::new(pending)));
         deferred
-    }
-}
-
-impl StreamHandler<PutDone<WhatFor>> for BufferActor {
-    fn handle(&mut self, (outcome, what_for): PutDone<WhatFor>, ctx: &mut Self::Context) {
-        match what_for {
-            WhatFor::Message(incoming) => self.take_in(*incoming, outcome, ctx),
-            WhatFor::Gone(gone) => {
-                // without room for that it is known until the next restart
-                let record = outcome.map_or(NO_RECORD, |(seq, _)| seq);
-                self.brought.add_gone(self.clock.now(), gone.fingerprint, record);
-            }
-        }
     }
 }
 
@@ -329,18 +344,24 @@ impl Handler<FromStore> for BufferActor {
     type Result = ();
 
     fn handle(&mut self, FromStore(event): FromStore, ctx: &mut Self::Context) {
-        match event {
-            StoreEvent::Moved(moved) => {
-                // what has been put only just may be among it
-                self.puts.take_ready().into_iter().for_each(|done| StreamHandler::handle(self, done, ctx));
-                for (seq, payload) in moved {
-                    let held = self.names.get(&seq).and_then(|uuid| self.messages.get_mut(uuid));
-                    if let Some(held) = held {
-                        held.payload = payload;
-                    }
-                }
+        let StoreEvent { stored, removed: _, flushed, moved, failure } = event;
+        self.store_failure = failure;
+        for (seq, outcome) in stored {
+            self.finish_put(seq, outcome, ctx);
+        }
+        for (seq, payload) in moved {
+            let message = self.uuids.get(&seq).and_then(|uuid| self.messages.get_mut(uuid));
+            message.into_iter().for_each(|message| message.payload = payload.clone());
+        }
+        for (seq, outcome) in flushed {
+            self.finish_flush(seq, outcome, ctx);
+        }
+        if let Err(error) = self.check_store() {
+            while let Some(&seq) = self.pending_puts.keys().next() {
+                self.finish_put(seq, Err(error.clone()), ctx);
             }
-            StoreEvent::Status(failure) => self.store_failure = failure,
+            let flush = self.draining.as_ref().and_then(|draining| draining.first()).map(|(flush, _)| *flush);
+            flush.into_iter().for_each(|flush| self.finish_flush(flush, Err(error.clone()), ctx));
         }
     }
 }
@@ -363,17 +384,15 @@ impl Handler<GetBufferState> for BufferActor {
 }
 
 impl Handler<Drain> for BufferActor {
-    type Result = ResponseActFuture<Self, ()>;
+    type Result = Deferred<()>;
 
-    fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
-        self.draining = true;
-        let flushed = self.store.flush().into_actor(self);
-        // the outcome of every put has been told by then, but maybe not taken in
-        let settled = flushed.then(|flushed, actor, _| {
-            flushed
-                .unwrap_or_else(|error| log::warn!("delivered messages may be there again after a restart: {error}"));
-            actor.puts.all_settled().into_actor(actor)
-        });
-        Box::pin(settled.map(|(), _, ctx| ctx.stop()))
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
+        let (reply, deferred) = deferred();
+        let flush = self.store.flush();
+        self.draining.get_or_insert_default().push((flush, reply));
+        if let Err(error) = self.check_store() {
+            self.finish_flush(flush, Err(error), ctx);
+        }
+        deferred
     }
 }

@@ -1,4 +1,4 @@
-//! The deadlines of an actor, however many, behind one timer.
+//! All deadlines of an actor behind one timer.
 //!
 //! actix polls every timer of an actor at every event. With a timer per lease the cost of one event would grow with
 //! the number of leases.
@@ -13,16 +13,16 @@ use futures::stream::Stream;
 use tokio_util::time::DelayQueue;
 use tokio_util::time::delay_queue::Key;
 
-/// What is due at which time, as the stream of what has become due. Clones share the same deadlines.
+/// Things that become due, as a stream of those that have become due. Clones share the same deadlines.
 pub struct Deadlines<T>(Rc<RefCell<DelayQueue<T>>>);
 
-/// A deadline that has not passed. It is not a copy: one that has passed must not be removed, since its key may
-/// belong to another by then.
+/// A deadline that has not passed. It cannot be cloned: a deadline that has passed must not be removed, because another one may
+/// have its key by then.
 #[derive(Debug)]
 pub struct Deadline(Key);
 
 impl<T> Deadlines<T> {
-    /// `what` is due `after` this time, give or take a millisecond.
+    /// Makes `what` due `after` this time, to the millisecond.
     pub fn add(&self, what: T, after: Duration) -> Deadline {
         Deadline(self.0.borrow_mut().insert(what, after))
     }
@@ -33,7 +33,7 @@ impl<T> Deadlines<T> {
         self.0.borrow().len()
     }
 
-    /// Drops a deadline that has not passed.
+    /// Removes a deadline that has not passed.
     pub fn remove(&self, deadline: Deadline) {
         self.0.borrow_mut().try_remove(&deadline.0);
     }

@@ -242,7 +242,7 @@ pub struct ConsumerState {
 /// To an actor, from its store: what has happened.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct FromStore(pub StoreEvent);
+pub struct FromStore(pub StoreEvent);
 
 /// To an actor: refuse new work, finish the work in progress, reply, and stop.
 #[derive(Debug, Message)]

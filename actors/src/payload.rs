@@ -1,4 +1,4 @@
-//! The bytes of a message body, wherever they lie.
+//! The body of a message: a handle to bytes in memory or in a file.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -10,10 +10,10 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use crate::store::disk::transient;
 use crate::store::files::SegmentFile;
 
-/// The body of a stored message: in memory, or a range of a store's file.
+/// The body of a stored message: in memory, or a range of a segment file.
 ///
-/// Cloning is cheap: a body is never copied, only referred to. A body in a file stays readable for as long as
-/// the value lives, even after the store has deleted that file.
+/// Cloning is cheap: it does not copy the body. A body in a file stays readable while the value lives, even after the store has
+/// deleted that file.
 #[derive(Clone, Debug)]
 pub enum Payload {
     /// Parts in memory that follow one another.
@@ -22,9 +22,9 @@ pub enum Payload {
     File {
         /// The file that holds the body.
         file: Arc<SegmentFile>,
-        /// Where the body starts in it, in bytes.
+        /// The offset of the body in it, in bytes.
         offset: u64,
-        /// How long the body is, in bytes.
+        /// The length of the body in bytes.
         len: u64,
     },
 }
@@ -48,13 +48,13 @@ impl Payload {
         self.len() == 0
     }
 
-    /// Reads up to `len` bytes that start at `offset`, fewer only where the body ends before.
+    /// Reads up to `len` bytes from `offset` on; fewer only if the body ends before.
     ///
-    /// A body in memory is not copied where the range lies in one part. A body in a file blocks on the disk, so
-    /// this is never called on an event loop unless [`Payload::is_in_memory`].
+    /// A body in memory is not copied if the range lies in one part. A body in a file may block on the disk, so never call this
+    /// on an event loop unless [`Payload::is_in_memory`].
     ///
     /// # Errors
-    /// What the file system reports, and `UnexpectedEof` where the file has become shorter.
+    /// What the file system reports, and `UnexpectedEof` if the file has become shorter.
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let len = (self.len().saturating_sub(offset)).min(len as u64) as usize;
         match self {
@@ -75,8 +75,8 @@ impl Payload {
         self.read(0, self.len() as usize)
     }
 
-    /// Reads what of the range that starts at `offset` can be had without waiting for the disk, up to the length of
-    /// `buffer`. Returns how many bytes that is; 0 says to [`Payload::read`].
+    /// Reads from `offset` on what does not require waiting for the disk, at most what fits into `buffer`. Returns the number of
+    /// bytes; after 0, use [`Payload::read`].
     pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let len = (self.len().saturating_sub(offset)).min(buffer.len() as u64) as usize;
         match self {
@@ -94,12 +94,12 @@ impl Payload {
     }
 }
 
-/// Whether a body that could not be read, with `error`, may be readable later: the system is short of descriptors or memory.
+/// Whether a read that failed with `error` may succeed later: the system is short of file descriptors or memory.
 pub(crate) fn may_be_readable_later(error: &io::Error) -> bool {
     transient(error).is_some()
 }
 
-/// Reads what the page cache has; nothing where the file system cannot tell, or something is wrong.
+/// Reads what the page cache has; nothing if the file system does not support that, or on an error.
 pub(crate) fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> usize {
     preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
 }

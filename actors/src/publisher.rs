@@ -1,21 +1,20 @@
 //! `UserManagerPublisher`: owns the outbox, the store below it and the link to the broker, if there is one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
 
 use crate::broker::{PublisherEvent, PublisherLink};
 use crate::error::Error;
 use crate::lease::{NextMessage, OutboxLeaseEvent};
 use crate::messages::{
-    BrokerState, CountUserMessage, Drain, FromStore, GetOutboxState, OutboxState, SendMessageToUserManager,
-    StopLeasing, TakeNextMessage,
+    BrokerState, CountUserMessage, Drain, FromStore, GetOutboxState, OutboxState, ParkedMessages,
+    SendMessageToUserManager, StopLeasing, TakeNextMessage,
 };
+use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::puts::{PutDone, Puts};
-use crate::store::{PutOutcome, Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms};
 
 mod forward;
 mod lease;
@@ -41,36 +40,56 @@ pub type StartLink = Box<dyn FnOnce(Box<dyn Fn(PublisherEvent) + Send>) -> Box<d
 #[derive(Debug)]
 pub struct UserManagerPublisher {
     outbox: Outbox,
-    /// The cost of messages on their way to the store.
+    /// The cost of messages that the store is writing.
     reserved: u64,
     max_bytes: u64,
     /// A message was refused because the outbox is full, and none has left it since.
     full: bool,
     route: Route,
-    /// Removals on their way to the store.
+    /// Removals that the store is writing.
     removals: HashMap<Seq, Removal>,
     store: StoreHandle,
-    puts: Puts<WhatFor>,
+    pending_puts: PendingPuts,
+    pending_flushes: BTreeMap<Seq, PendingFlush>,
     store_failure: Option<StoreError>,
-    draining: Option<Vec<oneshot::Sender<()>>>,
+    draining: Draining,
     forwarded_total: u64,
     test_total: u64,
     unknown_total: u64,
 }
 
-/// What is on its way to the store.
+/// What the store is writing, by sequence number.
+type PendingPuts = BTreeMap<Seq, PendingWrite>;
+
 #[derive(Debug)]
-enum WhatFor {
-    Message(Box<Incoming>),
-    /// The marker of a parked message.
+enum PendingWrite {
+    Message(Box<PendingMessage>),
+    /// The marker of this parked message.
     ParkedMarker(Seq),
 }
 
 #[derive(Debug)]
-struct Incoming {
+struct PendingMessage {
     meta: OutboxMeta,
     cost: u64,
     reply: Reply<Result<(), Error>>,
+}
+
+/// What follows when everything that was requested before has its outcome.
+#[derive(Debug)]
+enum PendingFlush {
+    ListParked(ParkedMessages, Reply<ParkedMessages>),
+    Stop,
+}
+
+/// The progress of a [`Drain`].
+#[derive(Debug)]
+enum Draining {
+    No,
+    /// Waits for the broker's answers, at most for [`DRAIN_TIMEOUT`]. With those who wait for the end.
+    InFlight(Vec<Reply<()>>),
+    /// Waits for the store.
+    Flushing(Vec<Reply<()>>),
 }
 
 /// Who gets the messages.
@@ -110,9 +129,10 @@ impl UserManagerPublisher {
             route,
             removals: HashMap::new(),
             store,
-            puts: Puts::default(),
+            pending_puts: PendingPuts::new(),
+            pending_flushes: BTreeMap::new(),
             store_failure: None,
-            draining: None,
+            draining: Draining::No,
             forwarded_total: 0,
             test_total: 0,
             unknown_total: 0,
@@ -131,9 +151,10 @@ impl UserManagerPublisher {
     }
 
     fn reserve(&mut self, cost: u64) -> Result<(), Error> {
-        if self.draining.is_some() {
+        if !matches!(self.draining, Draining::No) {
             return Err(Error::Stopping);
         }
+        self.check_store()?;
         let held = self.outbox.held_bytes() + self.reserved;
         if held + cost > self.max_bytes {
             self.full = true;
@@ -144,22 +165,67 @@ impl UserManagerPublisher {
         Ok(())
     }
 
-    /// A message has been stored, or could not be.
-    fn take_in(&mut self, incoming: Incoming, outcome: PutOutcome, ctx: &mut Context<Self>) {
-        let Incoming { meta, cost, reply } = incoming;
+    /// After a final failure the store reports no more outcomes.
+    fn check_store(&self) -> Result<(), StoreError> {
+        self.store_failure.clone().filter(StoreError::is_final).map_or(Ok(()), Err)
+    }
+
+    /// Handles the outcome of a put.
+    fn finish_put(&mut self, seq: Seq, outcome: Result<Payload, StoreError>, ctx: &mut Context<Self>) {
+        match self.pending_puts.remove(&seq) {
+            Some(PendingWrite::Message(message)) => self.finish_message(*message, seq, outcome, ctx),
+            Some(PendingWrite::ParkedMarker(parked)) => self.marker_stored(parked, outcome.map(|_| seq)),
+            None => {}
+        }
+    }
+
+    fn finish_message(
+        &mut self,
+        PendingMessage { meta, cost, reply }: PendingMessage,
+        seq: Seq,
+        outcome: Result<Payload, StoreError>,
+        ctx: &mut Context<Self>,
+    ) {
         self.reserved -= cost;
-        let (seq, payload) = match outcome {
-            Ok(stored) => stored,
-            Err(error) => return reply.send(Err(error.into())),
-        };
-        self.outbox.add(seq, meta, payload, cost);
-        self.advance(ctx);
-        reply.send(Ok(()));
+        match outcome {
+            Ok(payload) => {
+                self.outbox.add(seq, meta, payload, cost);
+                self.advance(ctx);
+                reply.send(Ok(()));
+            }
+            Err(error) => reply.send(Err(error.into())),
+        }
+    }
+
+    /// Lets `then` follow when everything that was requested before has its outcome.
+    fn flush(&mut self, then: PendingFlush, ctx: &mut Context<Self>) {
+        let seq = self.store.flush();
+        self.pending_flushes.insert(seq, then);
+        if let Err(error) = self.check_store() {
+            self.finish_flush(seq, Err(error), ctx);
+        }
+    }
+
+    fn finish_flush(&mut self, seq: Seq, outcome: Result<(), StoreError>, ctx: &mut Context<Self>) {
+        match self.pending_flushes.remove(&seq) {
+            // listed on a full disk too: deleting them frees space
+            Some(PendingFlush::ListParked(parked, reply)) => reply.send(parked),
+            Some(PendingFlush::Stop) => {
+                if let Err(error) = outcome {
+                    log::warn!("forwarded messages may be there again after a restart: {error}");
+                }
+                if let Draining::Flushing(replies) = &mut self.draining {
+                    replies.drain(..).for_each(|reply| reply.send(()));
+                }
+                ctx.stop();
+            }
+            None => {}
+        }
     }
 
     /// Moves messages on, as far as they can go.
     fn advance(&mut self, ctx: &mut Context<Self>) {
-        if self.draining.is_some() {
+        if !matches!(self.draining, Draining::No) {
             return;
         }
         loop {
@@ -189,11 +255,18 @@ impl UserManagerPublisher {
         self.full = false;
     }
 
-    fn report_if_drained(&mut self) {
+    /// Flushes the store and stops, if the actor drains and nothing is in flight any more.
+    fn stop_if_drained(&mut self, ctx: &mut Context<Self>) {
         if self.outbox.in_flight().len() == 0 {
-            for reply in self.draining.iter_mut().flat_map(|waiting| waiting.drain(..)) {
-                let _ = reply.send(());
-            }
+            self.stop_draining(ctx);
+        }
+    }
+
+    /// What is still in flight stays in the outbox.
+    fn stop_draining(&mut self, ctx: &mut Context<Self>) {
+        if let Draining::InFlight(replies) = &mut self.draining {
+            self.draining = Draining::Flushing(std::mem::take(replies));
+            self.flush(PendingFlush::Stop, ctx);
         }
     }
 }
@@ -202,7 +275,6 @@ impl Actor for UserManagerPublisher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.add_stream(self.puts.clone());
         ctx.add_stream(self.outbox.visibility_timeouts());
     }
 }
@@ -224,18 +296,9 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
             reply.send(Err(error));
             return deferred;
         }
-        let put = self.store.put(encoded, message.body);
-        self.puts.add(put, WhatFor::Message(Box::new(Incoming { meta, cost, reply })));
+        let seq = self.store.put(encoded, message.body);
+        self.pending_puts.insert(seq, PendingWrite::Message(Box::new(PendingMessage { meta, cost, reply })));
         deferred
-    }
-}
-
-impl StreamHandler<PutDone<WhatFor>> for UserManagerPublisher {
-    fn handle(&mut self, (outcome, what_for): PutDone<WhatFor>, ctx: &mut Self::Context) {
-        match what_for {
-            WhatFor::Message(incoming) => self.take_in(*incoming, outcome, ctx),
-            WhatFor::ParkedMarker(seq) => self.marker_stored(seq, outcome.map(|(marker, _)| marker)),
-        }
     }
 }
 
@@ -280,7 +343,7 @@ impl Handler<FromBroker> for UserManagerPublisher {
             }
             Next::Nothing => {}
         }
-        self.report_if_drained();
+        self.stop_if_drained(ctx);
     }
 }
 
@@ -340,13 +403,19 @@ impl Handler<FromStore> for UserManagerPublisher {
     type Result = ();
 
     fn handle(&mut self, FromStore(event): FromStore, ctx: &mut Self::Context) {
-        match event {
-            StoreEvent::Moved(moved) => {
-                // what has been put only just may be among it
-                self.puts.take_ready().into_iter().for_each(|done| StreamHandler::handle(self, done, ctx));
-                moved.into_iter().for_each(|(seq, payload)| self.outbox.moved(seq, payload));
-            }
-            StoreEvent::Status(failure) => self.store_failure = failure,
+        let StoreEvent { stored, removed, flushed, moved, failure } = event;
+        self.store_failure = failure;
+        stored.into_iter().for_each(|(seq, outcome)| self.finish_put(seq, outcome, ctx));
+        removed.into_iter().for_each(|(seq, outcome)| self.finish_removal(seq, outcome, ctx));
+        moved.into_iter().for_each(|(seq, payload)| self.outbox.moved(seq, payload));
+        flushed.into_iter().for_each(|(seq, outcome)| self.finish_flush(seq, outcome, ctx));
+        if let Err(error) = self.check_store() {
+            let pending: Vec<Seq> = self.pending_puts.keys().copied().collect();
+            pending.into_iter().for_each(|seq| self.finish_put(seq, Err(error.clone()), ctx));
+            let pending: Vec<Seq> = self.removals.keys().copied().collect();
+            pending.into_iter().for_each(|seq| self.finish_removal(seq, Err(error.clone()), ctx));
+            let pending: Vec<Seq> = self.pending_flushes.keys().copied().collect();
+            pending.into_iter().for_each(|seq| self.finish_flush(seq, Err(error.clone()), ctx));
         }
     }
 }
@@ -381,28 +450,18 @@ impl Handler<Drain> for UserManagerPublisher {
     type Result = Deferred<()>;
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
-        let (in_flight, none_in_flight) = oneshot::channel();
-        self.draining.get_or_insert_default().push(in_flight);
-        if let Route::UserManager(requests) = &mut self.route {
-            requests.stop();
-        }
-        self.report_if_drained();
-        let answered = async move {
-            // what has no answer by then stays in the outbox
-            let _ = tokio::time::timeout(DRAIN_TIMEOUT, none_in_flight).await;
-        };
-        let flushed = answered.into_actor(self).then(|(), actor, _| actor.store.flush().into_actor(actor));
-        // the outcome of every put is known by then, but may not be handled yet
-        let settled = flushed.then(|flushed, actor, _| {
-            flushed
-                .unwrap_or_else(|error| log::warn!("forwarded messages may be there again after a restart: {error}"));
-            actor.puts.all_settled().into_actor(actor)
-        });
         let (reply, deferred) = deferred();
-        ctx.spawn(settled.map(|(), _, ctx| {
-            reply.send(());
-            ctx.stop();
-        }));
+        match &mut self.draining {
+            Draining::InFlight(replies) | Draining::Flushing(replies) => replies.push(reply),
+            Draining::No => {
+                self.draining = Draining::InFlight(vec![reply]);
+                if let Route::UserManager(requests) = &mut self.route {
+                    requests.stop();
+                }
+                ctx.run_later(DRAIN_TIMEOUT, |actor, ctx| actor.stop_draining(ctx));
+                self.stop_if_drained(ctx);
+            }
+        }
         deferred
     }
 }

@@ -1,10 +1,11 @@
-//! Where messages are kept: the trait that every backend has, and the thread that commits in groups.
+//! Where messages are kept: the trait that each backend implements, and the thread that commits in groups.
 //!
-//! A store maps sequence numbers to records. It knows nothing of buffers or outboxes: each of those has a store
-//! of its own, and keeps what it needs to find a record again in the record's `meta`.
+//! A store maps sequence numbers to records. It knows nothing of buffers and outboxes. Each of those owns a store, and
+//! keeps what it needs to find a record again in the record's `meta`. An owner sends requests through a [`StoreHandle`] and
+//! learns the outcomes from [`StoreEvent`]s, in order.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -18,50 +19,54 @@ pub mod disk;
 pub mod files;
 pub mod log;
 pub mod memory;
-pub(crate) mod puts;
 mod segment;
 mod writer;
 
-pub use puts::PutOutcome;
-pub use writer::{Put, StoreEvent, StoreHandle};
+pub use writer::{StoreEvent, StoreHandle};
 
-/// The number of a record: greater than that of every record that was put before it, never used again.
+/// The sequence number of a record: greater than that of every record that was put before it, never used again.
 pub type Seq = u64;
 
-/// The number that no record has. Removing it changes nothing, and still writes and syncs where the backend does;
-/// unlike other removals it needs as much room as a [`Change::Put`]. So it finds out whether a full disk has room
-/// again.
+/// The number that no record has. Its removal is a probe: it changes nothing, but a backend on disk writes and syncs it. Unlike
+/// other removals it needs as much space as a put, so it finds out whether a full disk has space again.
 pub const NO_RECORD: Seq = 0;
 
 /// One change of a store.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Adds a record.
-    Put {
-        /// Its number.
-        seq: Seq,
-        /// What its owner needs in order to find it again, at most [`MAX_META`] bytes.
-        meta: Bytes,
-        /// Its body, in parts that follow one another.
-        body: Vec<Bytes>,
-    },
+    Put(Put),
     /// Removes the record with this number, if there is one.
     Remove(Seq),
 }
 
-impl Change {
-    /// Whether a store keeps this. The one place where the bounds of a record are checked before it is written.
+/// A new record.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// Its number.
+    pub seq: Seq,
+    /// What its owner needs in order to find it again, at most [`MAX_META`] bytes.
+    pub meta: Bytes,
+    /// Its body, in parts that follow one another, at most [`MAX_BODY`] bytes.
+    pub body: Vec<Bytes>,
+}
+
+impl Put {
+    /// Whether a store accepts this record: recovery must be able to read it. This is the only place where that is checked
+    /// before a record is written.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`], which concerns this change alone.
+    /// [`StoreError::TooLarge`], which concerns this record alone.
     pub fn check(&self) -> Result<(), StoreError> {
-        let Self::Put { meta, body, .. } = self else { return Ok(()) };
-        let body = body.iter().map(|part| part.len() as u64).sum();
-        check_bounds(meta.len() as u64, body)
+        check_bounds(self.meta.len() as u64, self.body_len())
+    }
+
+    fn body_len(&self) -> u64 {
+        self.body.iter().map(|part| part.len() as u64).sum()
     }
 }
 
-/// The bounds of a record, for those who write it and those who look for one.
+/// The bounds of a record, for writing it and for finding it.
 fn check_bounds(meta: u64, body: u64) -> Result<(), StoreError> {
     match (meta, body) {
         _ if meta > MAX_META as u64 => Err(StoreError::TooLarge { what: "meta", size: meta, limit: MAX_META as u64 }),
@@ -77,13 +82,13 @@ pub const MAX_META: usize = 64 * 1024;
 /// The largest body of a record in bytes: twice what a request may have.
 pub const MAX_BODY: u64 = 8 << 30;
 
-/// The time that a record's owner notes in its `meta`, in milliseconds since 1970.
+/// The wall-clock time that owners write into a `meta`, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// What a record costs beside its body and its meta, in bytes. One of a million buffered messages took 339 bytes of memory
-/// (`benches/scale.rs`), its name among them; on the disk, a record and its removal have headers of 30 to 60 bytes each.
+/// What a record costs beside its body and its meta, in bytes. Each of a million buffered messages took 339 bytes of memory
+/// (`benches/scale.rs`), its UUID included; on disk, a record and its removal have headers of 32 bytes each.
 pub(crate) const RECORD_OVERHEAD: u64 = 512;
 
 /// How many bytes of its owner's limit a record takes.
@@ -91,7 +96,7 @@ pub(crate) fn cost(meta_len: usize, body_len: u64) -> u64 {
     meta_len as u64 + body_len + RECORD_OVERHEAD
 }
 
-/// What its owner notes beside a record's body. It consists of strings and numbers, which always have a JSON form.
+/// Encodes what an owner keeps beside the body. It consists of strings and numbers, so encoding cannot fail.
 pub(crate) fn encode_meta(meta: &impl Serialize) -> Bytes {
     serde_json::to_vec(meta).unwrap_or_default().into()
 }
@@ -108,10 +113,10 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    /// What [`encode_meta`] has made `meta` of: one of two kinds, each with fields that the other has not.
+    /// Decodes what [`encode_meta`] wrote: one of two kinds, each with required fields that the other does not have.
     ///
     /// # Errors
-    /// The record's number, where it is neither.
+    /// The number of the record, if it is neither.
     pub(crate) fn decode_meta<A: DeserializeOwned, B: DeserializeOwned>(&self) -> Result<Either<A, B>, Seq> {
         if let Ok(first) = serde_json::from_slice(&self.meta) {
             return Ok(Either::Left(first));
@@ -120,13 +125,13 @@ impl Recovered {
     }
 }
 
-/// What has come of a step of [`Store::tidy`].
+/// The outcome of a compaction step.
 #[derive(Debug, Default)]
-pub struct Tidied {
-    /// Records that the store has moved while it gave space back: their bodies are here from now on. The old
-    /// places can still be read, but keep their disk space taken for as long as somebody holds them.
+pub struct Compacted {
+    /// Live records that the store has moved, with their new bodies. The old bodies stay readable, but they keep
+    /// disk space in use for as long as somebody holds them.
     pub moved: Vec<(Seq, Payload)>,
-    /// There is more to do right away.
+    /// Another step can follow at once.
     pub more: bool,
 }
 
@@ -135,24 +140,23 @@ pub struct Tidied {
 pub enum Durable {
     /// When the commit returns: they survive a crash of the machine.
     Now,
-    /// With the next commit that is durable when it returns. Until then they survive a crash of the process alone.
+    /// With the next commit that is durable when it returns. Until then they survive only a crash of the process.
     Later,
 }
 
-/// A backend. What "durable" promises is that of one that keeps anything at all.
+/// A backend. A backend that keeps nothing on disk is durable only as far as the process lives.
 pub trait Store: Send {
-    /// Makes `changes`, all or (after an error that [`StoreError::is_final`] denies) none of them.
+    /// Makes all `changes`; after an error that is not [final](StoreError::is_final), none of them. Returns where the body of
+    /// each put is, in their order.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`] and [`StoreError::Busy`] when there is no room: a later commit may succeed. [`StoreError::TooLarge`] where
-    /// [`Change::check`] refuses one of the changes. [`StoreError::Failed`] and [`StoreError::Gone`] when the backend can
-    /// no longer promise anything: every later commit fails too.
-    ///
-    /// Returns where the body of each `Put` is, in their order.
+    /// [`StoreError::NoSpace`] and [`StoreError::Busy`] if something is short: a later commit may succeed.
+    /// [`StoreError::TooLarge`] if [`Put::check`] refuses a record. [`StoreError::Failed`] and [`StoreError::Gone`] if the
+    /// backend can no longer promise anything: every later commit fails too.
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError>;
 
-    /// Whether there is space for a message of usual size, as far as that can be known without writing one. Asked once, at the
-    /// start.
+    /// Whether there is space for a message of usual size, as far as that can be known without writing one. Called once,
+    /// before the first commit.
     ///
     /// # Errors
     /// As for a commit.
@@ -160,13 +164,13 @@ pub trait Store: Send {
         Ok(())
     }
 
-    /// Gives some of the space back that removals have made free: a step that takes some milliseconds, since no commit
-    /// is made meanwhile.
+    /// Takes one compaction step: gives back some of the space of dead records. It takes some milliseconds, because no
+    /// commit runs meanwhile.
     ///
     /// # Errors
-    /// As for a commit. Unless [`StoreError::is_final`] says otherwise, nothing is lost but the space, for a time.
-    fn tidy(&mut self) -> Result<Tidied, StoreError> {
-        Ok(Tidied::default())
+    /// As for a commit. If the error is not final, only the space is not given back yet.
+    fn compact(&mut self) -> Result<Compacted, StoreError> {
+        Ok(Compacted::default())
     }
 }
 
@@ -176,7 +180,7 @@ pub enum StoreError {
     /// The disk or the quota is full.
     #[error("no space left for messages: {0}")]
     NoSpace(String),
-    /// The system is short of descriptors or memory, for a moment.
+    /// The system is short of file descriptors or memory at the moment.
     #[error("the message store cannot work at the moment: {0}")]
     Busy(String),
     /// A record is larger than recovery would read.
@@ -189,7 +193,7 @@ pub enum StoreError {
         /// How long it may be, in bytes.
         limit: u64,
     },
-    /// The disk has failed, or the store's thread has ended.
+    /// The disk has failed, or the store's thread has panicked.
     #[error("the message store has failed: {0}")]
     Failed(String),
     /// The store's files are no longer where the next start looks for them.
@@ -238,7 +242,7 @@ pub enum OpenError {
         path = .0.display()
     )]
     Missing(PathBuf),
-    /// A file is damaged in a place that no crash can explain.
+    /// A file is damaged in a way that no crash explains.
     #[error(
         "{path} is damaged at byte {offset}: {what}; restore it from a copy, or keep a copy and empty it \
          (truncate -s 0) to go on without the messages in it",
@@ -255,7 +259,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn io(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self + '_ {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }
     }
 }

@@ -101,25 +101,23 @@ impl UserHttpActors {
             warn_if_others_may_enter(data_dir);
         }
         let (failure, store_failure) = watch::channel(None);
+        let report = |failure: watch::Sender<Option<StoreError>>| move |error| drop(failure.send_replace(Some(error)));
         let buffer = {
-            let opened = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
-            let path = opened.path.clone();
             let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
-            opened.start(failure.clone(), move |store, recovered, _| {
-                BufferActor::new(store, recovered, max_bytes, ttl).map_err(|seq| StartError::Record { path, seq })
+            let store = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
+            store.start(report(failure.clone()), move |store, recovered, _| {
+                BufferActor::new(store, recovered, max_bytes, ttl)
             })?
         };
         let publisher = {
-            let opened = OpenStore::open(config.data_dir.as_deref(), "outbox")?;
-            let path = opened.path.clone();
             let max_bytes = config.max_outbox;
             let amqp = config.amqp.clone();
-            opened.start(failure, move |store, recovered, address| {
+            let store = OpenStore::open(config.data_dir.as_deref(), "outbox")?;
+            store.start(report(failure), move |store, recovered, address| {
                 let start_link = amqp.map(|amqp| -> crate::publisher::StartLink {
                     Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event)))
                 });
                 UserManagerPublisher::new(store, recovered, max_bytes, start_link, address)
-                    .map_err(|seq| StartError::Record { path, seq })
             })?
         };
         // after the stores, which create the data directory and lock it
@@ -190,8 +188,8 @@ fn warn_if_others_may_enter(data_dir: &Path) {
     }
 }
 
-/// An open store and the records that it held.
-struct OpenStore {
+/// An open store and the records that were found in it.
+pub struct OpenStore {
     name: &'static str,
     path: PathBuf,
     store: Box<dyn Store>,
@@ -200,25 +198,39 @@ struct OpenStore {
 }
 
 impl OpenStore {
-    fn open(data_dir: Option<&Path>, name: &'static str) -> Result<Self, StartError> {
-        let Some(data_dir) = data_dir else {
-            let store = Box::new(MemoryStore);
-            let next_seq = NO_RECORD + 1;
-            return Ok(Self { name, path: PathBuf::new(), store, next_seq, recovered: Vec::new() });
-        };
+    /// A store without records.
+    pub fn new(name: &'static str, store: Box<dyn Store>) -> Self {
+        Self { name, path: PathBuf::new(), store, next_seq: NO_RECORD + 1, recovered: Vec::new() }
+    }
+
+    /// The store called `name` in a data directory; without one, in memory.
+    ///
+    /// # Errors
+    /// [`StartError::Store`].
+    pub fn open(data_dir: Option<&Path>, name: &'static str) -> Result<Self, StartError> {
+        let Some(data_dir) = data_dir else { return Ok(Self::new(name, Box::new(MemoryStore))) };
         let path = data_dir.join(name);
         let (store, recovered) = LogStore::open(&path)?;
         if !recovered.is_empty() {
             log::info!("{} messages found in {}", recovered.len(), path.display());
         }
-        Ok(Self { name, path, next_seq: store.next_seq(), store: Box::new(store), recovered })
+        Ok(Self::of_log(name, &path, store, recovered))
     }
 
-    /// Starts the thread of the store, and the actor that owns the store; the actor is made with its own address.
-    fn start<A>(
+    /// A log in the directory `path`, as [`LogStore::open`] returns it.
+    pub fn of_log(name: &'static str, path: &Path, store: LogStore, recovered: Vec<Recovered>) -> Self {
+        Self { name, path: path.to_owned(), next_seq: store.next_seq(), store: Box::new(store), recovered }
+    }
+
+    /// Starts the thread of the store, and the actor that owns the store; the actor is made with its own address. The thread
+    /// calls `on_failure` if the store fails permanently.
+    ///
+    /// # Errors
+    /// [`StartError::Record`] with the record that `actor` does not understand, and [`StartError::Thread`].
+    pub fn start<A>(
         self,
-        failure: watch::Sender<Option<StoreError>>,
-        actor: impl FnOnce(StoreHandle, Vec<Recovered>, Addr<A>) -> Result<A, StartError>,
+        on_failure: impl Fn(StoreError) + Send + 'static,
+        actor: impl FnOnce(StoreHandle, Vec<Recovered>, Addr<A>) -> Result<A, Seq>,
     ) -> Result<Addr<A>, StartError>
     where
         A: Actor<Context = Context<A>> + Handler<FromStore>,
@@ -227,14 +239,13 @@ impl OpenStore {
         let address = actix::AsyncContext::address(&ctx);
         let owner = address.clone();
         let on_event = move |event: StoreEvent| {
-            if let StoreEvent::Status(Some(error)) = &event
-                && error.is_final()
-            {
-                failure.send_replace(Some(error.clone()));
+            if let Some(error) = event.failure.clone().filter(StoreError::is_final) {
+                on_failure(error);
             }
             owner.do_send(FromStore(event));
         };
         let handle = StoreHandle::start(self.name, self.store, self.next_seq, on_event).map_err(StartError::Thread)?;
-        Ok(ctx.run(actor(handle, self.recovered, address)?))
+        let actor = actor(handle, self.recovered, address);
+        Ok(ctx.run(actor.map_err(|seq| StartError::Record { path: self.path, seq })?))
     }
 }

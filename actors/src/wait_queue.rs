@@ -1,12 +1,12 @@
-//! Those who wait for something, first come first served, where any of them may give up without a word.
+//! A queue of waiters, first come first served, any of which may give up without notice.
 
 use std::collections::VecDeque;
 
-/// Below this many nobody looks for those who have given up.
+/// A shorter queue is not swept.
 const MIN_SWEEP: usize = 16;
 
-/// A queue of those who wait. Those who have given up are swept out when their number may have doubled, so that one
-/// more costs the same however many wait.
+/// A queue of waiters. When its length may have doubled, those that have given up are swept out; so the cost of one more does
+/// not depend on how many wait.
 #[derive(Debug)]
 pub struct WaitQueue<T> {
     waiting: VecDeque<T>,
@@ -14,7 +14,7 @@ pub struct WaitQueue<T> {
 }
 
 impl<T> WaitQueue<T> {
-    /// Appends one. `is_gone` tells who has given up.
+    /// Appends one. `is_gone` says which have given up.
     pub fn push(&mut self, one: T, is_gone: impl Fn(&T) -> bool) {
         if self.waiting.len() >= self.sweep_at {
             self.waiting.retain(|one| !is_gone(one));
@@ -23,7 +23,7 @@ impl<T> WaitQueue<T> {
         self.waiting.push_back(one);
     }
 
-    /// Puts one back to where [`WaitQueue::pop`] has taken it from.
+    /// Undoes [`WaitQueue::pop`].
     pub fn push_first(&mut self, one: T) {
         self.waiting.push_front(one);
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_have_given_up_do_not_pile_up() {
+    fn waiters_that_have_given_up_do_not_pile_up() {
         let mut queue = WaitQueue::default();
         for number in 0..10_000 {
             // every hundredth goes on waiting

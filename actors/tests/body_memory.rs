@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use actix::{AsyncContext, Context, System};
+use actix::System;
 use bytes::Bytes;
 use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
 use user_http_actors::codec::{Format, UserMessage, decode_user_message};
 use user_http_actors::messages::SendMessageToUserManager;
 use user_http_actors::payload::Payload;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, Store, StoreError, StoreHandle};
+use user_http_actors::store::{Change, Durable, Store, StoreError};
+use user_http_actors::system::OpenStore;
 use user_http_actors::{ActorsConfig, UserHttpActors, UserManagerPublisher};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -49,7 +50,7 @@ struct Hanging {
 
 impl Store for Hanging {
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
-        if changes.iter().any(|change| matches!(change, Change::Put { .. })) {
+        if changes.iter().any(|change| matches!(change, Change::Put(_))) {
             let _ = self.commits.send(());
             // a test that has ended lets everything pass
             let _ = self.permits.recv();
@@ -63,10 +64,9 @@ fn a_body_is_held_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
     System::new().block_on(async {
         let (commits, committing) = channel();
         let (permit, permits) = channel();
-        let store = StoreHandle::start("test", Box::new(Hanging { commits, permits }), 1, |_| {}).expect("a thread");
-        let ctx = Context::new();
-        let publisher = UserManagerPublisher::new(store, Vec::new(), ROOM, None, ctx.address());
-        let publisher = ctx.run(publisher.expect("an empty store"));
+        let publisher = OpenStore::new("test", Box::new(Hanging { commits, permits }))
+            .start(|_| {}, |store, found, address| UserManagerPublisher::new(store, found, ROOM, None, address))
+            .expect("an empty store");
         let image = vec![b'x'; 1 << 20];
         let data = [&b"B"[..], &(image.len() as u32).to_le_bytes(), &image].concat();
         let head = b"}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\x8c\x0eFRAME_RENDERED\x8c\x04DATA";

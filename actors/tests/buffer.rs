@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use actix::{Actor, Addr};
+use actix::Addr;
 use bytes::Bytes;
 use user_http_actors::broker::Fingerprint;
 use user_http_actors::codec::BufferMsg;
@@ -14,7 +14,8 @@ use user_http_actors::messages::{
 };
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, OpenError, Recovered, Store, StoreHandle};
+use user_http_actors::store::{Change, Durable, OpenError, Put, Recovered, Store};
+use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -23,8 +24,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 const ROOM: u64 = 1 << 20;
 
 fn start(max_bytes: u64, ttl: Duration) -> Addr<BufferActor> {
-    let store = StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
-    BufferActor::new(store, Vec::new(), max_bytes, ttl).expect("an empty store").start()
+    start_on(OpenStore::new("test", Box::new(MemoryStore)), max_bytes, ttl)
+}
+
+fn start_on(store: OpenStore, max_bytes: u64, ttl: Duration) -> Addr<BufferActor> {
+    store.start(|_| {}, |store, found, _| BufferActor::new(store, found, max_bytes, ttl)).expect("a sound store")
 }
 
 /// The log in `directory`, as soon as the thread that has it ends with its actor.
@@ -41,9 +45,7 @@ async fn open(directory: &Path) -> (LogStore, Vec<Recovered>) {
 /// An actor on the log in `directory`.
 async fn reopen(directory: &Path) -> Addr<BufferActor> {
     let (store, recovered) = open(directory).await;
-    let next_seq = store.next_seq();
-    let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
-    BufferActor::new(store, recovered, ROOM, DAY).expect("sound").start()
+    start_on(OpenStore::of_log("test", directory, store, recovered), ROOM, DAY)
 }
 
 fn message(body: &[u8]) -> BufferMsg {
@@ -278,7 +280,7 @@ async fn what_was_replaced_takes_room_until_its_delivery_is_over() {
 
 #[actix::test]
 async fn an_expired_message_is_not_offered_but_one_in_delivery_stays() {
-    let buffer = start(ROOM, Duration::from_millis(50));
+    let buffer = start(ROOM, Duration::from_secs(1));
     add(&buffer, "fetched", b"message").await.expect("room");
     add(&buffer, "forgotten", b"message").await.expect("room");
     let leased = lease(&buffer, "fetched").await.expect("in time");
@@ -312,7 +314,7 @@ async fn messages_that_expire_together_are_no_longer_offered_and_all_go() {
 
 #[actix::test]
 async fn a_message_that_gets_too_old_during_a_broken_delivery_is_not_offered_again() {
-    let buffer = start(ROOM, Duration::from_millis(50));
+    let buffer = start(ROOM, Duration::from_secs(1));
     add(&buffer, "leased", b"message").await.expect("room");
     let leased = lease(&buffer, "leased").await.expect("in time");
     add(&buffer, "forgotten", b"message").await.expect("room");
@@ -329,13 +331,12 @@ async fn a_message_that_gets_too_old_during_a_broken_delivery_is_not_offered_aga
 async fn a_message_from_a_clock_that_was_ahead_does_not_keep_others_from_expiring() {
     let directory = tempfile::tempdir().expect("a directory");
     {
-        let (store, _) = LogStore::open(directory.path()).expect("an empty store");
-        let next_seq = store.next_seq();
-        let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
+        let (mut store, _) = LogStore::open(directory.path()).expect("an empty store");
         // the years 2096 and 2001
-        for (uuid, stored_at_ms) in [("ahead", 4_000_000_000_000_u64), ("old", 1_000_000_000_000)] {
-            let meta = format!(r#"{{"uuid": "{uuid}", "stored_at_ms": {stored_at_ms}}}"#);
-            store.put(meta.into(), vec![Bytes::from_static(b"message")]).await.expect("room");
+        for (seq, uuid, stored_at_ms) in [(1, "ahead", 4_000_000_000_000_u64), (2, "old", 1_000_000_000_000)] {
+            let meta = format!(r#"{{"uuid": "{uuid}", "stored_at_ms": {stored_at_ms}}}"#).into();
+            let put = Change::Put(Put { seq, meta, body: vec![Bytes::from_static(b"message")] });
+            store.commit(&[put], Durable::Now).expect("room");
         }
     }
     let buffer = reopen(directory.path()).await;
@@ -364,7 +365,8 @@ async fn a_step_of_the_wall_clock_between_two_starts_makes_no_message_older_or_y
         let put = |seq, uuid: &str, boot: &serde_json::Value| {
             let mut meta = meta.clone();
             (meta["uuid"], meta["stored_at_ms"], meta["boot"]) = (uuid.into(), clock.into(), boot.clone());
-            Change::Put { seq, meta: meta.to_string().into(), body: vec![Bytes::from_static(b"message")] }
+            let body = vec![Bytes::from_static(b"message")];
+            Change::Put(Put { seq, meta: meta.to_string().into(), body })
         };
         let mut long_ago = meta["boot"].clone();
         long_ago[1] = (long_ago[1].as_i64().expect("milliseconds") - 172_800_000).into();

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, AsyncContext, Context};
+use actix::{Addr, AsyncContext, Context};
 use bytes::Bytes;
 use user_http_actors::broker::{ConsumerEvent, ConsumerLink, Delivery, Fingerprint, Settlement, Settler};
 use user_http_actors::codec::Format;
 use user_http_actors::consumer::StartConsuming;
 use user_http_actors::decoder::Decoder;
 use user_http_actors::messages::{BufferState, GetBufferState, GetConsumerState, LeaseBufferMsg};
-use user_http_actors::store::StoreHandle;
 use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, CommunicationInterfaceConsumer};
 
 /// What the actor tells the broker, in order.
@@ -46,8 +46,8 @@ struct Consuming {
 
 impl Consuming {
     async fn start(max_bytes: u64) -> Self {
-        let store = StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
-        let buffer = BufferActor::new(store, Vec::new(), max_bytes, Duration::from_secs(3_600)).expect("empty").start();
+        let actor = move |store, found, _| BufferActor::new(store, found, max_bytes, Duration::from_secs(3_600));
+        let buffer = OpenStore::new("test", Box::new(MemoryStore)).start(|_| {}, actor).expect("an empty store");
         let (tell, told) = mpsc::channel();
         let (start, started) = mpsc::channel();
         let link = Link(tell.clone());

@@ -6,6 +6,8 @@ mod disk;
 mod disk_errors;
 #[path = "crash/full_disk.rs"]
 mod full_disk;
+#[path = "support/owner.rs"]
+mod owner;
 #[path = "crash/power_loss.rs"]
 mod power_loss;
 #[path = "crash/relocation.rs"]

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use actix::{Actor, Addr};
+use actix::Addr;
 use bytes::Bytes;
 use proptest::prelude::*;
 use user_http_actors::broker::Fingerprint;
 use user_http_actors::codec::BufferMsg;
 use user_http_actors::lease::LeasedBufferMsg;
 use user_http_actors::messages::{AddBufferMsg, BrokerDelivery, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg};
+use user_http_actors::store::OpenError;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{OpenError, StoreHandle};
+use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
 
 /// One large message has room beside any number of small ones, whatever is kept beside their bodies; two have not.
@@ -102,8 +103,7 @@ impl Model {
 
 async fn start(directory: Option<&Path>, ttl: Duration) -> Addr<BufferActor> {
     let Some(directory) = directory else {
-        let store = StoreHandle::start("model", Box::new(MemoryStore), 1, |_| {}).expect("a thread");
-        return BufferActor::new(store, Vec::new(), MAX_BYTES, ttl).expect("an empty store").start();
+        return start_on(OpenStore::new("model", Box::new(MemoryStore)), ttl);
     };
     let (store, recovered) = loop {
         match LogStore::open(directory) {
@@ -113,9 +113,11 @@ async fn start(directory: Option<&Path>, ttl: Duration) -> Addr<BufferActor> {
             Err(error) => panic!("{error}"),
         }
     };
-    let next_seq = store.next_seq();
-    let store = StoreHandle::start("model", Box::new(store), next_seq, |_| {}).expect("a thread");
-    BufferActor::new(store, recovered, MAX_BYTES, ttl).expect("a sound log").start()
+    start_on(OpenStore::of_log("model", directory, store, recovered), ttl)
+}
+
+fn start_on(store: OpenStore, ttl: Duration) -> Addr<BufferActor> {
+    store.start(|_| {}, |store, found, _| BufferActor::new(store, found, MAX_BYTES, ttl)).expect("a sound log")
 }
 
 fn body_of(leased: &LeasedBufferMsg) -> Vec<u8> {

@@ -11,7 +11,8 @@ use user_http_actors::messages::{
     SendMessageToUserManager,
 };
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{OpenError, Recovered, StoreHandle};
+use user_http_actors::store::{OpenError, Recovered};
+use user_http_actors::system::OpenStore;
 use user_http_actors::{Error, UserManagerPublisher};
 use uuid::Uuid;
 
@@ -41,9 +42,8 @@ struct Service {
 impl Service {
     async fn start(directory: &Path) -> Self {
         let (store, recovered) = open(directory).await;
-        let next_seq = store.next_seq();
-        let store = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
-        let (publisher, broker) = support::start_with_broker(store, recovered, 1 << 20);
+        let store = OpenStore::of_log("test", directory, store, recovered);
+        let (publisher, broker) = support::start_with_broker(store, 1 << 20);
         Self { publisher, broker, epoch: 0 }
     }
 

@@ -16,7 +16,8 @@ use user_http_actors::messages::{
 };
 use user_http_actors::payload::Payload;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, NO_RECORD, Store, StoreError, StoreHandle};
+use user_http_actors::store::{Change, Durable, NO_RECORD, Store, StoreError};
+use user_http_actors::system::OpenStore;
 use user_http_actors::{Error, UserManagerPublisher};
 
 use crate::support::Broker;
@@ -34,16 +35,16 @@ async fn next(broker: &Broker) -> Publication {
     }
 }
 
-fn memory() -> StoreHandle {
-    StoreHandle::start("test", Box::new(MemoryStore), 1, |_| {}).expect("a thread")
+fn memory() -> OpenStore {
+    OpenStore::new("test", Box::new(MemoryStore))
 }
 
 fn start(max_bytes: u64) -> Addr<UserManagerPublisher> {
-    support::start(memory(), Vec::new(), max_bytes, None)
+    support::start(memory(), max_bytes, None)
 }
 
 async fn with_broker() -> (Addr<UserManagerPublisher>, Broker) {
-    support::start_with_broker(memory(), Vec::new(), 1 << 30)
+    support::start_with_broker(memory(), 1 << 30)
 }
 
 fn frame(body: &[u8]) -> SendMessageToUserManager {
@@ -469,8 +470,8 @@ impl Store for FullForRemovals {
 #[actix::test]
 async fn a_message_whose_removal_is_refused_is_offered_again_until_it_is_removed() {
     let full = Arc::new(AtomicBool::new(true));
-    let store = StoreHandle::start("test", Box::new(FullForRemovals(Arc::clone(&full))), 1, |_| {}).expect("a thread");
-    let publisher = support::start(store, Vec::new(), 1 << 30, None);
+    let store = OpenStore::new("test", Box::new(FullForRemovals(Arc::clone(&full))));
+    let publisher = support::start(store, 1 << 30, None);
     send(&publisher, b"message").await.expect("room");
     for _ in 0..2 {
         let taken = take(&publisher, Duration::from_secs(60)).await.await.expect("a message");

@@ -11,7 +11,8 @@ use user_http_actors::messages::{
 };
 use user_http_actors::payload::Payload;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, Store, StoreError, StoreHandle};
+use user_http_actors::store::{Change, Durable, Store, StoreError};
+use user_http_actors::system::OpenStore;
 use user_http_actors::{Error, UserManagerPublisher};
 use uuid::Uuid;
 
@@ -50,9 +51,8 @@ impl Service {
     async fn start() -> Self {
         let (reached, has_reached) = mpsc::sync_channel(16);
         let (refuse, refused) = mpsc::sync_channel(16);
-        let store = Box::new(Asking { reached, refuse: refused });
-        let store = StoreHandle::start("test", store, 1, |_| {}).expect("a thread");
-        let (publisher, broker) = support::start_with_broker(store, Vec::new(), 1 << 30);
+        let store = OpenStore::new("test", Box::new(Asking { reached, refuse: refused }));
+        let (publisher, broker) = support::start_with_broker(store, 1 << 30);
         (broker.events)(PublisherEvent::Connected { epoch: 1 });
         Self { publisher, broker, reached: has_reached, refuse }
     }

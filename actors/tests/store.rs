@@ -11,10 +11,12 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::disk::SystemDisk;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, OpenError, Recovered, Seq, Store, Tidied};
+use user_http_actors::store::{Change, Compacted, Durable, OpenError, Put, Recovered, Seq, Store};
 
 #[path = "store/bounds.rs"]
 mod bounds;
+#[path = "store/earlier_version.rs"]
+mod earlier_version;
 #[path = "store/space.rs"]
 mod space;
 #[path = "store/torn.rs"]
@@ -27,7 +29,7 @@ mod zeros;
 fn put(seq: Seq, meta: &str, body: &[u8]) -> Change {
     let (head, tail) = body.split_at(body.len() / 3);
     let body = vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];
-    Change::Put { seq, meta: Bytes::copy_from_slice(meta.as_bytes()), body }
+    Change::Put(Put { seq, meta: Bytes::copy_from_slice(meta.as_bytes()), body })
 }
 
 fn body(payload: &Payload) -> Vec<u8> {
@@ -64,11 +66,11 @@ fn records(path: &Path) -> Vec<u8> {
     content
 }
 
-/// Lets the store give back what space it can. Returns what it has moved.
-fn tidied(store: &mut impl Store) -> Vec<(Seq, Payload)> {
+/// Lets the store give back the space that it can. Returns what it has moved.
+fn compacted(store: &mut impl Store) -> Vec<(Seq, Payload)> {
     let mut all = Vec::new();
     loop {
-        let Tidied { moved, more } = store.tidy().expect("a sound disk");
+        let Compacted { moved, more } = store.compact().expect("a sound disk");
         all.extend(moved);
         if !more {
             return all;
@@ -302,7 +304,7 @@ fn a_missing_segment_is_refused_and_an_empty_one_in_its_place_gives_up_what_was_
     assert!(found.contains(&1) && found.contains(&60) && found.len() < 60, "{found:?}");
     let (mut store, _) = open(directory.path());
     store.commit(&found.iter().map(|&seq| Change::Remove(seq)).collect::<Vec<_>>(), Durable::Now).expect("room");
-    tidied(&mut store);
+    compacted(&mut store);
     assert!(!missing.exists(), "it is given back like any other");
 }
 
@@ -327,7 +329,7 @@ fn space_is_given_back_and_what_lives_is_moved() {
         let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
         changes.extend((seq > 2).then(|| Change::Remove(seq - 1)));
         store.commit(&changes, Durable::Now).expect("room");
-        for (seq, moved) in tidied(&mut store) {
+        for (seq, moved) in compacted(&mut store) {
             if seq == 1 {
                 (place, moves) = (moved, moves + 1);
             }
@@ -353,7 +355,7 @@ fn after_a_million_messages_the_directory_is_hardly_larger_than_what_is_held() {
         let gone = (first..first + 1_000).map(|seq| (seq + 500) % 1_000 + first).filter(|seq| *seq > HELD);
         let removals = gone.filter(|seq| seq % 1_000 != 7).map(|seq| Change::Remove(seq - HELD));
         store.commit(&puts.chain(removals).collect::<Vec<_>>(), Durable::Now).expect("room");
-        tidied(&mut store);
+        compacted(&mut store);
     }
     drop(store);
     let size: u64 = fs::read_dir(directory.path())
@@ -375,10 +377,10 @@ fn numbers_are_not_used_again_after_everything_was_removed() {
         let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
         changes.push(Change::Remove(seq - 1));
         store.commit(&changes, Durable::Now).expect("room");
-        tidied(&mut store);
+        compacted(&mut store);
     }
     store.commit(&[Change::Remove(40)], Durable::Now).expect("room");
-    tidied(&mut store);
+    compacted(&mut store);
     drop(store);
     let (store, recovered) = open(directory.path());
     assert!(recovered.is_empty());
@@ -429,7 +431,7 @@ proptest! {
                     let mut bodies = committed.into_iter();
                     for change in pending.drain(..) {
                         match change {
-                            Change::Put { seq, body, .. } => {
+                            Change::Put(Put { seq, body, .. }) => {
                                 model.insert(seq, body.concat());
                                 places.insert(seq, bodies.next().expect("a body for each put"));
                             }
@@ -439,7 +441,7 @@ proptest! {
                             }
                         }
                     }
-                    for (seq, payload) in tidied(&mut store) {
+                    for (seq, payload) in compacted(&mut store) {
                         places.insert(seq, payload);
                     }
                     for (seq, payload) in &places {

@@ -7,10 +7,17 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::executor::block_on;
 use user_http_actors::payload::Payload;
+use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, Seq, Store, StoreError, StoreEvent, StoreHandle};
+use user_http_actors::store::{
+    Change, Compacted, Durable, MAX_META, OpenError, Put, Seq, Store, StoreError, StoreEvent, StoreHandle,
+};
+
+use crate::owner::Owner;
+
+#[path = "support/owner.rs"]
+mod owner;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -41,11 +48,10 @@ fn next(commits: &Receiver<Seen>) -> Seen {
 }
 
 /// A store, its commits, and the permits for them.
-fn start() -> (StoreHandle, Receiver<Seen>, Sender<()>) {
+fn start() -> (Owner, Receiver<Seen>, Sender<()>) {
     let (commits, seen) = channel();
     let (permit, permits) = channel();
-    let store = Box::new(WatchedStore { commits, permits });
-    (StoreHandle::start("test", store, 1, |_| {}).expect("a thread"), seen, permit)
+    (Owner::start(WatchedStore { commits, permits }, 1), seen, permit)
 }
 
 fn removed(changes: &[Change]) -> Vec<Seq> {
@@ -54,17 +60,17 @@ fn removed(changes: &[Change]) -> Vec<Seq> {
 
 #[test]
 fn puts_that_come_while_a_commit_is_made_are_committed_together() {
-    let (store, commits, permit) = start();
-    let put = || store.put(Bytes::new(), vec![Bytes::from_static(b"body")]);
-    let first = put();
+    let (mut store, commits, permit) = start();
+    let put = |store: &Owner| store.handle.put(Bytes::new(), vec![Bytes::from_static(b"body")]);
+    let first = put(&store);
     assert_eq!(next(&commits).0.len(), 1);
-    let later: Vec<_> = (0..9).map(|_| put()).collect();
+    let later: Vec<_> = (0..9).map(|_| put(&store)).collect();
     permit.send(()).expect("the thread");
     let (together, durable) = next(&commits);
     assert_eq!((together.len(), durable), (9, Durable::Now));
     permit.send(()).expect("the thread");
-    let outcomes = futures::executor::block_on(futures::future::join_all([first].into_iter().chain(later)));
-    let numbers: Vec<Seq> = outcomes.into_iter().map(|outcome| outcome.expect("room").0).collect();
+    let puts = [first].into_iter().chain(later);
+    let numbers: Vec<Seq> = puts.map(|seq| store.outcome(seq).expect("space").0).collect();
     assert_eq!(numbers, (1..=10).collect::<Vec<_>>());
 }
 
@@ -75,7 +81,7 @@ fn a_removal_is_committed_soon_by_a_thread_with_nothing_else_to_do() {
         // long enough for the thread to fall asleep, most times
         thread::sleep(Duration::from_millis(2));
         permit.send(()).expect("the thread");
-        store.remove(seq);
+        store.handle.remove(seq);
         assert_eq!(removed(&next(&commits).0), [seq]);
     }
 }
@@ -85,7 +91,7 @@ fn a_removal_is_written_first_and_synced_a_little_later() {
     let (store, commits, permit) = start();
     for seq in 1..=5 {
         permit.send(()).expect("the thread");
-        store.remove(seq);
+        store.handle.remove(seq);
         let (changes, durable) = next(&commits);
         assert_eq!((removed(&changes), durable), (vec![seq], Durable::Later));
         let (changes, durable) = commits.recv_timeout(DEADLINE).expect("a commit");
@@ -95,25 +101,27 @@ fn a_removal_is_written_first_and_synced_a_little_later() {
 
 #[test]
 fn removals_wait_for_the_commit_of_a_put_and_go_first() {
-    let (store, commits, permit) = start();
-    let put = store.put(Bytes::new(), Vec::new());
+    let (mut store, commits, permit) = start();
+    let put = store.handle.put(Bytes::new(), Vec::new());
     assert_eq!(next(&commits).0.len(), 1);
-    store.remove(1);
-    store.remove(2);
-    let later = store.put(Bytes::new(), Vec::new());
+    store.handle.remove(1);
+    store.handle.remove(2);
+    let later = store.handle.put(Bytes::new(), Vec::new());
     permit.send(()).expect("the thread");
     permit.send(()).expect("the thread");
     let (together, durable) = next(&commits);
     assert_eq!(durable, Durable::Now);
     assert_eq!(removed(&together[..2]), [1, 2]);
-    assert!(matches!(together[2..], [Change::Put { seq: 2, .. }]), "{together:?}");
-    futures::executor::block_on(futures::future::join(put, later)).1.expect("room");
+    assert!(matches!(together[2..], [Change::Put(Put { seq: 2, .. })]), "{together:?}");
+    for seq in [put, later] {
+        store.outcome(seq).expect("space");
+    }
 }
 
 #[test]
 fn the_thread_ends_with_the_last_handle_and_commits_what_it_was_given() {
     let (store, commits, permit) = start();
-    let clone = store.clone();
+    let clone = store.handle.clone();
     drop(store);
     clone.remove(7);
     drop(clone);
@@ -125,7 +133,7 @@ fn the_thread_ends_with_the_last_handle_and_commits_what_it_was_given() {
     );
 }
 
-/// A store that refuses, panics or moves as it is told.
+/// A store that refuses or panics on command.
 struct OddStore {
     refuses: Arc<AtomicBool>,
     panics: Arc<AtomicBool>,
@@ -141,48 +149,42 @@ impl Store for OddStore {
     }
 }
 
-/// Such a store, its switches and what its owner is told of its state.
-fn odd() -> (StoreHandle, Arc<AtomicBool>, Arc<AtomicBool>, Receiver<Option<StoreError>>) {
+/// Such a store with its owner, and its switches.
+fn odd() -> (Owner, Arc<AtomicBool>, Arc<AtomicBool>) {
     let (refuses, panics) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-    let (tell, told) = channel();
-    let on_event = move |event| {
-        if let StoreEvent::Status(status) = event {
-            let _ = tell.send(status);
-        }
-    };
-    let store = Box::new(OddStore { refuses: Arc::clone(&refuses), panics: Arc::clone(&panics) });
-    (StoreHandle::start("test", store, 1, on_event).expect("a thread"), refuses, panics, told)
+    let store = OddStore { refuses: Arc::clone(&refuses), panics: Arc::clone(&panics) };
+    (Owner::start(store, 1), refuses, panics)
 }
 
 #[test]
-fn a_panic_of_the_thread_is_told_as_a_failure_for_good() {
-    let (store, refuses, panics, told) = odd();
+fn a_panic_of_the_thread_is_reported_as_a_final_failure() {
+    let (mut store, refuses, panics) = odd();
     refuses.store(true, Ordering::SeqCst);
-    block_on(store.put(Bytes::new(), Vec::new())).expect_err("full");
-    let full = told.recv_timeout(DEADLINE).expect("it is told").expect("full");
+    store.put(Bytes::new(), Vec::new()).expect_err("full");
+    let full = store.next_failure(DEADLINE).expect("it is reported").expect("full");
     assert!(!full.is_final(), "{full}");
     panics.store(true, Ordering::SeqCst);
-    let refused = block_on(store.put(Bytes::new(), Vec::new())).expect_err("nobody is there");
+    let refused = store.put(Bytes::new(), Vec::new()).expect_err("nobody is there");
     assert!(refused.is_final(), "{refused}");
-    let failed = told.recv_timeout(DEADLINE).expect("it is told").expect("failed");
+    let failed = store.next_failure(DEADLINE).expect("it is reported").expect("failed");
     assert!(failed.is_final(), "{failed}");
-    assert!(block_on(store.flush()).is_err_and(|error| error.is_final()));
-    assert!(block_on(store.remove_durably(1)).is_err_and(|error| error.is_final()));
+    assert!(store.flush().is_err_and(|error| error.is_final()));
+    assert!(store.remove_durably(1).is_err_and(|error| error.is_final()));
 }
 
 #[test]
-fn a_removal_that_is_not_durable_is_told_to_who_waits_for_it() {
-    let (store, refuses, ..) = odd();
-    block_on(store.put(Bytes::new(), Vec::new())).expect("room");
+fn a_removal_that_is_not_durable_is_reported_to_who_waits_for_it() {
+    let (mut store, refuses, _) = odd();
+    store.put(Bytes::new(), Vec::new()).expect("room");
     refuses.store(true, Ordering::SeqCst);
-    let refused = block_on(store.remove_durably(1)).expect_err("full");
+    let refused = store.remove_durably(1).expect_err("full");
     assert!(matches!(refused, StoreError::NoSpace(_)), "{refused}");
-    store.remove(1);
-    let refused = block_on(store.flush()).expect_err("full");
+    store.handle.remove(1);
+    let refused = store.flush().expect_err("full");
     assert!(matches!(refused, StoreError::NoSpace(_)), "{refused}");
     refuses.store(false, Ordering::SeqCst);
-    block_on(store.flush()).expect("what was kept in mind is done");
-    block_on(store.remove_durably(1)).expect("room");
+    store.flush().expect("what was kept in mind is done");
+    store.remove_durably(1).expect("room");
 }
 
 #[test]
@@ -198,10 +200,88 @@ fn a_removal_that_was_refused_is_not_made_later() {
     }
     let refuses = Arc::new(AtomicBool::new(true));
     let store = OddStore { refuses: Arc::clone(&refuses), panics: Arc::default() };
-    let store = StoreHandle::start("test", Box::new(Seeing(store, commits)), 1, |_| {}).expect("a thread");
-    block_on(store.remove_durably(7)).expect_err("full");
+    let mut store = Owner::start(Seeing(store, commits), 1);
+    store.remove_durably(7).expect_err("full");
     refuses.store(false, Ordering::SeqCst);
-    block_on(store.remove_durably(8)).expect("room");
+    store.remove_durably(8).expect("room");
     let made = seen.try_iter().flatten().filter(|change| matches!(change, Change::Remove(7)));
     assert_eq!(made.count(), 0);
+}
+
+/// A store that refuses every second put and moves each record after the commit.
+#[derive(Default)]
+struct Moving(Vec<Seq>);
+
+impl Store for Moving {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
+        let puts: Vec<Seq> = changes.iter().filter_map(|change| Some(put_in(change)?.seq)).collect();
+        if puts.iter().any(|seq| seq % 2 == 0) {
+            return Err(StoreError::NoSpace("full".into()));
+        }
+        self.0.extend(puts);
+        MemoryStore.commit(changes, durable)
+    }
+
+    fn compact(&mut self) -> Result<Compacted, StoreError> {
+        let moved = self.0.drain(..).map(|seq| (seq, Payload::from_parts(vec![Bytes::from_static(b"moved")])));
+        Ok(Compacted { moved: moved.collect(), more: false })
+    }
+}
+
+fn put_in(change: &Change) -> Option<&Put> {
+    if let Change::Put(put) = change { Some(put) } else { None }
+}
+
+#[test]
+fn the_owner_gets_one_event_for_each_commit_and_each_move_in_the_order_in_which_they_happened() {
+    let (tell, events) = channel();
+    let on_event = move |event| drop(tell.send(event));
+    let store = StoreHandle::start("test", Box::new(Moving::default()), 1, on_event).expect("a thread");
+    let next = || events.recv_timeout(DEADLINE).expect("an event");
+    for first in [1, 3, 5] {
+        let stored = store.put(Bytes::new(), vec![Bytes::from_static(b"body")]);
+        assert_eq!(stored, first, "its number is known before it is stored");
+        let StoreEvent { stored, moved, failure, .. } = next();
+        assert!(matches!(&stored[..], [(seq, Ok(_))] if *seq == first) && moved.is_empty() && failure.is_none());
+        let StoreEvent { stored, moved, .. } = next();
+        assert!(stored.is_empty() && matches!(&moved[..], [(seq, _)] if *seq == first));
+        let refused = store.put(Bytes::new(), Vec::new());
+        let StoreEvent { stored, failure, .. } = next();
+        assert!(matches!(&stored[..], [(seq, Err(_))] if *seq == refused), "{stored:?}");
+        assert!(failure.is_some_and(|error| !error.is_final()), "the state comes with it");
+        // the next commit that succeeds says that the store accepts puts again
+    }
+    store.remove_durably(1);
+    let StoreEvent { removed, failure, .. } = next();
+    assert!(matches!(removed[..], [(1, Ok(()))]), "{removed:?}");
+    let flush = store.flush();
+    // the disk is probed meanwhile
+    let flushed = std::iter::repeat_with(next).find(|event| !event.flushed.is_empty()).expect("it never ends").flushed;
+    assert!(matches!(flushed[..], [(seq, Ok(()))] if seq == flush), "{flushed:?}; {failure:?}");
+}
+
+#[test]
+fn a_record_that_recovery_would_not_read_is_refused_and_those_beside_it_are_kept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (store, _) = LogStore::open(directory.path()).expect("the store opens");
+    let mut owner = Owner::start(store, 1);
+    let put = |meta: usize| owner.handle.put(Bytes::from(vec![b'm'; meta]), vec![Bytes::from_static(b"body")]);
+    let puts = [put(MAX_META), put(MAX_META + 1), put(70_000), put(5)];
+    let outcomes = puts.map(|seq| owner.outcome(seq));
+    assert!(outcomes[0].is_ok() && outcomes[3].is_ok(), "{outcomes:?}");
+    for (outcome, len) in [(&outcomes[1], MAX_META + 1), (&outcomes[2], 70_000)] {
+        let error = outcome.as_ref().expect_err("too large");
+        assert!(matches!(error, StoreError::TooLarge { size, .. } if *size == len as u64), "{error}");
+        assert!(!error.is_final());
+    }
+    owner.flush().expect("nothing waits");
+    drop(owner);
+    let found = loop {
+        match LogStore::open(directory.path()) {
+            Ok((_, found)) => break found,
+            Err(OpenError::InUse(_)) => thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(found.len(), 2);
 }

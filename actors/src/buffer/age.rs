@@ -61,21 +61,21 @@ fn since_boot() -> Since {
     time.tv_sec * 1_000 + time.tv_nsec / 1_000_000
 }
 
-/// How many entries of messages that are gone are kept at least, before the queue is swept.
+/// The queue is not swept while it has fewer stale entries than this.
 const MIN_SWEEP: usize = 1_024;
 
-/// The messages by age. Entries of messages that are gone stay until they are due or swept out.
+/// The messages by age. Entries of removed messages stay until they are due or swept out.
 #[derive(Debug, Default)]
 pub struct ByAge(VecDeque<(Since, Seq)>);
 
 impl ByAge {
-    /// The messages that were found at a start, in any order.
+    /// The messages that were found at the start, in any order.
     pub fn recovered(mut messages: Vec<(Since, Seq)>) -> Self {
         messages.sort_unstable();
         Self(messages.into())
     }
 
-    /// Appends the youngest. `held` counts all that are held, and `is_held` tells which.
+    /// Appends the youngest. `held` is the number of buffered messages, and `is_held` says which they are.
     pub fn push(&mut self, since: Since, seq: Seq, held: usize, is_held: impl Fn(Seq) -> bool) {
         if self.0.len() >= 2 * held + MIN_SWEEP {
             self.0.retain(|&(_, seq)| is_held(seq));
@@ -83,7 +83,7 @@ impl ByAge {
         self.0.push_back((since, seq));
     }
 
-    /// Takes out the oldest, if it began at `due` or before. It may be gone already.
+    /// Takes out the oldest if it began at `due` or before. It may have been removed already.
     pub fn pop_due(&mut self, due: Since) -> Option<Seq> {
         self.0.pop_front_if(|&mut (since, _)| since <= due).map(|(_, seq)| seq)
     }

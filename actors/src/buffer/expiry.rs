@@ -1,48 +1,48 @@
-//! Messages that nobody fetches in time go, a slice at a time.
+//! Messages that nobody fetches in time expire, a slice at a time.
 
 use std::time::Duration;
 
 use actix::prelude::*;
 
 use crate::buffer::age::Since;
-use crate::buffer::lease::Asker;
-use crate::buffer::{BufferActor, Held};
+use crate::buffer::lease::Waiter;
+use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
 use crate::store::Seq;
 use crate::wait_queue::WaitQueue;
 
-/// How often expired messages are looked for: often enough that an hour's time to live is kept to the second, seldom
-/// enough to cost nothing.
+/// How often expired messages are looked for: a time to live is kept to the second, and the look costs nothing.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many messages expire, or are forgotten, in one turn of the event loop. 300,000 at once took 0.76 s; so 1,000 take
-/// about 3 ms.
+/// How many messages or tombstones are removed in one turn of the event loop: 300,000 took 0.76 s, so 1,000 take about
+/// 3 ms.
 const EXPIRY_SLICE: usize = 1_000;
 
-/// When the next slice follows, where more is due: others have their turn meanwhile.
+/// The pause before the next slice, if more is due: other events are handled meanwhile.
 const NEXT_SLICE: Duration = Duration::from_millis(1);
 
 impl BufferActor {
-    pub(super) fn is_expired(&self, held: &Held) -> bool {
-        held.since <= self.due()
+    pub(super) fn is_expired(&self, message: &BufferedMsg) -> bool {
+        message.since <= self.due()
     }
 
-    /// What began now or before is too old.
+    /// What began at this time or before has expired.
     fn due(&self) -> Since {
         self.clock.now().saturating_sub_unsigned(self.ttl.as_millis() as u64)
     }
 
-    /// Forgets what was not fetched in time, a slice at a time. What is being delivered stays until that is over.
+    /// Removes a slice of the expired messages and old tombstones. A message that is being delivered stays until the delivery
+    /// ends.
     pub(super) fn expire(&mut self, ctx: &mut Context<Self>) {
         let now = self.clock.now();
-        let forgotten = self.brought.forget_old(now, EXPIRY_SLICE);
-        let mut more = forgotten.len() == EXPIRY_SLICE;
-        forgotten.into_iter().for_each(|record| self.store.remove(record));
+        let tombstones = self.redeliveries.remove_old(now, EXPIRY_SLICE);
+        let mut more = tombstones.len() == EXPIRY_SLICE;
+        tombstones.into_iter().for_each(|record| self.store.remove(record));
         let due = self.due();
         let mut expired = Vec::new();
         for _ in 0..EXPIRY_SLICE {
             let Some(seq) = self.by_age.pop_due(due) else { break };
-            if let Some(uuid) = self.names.get(&seq).filter(|_| !self.leases.contains_key(&seq)).cloned() {
+            if let Some(uuid) = self.uuids.get(&seq).filter(|_| !self.leases.contains_key(&seq)).cloned() {
                 self.remove(&uuid);
                 expired.push(uuid);
             }
@@ -64,9 +64,9 @@ impl BufferActor {
         }
     }
 
-    /// A delivery is over without success. What has become too old meanwhile is not offered again.
-    pub(super) fn offer_again(&mut self, uuid: &BufferUuid, seq: Seq) -> WaitQueue<Asker> {
-        if self.messages.get(uuid).is_some_and(|held| self.is_expired(held)) {
+    /// Ends a delivery that did not succeed. A message that has expired meanwhile is removed. Returns who waits for the end.
+    pub(super) fn offer_again(&mut self, uuid: &BufferUuid, seq: Seq) -> WaitQueue<Waiter> {
+        if self.messages.get(uuid).is_some_and(|message| self.is_expired(message)) {
             self.count_expired(std::slice::from_ref(uuid));
             return self.remove(uuid);
         }

@@ -1,15 +1,15 @@
-//! What a record of the buffer's store says beside its body.
+//! The meta of a record in the buffer's store.
 
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Fingerprint;
 use crate::buffer::age::{BootTime, Since};
-use crate::buffer::{Held, Rare};
+use crate::buffer::{BufferedMsg, ColdFields};
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;
 use crate::store::Recovered;
 
-/// What is kept of a message beside its body.
+/// The meta of a buffered message.
 #[derive(Serialize, Deserialize)]
 pub struct Meta {
     pub uuid: BufferUuid,
@@ -25,9 +25,9 @@ pub struct Meta {
     pub boot: Option<BootTime>,
 }
 
-/// A message of this fingerprint has gone.
+/// The meta of a record without a body: a message with this fingerprint has been here.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Gone {
+pub struct Tombstone {
     #[serde(rename = "gone")]
     pub fingerprint: Fingerprint,
     pub gone_at_ms: u64,
@@ -37,24 +37,24 @@ pub struct Gone {
 
 impl Meta {
     /// The meta of a message that is stored now.
-    pub fn of(uuid: BufferUuid, stored_at_ms: u64, boot: Option<BootTime>, rare: Option<&Rare>) -> Self {
-        let blend = rare.and_then(|rare| rare.blend.as_ref());
+    pub fn of(uuid: BufferUuid, stored_at_ms: u64, boot: Option<BootTime>, cold: Option<&ColdFields>) -> Self {
+        let blend = cold.and_then(|cold| cold.blend.as_ref());
         Self {
             uuid,
             stored_at_ms,
             blend_at: blend.map(|blend| blend.offset),
             blend_path: blend.and_then(|blend| blend.path.clone()),
-            fingerprint: rare.and_then(|rare| rare.fingerprint),
+            fingerprint: cold.and_then(|cold| cold.fingerprint),
             boot,
         }
     }
 
-    /// The message, whose body is that of `record` and whose age is `since`.
-    pub fn into_held(self, record: Recovered, since: Since) -> (BufferUuid, Held) {
+    /// The message whose body is that of `record` and whose age began at `since`.
+    pub fn into_message(self, record: Recovered, since: Since) -> (BufferUuid, BufferedMsg) {
         let blend = self.blend_at.map(|offset| BlendPlaceholder { offset, path: self.blend_path });
-        let rare = Rare::new(blend, self.fingerprint);
+        let cold = ColdFields::new(blend, self.fingerprint);
         let Recovered { seq, meta, body: payload } = record;
-        let held = Held { seq, payload, meta_len: meta.len() as u32, stored_at_ms: self.stored_at_ms, since, rare };
-        (self.uuid, held)
+        let meta_len = meta.len() as u32;
+        (self.uuid, BufferedMsg { seq, payload, meta_len, stored_at_ms: self.stored_at_ms, since, cold })
     }
 }

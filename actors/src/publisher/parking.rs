@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::messages::{GetParkedMessages, ParkedMessage, ParkedMessages, PublishParkedMessage};
 use crate::publisher::outbox::{OutboxMessage, Parked};
 use crate::publisher::record::ParkedMarker;
-use crate::publisher::{Route, UserManagerPublisher, WhatFor};
+use crate::publisher::{PendingFlush, PendingWrite, Route, UserManagerPublisher};
 use crate::reply::{Deferred, deferred};
 use crate::store::{Seq, StoreError, encode_meta, now_ms};
 
@@ -17,7 +17,8 @@ impl UserManagerPublisher {
         let since_ms = now_ms();
         if self.outbox.park(seq, reason.clone(), since_ms) {
             let meta = ParkedMarker { parked: seq, reason, since_ms };
-            self.puts.add(self.store.put(encode_meta(&meta), Vec::new()), WhatFor::ParkedMarker(seq));
+            let marker = self.store.put(encode_meta(&meta), Vec::new());
+            self.pending_puts.insert(marker, PendingWrite::ParkedMarker(seq));
         }
     }
 
@@ -35,7 +36,7 @@ impl UserManagerPublisher {
 impl Handler<GetParkedMessages> for UserManagerPublisher {
     type Result = Deferred<ParkedMessages>;
 
-    fn handle(&mut self, _: GetParkedMessages, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, _: GetParkedMessages, ctx: &mut Self::Context) -> Self::Result {
         let parked =
             self.outbox.parked().map(|(OutboxMessage { meta, payload, .. }, Parked { reason, since_ms, .. })| {
                 ParkedMessage {
@@ -48,14 +49,9 @@ impl Handler<GetParkedMessages> for UserManagerPublisher {
                 }
             });
         let parked = ParkedMessages(parked.collect());
-        // what is listed stays parked through a kill
-        let markers = self.store.flush();
         let (reply, deferred) = deferred();
-        actix::spawn(async move {
-            // listed on a full disk too: deleting them frees space
-            let _ = markers.await;
-            reply.send(parked);
-        });
+        // what is listed stays parked through a kill
+        self.flush(PendingFlush::ListParked(parked, reply), ctx);
         deferred
     }
 }

@@ -8,7 +8,7 @@ use crate::publisher::{Route, UserManagerPublisher};
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Seq, StoreError};
 
-/// A removal on its way to the store.
+/// A removal that the store is writing.
 #[derive(Debug)]
 pub struct Removal {
     /// The user manager has the message; otherwise it is discarded.
@@ -16,74 +16,26 @@ pub struct Removal {
     replies: Vec<Reply<Result<(), Error>>>,
 }
 
-/// The store has answered.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct RemovalEnded {
-    seq: Seq,
-    outcome: Result<(), StoreError>,
-}
-
 impl UserManagerPublisher {
-    /// Removes a message. Where the store refuses that, the message stays what it was.
-    fn remove_durably(
-        &mut self,
-        found: Option<Seq>,
-        forwarded: bool,
-        ctx: &Context<Self>,
-    ) -> Deferred<Result<(), Error>> {
+    /// Removes a message. If the store refuses that, the message stays what it was.
+    fn remove_durably(&mut self, found: Option<Seq>, forwarded: bool) -> Deferred<Result<(), Error>> {
+        let Some(seq) = found else { return Deferred::now(Err(Error::NoSuchMessage)) };
+        if let Err(error) = self.check_store() {
+            return Deferred::now(Err(error.into()));
+        }
         let (reply, deferred) = deferred();
-        let Some(seq) = found else {
-            reply.send(Err(Error::NoSuchMessage));
-            return deferred;
-        };
         if let Some(removal) = self.removals.get_mut(&seq) {
             removal.replies.push(reply);
             return deferred;
         }
         self.outbox.begin_removal(seq);
         self.removals.insert(seq, Removal { forwarded, replies: vec![reply] });
-        let (removed, publisher) = (self.store.remove_durably(seq), ctx.address());
-        // not a future of the actor's: it would poll each of them at every event
-        actix::spawn(async move {
-            let outcome = removed.await;
-            publisher.do_send(RemovalEnded { seq, outcome });
-        });
+        self.store.remove_durably(seq);
         deferred
     }
-}
 
-impl Handler<DeleteMessage> for UserManagerPublisher {
-    type Result = Deferred<Result<(), Error>>;
-
-    fn handle(&mut self, DeleteMessage { message_id }: DeleteMessage, ctx: &mut Self::Context) -> Self::Result {
-        match &self.route {
-            Route::Broker(_) => Deferred::now(Err(Error::BrokerIsConfigured)),
-            Route::UserManager(_) => self.remove_durably(self.outbox.find(message_id), true, ctx),
-        }
-    }
-}
-
-impl Handler<DeleteParkedMessage> for UserManagerPublisher {
-    type Result = Deferred<Result<(), Error>>;
-
-    fn handle(
-        &mut self,
-        DeleteParkedMessage { message_id }: DeleteParkedMessage,
-        ctx: &mut Self::Context,
-    ) -> Self::Result {
-        let found = self.outbox.find(message_id).filter(|seq| self.outbox.is_parked(*seq));
-        if found.is_some() {
-            log::info!("parked message {message_id} is deleted");
-        }
-        self.remove_durably(found, false, ctx)
-    }
-}
-
-impl Handler<RemovalEnded> for UserManagerPublisher {
-    type Result = ();
-
-    fn handle(&mut self, RemovalEnded { seq, outcome }: RemovalEnded, ctx: &mut Self::Context) {
+    /// Handles the outcome of a removal.
+    pub(super) fn finish_removal(&mut self, seq: Seq, outcome: Result<(), StoreError>, ctx: &mut Context<Self>) {
         let Some(Removal { forwarded, replies }) = self.removals.remove(&seq) else { return };
         match &outcome {
             Ok(()) => {
@@ -96,5 +48,32 @@ impl Handler<RemovalEnded> for UserManagerPublisher {
         for reply in replies {
             reply.send(outcome.clone().map_err(Error::from));
         }
+    }
+}
+
+impl Handler<DeleteMessage> for UserManagerPublisher {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(&mut self, DeleteMessage { message_id }: DeleteMessage, _: &mut Self::Context) -> Self::Result {
+        match &self.route {
+            Route::Broker(_) => Deferred::now(Err(Error::BrokerIsConfigured)),
+            Route::UserManager(_) => self.remove_durably(self.outbox.find(message_id), true),
+        }
+    }
+}
+
+impl Handler<DeleteParkedMessage> for UserManagerPublisher {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(
+        &mut self,
+        DeleteParkedMessage { message_id }: DeleteParkedMessage,
+        _: &mut Self::Context,
+    ) -> Self::Result {
+        let found = self.outbox.find(message_id).filter(|seq| self.outbox.is_parked(*seq));
+        if found.is_some() {
+            log::info!("parked message {message_id} is deleted");
+        }
+        self.remove_durably(found, false)
     }
 }

@@ -1,4 +1,4 @@
-//! What the log asks of the file system: the one place where its files are changed.
+//! What the log needs from the file system. All changes of its files go through here.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -13,37 +13,36 @@ use rustix::io::Errno;
 /// Parts of a body up to this length are gathered into one write with their neighbours.
 const GATHER: usize = 64 << 10;
 
-/// Changes files. What is not synced may be lost in a power failure, in part and in any order; so a test stands in
-/// here for a disk that loses power, has no room or fails.
+/// Changes files. What is not synced may be lost in a power failure, in part and in any order. Tests implement this with a
+/// disk that loses power, has no space or fails.
 pub trait Disk: Send + fmt::Debug {
-    /// Makes an empty file, in place of one of that name. The name is durable when the directory is synced.
+    /// Creates an empty file; it replaces one of that name. The name is durable when the directory is synced.
     ///
     /// # Errors
     /// What the file system reports, here and below.
     fn create(&self, path: &Path) -> io::Result<File>;
     /// Writes all bytes at an offset.
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Cuts a file off.
+    /// Changes the length of a file.
     fn set_len(&self, file: &File, len: u64) -> io::Result<()>;
     /// Makes a file's content and length durable.
     fn sync(&self, file: &File) -> io::Result<()>;
     /// Deletes a file. That is durable when the directory is synced.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Gives a file another name in its directory, which no other has. That is durable when the directory is synced.
+    /// Renames a file in its directory; it replaces one of that name. That is durable when the directory is synced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Whether there is room for so many bytes more in an empty file, as far as the file system can tell without their
-    /// being written.
-    fn check_room(&self, file: &File, bytes: u64) -> io::Result<()>;
-    /// Makes durable which files a directory has.
+    /// Whether there is space for this many bytes in an empty file, as far as the file system knows without a write.
+    fn check_space(&self, file: &File, bytes: u64) -> io::Result<()>;
+    /// Makes the names in a directory durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 }
 
-/// Who may do what with a file of the store: it holds messages, which are for the service alone.
+/// The mode of the store's files: they hold messages, which are for the service alone.
 const FILE_MODE: u32 = 0o600;
-/// … and with its directories.
+/// The mode of its directories.
 pub(super) const DIRECTORY_MODE: u32 = 0o700;
 
-/// Makes an empty file, in place of one of that name, that is open to the service alone.
+/// Creates an empty file that is accessible to the service alone; it replaces one of that name.
 pub(super) fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
 }
@@ -77,9 +76,9 @@ impl Disk for SystemDisk {
         fs::rename(from, to)
     }
 
-    fn check_room(&self, file: &File, bytes: u64) -> io::Result<()> {
+    fn check_space(&self, file: &File, bytes: u64) -> io::Result<()> {
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
-            // it cannot tell
+            // it does not know
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
             checked => Ok(checked?),
         }
@@ -90,8 +89,8 @@ impl Disk for SystemDisk {
     }
 }
 
-/// Makes durable which files a directory has, where the file system can: some (FUSE, CIFS) refuse to sync any directory,
-/// which promises nothing and fails nothing.
+/// Makes the names in a directory durable, if the file system can: some (FUSE, CIFS) refuse to sync any directory, and that is
+/// no failure of the disk.
 ///
 /// # Errors
 /// What the file system reports.
@@ -121,7 +120,7 @@ pub(crate) fn transient(error: &io::Error) -> Option<Transient> {
     }
 }
 
-/// Writes to the end of a file, small parts gathered, large ones as they are.
+/// Appends to a file: small parts are gathered, large ones are written as they are.
 pub(super) struct Appender<'a> {
     disk: &'a dyn Disk,
     file: &'a File,

@@ -1,4 +1,4 @@
-//! The segment files that are open: few, however many segments there are, and those that somebody reads.
+//! The open files of segments: few, however many segments there are.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,30 +11,30 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::payload::read_cached;
 
-/// How many descriptors one store has open at the most: [`MAX_OPEN_SEGMENTS`], [`MAX_DELETED_SEGMENTS`], and 8 for its lock,
-/// its directory, its reserve, the newest segment, one that is begun, and one that a record is moved to.
+/// The most file descriptors that one store has open: [`MAX_OPEN_SEGMENTS`], [`MAX_DELETED_SEGMENTS`], and 8 for its lock, its
+/// directory, its reserve, the newest segment, one that is being begun, and one that a record is relocated to.
 pub const MAX_OPEN_FILES: usize = MAX_OPEN_SEGMENTS + MAX_DELETED_SEGMENTS + 8;
 
-/// How many segments are open at once. Opening one takes about 5 µs; whoever reads while all of these are being read waits
-/// for a part of a body to be read, some milliseconds.
+/// How many segments are open at once. Opening one takes about 5 µs. A reader who finds all of them being read waits until a
+/// part of a body has been read, some milliseconds.
 const MAX_OPEN_SEGMENTS: usize = 32;
 
-/// How many segments that are deleted, and so cannot be opened again, are kept open for those who still read in them. While
-/// there are so many, no other that somebody reads in is deleted.
+/// How many deleted segments, which cannot be opened again, are kept open for their readers. While there are so many, no other
+/// segment that has readers is deleted.
 const MAX_DELETED_SEGMENTS: usize = 24;
 
 /// The files of a store.
 #[derive(Default)]
 pub(super) struct Files {
     open: Mutex<Open>,
-    /// A file is not in use any more, or could not be opened.
+    /// Signalled when a file is no longer in use, or could not be opened.
     released: Condvar,
     deleted: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Open {
-    /// By when they were last used.
+    /// In the order of their last use.
     files: VecDeque<(u32, Arc<File>)>,
     opening: usize,
 }
@@ -45,16 +45,16 @@ impl fmt::Debug for Files {
     }
 }
 
-/// A segment's file, which is opened when somebody reads in it.
+/// The file of a segment, opened when it is read.
 pub struct SegmentFile {
     files: Arc<Files>,
     number: u32,
     path: PathBuf,
-    /// Since it was deleted while somebody could still read in it.
+    /// Set when it was deleted while it had readers.
     deleted: OnceLock<Arc<File>>,
 }
 
-/// A file that somebody reads in.
+/// A file that is being read.
 struct InUse<'a> {
     files: &'a Files,
     file: Option<Arc<File>>,
@@ -75,8 +75,8 @@ impl Open {
         Some(file)
     }
 
-    /// Whether there is room for one more, for which the one that was used longest ago is closed.
-    fn make_room(&mut self) -> bool {
+    /// Makes sure that one more can be opened: closes the one that was used longest ago. False if all are in use.
+    fn make_space(&mut self) -> bool {
         if self.files.len() + self.opening < MAX_OPEN_SEGMENTS {
             return true;
         }
@@ -91,15 +91,14 @@ impl SegmentFile {
         Arc::new(Self { files: Arc::clone(files), number, path, deleted: OnceLock::new() })
     }
 
-    /// `file` is this one, open already.
+    /// Registers `file`, which is this one and open already.
     pub(super) fn is_open(&self, file: &Arc<File>) {
         let mut open = self.files.open();
-        open.make_room();
+        open.make_space();
         open.files.push_back((self.number, Arc::clone(file)));
     }
 
-    /// The file is about to be deleted. Where somebody may still read in it, it stays open for them; false where too many
-    /// do already.
+    /// Prepares for deletion: if it may have readers, it stays open for them. False if too many deleted files are open.
     pub(super) fn prepare_deletion(self: &Arc<Self>) -> io::Result<bool> {
         if Arc::strong_count(self) > 1 && self.deleted.get().is_none() {
             if self.files.deleted.load(Ordering::Relaxed) == MAX_DELETED_SEGMENTS {
@@ -114,10 +113,10 @@ impl SegmentFile {
         Ok(true)
     }
 
-    /// Reads exactly what `buffer` has room for. Waits for the disk, and for others where too many files are being read.
+    /// Fills `buffer`. Waits for the disk, and for other readers if too many files are being read.
     ///
     /// # Errors
-    /// What the file system reports, and `UnexpectedEof` where the file has become shorter.
+    /// What the file system reports, and `UnexpectedEof` if the file has become shorter.
     pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         if let Some(file) = self.deleted.get() {
             return file.read_exact_at(buffer, offset);
@@ -126,7 +125,7 @@ impl SegmentFile {
         in_use.file.as_ref().map_or(Ok(()), |file| file.read_exact_at(buffer, offset))
     }
 
-    /// Reads what the page cache has, of a file that is open; see [`read_cached`].
+    /// Reads what the page cache has of an open file; see [`read_cached`].
     pub(crate) fn read_cached(&self, buffer: &mut [u8], offset: u64) -> usize {
         if let Some(file) = self.deleted.get() {
             return read_cached(file, offset, buffer);
@@ -143,7 +142,7 @@ impl SegmentFile {
             if let Some(file) = open.find(self.number) {
                 return Ok(InUse { files, file: Some(file) });
             }
-            if open.make_room() {
+            if open.make_space() {
                 break;
             }
             open = files.released.wait(open).unwrap_or_else(PoisonError::into_inner);
@@ -156,7 +155,7 @@ impl SegmentFile {
         match opened {
             Ok(file) => {
                 let file = Arc::new(file);
-                // a file that is deleted is found by who may read in it alone
+                // only its readers find a deleted file
                 if self.deleted.get().is_none() {
                     open.files.push_back((self.number, Arc::clone(&file)));
                 }
@@ -164,7 +163,7 @@ impl SegmentFile {
             }
             Err(error) => {
                 files.released.notify_one();
-                // it may have been deleted meanwhile, and is kept open since
+                // it may have been deleted meanwhile, and is kept open then
                 match self.deleted.get() {
                     Some(file) => Ok(InUse { files, file: Some(Arc::clone(file)) }),
                     None => Err(error),

@@ -1,4 +1,4 @@
-//! The files of the log: how a segment and its records are laid out, and how they are read back.
+//! The format of the log's files: how a segment and its records are laid out, and how they are read.
 //!
 //! All numbers are little-endian. A segment starts with
 //!
@@ -7,16 +7,16 @@
 //! | 6 | `UHSLOG` |
 //! | 2 | format version |
 //! | 8 | number of the segment |
-//! | 8 | number that the next record had when the segment was begun |
-//! | 4 | salt, at random |
+//! | 8 | sequence number of the next record when the segment was begun |
+//! | 4 | random salt |
 //!
 //! and goes on with records:
 //!
 //! | bytes | what |
 //! | --- | --- |
 //! | 4 | CRC-32C of the salt, the rest of this header and the meta |
-//! | 4 | kind: 1 put, 2 removed; 256 more where the record is the first of its commit, and all before it synced |
-//! | 8 | number of the record |
+//! | 4 | kind: 1 put, 2 removed; plus 256 if the record is the first of its commit and all before it is synced |
+//! | 8 | sequence number of the record |
 //! | 4 | length of the meta |
 //! | 4 | CRC-32C of the body |
 //! | 8 | length of the body |
@@ -24,8 +24,8 @@
 //!
 //! In the newest segment, zeros may follow them up to the end of the file.
 //!
-//! A record is marked as the first of its commit only where everything before it was synced. So it says that no crash has
-//! torn what stands before it. The salt keeps anybody from sending a body that looks like such a record.
+//! A record is marked as the first of its commit only if everything before it was synced. So the mark proves that no crash has
+//! torn what stands before it. The salt prevents a sender from forging such a record inside a body.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -33,7 +33,7 @@ use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::store::{MAX_META, Seq};
+use crate::store::{Change, MAX_META, Seq};
 
 mod search;
 
@@ -58,9 +58,9 @@ pub enum Kind {
 /// Added to the kind of a record that is the first of its commit.
 const BEGINS_COMMIT: u32 = 256;
 
-/// What a record's header says about where it stands.
+/// What marks a record as one of its segment, and of its commit.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct Mark {
     pub salt: u32,
     pub begins_commit: bool,
 }
@@ -76,29 +76,51 @@ pub struct Record {
 }
 
 impl Record {
+    /// The header of the record that makes `change`.
+    pub fn of(change: &Change) -> Self {
+        match change {
+            Change::Put(put) => Self {
+                kind: Kind::Put,
+                seq: put.seq,
+                meta_len: put.meta.len() as u32,
+                body_crc: put.body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part)),
+                body_len: put.body_len(),
+            },
+            Change::Remove(seq) => Self { kind: Kind::Removed, seq: *seq, meta_len: 0, body_crc: 0, body_len: 0 },
+        }
+    }
+
+    /// The length of that record in the file.
+    pub fn len_of(change: &Change) -> u64 {
+        match change {
+            Change::Put(put) => RECORD_HEADER + put.meta.len() as u64 + put.body_len(),
+            Change::Remove(_) => RECORD_HEADER,
+        }
+    }
+
     /// The length of the whole record in the file.
     pub fn len(&self) -> u64 {
         RECORD_HEADER + u64::from(self.meta_len) + self.body_len
     }
 
-    /// Where the body lies, for a record that starts at `offset`.
+    /// The offset of the body of a record that starts at `offset`.
     pub fn body_offset(&self, offset: u64) -> u64 {
         offset + RECORD_HEADER + u64::from(self.meta_len)
     }
 
-    /// The length of a record's header and its meta, of which `head` is the former.
+    /// The length of header and meta together, according to the header `head`.
     pub fn head_len(head: &[u8]) -> u64 {
         RECORD_HEADER + u64::from(u32_at(head, 16))
     }
 
-    /// The record that `bytes` begin with, as far as its header and its meta are sound; its body is not looked at.
+    /// The record at the start of `bytes`, if its header and its meta are sound. Its body is not checked.
     pub fn parse(bytes: &[u8], salt: u32) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(RECORD_HEADER as usize)?;
         let meta = rest.get(..u32_at(head, 16) as usize)?;
         if header_crc(salt, head, meta) != u32_at(head, 0) { None } else { Self::of_header(head) }
     }
 
-    /// The record of a header; none where it is of an unknown kind.
+    /// The record of a header; `None` if its kind is unknown.
     fn of_header(head: &[u8]) -> Option<Self> {
         let kind = match u32_at(head, 4) & !BEGINS_COMMIT {
             1 => Kind::Put,
@@ -110,19 +132,19 @@ impl Record {
     }
 
     /// Appends header and meta to `out`; the body follows them.
-    pub fn write(&self, meta: &[u8], place: Place, out: &mut Vec<u8>) {
+    pub fn write(&self, meta: &[u8], mark: Mark, out: &mut Vec<u8>) {
         let mut head = [0; RECORD_HEADER as usize];
         let kind: u32 = match self.kind {
             Kind::Put => 1,
             Kind::Removed => 2,
         };
-        let kind = if place.begins_commit { kind + BEGINS_COMMIT } else { kind };
+        let kind = if mark.begins_commit { kind + BEGINS_COMMIT } else { kind };
         head[4..8].copy_from_slice(&kind.to_le_bytes());
         head[8..16].copy_from_slice(&self.seq.to_le_bytes());
         head[16..20].copy_from_slice(&self.meta_len.to_le_bytes());
         head[20..24].copy_from_slice(&self.body_crc.to_le_bytes());
         head[24..32].copy_from_slice(&self.body_len.to_le_bytes());
-        let crc = header_crc(place.salt, &head, meta);
+        let crc = header_crc(mark.salt, &head, meta);
         head[..4].copy_from_slice(&crc.to_le_bytes());
         out.extend_from_slice(&head);
         out.extend_from_slice(meta);
@@ -133,7 +155,7 @@ fn header_crc(salt: u32, head: &[u8], meta: &[u8]) -> u32 {
     crc32c::crc32c_append(head_crc(salt, head), meta)
 }
 
-/// The part of a record's checksum that comes before the meta.
+/// The checksum of a record up to its meta.
 fn head_crc(salt: u32, head: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&salt.to_le_bytes()), &head[4..])
 }
@@ -170,16 +192,16 @@ pub enum FoundHeader {
     Bad(&'static str),
 }
 
-/// Where metas are kept that are read one after another: in few large blocks, which go back to the system when all of
-/// their metas have gone. A million small blocks would leave holes in the memory of the process.
+/// Memory for metas that are read one after another: few large blocks, each of which goes back to the system when all of its
+/// metas are dropped. A million small blocks would fragment the memory of the process.
 #[derive(Default)]
 pub struct MetaMemory(BytesMut);
 
-/// How large those blocks are: such that the allocator makes each a map of its own.
+/// The size of such a block in bytes: the allocator gives each a mapping of its own.
 const META_BLOCK: usize = 4 << 20;
 
 impl MetaMemory {
-    /// Room for one, of at most [`MAX_META`] bytes.
+    /// Memory for one meta of at most [`MAX_META`] bytes.
     fn take(&mut self, len: usize) -> BytesMut {
         if self.0.len() < len {
             self.0 = BytesMut::zeroed(META_BLOCK);
@@ -272,7 +294,7 @@ impl<'a> Reader<'a> {
         Ok(Entry::Record { offset, record, meta })
     }
 
-    /// The meta of `len` bytes behind a record's header, where the header's checksum confirms it.
+    /// The meta of `len` bytes behind a record's header; `None` if the header's checksum does not match.
     fn meta(&mut self, head: &[u8], offset: u64, len: usize) -> io::Result<Option<Bytes>> {
         let expected = u32_at(head, 0);
         if len <= MAX_META {
@@ -280,7 +302,7 @@ impl<'a> Reader<'a> {
             self.file.read_exact(&mut meta)?;
             return Ok((header_crc(self.salt, head, &meta) == expected).then(|| meta.freeze()));
         }
-        // Earlier versions wrote longer ones, and have acknowledged them. Memory is taken only for what is one.
+        // Earlier versions wrote and acknowledged longer ones. Memory is allocated only after the checksum has matched.
         let mut crc = head_crc(self.salt, head);
         self.read_parts(len as u64, |part| crc = crc32c::crc32c_append(crc, part))?;
         if crc != expected {

@@ -1,89 +1,106 @@
-//! The thread that owns a store: it gathers the changes that wait and commits them together, so that many requests
-//! share one `fdatasync`.
+//! The thread that owns a store. It takes the changes that wait and commits them together, so that many requests share one
+//! `fdatasync` (group commit), and reports to the owner of the store in the order in which things happened.
 
-use std::pin::Pin;
+use std::mem::discriminant;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
-use std::task::{Context, Poll, ready};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use crate::payload::Payload;
-use crate::store::puts::PutOutcome;
-use crate::store::{Change, Durable, NO_RECORD, Seq, Store, StoreError, Tidied};
+use crate::store::{Change, Compacted, Durable, NO_RECORD, Put, Seq, Store, StoreError};
 
-/// How many bytes of bodies one commit takes at the most before it is closed: past a few MiB the disk's throughput
-/// decides and a larger group only makes its first member wait longer.
+/// How many bytes of bodies close a group. Past a few MiB the throughput of the disk decides, and a larger group only makes
+/// its first member wait longer.
 const MAX_GROUP_BYTES: usize = 8 << 20;
 
-/// How many changes one commit takes at the most. At 64 a commit the sync already costs less than the writing
-/// (245,000 records of 300 B a second against 9,100 with one a commit); past a thousand nothing is gained. Nor is
-/// anything by waiting for more than have come: with 32 connections a commit takes 14.
-const MAX_GROUP_CHANGES: usize = 1_024;
+/// How many commands close a group. With 64 changes a commit the sync already costs less than the writing (245,000
+/// records of 300 B a second, against 9,100 with one a commit); past a thousand nothing is gained. Waiting for
+/// more than have come gains nothing either: with 32 connections a commit has 14 changes.
+const MAX_GROUP_COMMANDS: usize = 1_024;
 
-/// How long removals wait for others, or for a put to go with: nobody waits for them.
+/// How long removals that nobody waits for are held back, so that they share a commit with others or with a put.
 const REMOVAL_DELAY: Duration = Duration::from_millis(1);
 
-/// How long after removals are written they are synced, unless a put comes first: until then a crash of the machine may
-/// bring them back, one of the process does not. A sync takes about 90 µs of a processor, and a stream of fetched
-/// messages would have one each millisecond.
+/// How long after removals are written they are synced, unless a put comes first. Until then a crash of the machine may bring
+/// the records back; a crash of the process does not. A sync takes about 90 µs of a processor, and a stream of fetched
+/// messages would need one each millisecond.
 const SYNC_DELAY: Duration = Duration::from_millis(10);
 
-/// For how many bytes of bodies that a commit takes the store gives space back once: it is to keep pace, and whoever
-/// waits for the next commit waits no longer for it than for the bodies.
-const TIDIED_TOGETHER: usize = 4 << 20;
+/// One compaction step follows for each so many bytes of bodies in a commit. So compaction keeps pace, and the next
+/// commit waits for it no longer than for the bodies.
+const BYTES_PER_COMPACTION: usize = 4 << 20;
 
-/// How often a full store is tried again while nobody asks it for anything.
+/// How often a full store is probed while nobody puts anything.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the owner of a store is told besides the answers to its calls.
-#[derive(Debug)]
-pub enum StoreEvent {
-    /// Bodies have moved; see [`Tidied::moved`](crate::store::Tidied::moved). The outcome of each of their puts was there
-    /// before.
-    Moved(Vec<(Seq, Payload)>),
-    /// The outcome of commits has changed: `None` when they succeed again.
-    Status(Option<StoreError>),
+/// What has become of the requests to a store. The owner gets one event for each commit and for each compaction step that
+/// concerns it, in the order in which they happened: a record is reported as stored before it is reported as moved.
+#[derive(Debug, Default)]
+pub struct StoreEvent {
+    /// The outcomes of [`StoreHandle::put`]: where the body is, once the record is durable, or why the record was refused.
+    pub stored: Vec<(Seq, Result<Payload, StoreError>)>,
+    /// The outcomes of [`StoreHandle::remove_durably`]. A record whose removal was refused is still there. After
+    /// [`StoreError::Failed`] the next start may find it or not.
+    pub removed: Vec<(Seq, Result<(), StoreError>)>,
+    /// The outcomes of [`StoreHandle::flush`]: whether all removals requested before are durable. Those that are not are retried.
+    pub flushed: Vec<(Seq, Result<(), StoreError>)>,
+    /// See [`Compacted::moved`].
+    pub moved: Vec<(Seq, Payload)>,
+    /// Why the store refuses puts; `None` while it accepts them. After an error that [is final](StoreError::is_final)
+    /// requests without an outcome get none.
+    pub failure: Option<StoreError>,
 }
 
-type Reply = oneshot::Sender<PutOutcome>;
+impl StoreEvent {
+    fn is_empty(&self) -> bool {
+        self.stored.is_empty() && self.removed.is_empty() && self.flushed.is_empty() && self.moved.is_empty()
+    }
+}
 
-/// Whether removals are durable.
-type Removed = oneshot::Sender<Result<(), StoreError>>;
-
+/// A request to the thread.
 enum Command {
-    Put { meta: Bytes, body: Vec<Bytes>, reply: Reply },
+    Put(Put),
     Remove(Seq),
-    RemoveDurably(Seq, Removed),
-    Flush(Removed),
+    RemoveDurably(Seq),
+    Flush(Seq),
 }
 
-/// Hands changes to the store's thread. The thread ends when the last handle is dropped and everything that was
-/// handed over before is committed.
+/// Sends changes to the store's thread. The thread ends when the last handle is dropped and everything that was sent before
+/// is committed.
 #[derive(Clone, Debug)]
-pub struct StoreHandle(Arc<Line>);
+pub struct StoreHandle(Arc<WriterChannel>);
 
-/// The way to the thread.
 #[derive(Debug)]
-struct Line {
+struct WriterChannel {
+    /// `None` once the channel is being dropped.
     commands: Option<Sender<Command>>,
+    next_seq: AtomicU64,
     writer: Thread,
     /// The thread sleeps until it is woken.
     idle: Arc<AtomicBool>,
 }
 
-impl Line {
+impl WriterChannel {
+    fn next_seq(&self) -> Seq {
+        self.next_seq.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn send(&self, command: Command) {
-        // without its thread the store has failed, and has said so
+        // if the thread has ended, the store has failed and has reported that
         let _ = self.commands.as_ref().map(|commands| commands.send(command));
+    }
+
+    fn send_and_wake(&self, command: Command) {
+        self.send(command);
+        self.writer.unpark();
     }
 }
 
-impl Drop for Line {
+impl Drop for WriterChannel {
     fn drop(&mut self) {
         self.commands = None;
         self.writer.unpark();
@@ -91,8 +108,11 @@ impl Drop for Line {
 }
 
 impl StoreHandle {
-    /// Starts the thread. `next_seq` is the number of the first record that will be put; `on_event` is called on
-    /// the thread.
+    /// Starts the thread. `next_seq` is the number of the first record that will be put. The thread calls `on_event` with what
+    /// has become of the requests.
+    ///
+    /// # Errors
+    /// The system has no thread left.
     pub fn start(
         name: &str,
         store: Box<dyn Store>,
@@ -103,32 +123,30 @@ impl StoreHandle {
         let idle = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             store,
-            next_seq,
             queue,
             idle: Arc::clone(&idle),
             removals: Vec::new(),
             due: None,
             sync_due: None,
             failure: None,
-            untidy: true,
+            failure_changed: false,
+            uncompacted: true,
             on_event,
         };
         let writer = thread::Builder::new().name(format!("{name}-store")).spawn(move || writer.run())?;
-        Ok(Self(Arc::new(Line { commands: Some(commands), writer: writer.thread().clone(), idle })))
+        let next_seq = AtomicU64::new(next_seq);
+        Ok(Self(Arc::new(WriterChannel { commands: Some(commands), next_seq, writer: writer.thread().clone(), idle })))
     }
 
-    /// Puts a record. The future resolves when it is durable. Where it is dropped before, the record is removed
-    /// again: nobody knows its number.
-    pub fn put(&self, meta: Bytes, body: Vec<Bytes>) -> Put {
-        let (reply, answer) = oneshot::channel();
-        // where the thread has ended, `reply` is dropped, and the answer says so
-        self.0.send(Command::Put { meta, body, reply });
-        self.0.writer.unpark();
-        Put(answer)
+    /// Puts a record. Its number is known at once; [`StoreEvent::stored`] reports the outcome.
+    pub fn put(&self, meta: Bytes, body: Vec<Bytes>) -> Seq {
+        let seq = self.0.next_seq();
+        self.0.send_and_wake(Command::Put(Put { seq, meta, body }));
+        seq
     }
 
-    /// Removes a record, soon: a crash of the process within a millisecond may bring it back, one of the machine within
-    /// ten. While there is no space even for that, it is kept in mind and done as soon as there is.
+    /// Removes a record soon: a crash of the process within a millisecond may bring it back, a crash of the machine
+    /// within ten. While there is no space even for that, the removal is retried until it succeeds.
     pub fn remove(&self, seq: Seq) {
         self.0.send(Command::Remove(seq));
         fence(Ordering::SeqCst);
@@ -137,74 +155,45 @@ impl StoreHandle {
         }
     }
 
-    /// Removes a record. Resolves when that is durable; where it is refused, the record stays.
-    ///
-    /// # Errors
-    /// Why the removal could not be written. After [`StoreError::Failed`] the next start may find the record or not.
-    pub fn remove_durably(&self, seq: Seq) -> impl Future<Output = Result<(), StoreError>> + use<> {
-        self.ask(move |reply| Command::RemoveDurably(seq, reply))
+    /// Removes a record. [`StoreEvent::removed`] reports when that is durable; if the removal is refused, the record stays.
+    pub fn remove_durably(&self, seq: Seq) {
+        self.0.send_and_wake(Command::RemoveDurably(seq));
     }
 
-    /// Resolves when everything handed over before is settled.
-    ///
-    /// # Errors
-    /// Why removals handed over before are not durable. They are kept in mind, and done when they can be; what became
-    /// of a put is told by itself.
-    pub fn flush(&self) -> impl Future<Output = Result<(), StoreError>> + use<> {
-        self.ask(Command::Flush)
-    }
-
-    fn ask<F>(&self, command: F) -> impl Future<Output = Result<(), StoreError>> + use<F>
-    where
-        F: FnOnce(Removed) -> Command,
-    {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(command(reply));
-        self.0.writer.unpark();
-        async move { answer.await.unwrap_or_else(|_| Err(thread_has_ended())) }
-    }
-}
-
-fn thread_has_ended() -> StoreError {
-    StoreError::Failed("its thread has ended".into())
-}
-
-/// A put on its way; see [`StoreHandle::put`].
-#[derive(Debug)]
-pub struct Put(oneshot::Receiver<PutOutcome>);
-
-impl Future for Put {
-    type Output = PutOutcome;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PutOutcome> {
-        let answer = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(answer.unwrap_or_else(|_| Err(thread_has_ended())))
+    /// Asks for a report when everything requested before has its outcome: [`StoreEvent::flushed`], under the number
+    /// that this returns, which no record has.
+    pub fn flush(&self) -> Seq {
+        let seq = self.0.next_seq();
+        self.0.send_and_wake(Command::Flush(seq));
+        seq
     }
 }
 
 struct Writer<F: Fn(StoreEvent)> {
     store: Box<dyn Store>,
-    next_seq: Seq,
     queue: Receiver<Command>,
-    /// See [`Line`].
+    /// See [`WriterChannel`].
     idle: Arc<AtomicBool>,
-    /// Removals that no commit has taken yet.
+    /// Removals that nobody waits for, and that are in no commit yet.
     removals: Vec<Seq>,
-    /// When it commits at the latest, whatever has come: removals that wait, or another try on a full disk.
+    /// The time of the next commit, whatever has come until then: removals wait, or a full disk is probed.
     due: Option<Instant>,
-    /// When removals that are written are synced at the latest.
+    /// The time until which written removals must be synced.
     sync_due: Option<Instant>,
     failure: Option<StoreError>,
+    /// The owner does not know of the failure, or of its end.
+    failure_changed: bool,
     /// The store may have space to give back.
-    untidy: bool,
+    uncompacted: bool,
     on_event: F,
 }
 
 impl<F: Fn(StoreEvent)> Drop for Writer<F> {
     fn drop(&mut self) {
         if thread::panicking() {
-            // a bug: as after a disk that fails, nobody knows what is on it
-            (self.on_event)(StoreEvent::Status(Some(StoreError::Failed("its thread has panicked".into()))));
+            // A bug. As after a failed sync, nobody knows what is on the disk.
+            let failure = Some(StoreError::Failed("its thread has panicked".into()));
+            (self.on_event)(StoreEvent { failure, ..StoreEvent::default() });
         }
     }
 }
@@ -212,11 +201,12 @@ impl<F: Fn(StoreEvent)> Drop for Writer<F> {
 /// What is committed together.
 #[derive(Default)]
 struct Group {
-    puts: Vec<Change>,
-    replies: Vec<(Seq, Reply)>,
+    puts: Vec<Put>,
+    /// Puts that are larger than a record may be.
+    refused: Vec<(Seq, Result<Payload, StoreError>)>,
     /// Removals that somebody waits for.
-    removals: Vec<(Seq, Removed)>,
-    flushes: Vec<Removed>,
+    removals: Vec<Seq>,
+    flushes: Vec<Seq>,
     commands: usize,
     bytes: usize,
 }
@@ -224,63 +214,50 @@ struct Group {
 impl<F: Fn(StoreEvent)> Writer<F> {
     fn run(mut self) {
         if let Err(error) = self.store.check_space() {
-            self.failed(&error);
+            self.fail(&error);
             self.due = Some(Instant::now() + PROBE_INTERVAL);
+            self.report(StoreEvent::default());
         }
         let mut open = true;
         while open {
             let mut group = Group::default();
             open = self.gather(&mut group);
             let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
-            let asked = !group.puts.is_empty() || !group.removals.is_empty() || !group.flushes.is_empty();
-            let now = !open || is_due(self.sync_due) || asked;
+            let now = !open || is_due(self.sync_due) || group.is_awaited();
             if now || is_due(self.due) {
                 self.idle.store(false, Ordering::Relaxed);
-                // a full disk is tried once a second: a sync of its own would be another try
+                // A full disk is probed once a second. A sync of its own would be a second probe.
                 let durable = if now || self.failure.is_some() { Durable::Now } else { Durable::Later };
-                let steps = 1 + group.bytes / TIDIED_TOGETHER;
+                let steps = 1 + group.bytes / BYTES_PER_COMPACTION;
                 self.commit_group(group, durable);
-                (0..steps).for_each(|_| self.tidy());
-            } else if self.untidy {
-                self.tidy();
+                (0..steps).for_each(|_| self.compact());
+            } else if self.uncompacted {
+                self.compact();
             } else if let Some(due) = self.due.into_iter().chain(self.sync_due).min() {
                 self.idle.store(false, Ordering::Relaxed);
                 thread::park_timeout(due.saturating_duration_since(Instant::now()));
             } else if self.idle.load(Ordering::Relaxed) {
                 thread::park();
             } else {
-                // whoever has not seen this yet has left a removal, or is seen now
+                // One more round: whoever did not see this flag has sent its removal before, and the round finds it.
                 self.idle.store(true, Ordering::Relaxed);
                 fence(Ordering::SeqCst);
             }
         }
     }
 
-    /// Takes what waits, as far as there is room. Says whether there may ever be more.
+    /// Takes the commands that wait, up to the bounds of a group. Returns whether more can ever come.
     fn gather(&mut self, group: &mut Group) -> bool {
-        while group.bytes < MAX_GROUP_BYTES && group.commands < MAX_GROUP_CHANGES {
+        while group.bytes < MAX_GROUP_BYTES && group.commands < MAX_GROUP_COMMANDS {
             match self.queue.try_recv() {
-                Ok(Command::Put { meta, body, reply }) => {
-                    let bytes = body.iter().map(Bytes::len).sum::<usize>();
-                    let put = Change::Put { seq: self.next_seq, meta, body };
-                    match put.check() {
-                        Ok(()) => {
-                            group.bytes += bytes;
-                            group.puts.push(put);
-                            group.replies.push((self.next_seq, reply));
-                            self.next_seq += 1;
-                        }
-                        // not those that would be committed with it
-                        Err(error) => drop(reply.send(Err(error))),
-                    }
-                }
+                Ok(Command::Put(put)) => group.add(put),
                 Ok(Command::Remove(seq)) => {
                     self.removals.push(seq);
                     let soon = Instant::now() + REMOVAL_DELAY;
                     self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
                 }
-                Ok(Command::RemoveDurably(seq, reply)) => group.removals.push((seq, reply)),
-                Ok(Command::Flush(reply)) => group.flushes.push(reply),
+                Ok(Command::RemoveDurably(seq)) => group.removals.push(seq),
+                Ok(Command::Flush(seq)) => group.flushes.push(seq),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -289,19 +266,33 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         true
     }
 
-    /// Commits a group and the removals that wait. While the disk is full and nobody puts anything, it finds out
-    /// whether there is room again.
+    /// Commits a group and the removals that wait, and reports the outcomes. While the disk is full and nobody puts anything,
+    /// it also probes for space.
     fn commit_group(&mut self, group: Group, durable: Durable) {
-        let Group { mut puts, replies, removals: asked, flushes, .. } = group;
-        // removals go first: they are small and make room
-        let all = self.removals.iter().chain(asked.iter().map(|(seq, _)| seq));
-        let mut changes: Vec<Change> = all.copied().map(Change::Remove).collect();
-        let removals = changes.len();
+        let Group { puts, refused, removals: awaited, flushes, .. } = group;
+        let mut event = StoreEvent { stored: refused, ..StoreEvent::default() };
         let probe = puts.is_empty() && self.failure.is_some();
-        changes.append(&mut puts);
-        let removed = self.commit_and_reply(changes, durable, removals, replies);
+        // removals first: they are small and free space
+        let removals = self.removals.iter().chain(&awaited);
+        let mut changes: Vec<Change> = removals.map(|&seq| Change::Remove(seq)).collect();
+        let removals = changes.len();
+        let seqs: Vec<Seq> = puts.iter().map(|put| put.seq).collect();
+        changes.extend(puts.into_iter().map(Change::Put));
+        let removed = match self.commit(&changes, durable) {
+            Ok(bodies) => {
+                // the memory is free before anybody learns of the commit
+                drop(changes);
+                self.removals.clear();
+                event.stored.extend(seqs.into_iter().zip(bodies.into_iter().map(Ok)));
+                Ok(())
+            }
+            Err(error) => {
+                event.stored.extend(seqs.into_iter().map(|seq| (seq, Err(error.clone()))));
+                self.commit_removals(&changes, removals, durable, error)
+            }
+        };
         if probe {
-            // what comes of it is told by the status
+            // the event's `failure` says what has come of it
             let _ = self.commit(&[Change::Remove(NO_RECORD)], Durable::Now);
         }
         self.due = match &self.failure {
@@ -309,104 +300,103 @@ impl<F: Fn(StoreEvent)> Writer<F> {
             None if self.removals.is_empty() => None,
             None => Some(Instant::now() + REMOVAL_DELAY),
         };
-        for reply in asked.into_iter().map(|(_, reply)| reply).chain(flushes) {
-            // the asker may have gone
-            let _ = reply.send(removed.clone());
-        }
+        event.removed = awaited.into_iter().map(|seq| (seq, removed.clone())).collect();
+        event.flushed = flushes.into_iter().map(|seq| (seq, removed.clone())).collect();
+        self.report(event);
     }
 
-    /// Commits all changes together; where there is no space for that, the removals at their head alone, and where there
-    /// is none for these, what was written before. Says whether the removals are durable.
-    fn commit_and_reply(
+    /// Commits the `removals` at the head of `changes` alone, after all changes together were refused with `error`. If
+    /// there was nothing else, syncs what was written before.
+    fn commit_removals(
         &mut self,
-        mut changes: Vec<Change>,
-        durable: Durable,
+        changes: &[Change],
         removals: usize,
-        replies: Vec<(Seq, Reply)>,
+        durable: Durable,
+        error: StoreError,
     ) -> Result<(), StoreError> {
-        let error = match self.commit(&changes, durable) {
-            Ok(bodies) => {
-                // before anybody hears of it: the memory is free by then
-                drop(changes);
-                self.removals.clear();
-                for ((seq, reply), body) in replies.into_iter().zip(bodies) {
-                    if reply.send(Ok((seq, body))).is_err() {
-                        // nobody knows of the record, so nobody else would ever remove it
-                        self.removals.push(seq);
-                    }
-                }
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        let alone = removals == changes.len();
-        changes.truncate(removals);
-        for (_, reply) in replies {
-            let _ = reply.send(Err(error.clone()));
-        }
         if error.is_final() {
             return Err(error);
         }
-        if alone {
+        if removals == changes.len() {
             let _ = self.commit(&[], durable);
             return Err(error);
         }
-        self.commit(&changes, durable)?;
+        self.commit(&changes[..removals], durable)?;
         self.removals.clear();
         Ok(())
     }
 
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
         let committed = self.store.commit(changes, durable);
-        self.untidy |= !changes.is_empty();
+        self.uncompacted |= !changes.is_empty();
         self.sync_due = match durable {
             Durable::Now => None,
             Durable::Later if committed.is_ok() => self.sync_due.or_else(|| Some(Instant::now() + SYNC_DELAY)),
             Durable::Later => self.sync_due,
         };
-        match committed {
-            Ok(bodies) => {
-                // that there is room for removals alone says nothing
-                let took = changes.iter().any(|change| !matches!(change, Change::Remove(seq) if *seq != NO_RECORD));
-                if took && self.failure.take().is_some() {
-                    (self.on_event)(StoreEvent::Status(None));
+        match &committed {
+            Ok(_) => {
+                // that there is space for removals alone proves nothing
+                let proves_space =
+                    changes.iter().any(|change| !matches!(change, Change::Remove(seq) if *seq != NO_RECORD));
+                if proves_space {
+                    self.failure_changed |= self.failure.take().is_some();
                 }
-                Ok(bodies)
             }
-            Err(error) => {
-                self.failed(&error);
-                Err(error)
-            }
+            Err(error) => self.fail(error),
         }
+        committed
     }
 
-    fn failed(&mut self, error: &StoreError) {
-        let kind = std::mem::discriminant(error);
-        if self.failure.as_ref().is_none_or(|known| std::mem::discriminant(known) != kind) {
-            (self.on_event)(StoreEvent::Status(Some(error.clone())));
-        }
+    fn fail(&mut self, error: &StoreError) {
+        self.failure_changed |= self.failure.as_ref().map(discriminant) != Some(discriminant(error));
         self.failure = Some(error.clone());
     }
 
     /// Lets the store give some space back.
-    fn tidy(&mut self) {
-        if !self.untidy {
+    fn compact(&mut self) {
+        if !self.uncompacted {
             return;
         }
-        match self.store.tidy() {
-            Ok(Tidied { moved, more }) => {
-                self.untidy = more;
-                if !moved.is_empty() {
-                    (self.on_event)(StoreEvent::Moved(moved));
-                }
+        let mut event = StoreEvent::default();
+        match self.store.compact() {
+            Ok(Compacted { moved, more }) => {
+                self.uncompacted = more;
+                event.moved = moved;
             }
             Err(error) => {
-                self.untidy = false;
+                self.uncompacted = false;
                 log::warn!("cannot give disk space back: {error}");
                 if error.is_final() {
-                    self.failed(&error);
+                    self.fail(&error);
                 }
             }
         }
+        self.report(event);
+    }
+
+    fn report(&mut self, mut event: StoreEvent) {
+        if std::mem::take(&mut self.failure_changed) || !event.is_empty() {
+            event.failure.clone_from(&self.failure);
+            (self.on_event)(event);
+        }
+    }
+}
+
+impl Group {
+    fn add(&mut self, put: Put) {
+        match put.check() {
+            Ok(()) => {
+                self.bytes += put.body.iter().map(Bytes::len).sum::<usize>();
+                self.puts.push(put);
+            }
+            // not those that would be committed with it
+            Err(error) => self.refused.push((put.seq, Err(error))),
+        }
+    }
+
+    /// Whether somebody waits for the commit.
+    fn is_awaited(&self) -> bool {
+        !(self.puts.is_empty() && self.refused.is_empty() && self.removals.is_empty() && self.flushes.is_empty())
     }
 }

@@ -244,7 +244,7 @@ impl Disk for RecordingDisk {
         Ok(())
     }
 
-    fn check_room(&self, file: &File, bytes: u64) -> io::Result<()> {
+    fn check_space(&self, file: &File, bytes: u64) -> io::Result<()> {
         self.check(FaultKind::Any)?;
         self.take_room(self.file_id(file), bytes)
     }
@@ -286,8 +286,8 @@ impl Disk for UnsyncedDisk {
         SystemDisk.rename(from, to)
     }
 
-    fn check_room(&self, file: &File, bytes: u64) -> io::Result<()> {
-        SystemDisk.check_room(file, bytes)
+    fn check_space(&self, file: &File, bytes: u64) -> io::Result<()> {
+        SystemDisk.check_space(file, bytes)
     }
 
     fn sync_directory(&self, _: &Path) -> io::Result<()> {

@@ -6,17 +6,16 @@ use std::path::Path;
 use std::thread;
 
 use bytes::Bytes;
-use futures::executor::block_on;
-use futures::future::join_all;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{Change, Durable, OpenError, Seq, Store, StoreError, StoreHandle};
+use user_http_actors::store::{Change, Durable, OpenError, Put, Seq, Store, StoreError};
 
 use crate::disk::{
     EAGAIN, EDQUOT, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced,
     UnsyncedDisk, rebuild,
 };
+use crate::owner::Owner;
 use crate::power_loss::SEGMENT_BYTES;
 
 #[derive(Debug, Default)]
@@ -38,17 +37,18 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
     let opened = LogStore::open_on(Box::new(disk.clone()), directory, SEGMENT_BYTES);
     let Ok((store, _)) = opened else { return outcome };
     let next_seq = store.next_seq();
-    let handle = StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread");
+    let mut owner = Owner::start(store, next_seq);
     for round in 0..40_u8 {
         let bodies: Vec<Vec<u8>> =
             (0..3).map(|at| vec![round.wrapping_mul(3) + at; 500 + 40 * usize::from(round)]).collect();
-        let puts = bodies.iter().map(|body| {
+        let put = |body: &Vec<u8>| {
             let (head, tail) = body.split_at(100);
-            handle.put(Bytes::from_static(b"meta"), vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)])
-        });
-        let answers = block_on(join_all(puts));
-        for (body, answer) in bodies.into_iter().zip(answers) {
-            match answer {
+            let parts = vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];
+            owner.handle.put(Bytes::from_static(b"meta"), parts)
+        };
+        let puts: Vec<Seq> = bodies.iter().map(put).collect();
+        for (body, seq) in bodies.into_iter().zip(puts) {
+            match owner.outcome(seq) {
                 Ok((seq, payload)) => {
                     assert_eq!(payload.read_all().expect("readable"), body);
                     outcome.acknowledged_after_failure += usize::from(outcome.failed > 0);
@@ -67,9 +67,9 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
         while outcome.kept.len() > 6 {
             let (seq, _) = outcome.kept.pop_first().expect("there are some");
             outcome.removed.insert(seq);
-            handle.remove(seq);
+            owner.handle.remove(seq);
         }
-        let _ = block_on(handle.flush());
+        let _ = owner.flush();
     }
     outcome
 }
@@ -199,18 +199,18 @@ fn on_a_disk_without_a_byte_left_removals_are_kept_and_make_room() {
     let disk = RecordingDisk::default();
     let open = || LogStore::open_on(Box::new(disk.clone()), directory.path(), SEGMENT_BYTES);
     let (store, _) = open().expect("the store opens");
-    let handle = StoreHandle::start("test", Box::new(store), 1, |_| {}).expect("a thread");
-    let put = |len: usize| block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from(vec![7; len])]));
+    let mut owner = Owner::start(store, 1);
+    let put = |owner: &mut Owner, len: usize| owner.put(&b"meta"[..], vec![Bytes::from(vec![7; len])]);
     let mut kept = Vec::new();
     for _ in 0..300 {
-        kept.push(put(1_000).expect("room").0);
+        kept.push(put(&mut owner, 1_000).expect("room").0);
     }
     // the others on this disk have taken the rest
     disk.set_capacity(disk.used());
     for len in [1_000, 1] {
         // there may be room yet that this store has taken ahead
         let refused = loop {
-            match put(len) {
+            match put(&mut owner, len) {
                 Ok((seq, _)) => kept.push(seq),
                 Err(refused) => break refused,
             }
@@ -219,17 +219,17 @@ fn on_a_disk_without_a_byte_left_removals_are_kept_and_make_room() {
     }
     // nothing of what is removed makes the oldest segment free, at first
     for seq in kept.drain(100..) {
-        handle.remove(seq);
+        owner.handle.remove(seq);
     }
-    block_on(handle.flush()).expect("there is the reserve");
+    owner.flush().expect("there is the reserve");
     let mut again = 0;
     while again == 0 {
         // the oldest ones make room
-        kept.drain(..10).for_each(|seq| handle.remove(seq));
-        block_on(handle.flush()).expect("there is the reserve");
-        again = usize::from(put(1_000).is_ok());
+        kept.drain(..10).for_each(|seq| owner.handle.remove(seq));
+        owner.flush().expect("there is the reserve");
+        again = usize::from(put(&mut owner, 1_000).is_ok());
     }
-    drop(handle);
+    drop(owner);
     let found = loop {
         match open() {
             Ok((_, found)) => break found,
@@ -248,7 +248,7 @@ fn where_there_is_no_room_for_zeros_the_record_is_taken_without_them() {
     let (mut store, _) = opened.expect("the store opens");
     let mut put = |seq: Seq| {
         let body = vec![Bytes::from_static(b"a small body")];
-        store.commit(&[Change::Put { seq, meta: Bytes::from_static(b"meta"), body }], Durable::Now)
+        store.commit(&[Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body })], Durable::Now)
     };
     put(1).expect("room");
     disk.set_capacity(disk.used() + 200);

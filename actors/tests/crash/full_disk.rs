@@ -1,16 +1,15 @@
 //! A full disk: what is dead gives its space back, and nothing is written again and again in vain.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::executor::block_on;
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{Change, Durable, OpenError, Seq, Store, StoreError, StoreEvent, StoreHandle};
+use user_http_actors::store::{Change, Durable, OpenError, Put, Seq, Store, StoreError};
 
 use crate::disk::{EIO, Event, Fault, FaultKind, RecordingDisk};
+use crate::owner::Owner;
 
 const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -30,20 +29,13 @@ fn recover(disk: &RecordingDisk, directory: &std::path::Path, segment_bytes: u64
     }
 }
 
-/// A store's thread, and what is told of the store.
-fn start(store: LogStore) -> (StoreHandle, Receiver<Option<StoreError>>) {
-    let (tell, told) = channel();
+fn start(store: LogStore) -> Owner {
     let next_seq = store.next_seq();
-    let on_event = move |event| {
-        if let StoreEvent::Status(status) = event {
-            let _ = tell.send(status);
-        }
-    };
-    (StoreHandle::start("test", Box::new(store), next_seq, on_event).expect("a thread"), told)
+    Owner::start(store, next_seq)
 }
 
-fn frame(handle: &StoreHandle) -> Result<Seq, StoreError> {
-    block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from(vec![7; MIB])])).map(|(seq, _)| seq)
+fn frame(owner: &mut Owner) -> Result<Seq, StoreError> {
+    owner.put(&b"meta"[..], vec![Bytes::from(vec![7; MIB])]).map(|(seq, _)| seq)
 }
 
 #[test]
@@ -51,17 +43,17 @@ fn a_disk_that_dead_messages_fill_is_free_again_and_the_state_tells_so() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
     disk.set_capacity(12 * MIB as u64 + (300 << 10));
-    let (handle, told) = start(open(&disk, directory.path(), 16 << 20));
+    let mut owner = start(open(&disk, directory.path(), 16 << 20));
     for _ in 0..3 {
-        let held: Vec<Seq> = std::iter::from_fn(|| frame(&handle).ok()).collect();
+        let held: Vec<Seq> = std::iter::from_fn(|| frame(&mut owner).ok()).collect();
         assert!(held.len() >= 10, "{} frames fit", held.len());
-        let full = told.recv_timeout(DEADLINE).expect("it is told");
+        let full = owner.next_failure(DEADLINE).expect("it is reported");
         assert!(matches!(full, Some(StoreError::NoSpace(_))), "{full:?}");
         // while it is full, it does not say that it is not, whatever small things there is room for
-        assert!(told.recv_timeout(Duration::from_millis(2_500)).is_err());
-        held.into_iter().for_each(|seq| handle.remove(seq));
-        block_on(handle.flush()).expect("there is the reserve");
-        let free = told.recv_timeout(DEADLINE).expect("it is told");
+        assert!(owner.next_failure(Duration::from_millis(2_500)).is_none());
+        held.into_iter().for_each(|seq| owner.handle.remove(seq));
+        owner.flush().expect("there is the reserve");
+        let free = owner.next_failure(DEADLINE).expect("it is reported");
         assert!(free.is_none(), "{free:?}");
     }
 }
@@ -72,18 +64,18 @@ fn a_disk_that_dead_messages_fill_is_free_again_after_a_restart() {
     let disk = RecordingDisk::default();
     let mut store = open(&disk, directory.path(), 16 << 20);
     let body = || vec![Bytes::from(vec![7; MIB])];
-    let put = |seq| Change::Put { seq, meta: Bytes::from_static(b"meta"), body: body() };
+    let put = |seq| Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body: body() });
     for seq in 1..=12 {
         store.commit(&[put(seq)], Durable::Now).expect("room");
     }
     store.commit(&(1..=12).map(Change::Remove).collect::<Vec<_>>(), Durable::Now).expect("room");
     drop(store);
     disk.set_capacity(disk.used());
-    let (handle, _) = start(open(&disk, directory.path(), 16 << 20));
+    let mut owner = start(open(&disk, directory.path(), 16 << 20));
     // the first finds out that there is no room
     let started = Instant::now();
     let taken = loop {
-        match frame(&handle) {
+        match frame(&mut owner) {
             Ok(seq) => break seq,
             Err(refused) => assert!(started.elapsed() < DEADLINE, "{refused}"),
         }
@@ -95,17 +87,17 @@ fn a_disk_that_dead_messages_fill_is_free_again_after_a_restart() {
 fn a_start_on_a_full_disk_is_reported_before_anything_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
-    let (handle, told) = start(open(&disk, directory.path(), 16 << 20));
-    block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from_static(b"small")])).expect("space");
-    drop(handle);
-    assert!(told.recv_timeout(DEADLINE).is_err(), "a store that has space has nothing to report");
+    let mut owner = start(open(&disk, directory.path(), 16 << 20));
+    owner.put(&b"meta"[..], vec![Bytes::from_static(b"small")]).expect("space");
+    assert!(owner.next_failure(Duration::ZERO).is_none(), "a store that has space has nothing to report");
+    drop(owner);
     disk.set_capacity(disk.used());
-    let (_handle, told) = start(open(&disk, directory.path(), 16 << 20));
-    let full = told.recv_timeout(DEADLINE).expect("it is told");
+    let mut owner = start(open(&disk, directory.path(), 16 << 20));
+    let full = owner.next_failure(DEADLINE).expect("it is reported");
     assert!(matches!(full, Some(StoreError::NoSpace(_))), "{full:?}");
-    assert!(told.recv_timeout(Duration::from_millis(1_500)).is_err(), "it stays full");
+    assert!(owner.next_failure(Duration::from_millis(1_500)).is_none(), "it stays full");
     disk.set_capacity(disk.used() + 4 * MIB as u64);
-    let free = told.recv_timeout(DEADLINE).expect("it is told");
+    let free = owner.next_failure(DEADLINE).expect("it is reported");
     assert!(free.is_none(), "{free:?}");
 }
 
@@ -115,18 +107,18 @@ fn frames_that_fill_a_small_disk_and_are_deleted_leave_their_space_to_others_thr
     let disk = RecordingDisk::default();
     disk.set_capacity(12 * MIB as u64);
     for round in 0..5 {
-        let (handle, _) = start(open(&disk, directory.path(), 4 * MIB as u64));
+        let mut owner = start(open(&disk, directory.path(), 4 * MIB as u64));
         let mut held = Vec::new();
         let started = Instant::now();
         while held.len() < 6 {
-            match frame(&handle) {
+            match frame(&mut owner) {
                 Ok(seq) => held.push(seq),
                 Err(refused) => {
                     assert!(started.elapsed() < DEADLINE, "round {round}, {} frames: {refused}", held.len())
                 }
             }
         }
-        while let Ok(seq) = frame(&handle) {
+        while let Ok(seq) = frame(&mut owner) {
             held.push(seq);
         }
         if round % 2 == 0 {
@@ -135,17 +127,17 @@ fn frames_that_fill_a_small_disk_and_are_deleted_leave_their_space_to_others_thr
             disk.set_fault(Some(Fault { kind: FaultKind::Any, at, error: EIO, for_good: true }));
         }
         for seq in held {
-            let removed = block_on(handle.remove_durably(seq));
+            let removed = owner.remove_durably(seq);
             assert!(removed.is_ok() || disk.was_hit(), "round {round}: {removed:?}");
         }
-        drop(handle);
+        drop(owner);
         // what the kill has left is deleted at the next start
         disk.set_fault(None);
-        let (handle, _) = start(open(&disk, directory.path(), 4 * MIB as u64));
+        let mut owner = start(open(&disk, directory.path(), 4 * MIB as u64));
         for seq in 1..=1_000 {
-            handle.remove(seq);
+            owner.handle.remove(seq);
         }
-        block_on(handle.flush()).expect("there is the reserve");
+        owner.flush().expect("there is the reserve");
     }
 }
 
@@ -153,35 +145,35 @@ fn frames_that_fill_a_small_disk_and_are_deleted_leave_their_space_to_others_thr
 fn a_record_for_whose_move_there_is_no_room_is_not_tried_again_and_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
-    let (handle, _) = start(open(&disk, directory.path(), MIB as u64));
-    let put = |len: usize| block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from(vec![7; len])]));
-    let large = put(8 * MIB).expect("room").0;
-    let mut small: Vec<Seq> = (0..2_000).map(|_| put(10_000).expect("room").0).collect();
+    let mut owner = start(open(&disk, directory.path(), MIB as u64));
+    let put = |owner: &mut Owner, len: usize| owner.put(&b"meta"[..], vec![Bytes::from(vec![7; len])]);
+    let large = put(&mut owner, 8 * MIB).expect("room").0;
+    let mut small: Vec<Seq> = (0..2_000).map(|_| put(&mut owner, 10_000).expect("room").0).collect();
     disk.set_capacity(disk.used() + 4 * MIB as u64);
-    while put(MIB).is_ok() {}
+    while put(&mut owner, MIB).is_ok() {}
     let before = disk.written();
     // each of them leaves the log more too large than it is
     for seq in small.drain(..1_900) {
-        handle.remove(seq);
-        block_on(handle.flush()).expect("there is the reserve");
+        owner.handle.remove(seq);
+        owner.flush().expect("there is the reserve");
     }
     let written = disk.written() - before;
     println!("{written} bytes were written");
     assert!(written < 20 * MIB as u64, "{written} bytes were written for 1,900 removals");
     // and as soon as it is gone, all of it comes back
-    handle.remove(large);
-    block_on(handle.flush()).expect("there is the reserve");
-    drop(handle);
+    owner.handle.remove(large);
+    owner.flush().expect("there is the reserve");
+    drop(owner);
     let mut store = open(&disk, directory.path(), MIB as u64);
-    while store.tidy().expect("room").more {}
+    while store.compact().expect("room").more {}
     assert!(disk.used() < 16 * MIB as u64, "{} bytes are left", disk.used());
 }
 
 /// A store on a disk that a large record at its start and `others` behind it fill.
-fn full_behind_a_large_record(disk: &RecordingDisk, handle: &StoreHandle) -> (Seq, Vec<Seq>) {
-    let large = block_on(handle.put(Bytes::from_static(b"meta"), vec![Bytes::from(vec![7; 8 * MIB])]));
+fn full_behind_a_large_record(disk: &RecordingDisk, owner: &mut Owner) -> (Seq, Vec<Seq>) {
+    let large = owner.put(&b"meta"[..], vec![Bytes::from(vec![7; 8 * MIB])]);
     disk.set_capacity(disk.used() + 8 * MIB as u64);
-    (large.expect("space").0, std::iter::from_fn(|| frame(handle).ok()).collect())
+    (large.expect("space").0, std::iter::from_fn(|| frame(owner).ok()).collect())
 }
 
 #[test]
@@ -189,8 +181,8 @@ fn a_large_record_at_the_start_of_a_full_disk_does_not_keep_the_space_of_dead_on
     for is_one_kept in [false, true] {
         let directory = tempfile::tempdir().expect("a directory");
         let disk = RecordingDisk::default();
-        let (handle, _) = start(open(&disk, directory.path(), 2 * MIB as u64));
-        let (large, mut others) = full_behind_a_large_record(&disk, &handle);
+        let mut owner = start(open(&disk, directory.path(), 2 * MIB as u64));
+        let (large, mut others) = full_behind_a_large_record(&disk, &mut owner);
         let mut alive = vec![large];
         for round in 0..3 {
             if is_one_kept && round == 0 {
@@ -198,12 +190,12 @@ fn a_large_record_at_the_start_of_a_full_disk_does_not_keep_the_space_of_dead_on
                 alive.push(others.remove(1));
             }
             let removed = others.len();
-            others.drain(..).for_each(|seq| handle.remove(seq));
-            block_on(handle.flush()).expect("there is the reserve");
+            others.drain(..).for_each(|seq| owner.handle.remove(seq));
+            owner.flush().expect("there is the reserve");
             let started = Instant::now();
             // dead records may keep a fifth of the disk beside live ones
             while others.len() + 2 < removed {
-                match frame(&handle) {
+                match frame(&mut owner) {
                     Ok(seq) => others.push(seq),
                     Err(refused) => {
                         let (put, used) = (others.len(), disk.used());
@@ -214,11 +206,11 @@ fn a_large_record_at_the_start_of_a_full_disk_does_not_keep_the_space_of_dead_on
                     }
                 }
             }
-            while let Ok(seq) = frame(&handle) {
+            while let Ok(seq) = frame(&mut owner) {
                 others.push(seq);
             }
         }
-        drop(handle);
+        drop(owner);
         alive.append(&mut others);
         let (_, recovered) = recover(&disk, directory.path(), 2 * MIB as u64);
         assert_eq!(recovered, alive, "kept: {is_one_kept}");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{Change, Durable, Recovered, Seq, Store};
+use user_http_actors::store::{Change, Durable, Put, Recovered, Seq, Store};
 
 use crate::disk::{EIO, Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
 
@@ -58,7 +58,7 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
             let body: Vec<u8> = (0..random.random_range(0..len)).map(|_| random.random()).collect();
             let parts =
                 vec![Bytes::copy_from_slice(&body[..body.len() / 3]), Bytes::copy_from_slice(&body[body.len() / 3..])];
-            changes.push(Change::Put { seq: next_seq, meta: Bytes::from_static(b"meta"), body: parts });
+            changes.push(Change::Put(Put { seq: next_seq, meta: Bytes::from_static(b"meta"), body: parts }));
             kept.insert(next_seq, body.clone());
             uncertain.insert(next_seq, body);
             next_seq += 1;
@@ -83,7 +83,7 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
         let durable = if puts == 0 && random.random_bool(0.7) { Durable::Later } else { Durable::Now };
         let committed = store.commit(&changes, durable);
         // where that fails, the space is given back later
-        while store.tidy().is_ok_and(|tidied| tidied.more && random.random_bool(0.8)) {}
+        while store.compact().is_ok_and(|step| step.more && random.random_bool(0.8)) {}
         disk.set_fault(None);
         if committed.is_ok() {
             let uncertain = if durable == Durable::Now { BTreeMap::new() } else { uncertain };

@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{Change, Durable, Seq, Store};
+use user_http_actors::store::{Change, Durable, Put, Seq, Store};
 
 use crate::disk::{EMFILE, ENOSPC, Fault, FaultKind, RecordingDisk};
 
@@ -33,7 +33,7 @@ fn gives_space_back(at: usize, error: i32) -> bool {
     let mut places: BTreeMap<Seq, Payload> = BTreeMap::new();
     let mut commit = |store: &mut LogStore, seq: Seq, len: usize| {
         let meta = Bytes::from_static(b"meta");
-        let put = Change::Put { seq, meta, body: vec![Bytes::from(body(seq, len))] };
+        let put = Change::Put(Put { seq, meta, body: vec![Bytes::from(body(seq, len))] });
         let stored = store.commit(&[put], Durable::Now).expect("space");
         places.extend([seq].into_iter().zip(stored));
     };
@@ -47,10 +47,10 @@ fn gives_space_back(at: usize, error: i32) -> bool {
     disk.set_fault(Some(Fault { kind: FaultKind::Any, at, error, for_good: false }));
     let mut failures = 0;
     loop {
-        match store.tidy() {
-            Ok(tidied) => {
-                places.extend(tidied.moved);
-                if !tidied.more {
+        match store.compact() {
+            Ok(step) => {
+                places.extend(step.moved);
+                if !step.more {
                     break;
                 }
             }

@@ -4,9 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext, Context, System};
-use bytes::Bytes;
-use futures::executor::block_on;
+use actix::{Addr, System};
 use proptest::prelude::*;
 use serde_json::json;
 use user_http_actors::codec::{
@@ -16,31 +14,11 @@ use user_http_actors::messages::{
     AddBufferMsg, Drain, GetOutboxState, LeaseBufferMsg, SendMessageToUserManager, TakeNextMessage,
 };
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{
-    Change, Durable, MAX_META, NO_RECORD, OpenError, Recovered, Store, StoreError, StoreHandle,
-};
+use user_http_actors::store::{Change, Durable, MAX_META, NO_RECORD, OpenError, Recovered, Store};
+use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, UserManagerPublisher};
 
-use crate::{body, open, put, reopened, segments, tidied};
-
-#[test]
-fn a_record_that_recovery_would_not_read_is_refused_and_those_beside_it_are_kept() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (store, _) = open(directory.path());
-    let store = StoreHandle::start("test", Box::new(store), 1, |_| {}).expect("a thread");
-    let put = |meta: usize| store.put(Bytes::from(vec![b'm'; meta]), vec![Bytes::from_static(b"body")]);
-    let puts = [put(MAX_META), put(MAX_META + 1), put(70_000), put(5)];
-    let outcomes = puts.map(block_on);
-    assert!(outcomes[0].is_ok() && outcomes[3].is_ok(), "{outcomes:?}");
-    for (outcome, len) in [(&outcomes[1], MAX_META + 1), (&outcomes[2], 70_000)] {
-        let error = outcome.as_ref().expect_err("too large");
-        assert!(matches!(error, StoreError::TooLarge { size, .. } if *size == len as u64), "{error}");
-        assert!(!error.is_final());
-    }
-    block_on(store.flush()).expect("nothing waits");
-    drop(store);
-    assert_eq!(wait_until_open(directory.path()).1.len(), 2);
-}
+use crate::{body, compacted, open, put, reopened, segments};
 
 #[test]
 fn a_commit_with_a_record_that_recovery_would_not_read_makes_nothing_and_later_ones_succeed() {
@@ -105,7 +83,7 @@ fn what_lives_of_an_earlier_version_is_moved_with_its_longer_meta() {
         store.commit(&[put(seq, "passing", &large)], Durable::Now).expect("room");
         let removal = Change::Remove(if seq == 2 { NO_RECORD } else { seq - 1 });
         store.commit(&[removal], Durable::Now).expect("room");
-        tidied(&mut store);
+        compacted(&mut store);
     }
     drop(store);
     assert!(!path.exists(), "{:?}", segments(directory.path()));
@@ -123,23 +101,19 @@ fn wait_until_open(directory: &Path) -> (LogStore, Vec<Recovered>) {
     }
 }
 
-fn handle(store: LogStore) -> StoreHandle {
-    let next_seq = store.next_seq();
-    StoreHandle::start("test", Box::new(store), next_seq, |_| {}).expect("a thread")
+fn open_store(directory: &Path) -> OpenStore {
+    let (store, recovered) = wait_until_open(directory);
+    OpenStore::of_log("test", directory, store, recovered)
 }
 
 fn buffer(directory: &Path) -> Addr<BufferActor> {
-    let (store, recovered) = wait_until_open(directory);
-    BufferActor::new(handle(store), recovered, 1 << 30, Duration::from_secs(3_600))
-        .expect("each record is known")
-        .start()
+    let actor = |store, found, _| BufferActor::new(store, found, 1 << 30, Duration::from_secs(3_600));
+    open_store(directory).start(|_| {}, actor).expect("each record is known")
 }
 
 fn publisher(directory: &Path) -> Addr<UserManagerPublisher> {
-    let (store, recovered) = wait_until_open(directory);
-    let ctx = Context::new();
-    let publisher = UserManagerPublisher::new(handle(store), recovered, 1 << 30, None, ctx.address());
-    ctx.run(publisher.expect("each record is known"))
+    let actor = |store, found, address| UserManagerPublisher::new(store, found, 1 << 30, None, address);
+    open_store(directory).start(|_| {}, actor).expect("each record is known")
 }
 
 /// Strings of the lengths and kinds that are near a bound somewhere: the longest, and what JSON or UTF-8 makes longer.

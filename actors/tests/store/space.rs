@@ -9,7 +9,7 @@ use user_http_actors::store::files::MAX_OPEN_FILES;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Seq, Store};
 
-use crate::{body, pattern, put, reopened, segments, tidied};
+use crate::{body, compacted, pattern, put, reopened, segments};
 
 const SEGMENT: u64 = 64 << 10;
 
@@ -41,15 +41,15 @@ fn a_large_record_is_moved_in_steps_between_which_others_are_put_and_found_again
     let (mut place, mut steps) = (None, 0);
     let mut seq = 60;
     while place.is_none() {
-        let tidied = store.tidy().expect("a sound disk");
-        place = tidied.moved.into_iter().find(|(seq, _)| *seq == 1).map(|(_, body)| body);
+        let step = store.compact().expect("a sound disk");
+        place = step.moved.into_iter().find(|(seq, _)| *seq == 1).map(|(_, body)| body);
         steps += 1;
-        assert!(tidied.more && steps < 1_000);
+        assert!(step.more && steps < 1_000);
         commit(&mut store, &[put(seq, "beside", &pattern(seq, 100))]);
         seq += 1;
     }
     assert!(steps > 16, "{steps} steps for 1 MiB in segments of 64 KiB");
-    tidied(&mut store);
+    compacted(&mut store);
     assert!(!oldest.exists(), "what it was moved out of is given back");
     assert_eq!(body(&place.expect("a place")), pattern(1, 1 << 20));
     drop(store);
@@ -63,9 +63,9 @@ fn a_large_record_that_is_removed_while_it_is_moved_stays_removed() {
     let directory = tempfile::tempdir().expect("a directory");
     for steps in [1, 5, 17, 18, 19, 25] {
         let mut store = with_a_large_record(directory.path());
-        (0..steps).for_each(|_| drop(store.tidy().expect("a sound disk")));
+        (0..steps).for_each(|_| drop(store.compact().expect("a sound disk")));
         commit(&mut store, &[Change::Remove(1)]);
-        tidied(&mut store);
+        compacted(&mut store);
         drop(store);
         assert!(reopened(directory.path()).is_empty(), "after {steps} steps");
         fs::read_dir(directory.path())
@@ -92,7 +92,7 @@ fn what_somebody_has_cut_off_is_never_read_as_zeros() {
 fn a_move_that_a_kill_has_cut_short_loses_nothing_and_leaves_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = with_a_large_record(directory.path());
-    (0..5).for_each(|_| drop(store.tidy().expect("a sound disk")));
+    (0..5).for_each(|_| drop(store.compact().expect("a sound disk")));
     let leftover = directory.path().join("MOVING");
     assert!(leftover.exists());
     drop(store);
@@ -128,14 +128,14 @@ fn few_files_are_open_however_many_segments_there_are_and_somebody_reads() {
     // the deleted ones that somebody still reads are bounded too
     for seq in 1..=200 {
         commit(&mut store, &[Change::Remove(seq)]);
-        tidied(&mut store);
+        compacted(&mut store);
     }
     check(&bodies, 1);
     assert!(segments(directory.path()).len() < 300, "some are deleted all the same");
     // and the others are, as soon as nobody does
     bodies.drain(..200);
     commit(&mut store, &[put(301, "meta", b"small")]);
-    tidied(&mut store);
+    compacted(&mut store);
     check(&bodies, 201);
     let left = segments(directory.path()).len();
     assert!(left <= 102, "{left} segments");

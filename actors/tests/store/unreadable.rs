@@ -11,7 +11,7 @@ use user_http_actors::store::disk::SystemDisk;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Seq, Store};
 
-use crate::{body, pattern, put, reopened, segments, tidied};
+use crate::{body, compacted, pattern, put, reopened, segments};
 
 const SEGMENT: u64 = 64 << 10;
 
@@ -39,8 +39,8 @@ impl Owner {
         }
     }
 
-    fn tidy(&mut self) {
-        self.bodies.extend(tidied(&mut self.store));
+    fn compact(&mut self) {
+        self.bodies.extend(compacted(&mut self.store));
     }
 
     /// Puts and removes so much that every segment before the newest is emptied, some times over.
@@ -48,7 +48,7 @@ impl Owner {
         for seq in from..from + 20 {
             self.put(seq, 70_000);
             self.remove([seq]);
-            self.tidy();
+            self.compact();
         }
     }
 }
@@ -129,7 +129,7 @@ fn a_large_record_that_is_truncated_while_it_is_moved_stays_where_it_is() {
             owner.remove([seq]);
         }
         for _ in 0..steps {
-            assert!(owner.store.tidy().expect("a sound disk").moved.is_empty());
+            assert!(owner.store.compact().expect("a sound disk").moved.is_empty());
         }
         let oldest = segments(directory.path()).remove(0);
         OpenOptions::new().write(true).open(&oldest).and_then(|file| file.set_len(700_000)).expect("writable");

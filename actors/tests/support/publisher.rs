@@ -2,11 +2,11 @@
 
 use std::sync::mpsc::{self, Receiver};
 
-use actix::{Addr, AsyncContext, Context};
+use actix::Addr;
 use user_http_actors::UserManagerPublisher;
 use user_http_actors::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use user_http_actors::publisher::StartLink;
-use user_http_actors::store::{Recovered, StoreHandle};
+use user_http_actors::system::OpenStore;
 
 struct Link(mpsc::Sender<Publication>);
 
@@ -34,30 +34,20 @@ impl Broker {
 }
 
 /// Starts the actor without a broker, or with the one that `start_link` starts.
-pub fn start(
-    store: StoreHandle,
-    recovered: Vec<Recovered>,
-    max_bytes: u64,
-    start_link: Option<StartLink>,
-) -> Addr<UserManagerPublisher> {
-    let ctx = Context::new();
-    let actor = UserManagerPublisher::new(store, recovered, max_bytes, start_link, ctx.address());
-    ctx.run(actor.expect("a sound store"))
+pub fn start(store: OpenStore, max_bytes: u64, start_link: Option<StartLink>) -> Addr<UserManagerPublisher> {
+    let actor = move |store, found, address| UserManagerPublisher::new(store, found, max_bytes, start_link, address);
+    store.start(|_| {}, actor).expect("a sound store")
 }
 
 /// Starts the actor with a broker.
-pub fn start_with_broker(
-    store: StoreHandle,
-    recovered: Vec<Recovered>,
-    max_bytes: u64,
-) -> (Addr<UserManagerPublisher>, Broker) {
+pub fn start_with_broker(store: OpenStore, max_bytes: u64) -> (Addr<UserManagerPublisher>, Broker) {
     let (started, events) = mpsc::channel();
     let (link, publications) = mpsc::channel();
     let start_link: StartLink = Box::new(move |on_event| {
         let _ = started.send(on_event);
         Box::new(Link(link))
     });
-    let publisher = start(store, recovered, max_bytes, Some(start_link));
+    let publisher = start(store, max_bytes, Some(start_link));
     let events = events.recv().expect("the link is started with the actor");
     (publisher, Broker { events, publications })
 }

@@ -1,4 +1,4 @@
-//! Opening a log: what every segment holds, and whether a crash explains what is wrong with it.
+//! Opening a log: reads all segments, and decides whether a crash explains what is wrong with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -7,16 +7,17 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::space::Pause;
-use super::{Ahead, LogStore, Segment};
+use super::append::Preallocated;
+use super::reserve::Pause;
+use super::{LogStore, Segment};
 use crate::store::disk::{DIRECTORY_MODE, Disk, create_private, sync_directory};
 use crate::store::segment::{self, Entry, FoundHeader, Kind, MetaMemory, Reader, SEGMENT_HEADER};
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
 
-/// What the segments hold.
+/// What was found in the segments.
 #[derive(Default)]
 struct Found {
-    /// Every record that was put, with its segment and where it starts there; it may have been removed since, or moved.
+    /// Every record that was put, with its segment and its offset there. It may be dead.
     records: Vec<(u32, u64, Recovered)>,
     metas: MetaMemory,
     /// Segments before the newest that end with zeros.
@@ -31,10 +32,10 @@ struct Zeros {
 }
 
 impl LogStore {
-    /// [`LogStore::open`] on another disk than the system's, with segments of about `segment_bytes` bytes.
+    /// Like [`LogStore::open`], on another disk than the system's and with segments of about `segment_bytes` bytes.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`LogStore::open`].
     pub fn open_on(
         disk: Box<dyn Disk>,
         directory: &Path,
@@ -55,7 +56,7 @@ impl LogStore {
             files: Arc::default(),
             segments: BTreeMap::new(),
             newest_file: None,
-            ahead: Ahead::default(),
+            preallocated: Preallocated::default(),
             synced_len: 0,
             unsynced_removals: Vec::new(),
             cut_off: false,
@@ -100,7 +101,7 @@ impl LogStore {
             let cut = self.disk.set_len(file, *offset).and_then(|()| self.disk.sync(file));
             cut.map_err(OpenError::io(&path))?;
         }
-        // a kill may have come between a segment's first write and this
+        // an earlier process may have been killed between creating a segment and syncing the directory
         sync_directory(&*self.disk, &self.directory).map_err(OpenError::io(&self.directory))?;
         let lives = |number: u32, offset: u64, seq: Seq| {
             self.index.get(&seq).is_some_and(|location| (location.segment, location.offset) == (number, offset))
@@ -122,7 +123,7 @@ impl LogStore {
         let mut reader = Reader::new(&file, &mut found.metas).map_err(OpenError::io(&path))?;
         match reader.header(number.into()).map_err(OpenError::io(&path))? {
             FoundHeader::Sound { next_seq } => {
-                // zeros behind which a record was lost are damage
+                // if a record is missing where the zeros are, they are damage
                 let before = found.zeros.last().filter(|zeros| zeros.segment + 1 == number);
                 if let Some(zeros) = before.filter(|_| next_seq != self.next_seq) {
                     return Err(self.damaged_by_zeros(zeros.segment, zeros.offset));
@@ -133,7 +134,7 @@ impl LogStore {
                 return Err(OpenError::Version { path, found, known: segment::VERSION });
             }
             FoundHeader::Bad(_) if newest && len <= SEGMENT_HEADER => {
-                // the crash came while the segment was begun
+                // a crash interrupted the beginning of the segment
                 return self.disk.remove(&path).map_err(OpenError::io(&path));
             }
             FoundHeader::Bad(_) if len == 0 => {
@@ -166,7 +167,7 @@ impl LogStore {
                 }
                 Entry::End => break,
                 Entry::Zeros { offset } if newest => {
-                    // they may reach further than the segment will
+                    // they may be more than the segment will ever overwrite
                     self.disk.set_len(&file, offset).map_err(OpenError::io(&path))?;
                     break;
                 }
@@ -189,12 +190,12 @@ impl LogStore {
             }
         }
         if newest {
-            // What was written and not synced before a kill has been found all the same: it must not be lost after
-            // somebody has relied on it.
+            // A killed process may have written records without syncing them. They are found now, so they must become durable
+            // before anybody relies on them.
             self.disk.sync(&file).map_err(OpenError::io(&path))?;
             if let Some(segment) = self.segments.get(&number) {
                 segment.file.is_open(&file);
-                (self.ahead.file_end, self.synced_len) = (segment.len, segment.len);
+                (self.preallocated.file_end, self.synced_len) = (segment.len, segment.len);
             }
             self.newest_file = Some(file);
         }
@@ -202,7 +203,7 @@ impl LogStore {
     }
 }
 
-/// Makes a directory and those above it, durably, for the service alone.
+/// Creates a directory and its missing parents, durably, accessible to the service alone.
 fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.exists()).collect();
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;

@@ -1,9 +1,9 @@
-//! Looks for the start of a commit in what follows a record that cannot be read, in time that grows with the length of
-//! the file alone.
+//! Searches for the start of a commit behind a record that cannot be read, in time that depends on the length of the file
+//! alone.
 //!
-//! Whoever sends a body chooses its bytes: every few of them may look like a header with a long meta, and a checksum over
-//! each of these would take minutes. So the checksum of a stretch is derived from those of two prefixes. A CRC is linear:
-//! where `a` is that of a prefix, `b` that of the same prefix with `n` bytes more, and `salt` any CRC, going on from `salt`
+//! The sender of a body chooses its bytes. Every few of them may look like a header with a long meta, and a checksum over
+//! each of these would take minutes. So the checksum of a range is derived from those of two prefixes. A CRC is linear:
+//! if `a` is that of a prefix, `b` that of the same prefix and `n` bytes more, and `salt` any CRC, then continuing `salt`
 //! with these `n` bytes gives `(salt ^ a) · x^(8n) ^ b`.
 
 use std::fs::File;
@@ -13,10 +13,10 @@ use std::os::unix::fs::FileExt;
 use super::{BEGINS_COMMIT, RECORD_HEADER, u32_at, u64_at};
 use crate::store::{MAX_META, check_bounds};
 
-/// How many bytes are searched at once.
+/// How many bytes are searched at a time.
 const SEARCHED_TOGETHER: u64 = 1 << 20;
 
-/// From one prefix whose CRC is kept to the next, in bytes: those between are computed again when they are asked for.
+/// The distance between prefixes whose CRCs are kept, in bytes. Those between are computed when they are needed.
 const STEP: usize = 64;
 
 /// The polynomial of CRC-32C without its highest term. Bit 31 is the coefficient of x^0, bit 0 that of x^31.
@@ -28,8 +28,8 @@ const ONE: u32 = 1 << 31;
 /// The polynomial x^8.
 const ONE_BYTE: u32 = 1 << 23;
 
-/// Whether a sound header of a record that begins a commit stands anywhere in `file` behind `offset`. Headers with a meta
-/// of more than [`MAX_META`], which only earlier versions wrote, are not looked for.
+/// Whether `file` has, anywhere behind `offset`, a sound header of a record that begins a commit. Headers with a meta of more
+/// than [`MAX_META`], which only earlier versions wrote, are not searched for.
 pub fn has_commit_after(file: &File, salt: u32, offset: u64) -> io::Result<bool> {
     let end = file.metadata()?.len();
     let mut powers = Vec::new();
@@ -55,7 +55,7 @@ struct Window<'a> {
     salt: u32,
     /// The CRC of every prefix whose length is a multiple of [`STEP`]; empty until one is needed.
     prefixes: Vec<u32>,
-    /// The polynomial x^(8n) for each n up to the longest stretch of a checksum; empty until one is needed.
+    /// The polynomial x^(8n) for each n up to the longest range of a checksum; empty until one is needed.
     powers: &'a mut Vec<u32>,
 }
 
@@ -65,9 +65,9 @@ impl<'a> Window<'a> {
     }
 
     fn has_commit(&mut self, starts: usize) -> bool {
-        const MARK: u8 = (BEGINS_COMMIT >> 8) as u8;
+        const COMMIT: u8 = (BEGINS_COMMIT >> 8) as u8;
         let kinds = &self.bytes[4..starts + 7];
-        let candidates = kinds.windows(4).enumerate().filter(|(_, kind)| matches!(kind, [1 | 2, MARK, 0, 0]));
+        let candidates = kinds.windows(4).enumerate().filter(|(_, kind)| matches!(kind, [1 | 2, COMMIT, 0, 0]));
         candidates.map(|(start, _)| start).any(|start| self.is_header(start))
     }
 
@@ -107,7 +107,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// What the polynomials x^32 to x^35 leave, in each sum of them: bit 3 of the index stands for x^32.
+/// The remainders of all sums of the polynomials x^32 to x^35: bit 3 of the index stands for x^32.
 const REMAINDERS: [u32; 16] = {
     let mut remainders = [0; 16];
     let mut index = 1;
@@ -145,7 +145,7 @@ fn multiply(a: u32, b: u32) -> u32 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Kind, Place, Record};
+    use super::super::{Kind, Mark, Record};
     use super::*;
 
     proptest! {
@@ -158,7 +158,7 @@ mod tests {
         ) {
             let record = Record { kind: Kind::Put, seq: 7, meta_len: meta.len() as u32, body_crc: 1, body_len: 2 };
             let mut bytes = before.clone();
-            record.write(&meta, Place { salt, begins_commit: true }, &mut bytes);
+            record.write(&meta, Mark { salt, begins_commit: true }, &mut bytes);
             bytes.extend(after);
             let mut powers = Vec::new();
             prop_assert!(Window::new(&bytes, salt, &mut powers).is_header(before.len()));
