@@ -4,18 +4,24 @@ mod container;
 mod depth;
 mod hash;
 mod hash_flood;
-mod machine;
+mod memo;
 mod opcode;
 mod operand;
 mod reduce;
+mod rewrite;
+mod scalar;
 mod scan;
 mod splice;
+mod stack;
 mod table;
 mod write;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::DecodeError;
+use super::bounds::MAX_VALUES;
 use super::doc::NodeId;
+use super::error::{grouped, malformed};
 
 pub(super) use scan::{Pickle, read};
 pub(super) use splice::Splice;
@@ -77,6 +83,14 @@ pub(super) trait Output {
     fn memo_get(&mut self, number: u32) {
         self.put(&memo_opcode(opcode::LONG_BINGET, number));
     }
+}
+
+/// Checks that one more value, mark or rewrite may be kept while a pickle is read.
+fn check_count(count: usize, at: usize) -> Result<(), DecodeError> {
+    if count < MAX_VALUES {
+        return Ok(());
+    }
+    Err(malformed(format!("more than {} values, frames or marks at once", grouped(MAX_VALUES)), at))
 }
 
 fn memo_opcode(opcode: u8, number: u32) -> [u8; 5] {

@@ -1,42 +1,47 @@
-//! What comes after an opcode: numbers, lines, and the content of scalars.
+//! Reads opcodes and their operands from the bytes of a pickle.
 
+use std::fmt::Display;
 use std::ops::Range;
 
-use super::machine::{Machine, Rewrite};
 use crate::codec::DecodeError;
-use crate::codec::bounds::MAX_PEER_INT_DIGITS;
-use crate::codec::doc::{NodeId, Tag};
 use crate::codec::error::{grouped, malformed};
-use crate::codec::text::{CodePoints, Spelling, check_utf8};
 
-/// `pickle.loads` reads these as ASCII, so the user manager would refuse them.
-const PYTHON_2_BYTES: &str =
-    "str of Python 2 that is not ASCII (in Python 2, send bytes as bytearray(...) and text as unicode)";
+/// A cursor in a pickle.
+pub(super) struct Operands<'a> {
+    source: &'a [u8],
+    pos: usize,
+    /// The offset of the opcode that is being executed.
+    at: usize,
+    /// Where the last FRAME ends.
+    frame_end: usize,
+}
 
-impl Machine<'_> {
-    pub(super) fn take(&mut self, length: usize) -> Result<Range<usize>, DecodeError> {
-        let left = self.source.len() - self.pos;
-        if length > left {
-            return Err(self.refuse(format!(
-                "pickle cut short: {} more bytes are needed and {} are left",
-                grouped(length),
-                grouped(left)
-            )));
-        }
-        let start = self.pos;
-        self.advance(start + length)?;
-        Ok(start..self.pos)
+impl<'a> Operands<'a> {
+    pub(super) fn of(source: &'a [u8]) -> Operands<'a> {
+        Operands { source, pos: 0, at: 0, frame_end: 0 }
     }
 
-    /// Moves on within the frame or out of it, but not across its end, where CPython's unpicklers differ.
-    fn advance(&mut self, to: usize) -> Result<(), DecodeError> {
-        if self.pos < self.frame_end && self.frame_end < to {
-            return Err(malformed("frame that ends within an opcode", self.frame_end));
-        }
-        self.pos = to;
-        Ok(())
+    /// Reads the next opcode. Errors name its offset until the next call.
+    pub(super) fn opcode(&mut self) -> Result<u8, DecodeError> {
+        self.at = self.pos;
+        self.byte()
     }
 
+    /// The offset of the opcode that is being executed.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    pub(super) fn bytes(&self, range: Range<usize>) -> &'a [u8] {
+        &self.source[range]
+    }
+
+    /// An error at the opcode that is being executed.
+    pub(super) fn refuse(&self, what: impl Display) -> DecodeError {
+        malformed(what, self.at)
+    }
+
+    /// Reads the operand of FRAME.
     pub(super) fn frame(&mut self) -> Result<(), DecodeError> {
         let inside = self.at < self.frame_end;
         let length = self.length(8)?;
@@ -47,7 +52,7 @@ impl Machine<'_> {
             return Err(self.refuse("pickle cut short: its end lies within the frame"));
         }
         self.frame_end = self.pos + length;
-        self.rewrite(Rewrite::Frame(self.at as u32))
+        Ok(())
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
@@ -62,11 +67,19 @@ impl Machine<'_> {
         Ok(byte)
     }
 
-    /// An unsigned number of `width` bytes; more than any length where it does not fit.
+    /// An unsigned number of `width` bytes. One that does not fit is larger than every length.
     pub(super) fn length(&mut self, width: usize) -> Result<usize, DecodeError> {
         let range = self.take(width)?;
         let value = self.source[range].iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
         Ok(usize::try_from(value).unwrap_or(usize::MAX))
+    }
+
+    /// A memo number in decimal.
+    pub(super) fn text_memo_number(&mut self) -> Result<usize, DecodeError> {
+        let range = self.line()?;
+        let digits = &self.source[range];
+        let number = str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
+        number.and_then(|number| number.parse().ok()).ok_or_else(|| self.refuse("memo number that is no number"))
     }
 
     /// The rest of the line, without its end.
@@ -79,110 +92,41 @@ impl Machine<'_> {
         Ok(start..start + length)
     }
 
-    pub(super) fn counted(&mut self, tag: Tag, width: usize) -> Result<(), DecodeError> {
+    /// Content behind its unsigned length of `width` bytes.
+    pub(super) fn counted(&mut self, width: usize) -> Result<Range<usize>, DecodeError> {
         let length = self.length(width)?;
-        self.content(tag, length)
+        self.take(length)
     }
 
-    pub(super) fn signed_counted(&mut self, tag: Tag) -> Result<(), DecodeError> {
+    /// Content behind its signed length of four bytes.
+    pub(super) fn signed_counted(&mut self) -> Result<Range<usize>, DecodeError> {
         match usize::try_from(i32::from_le_bytes(self.array()?)) {
-            Ok(length) => self.content(tag, length),
+            Ok(length) => self.take(length),
             Err(_) => Err(self.refuse("negative length")),
         }
     }
 
-    fn content(&mut self, tag: Tag, length: usize) -> Result<(), DecodeError> {
-        let range = self.take(length)?;
-        // Whatever is a str by this way comes from Python 2, and is read as `pickle.loads` does by default.
-        if tag == Tag::Str && !self.source[range.clone()].is_ascii() {
-            return Err(self.refuse(PYTHON_2_BYTES));
+    fn take(&mut self, length: usize) -> Result<Range<usize>, DecodeError> {
+        let left = self.source.len() - self.pos;
+        if length > left {
+            return Err(self.refuse(format!(
+                "pickle cut short: {} more bytes are needed and {} are left",
+                grouped(length),
+                grouped(left)
+            )));
         }
-        self.push_new(tag, range)
+        let start = self.pos;
+        self.advance(start + length)?;
+        Ok(start..self.pos)
     }
 
-    pub(super) fn unicode(&mut self, width: usize) -> Result<(), DecodeError> {
-        let length = self.length(width)?;
-        let range = self.take(length)?;
-        let tag = match check_utf8(&self.source[range.clone()]) {
-            Ok(true) => Tag::Str,
-            Ok(false) => Tag::SurrogateStr,
-            Err(offset) => return Err(malformed("str that is not UTF-8", range.start + offset)),
-        };
-        self.push_new(tag, range)
-    }
-
-    pub(super) fn spelled(&mut self, tag: Tag, spelling: Spelling, range: Range<usize>) -> Result<(), DecodeError> {
-        let content = &self.source[range.clone()];
-        if content.is_ascii() && !content.contains(&b'\\') {
-            return self.push_new(Tag::Str, range);
+    /// Moves on within the frame or out of it. An opcode that crosses the end of a frame is an error: CPython's two unpicklers
+    /// read it differently.
+    fn advance(&mut self, to: usize) -> Result<(), DecodeError> {
+        if self.pos < self.frame_end && self.frame_end < to {
+            return Err(malformed("frame that ends within an opcode", self.frame_end));
         }
-        match CodePoints::new(spelling, content).unreadable() {
-            0 => self.push_new(tag, range),
-            // `repr` writes a byte beyond ASCII as \x80 to \xff
-            rest if spelling == Spelling::Escaped && content[content.len() - rest..].starts_with(b"\\x") => {
-                Err(malformed(PYTHON_2_BYTES, range.end - rest))
-            }
-            rest => Err(malformed("wrong escape in a string", range.end - rest)),
-        }
-    }
-
-    pub(super) fn quoted_string(&mut self) -> Result<(), DecodeError> {
-        let line = self.line()?;
-        match &self.source[line.clone()] {
-            [b'\'', .., b'\''] | [b'"', .., b'"'] => {
-                self.spelled(Tag::EscapedStr, Spelling::Escaped, line.start + 1..line.end - 1)
-            }
-            _ => Err(self.refuse("string without quotes")),
-        }
-    }
-
-    pub(super) fn text_int(&mut self) -> Result<(), DecodeError> {
-        let line = self.line()?;
-        match &self.source[line.clone()] {
-            b"00" => self.push(NodeId::FALSE),
-            b"01" => self.push(NodeId::TRUE),
-            _ => self.decimal(line),
-        }
-    }
-
-    pub(super) fn text_long(&mut self) -> Result<(), DecodeError> {
-        let line = self.line()?;
-        let suffix = usize::from(self.source[line.clone()].ends_with(b"L"));
-        self.decimal(line.start..line.end - suffix)
-    }
-
-    fn decimal(&mut self, range: Range<usize>) -> Result<(), DecodeError> {
-        let text = &self.source[range.clone()];
-        let digits = text.strip_prefix(b"-").unwrap_or(text);
-        let plain = match digits {
-            [b'0'] => text.len() == 1,
-            [b'1'..=b'9', ..] => digits.iter().all(u8::is_ascii_digit),
-            _ => false,
-        };
-        if !plain {
-            return Err(self.refuse("int that is not written in decimal"));
-        }
-        let digits = digits.len();
-        let id = self.doc.add_decimal(self.at, range, digits)?;
-        if digits > MAX_PEER_INT_DIGITS {
-            self.rewrite(Rewrite::TextInt(id))?;
-        }
-        self.push(id)
-    }
-
-    pub(super) fn text_float(&mut self) -> Result<(), DecodeError> {
-        let range = self.line()?;
-        let content = &self.source[range.clone()];
-        let number = content.strip_prefix(b"-").unwrap_or(content);
-        let named = matches!(number, b"inf" | b"nan");
-        let value = str::from_utf8(content).ok().and_then(|text| text.parse::<f64>().ok());
-        // Rust reads more words and signs than Python, so a number is known by its first character.
-        match value {
-            Some(value) if named || number.first().is_some_and(u8::is_ascii_digit) && value.is_finite() => {
-                let id = self.doc.add_float(self.at, value)?;
-                self.push(id)
-            }
-            _ => Err(self.refuse("float that is not written in decimal, or too large")),
-        }
+        self.pos = to;
+        Ok(())
     }
 }

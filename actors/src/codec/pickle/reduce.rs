@@ -1,7 +1,8 @@
-//! The few callables that `pickle.dumps` itself names for plain values at old protocols. None is ever called: what
-//! they would make is described.
+//! The few callables that `pickle.dumps` itself names for plain values at old protocols. None is ever called: the document
+//! gets a description of what they would make.
 
-use super::machine::Machine;
+use super::container::{check_key, sum_up_hash};
+use super::operand::Operands;
 use crate::codec::DecodeError;
 use crate::codec::bounds::MAX_CALL_GROWTH;
 use crate::codec::doc::{Doc, EdgeId, Node, NodeId, Tag};
@@ -40,7 +41,7 @@ impl Callable {
         }
     }
 
-    /// The modules under which it is found. CPython maps Python 2's names below protocol 3 only.
+    /// The modules that it is found in. CPython maps Python 2's names below protocol 3 only.
     fn modules(self, protocol: u8) -> &'static [&'static str] {
         match (self, protocol) {
             (Callable::Encode, _) => &["_codecs"],
@@ -48,142 +49,169 @@ impl Callable {
             _ => &["builtins"],
         }
     }
+
+    /// The index of the callable whose module and name `is` accepts.
+    fn find(protocol: u8, is: impl Fn(&str, &str) -> bool) -> Option<usize> {
+        Callable::ALL
+            .iter()
+            .position(|callable| callable.modules(protocol).iter().any(|module| is(module, callable.name())))
+    }
 }
 
-impl Machine<'_> {
-    pub(super) fn global(&mut self) -> Result<(), DecodeError> {
-        let (module, name) = (self.line()?, self.line()?);
-        let (module, name) = (&self.source[module], &self.source[name]);
-        let known = self
-            .callable(|known_module, known_name| known_module.as_bytes() == module && known_name.as_bytes() == name);
-        match known {
-            Some(index) => self.push_new(Tag::Callable, index..index),
-            None => Err(self.refuse_name(ascii(module), ascii(name))),
-        }
+/// The callable that GLOBAL names in its operands.
+pub(super) fn global(operands: &mut Operands, doc: &mut Doc, protocol: u8) -> Result<NodeId, DecodeError> {
+    let (module, name) = (operands.line()?, operands.line()?);
+    let (module, name) = (operands.bytes(module), operands.bytes(name));
+    let known = Callable::find(protocol, |known_module, known_name| {
+        known_module.as_bytes() == module && known_name.as_bytes() == name
+    });
+    match known {
+        Some(index) => doc.add(Tag::Callable, operands.at(), index..index),
+        None => Err(refuse_name(ascii(module), ascii(name), operands.at())),
     }
+}
 
-    pub(super) fn stack_global(&mut self) -> Result<(), DecodeError> {
-        let (name, module) = (self.pop()?, self.pop()?);
-        let known = self.callable(|known_module, known_name| {
-            self.doc.str_is(module, known_module) && self.doc.str_is(name, known_name)
-        });
-        if let Some(index) = known {
-            return self.push_new(Tag::Callable, index..index);
-        }
-        match (self.doc.chars_lossy(module), self.doc.chars_lossy(name)) {
-            (Some(module), Some(name)) => Err(self.refuse_name(module, name)),
-            _ => Err(self.refuse("pickle names a class by something that is no str")),
-        }
+/// The callable that STACK_GLOBAL names by two values.
+pub(super) fn stack_global(
+    doc: &mut Doc,
+    module: NodeId,
+    name: NodeId,
+    protocol: u8,
+    at: usize,
+) -> Result<NodeId, DecodeError> {
+    let known = Callable::find(protocol, |known_module, known_name| {
+        doc.str_is(module, known_module) && doc.str_is(name, known_name)
+    });
+    if let Some(index) = known {
+        return doc.add(Tag::Callable, at, index..index);
     }
-
-    /// The refusal of INST, which names a class and makes an instance at once.
-    pub(super) fn refuse_inst(&mut self) -> DecodeError {
-        match (self.line(), self.line()) {
-            (Ok(module), Ok(name)) => self.refuse_name(ascii(&self.source[module]), ascii(&self.source[name])),
-            (Err(error), _) | (_, Err(error)) => error,
-        }
+    match (doc.chars_lossy(module), doc.chars_lossy(name)) {
+        (Some(module), Some(name)) => Err(refuse_name(module, name, at)),
+        _ => Err(malformed("pickle names a class by something that is no str", at)),
     }
+}
 
-    /// What the callable on the stack makes of the arguments above it.
-    pub(super) fn reduce(&mut self) -> Result<(), DecodeError> {
-        let (arguments, callable) = (self.pop()?, self.pop()?);
-        let callable = self.doc.node(callable);
+/// The error for INST, which names a class and makes an instance at once.
+pub(super) fn refuse_inst(operands: &mut Operands) -> DecodeError {
+    match (operands.line(), operands.line()) {
+        (Ok(module), Ok(name)) => {
+            refuse_name(ascii(operands.bytes(module)), ascii(operands.bytes(name)), operands.at())
+        }
+        (Err(error), _) | (_, Err(error)) => error,
+    }
+}
+
+/// How much all calls of a pickle have made so far. Arguments may be shared, so the pickle's length alone does not bound it.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    /// See [`MAX_CALL_GROWTH`].
+    bytes: usize,
+    /// How many items of lists have been copied into sets.
+    items: usize,
+}
+
+impl Calls {
+    /// The value that REDUCE makes: what `callable` returns for the tuple `arguments`.
+    pub(super) fn reduce(
+        &mut self,
+        doc: &mut Doc,
+        callable: NodeId,
+        arguments: NodeId,
+        at: usize,
+    ) -> Result<NodeId, DecodeError> {
+        let callable = doc.node(callable);
         if callable.tag != Tag::Callable {
             let found = callable.tag.type_name();
-            return Err(self.refuse(format!("pickle calls {found}")));
+            return Err(malformed(format!("pickle calls {found}"), at));
         }
         let callable = Callable::of(callable);
-        match (callable, self.arguments(arguments)) {
-            (Callable::Encode, Some([Some(text), Some(encoding)])) if self.doc.str_is(encoding, "latin1") => {
-                let length = self.latin1_length(text)?;
-                let id = self.doc.add_encoded(self.at, text, length)?;
-                self.push(id)
+        match (callable, at_most_two(doc, arguments)) {
+            (Callable::Encode, Some([Some(text), Some(encoding)])) if doc.str_is(encoding, "latin1") => {
+                let length = self.latin1_length(doc, text, at)?;
+                doc.add_encoded(at, text, length)
             }
-            (Callable::Bytes, Some([None, None])) => self.push_new(Tag::Bytes, 0..0),
-            (Callable::ByteArray, Some([None, None])) => self.push_new(Tag::ByteArray, 0..0),
+            (Callable::Bytes, Some([None, None])) => doc.add(Tag::Bytes, at, 0..0),
+            (Callable::ByteArray, Some([None, None])) => doc.add(Tag::ByteArray, at, 0..0),
             (Callable::ByteArray, Some([Some(bytes), None]))
-                if matches!(self.doc.node(bytes).tag, Tag::Bytes | Tag::EncodedBytes) =>
+                if matches!(doc.node(bytes).tag, Tag::Bytes | Tag::EncodedBytes) =>
             {
-                let length = self.doc.node(bytes).len();
-                self.charge(length)?;
-                self.push_new(Tag::ByteArray, 0..length)
+                let length = doc.node(bytes).len();
+                self.charge(doc, length, at)?;
+                doc.add(Tag::ByteArray, at, 0..length)
             }
-            // As Python 2 and the first of Python 3 wrote it.
-            (Callable::ByteArray, Some([Some(text), Some(encoding)])) if self.doc.str_is(encoding, "latin-1") => {
-                let length = self.latin1_length(text)?;
-                self.push_new(Tag::ByteArray, 0..length)
+            // As Python 2 and the first releases of Python 3 wrote it.
+            (Callable::ByteArray, Some([Some(text), Some(encoding)])) if doc.str_is(encoding, "latin-1") => {
+                let length = self.latin1_length(doc, text, at)?;
+                doc.add(Tag::ByteArray, at, 0..length)
             }
-            (Callable::Set, Some([Some(list), None])) if self.doc.node(list).tag == Tag::List => {
-                self.set_of(Tag::Set, list)
+            (Callable::Set, Some([Some(list), None])) if doc.node(list).tag == Tag::List => {
+                self.set_of(doc, Tag::Set, list, at)
             }
-            (Callable::FrozenSet, Some([Some(list), None])) if self.doc.node(list).tag == Tag::List => {
-                self.set_of(Tag::FrozenSet, list)
+            (Callable::FrozenSet, Some([Some(list), None])) if doc.node(list).tag == Tag::List => {
+                self.set_of(doc, Tag::FrozenSet, list, at)
             }
             _ => {
                 let name = callable.name();
-                Err(self.refuse(format!("pickle calls `{name}` with other arguments than `pickle.dumps` gives it")))
+                let what = format!("pickle calls `{name}` with other arguments than `pickle.dumps` gives it");
+                Err(malformed(what, at))
             }
         }
-    }
-
-    /// The number of the callable for which `is` knows module and name.
-    fn callable(&self, is: impl Fn(&str, &str) -> bool) -> Option<usize> {
-        Callable::ALL
-            .iter()
-            .position(|callable| callable.modules(self.protocol).iter().any(|module| is(module, callable.name())))
-    }
-
-    /// A tuple's items, where these are at most two.
-    fn arguments(&self, tuple: NodeId) -> Option<[Option<NodeId>; 2]> {
-        if self.doc.node(tuple).tag != Tag::Tuple {
-            return None;
-        }
-        let mut items = [None; 2];
-        let mut edge = self.doc.first(tuple);
-        for item in &mut items {
-            if edge != EdgeId::END {
-                *item = Some(self.doc.child(edge));
-                edge = self.doc.next(edge);
-            }
-        }
-        (edge == EdgeId::END).then_some(items)
     }
 
     /// How many bytes a str has in Latin-1.
-    fn latin1_length(&mut self, text: NodeId) -> Result<usize, DecodeError> {
-        // Counted against the bound before the text is looked at, as it may be shared by many calls.
-        if self.doc.node(text).is_str() {
-            self.charge(self.doc.node(text).range().len())?;
+    fn latin1_length(&mut self, doc: &Doc, text: NodeId, at: usize) -> Result<usize, DecodeError> {
+        // Many calls may share one text. So it counts against the bound before it is read.
+        if doc.node(text).is_str() {
+            self.charge(doc, doc.node(text).range().len(), at)?;
         }
-        let Some(mut points) = self.doc.code_points(text) else {
-            return Err(self.refuse("pickle encodes something that is no str"));
+        let Some(mut points) = doc.code_points(text) else {
+            return Err(malformed("pickle encodes something that is no str", at));
         };
         points
             .try_fold(0, |length, point| (point <= 0xFF).then_some(length + 1))
-            .ok_or_else(|| self.refuse("pickle makes bytes of a str that is not Latin-1"))
+            .ok_or_else(|| malformed("pickle makes bytes of a str that is not Latin-1", at))
     }
 
-    /// Counts what a call makes; see [`MAX_CALL_GROWTH`].
-    fn charge(&mut self, length: usize) -> Result<(), DecodeError> {
-        self.called = self.called.saturating_add(length);
-        if self.called > self.source.len().saturating_mul(MAX_CALL_GROWTH) {
-            return Err(self.refuse(format!("pickle makes bytes of more than {MAX_CALL_GROWTH} times its length")));
+    fn charge(&mut self, doc: &Doc, length: usize, at: usize) -> Result<(), DecodeError> {
+        self.bytes = self.bytes.saturating_add(length);
+        if self.bytes > doc.source.len().saturating_mul(MAX_CALL_GROWTH) {
+            return Err(malformed(format!("pickle makes bytes of more than {MAX_CALL_GROWTH} times its length"), at));
         }
         Ok(())
     }
 
-    fn set_of(&mut self, tag: Tag, list: NodeId) -> Result<(), DecodeError> {
-        let set = self.doc.add(tag, self.at, 0..0)?;
-        self.copy_to_set(list, set)?;
-        self.push(set)
-    }
-
-    fn refuse_name(&self, module: impl IntoIterator<Item = char>, name: impl IntoIterator<Item = char>) -> DecodeError {
-        self.refuse(format!("pickle names a class (`{}.{}`)", shown(module), shown(name)))
+    /// A set or a frozenset of a list's items.
+    fn set_of(&mut self, doc: &mut Doc, tag: Tag, list: NodeId, at: usize) -> Result<NodeId, DecodeError> {
+        let set = doc.add(tag, at, 0..0)?;
+        let mut edge = doc.first(list);
+        while edge != EdgeId::END {
+            self.items += 1;
+            if doc.is_brief() && self.items > doc.source.len() {
+                return Err(DecodeError::TakesLonger);
+            }
+            let item = doc.child(edge);
+            check_key(doc, item, at)?;
+            doc.append(set, item, at)?;
+            edge = doc.next(edge);
+        }
+        if tag == Tag::FrozenSet {
+            sum_up_hash(doc, set, at)?;
+        }
+        Ok(set)
     }
 }
 
-/// The refusal of a callable that stands where a value should.
+/// A tuple's items if there are at most two.
+fn at_most_two(doc: &Doc, tuple: NodeId) -> Option<[Option<NodeId>; 2]> {
+    if doc.node(tuple).tag != Tag::Tuple {
+        return None;
+    }
+    let mut items = doc.items(tuple);
+    let first_two = [items.next(), items.next()];
+    items.next().is_none().then_some(first_two)
+}
+
+/// Refuses a callable where a value is expected.
 pub(super) fn check_plain(doc: &Doc, id: NodeId) -> Result<(), DecodeError> {
     let node = doc.node(id);
     match node.tag {
@@ -193,6 +221,10 @@ pub(super) fn check_plain(doc: &Doc, id: NodeId) -> Result<(), DecodeError> {
         }
         _ => Ok(()),
     }
+}
+
+fn refuse_name(module: impl IntoIterator<Item = char>, name: impl IntoIterator<Item = char>, at: usize) -> DecodeError {
+    malformed(format!("pickle names a class (`{}.{}`)", shown(module), shown(name)), at)
 }
 
 fn ascii(name: &[u8]) -> impl Iterator<Item = char> {

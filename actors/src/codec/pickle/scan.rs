@@ -1,74 +1,113 @@
-//! Reading a pickle: a machine that does what CPython's does, except that values are only described.
+//! Reads a pickle with a machine that executes the opcodes as CPython's does, except that it only describes the values.
 //!
-//! It takes what `pickle.dumps` writes for plain values, little more, and nothing that CPython's `pickle.loads` would
-//! refuse.
+//! It accepts what `pickle.dumps` writes for plain values, little more, and nothing that CPython's `pickle.loads` refuses.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::machine::{Machine, Rewrite};
-use super::reduce::check_plain;
-use super::{depth, hash_flood, opcode as op};
+use super::memo::Memo;
+use super::operand::Operands;
+use super::reduce::{self, Calls};
+use super::rewrite::{Rewrite, Rewrites};
+use super::stack::Stack;
+use super::{container, depth, hash_flood, opcode as op, scalar};
 use crate::codec::doc::{Doc, NodeId, Tag};
-use crate::codec::text::Spelling;
 use crate::codec::{DecodeError, Effort};
 
-/// A pickle that was read, and what it takes to pass it on.
+/// A pickle that was read, and what forwarding it needs.
 #[derive(Debug)]
 pub(in crate::codec) struct Pickle {
     pub(in crate::codec) doc: Doc,
-    /// What the memo held at the end.
-    pub(super) memo: Vec<Option<NodeId>>,
-    /// The opcodes that cannot always be passed on as they are, in their order.
-    pub(super) rewrites: Vec<Rewrite>,
-    /// Where the opcode STOP is.
+    /// The memo at the end of the pickle.
+    pub(super) memo: Memo,
+    pub(super) rewrites: Rewrites,
+    /// The offset of STOP.
     pub(super) stop: usize,
 }
 
 /// Reads a pickle.
 pub(in crate::codec) fn read(body: Bytes, effort: Effort) -> Result<Pickle, DecodeError> {
-    let pickle = Machine::on(&body, Doc::new(body.clone(), effort)?).run()?;
+    let machine = Machine {
+        operands: Operands::of(&body),
+        doc: Doc::new(body.clone(), effort)?,
+        stack: Stack::default(),
+        memo: Memo::default(),
+        rewrites: Rewrites::default(),
+        calls: Calls::default(),
+        protocol: 0,
+    };
+    let pickle = machine.run()?;
     depth::check(&pickle.doc)?;
     Ok(pickle)
+}
+
+/// What the opcodes work on. Each family of opcodes has a module of its own, whose functions get the parts that they need.
+struct Machine<'a> {
+    operands: Operands<'a>,
+    doc: Doc,
+    stack: Stack,
+    memo: Memo,
+    rewrites: Rewrites,
+    calls: Calls,
+    protocol: u8,
 }
 
 impl Machine<'_> {
     fn run(mut self) -> Result<Pickle, DecodeError> {
         loop {
-            self.at = self.pos;
-            let opcode = self.byte()?;
+            let opcode = self.operands.opcode()?;
             match opcode {
                 op::STOP => break,
                 op::PROTO => {
-                    self.protocol = self.byte()?;
+                    self.protocol = self.operands.byte()?;
                     if self.protocol > 5 {
-                        return Err(self.refuse(format!("pickle of protocol {}; 0 to 5 are known,", self.protocol)));
+                        return Err(self
+                            .operands
+                            .refuse(format!("pickle of protocol {}; 0 to 5 are known,", self.protocol)));
                     }
                 }
-                op::FRAME => self.frame()?,
+                op::FRAME => {
+                    self.operands.frame()?;
+                    let at = self.operands.at();
+                    self.rewrites.push(Rewrite::Frame(at as u32), at)?;
+                }
 
                 op::NONE => self.push(NodeId::NONE)?,
                 op::NEWTRUE => self.push(NodeId::TRUE)?,
                 op::NEWFALSE => self.push(NodeId::FALSE)?,
                 op::BININT => {
-                    let value = i32::from_le_bytes(self.array()?);
+                    let value = i32::from_le_bytes(self.operands.array()?);
                     self.push_int(value)?;
                 }
                 op::BININT1 => {
-                    let value = self.byte()?;
+                    let value = self.operands.byte()?;
                     self.push_int(value.into())?;
                 }
                 op::BININT2 => {
-                    let value = u16::from_le_bytes(self.array()?);
+                    let value = u16::from_le_bytes(self.operands.array()?);
                     self.push_int(value.into())?;
                 }
                 op::LONG1 => self.counted(Tag::BinaryInt, 1)?,
-                op::LONG4 => self.signed_counted(Tag::BinaryInt)?,
-                op::INT => self.text_int()?,
-                op::LONG => self.text_long()?,
-                op::FLOAT => self.text_float()?,
+                op::LONG4 => {
+                    let range = self.operands.signed_counted()?;
+                    self.push_new(Tag::BinaryInt, range)?;
+                }
+                op::INT => {
+                    let id = scalar::text_int(&mut self.operands, &mut self.doc, &mut self.rewrites)?;
+                    self.push(id)?;
+                }
+                op::LONG => {
+                    let id = scalar::text_long(&mut self.operands, &mut self.doc, &mut self.rewrites)?;
+                    self.push(id)?;
+                }
+                op::FLOAT => {
+                    let id = scalar::text_float(&mut self.operands, &mut self.doc)?;
+                    self.push(id)?;
+                }
                 op::BINFLOAT => {
-                    let value = f64::from_be_bytes(self.array()?);
-                    let id = self.doc.add_float(self.at, value)?;
+                    let value = f64::from_be_bytes(self.operands.array()?);
+                    let id = self.doc.add_float(self.operands.at(), value)?;
                     self.push(id)?;
                 }
 
@@ -76,12 +115,21 @@ impl Machine<'_> {
                 op::BINUNICODE => self.unicode(4)?,
                 op::BINUNICODE8 => self.unicode(8)?,
                 op::UNICODE => {
-                    let range = self.line()?;
-                    self.spelled(Tag::RawUnicodeStr, Spelling::RawUnicode, range)?;
+                    let id = scalar::raw_unicode(&mut self.operands, &mut self.doc)?;
+                    self.push(id)?;
                 }
-                op::STRING => self.quoted_string()?,
-                op::SHORT_BINSTRING => self.counted(Tag::Str, 1)?,
-                op::BINSTRING => self.signed_counted(Tag::Str)?,
+                op::STRING => {
+                    let id = scalar::quoted_string(&mut self.operands, &mut self.doc)?;
+                    self.push(id)?;
+                }
+                op::SHORT_BINSTRING => {
+                    let range = self.operands.counted(1)?;
+                    self.python_2_str(range)?;
+                }
+                op::BINSTRING => {
+                    let range = self.operands.signed_counted()?;
+                    self.python_2_str(range)?;
+                }
                 op::SHORT_BINBYTES => self.counted(Tag::Bytes, 1)?,
                 op::BINBYTES => self.counted(Tag::Bytes, 4)?,
                 op::BINBYTES8 => self.counted(Tag::Bytes, 8)?,
@@ -90,7 +138,7 @@ impl Machine<'_> {
                 op::EMPTY_LIST => self.push_new(Tag::List, 0..0)?,
                 op::EMPTY_DICT => self.push_new(Tag::Dict, 0..0)?,
                 op::EMPTY_SET => self.push_new(Tag::Set, 0..0)?,
-                op::EMPTY_TUPLE => self.build(Tag::Tuple, self.stack.len())?,
+                op::EMPTY_TUPLE => self.build_from(Tag::Tuple, self.stack.len())?,
                 op::TUPLE1 => self.build_of(1)?,
                 op::TUPLE2 => self.build_of(2)?,
                 op::TUPLE3 => self.build_of(3)?,
@@ -104,74 +152,174 @@ impl Machine<'_> {
                 op::SETITEMS => self.add_from_mark(Tag::Dict)?,
                 op::ADDITEMS => self.add_from_mark(Tag::Set)?,
 
-                op::MARK => {
-                    self.room(self.marks.len())?;
-                    self.marks.push(self.stack.len());
-                }
-                op::POP if self.marks.last() == Some(&self.stack.len()) => {
-                    self.marks.pop();
-                }
+                op::MARK => self.stack.mark(self.operands.at())?,
                 op::POP => {
-                    self.pop()?;
+                    if !self.stack.pop_bare_mark() {
+                        self.pop()?;
+                    }
                 }
                 op::POP_MARK => {
-                    let start = self.pop_mark()?;
+                    let start = self.stack.pop_mark(self.operands.at())?;
                     self.stack.truncate(start);
                 }
-                op::DUP => self.push(self.top()?)?,
+                op::DUP => {
+                    let top = self.stack.top(self.operands.at())?;
+                    self.push(top)?;
+                }
 
                 op::PUT => {
-                    let number = self.text_memo_number()?;
-                    self.remember(number)?;
+                    let number = self.operands.text_memo_number()?;
+                    self.memo_put(number)?;
                 }
                 op::BINPUT => {
-                    let number = self.length(1)?;
-                    self.remember(number)?;
+                    let number = self.operands.length(1)?;
+                    self.memo_put(number)?;
                 }
                 op::LONG_BINPUT => {
-                    let number = self.length(4)?;
-                    self.remember(number)?;
+                    let number = self.operands.length(4)?;
+                    self.memo_put(number)?;
                 }
                 op::MEMOIZE => {
-                    self.rewrite(Rewrite::Memoize(self.at as u32, self.memo_len))?;
-                    self.remember(self.memo_len as usize)?;
+                    let (at, number) = (self.operands.at(), self.memo.used());
+                    self.rewrites.push(Rewrite::Memoize(at as u32, number), at)?;
+                    self.memo_put(number as usize)?;
                 }
                 op::GET => {
-                    let number = self.text_memo_number()?;
-                    self.recall(number)?;
+                    let number = self.operands.text_memo_number()?;
+                    self.memo_get(number)?;
                 }
                 op::BINGET => {
-                    let number = self.length(1)?;
-                    self.recall(number)?;
+                    let number = self.operands.length(1)?;
+                    self.memo_get(number)?;
                 }
                 op::LONG_BINGET => {
-                    let number = self.length(4)?;
-                    self.recall(number)?;
+                    let number = self.operands.length(4)?;
+                    self.memo_get(number)?;
                 }
 
-                op::GLOBAL => self.global()?,
-                op::STACK_GLOBAL => self.stack_global()?,
-                op::REDUCE => self.reduce()?,
-                op::INST => return Err(self.refuse_inst()),
+                op::GLOBAL => {
+                    let id = reduce::global(&mut self.operands, &mut self.doc, self.protocol)?;
+                    self.push(id)?;
+                }
+                op::STACK_GLOBAL => {
+                    let (name, module) = (self.pop()?, self.pop()?);
+                    let at = self.operands.at();
+                    let id = reduce::stack_global(&mut self.doc, module, name, self.protocol, at)?;
+                    self.push(id)?;
+                }
+                op::REDUCE => {
+                    let (arguments, callable) = (self.pop()?, self.pop()?);
+                    let id = self.calls.reduce(&mut self.doc, callable, arguments, self.operands.at())?;
+                    self.push(id)?;
+                }
+                op::INST => return Err(reduce::refuse_inst(&mut self.operands)),
                 op::EXT1 | op::EXT2 | op::EXT4 => {
-                    return Err(self.refuse("pickle names a class by an extension code"));
+                    return Err(self.operands.refuse("pickle names a class by an extension code"));
                 }
                 op::OBJ | op::NEWOBJ | op::NEWOBJ_EX | op::BUILD => {
-                    return Err(self.refuse("pickle makes an instance of a class; plain values are expected,"));
+                    return Err(self
+                        .operands
+                        .refuse("pickle makes an instance of a class; plain values are expected,"));
                 }
                 op::PERSID | op::BINPERSID => {
-                    return Err(self.refuse("pickle refers to an object outside by a persistent id"));
+                    return Err(self.operands.refuse("pickle refers to an object outside by a persistent id"));
                 }
                 op::NEXT_BUFFER | op::READONLY_BUFFER => {
-                    return Err(self.refuse("pickle refers to a buffer outside of it"));
+                    return Err(self.operands.refuse("pickle refers to a buffer outside of it"));
                 }
-                _ => return Err(self.refuse(format!("no pickle: unknown opcode 0x{opcode:02x}"))),
+                _ => return Err(self.operands.refuse(format!("no pickle: unknown opcode 0x{opcode:02x}"))),
             }
         }
         let root = self.pop()?;
-        check_plain(&self.doc, root)?;
+        reduce::check_plain(&self.doc, root)?;
         hash_flood::check(&self.doc)?;
         self.doc.root = root;
-        Ok(Pickle { doc: self.doc, memo: self.memo, rewrites: self.rewrites, stop: self.at })
+        Ok(Pickle { doc: self.doc, memo: self.memo, rewrites: self.rewrites, stop: self.operands.at() })
+    }
+
+    fn push(&mut self, id: NodeId) -> Result<(), DecodeError> {
+        self.stack.push(id, self.operands.at())
+    }
+
+    fn pop(&mut self) -> Result<NodeId, DecodeError> {
+        self.stack.pop(self.operands.at())
+    }
+
+    fn push_new(&mut self, tag: Tag, range: Range<usize>) -> Result<(), DecodeError> {
+        let id = self.doc.add(tag, self.operands.at(), range)?;
+        self.push(id)
+    }
+
+    fn push_int(&mut self, value: i32) -> Result<(), DecodeError> {
+        let id = self.doc.add_int(self.operands.at(), value)?;
+        self.push(id)
+    }
+
+    fn counted(&mut self, tag: Tag, width: usize) -> Result<(), DecodeError> {
+        let range = self.operands.counted(width)?;
+        self.push_new(tag, range)
+    }
+
+    fn unicode(&mut self, width: usize) -> Result<(), DecodeError> {
+        let range = self.operands.counted(width)?;
+        let id = scalar::unicode(&self.operands, &mut self.doc, range)?;
+        self.push(id)
+    }
+
+    fn python_2_str(&mut self, range: Range<usize>) -> Result<(), DecodeError> {
+        let id = scalar::python_2_str(&self.operands, &mut self.doc, range)?;
+        self.push(id)
+    }
+
+    fn build_of(&mut self, count: usize) -> Result<(), DecodeError> {
+        match self.stack.start_of_last(count) {
+            Some(start) => self.build_from(Tag::Tuple, start),
+            None => Err(self.operands.refuse("tuple of more values than there are")),
+        }
+    }
+
+    fn build_from_mark(&mut self, tag: Tag) -> Result<(), DecodeError> {
+        let start = self.stack.pop_mark(self.operands.at())?;
+        self.build_from(tag, start)
+    }
+
+    /// Replaces the values from `start` by a container of them.
+    fn build_from(&mut self, tag: Tag, start: usize) -> Result<(), DecodeError> {
+        let id = container::build(&mut self.doc, tag, self.stack.from(start), self.operands.at())?;
+        self.stack.truncate(start);
+        self.push(id)
+    }
+
+    fn add_last(&mut self, tag: Tag, count: usize) -> Result<(), DecodeError> {
+        match self.stack.start_of_last(count) {
+            Some(start) => self.add_from(tag, start),
+            None => Err(self.operands.refuse("opcode without a value to work on")),
+        }
+    }
+
+    fn add_from_mark(&mut self, tag: Tag) -> Result<(), DecodeError> {
+        let start = self.stack.pop_mark(self.operands.at())?;
+        self.add_from(tag, start)
+    }
+
+    /// Moves the values from `start` into the container below them.
+    fn add_from(&mut self, tag: Tag, start: usize) -> Result<(), DecodeError> {
+        let Some(container) = self.stack.below(start) else {
+            return Err(self.operands.refuse("items without a container"));
+        };
+        container::add(&mut self.doc, tag, container, self.stack.from(start), self.operands.at())?;
+        self.stack.truncate(start);
+        Ok(())
+    }
+
+    fn memo_put(&mut self, number: usize) -> Result<(), DecodeError> {
+        let at = self.operands.at();
+        let value = self.stack.top(at)?;
+        self.memo.put(number, value, self.doc.node_count(), at)
+    }
+
+    fn memo_get(&mut self, number: usize) -> Result<(), DecodeError> {
+        let value = self.memo.get(number, self.operands.at())?;
+        self.push(value)
     }
 }

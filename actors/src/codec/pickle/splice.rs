@@ -3,8 +3,8 @@
 //! The pickle is passed on as it came, up to STOP. Instead of that, its value is dropped, and a few more opcodes
 //! build the new one around the parts, which the memo still holds.
 
-use super::machine::Rewrite;
 use super::opcode as op;
+use super::rewrite::Rewrite;
 use super::scan::Pickle;
 use super::{Output, memo_opcode, put_long};
 use crate::codec::doc::{NodeId, Tag};
@@ -31,8 +31,7 @@ pub(in crate::codec) struct Splice<'a> {
 
 impl<'a> Splice<'a> {
     pub(in crate::codec) fn of(pickle: &'a Pickle) -> Splice<'a> {
-        // The memo is bounded far below 2^32 entries.
-        Splice { pickle, kept: Vec::new(), next_memo: pickle.memo.len() as u32, end: vec![op::POP] }
+        Splice { pickle, kept: Vec::new(), next_memo: pickle.memo.end(), end: vec![op::POP] }
     }
 
     /// How many bytes have been put, after the pickle's own opcodes.
@@ -45,7 +44,7 @@ impl<'a> Splice<'a> {
         self.kept.sort_by_key(|kept| kept.after);
         let mut kept = self.kept.iter().peekable();
         let mut from = 0;
-        for rewrite in &self.pickle.rewrites {
+        for rewrite in self.pickle.rewrites.iter() {
             let (start, end) = match *rewrite {
                 Rewrite::Frame(at) => (at as usize, at as usize + 9),
                 Rewrite::Memoize(at, _) => (at as usize, at as usize + 1),
@@ -122,8 +121,8 @@ impl Output for Splice<'_> {
             _ => {}
         }
         // What counts is what the memo holds at the end: numbers may be given twice.
-        if let Some(number) = self.pickle.memo.iter().position(|kept| *kept == Some(id)) {
-            return self.memo_get(number as u32);
+        if let Some(number) = self.pickle.memo.number_of(id) {
+            return self.memo_get(number);
         }
         if let Some(kept) = self.kept.iter().find(|kept| kept.part == id) {
             return self.memo_get(kept.number);

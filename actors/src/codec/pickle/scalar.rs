@@ -1,0 +1,131 @@
+//! Scalars: reads the operand of an opcode that makes one, and adds the value to the document.
+
+use std::ops::Range;
+
+use super::operand::Operands;
+use super::rewrite::{Rewrite, Rewrites};
+use crate::codec::DecodeError;
+use crate::codec::bounds::MAX_PEER_INT_DIGITS;
+use crate::codec::doc::{Doc, NodeId, Tag};
+use crate::codec::error::malformed;
+use crate::codec::text::{CodePoints, Spelling, check_utf8};
+
+/// `pickle.loads` reads these as ASCII, so the user manager would refuse them.
+const PYTHON_2_BYTES: &str =
+    "str of Python 2 that is not ASCII (in Python 2, send bytes as bytearray(...) and text as unicode)";
+
+/// A str in UTF-8.
+pub(super) fn unicode(operands: &Operands, doc: &mut Doc, range: Range<usize>) -> Result<NodeId, DecodeError> {
+    let tag = match check_utf8(operands.bytes(range.clone())) {
+        Ok(true) => Tag::Str,
+        Ok(false) => Tag::SurrogateStr,
+        Err(offset) => return Err(malformed("str that is not UTF-8", range.start + offset)),
+    };
+    doc.add(tag, operands.at(), range)
+}
+
+/// A str of Python 2, which `pickle.loads` reads as ASCII by default.
+pub(super) fn python_2_str(operands: &Operands, doc: &mut Doc, range: Range<usize>) -> Result<NodeId, DecodeError> {
+    if !operands.bytes(range.clone()).is_ascii() {
+        return Err(operands.refuse(PYTHON_2_BYTES));
+    }
+    doc.add(Tag::Str, operands.at(), range)
+}
+
+/// A str in the codec `raw-unicode-escape`: opcode UNICODE.
+pub(super) fn raw_unicode(operands: &mut Operands, doc: &mut Doc) -> Result<NodeId, DecodeError> {
+    let range = operands.line()?;
+    spelled(operands, doc, Tag::RawUnicodeStr, Spelling::RawUnicode, range)
+}
+
+/// A str of Python 2 in quotes: opcode STRING.
+pub(super) fn quoted_string(operands: &mut Operands, doc: &mut Doc) -> Result<NodeId, DecodeError> {
+    let line = operands.line()?;
+    match operands.bytes(line.clone()) {
+        [b'\'', .., b'\''] | [b'"', .., b'"'] => {
+            spelled(operands, doc, Tag::EscapedStr, Spelling::Escaped, line.start + 1..line.end - 1)
+        }
+        _ => Err(operands.refuse("string without quotes")),
+    }
+}
+
+fn spelled(
+    operands: &Operands,
+    doc: &mut Doc,
+    tag: Tag,
+    spelling: Spelling,
+    range: Range<usize>,
+) -> Result<NodeId, DecodeError> {
+    let content = operands.bytes(range.clone());
+    if content.is_ascii() && !content.contains(&b'\\') {
+        return doc.add(Tag::Str, operands.at(), range);
+    }
+    match CodePoints::new(spelling, content).unreadable() {
+        0 => doc.add(tag, operands.at(), range),
+        // `repr` writes a byte beyond ASCII as \x80 to \xff
+        rest if spelling == Spelling::Escaped && content[content.len() - rest..].starts_with(b"\\x") => {
+            Err(malformed(PYTHON_2_BYTES, range.end - rest))
+        }
+        rest => Err(malformed("wrong escape in a string", range.end - rest)),
+    }
+}
+
+/// An int or a bool: opcode INT.
+pub(super) fn text_int(operands: &mut Operands, doc: &mut Doc, rewrites: &mut Rewrites) -> Result<NodeId, DecodeError> {
+    let line = operands.line()?;
+    match operands.bytes(line.clone()) {
+        b"00" => Ok(NodeId::FALSE),
+        b"01" => Ok(NodeId::TRUE),
+        _ => decimal(operands, doc, rewrites, line),
+    }
+}
+
+/// An int with or without a final `L`: opcode LONG.
+pub(super) fn text_long(
+    operands: &mut Operands,
+    doc: &mut Doc,
+    rewrites: &mut Rewrites,
+) -> Result<NodeId, DecodeError> {
+    let line = operands.line()?;
+    let suffix = usize::from(operands.bytes(line.clone()).ends_with(b"L"));
+    decimal(operands, doc, rewrites, line.start..line.end - suffix)
+}
+
+fn decimal(
+    operands: &Operands,
+    doc: &mut Doc,
+    rewrites: &mut Rewrites,
+    range: Range<usize>,
+) -> Result<NodeId, DecodeError> {
+    let text = operands.bytes(range.clone());
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let plain = match digits {
+        [b'0'] => text.len() == 1,
+        [b'1'..=b'9', ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if !plain {
+        return Err(operands.refuse("int that is not written in decimal"));
+    }
+    let id = doc.add_decimal(operands.at(), range, digits.len())?;
+    if digits.len() > MAX_PEER_INT_DIGITS {
+        rewrites.push(Rewrite::TextInt(id), operands.at())?;
+    }
+    Ok(id)
+}
+
+/// A float in decimal: opcode FLOAT.
+pub(super) fn text_float(operands: &mut Operands, doc: &mut Doc) -> Result<NodeId, DecodeError> {
+    let range = operands.line()?;
+    let content = operands.bytes(range);
+    let number = content.strip_prefix(b"-").unwrap_or(content);
+    let named = matches!(number, b"inf" | b"nan");
+    let value = str::from_utf8(content).ok().and_then(|text| text.parse::<f64>().ok());
+    // Rust reads more words and signs than Python does. So the first character decides whether this is a number.
+    match value {
+        Some(value) if named || number.first().is_some_and(u8::is_ascii_digit) && value.is_finite() => {
+            doc.add_float(operands.at(), value)
+        }
+        _ => Err(operands.refuse("float that is not written in decimal, or too large")),
+    }
+}
