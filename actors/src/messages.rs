@@ -1,5 +1,5 @@
-//! Every message that the actors take, and its reply. [`UserHttpActors`](crate::UserHttpActors) has a method for each one
-//! that an application sends.
+//! Every message that the actors take, and its reply. [`UserHttpActors`](crate::UserHttpActors) has a method for each
+//! one that an application sends.
 
 use std::time::Duration;
 
@@ -51,8 +51,9 @@ pub struct LeaseBufferMsg {
     pub max_single_write: u64,
 }
 
-/// To [`BufferActor`](crate::BufferActor): look at a buffered message without delivering it. The reply waits for a finishing
-/// delivery as the reply to [`LeaseBufferMsg`] does, so that a message that has just been delivered is not shown.
+/// To [`BufferActor`](crate::BufferActor): look at a buffered message without delivering it. The reply waits for a
+/// finishing delivery as the reply to [`LeaseBufferMsg`] does, so that a message that has just been delivered is not
+/// shown.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<BufferMsgView, Error>")]
 pub struct PeekBufferMsg {
@@ -70,8 +71,8 @@ pub struct GetBufferState;
 pub struct BufferState {
     /// Messages in the buffer.
     pub messages: usize,
-    /// Their cost in bytes: bodies without .blend files, names, and 512 bytes per message for what is kept beside them in
-    /// memory and on the disk.
+    /// Their cost in bytes: bodies without .blend files, names, and 512 bytes per message for what is kept beside them
+    /// in memory and on the disk.
     pub bytes: u64,
     /// The limit for `bytes`.
     pub max_bytes: u64,
@@ -87,8 +88,8 @@ pub struct BufferState {
     pub store_failure: Option<StoreError>,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): forward a message to the user manager. The reply comes when it
-/// is on stable storage.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): forward a message to the user manager. The reply comes
+/// when it is on stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct SendMessageToUserManager(pub OutgoingMessage);
@@ -122,8 +123,8 @@ pub struct TakeNextMessage {
 #[rtype(result = "()")]
 pub struct StopLeasing;
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): the user manager has processed a message; remove it. The reply
-/// comes when the removal is on stable storage.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): the user manager has processed a message; remove it. The
+/// reply comes when the removal is on stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct DeleteMessage {
@@ -131,8 +132,8 @@ pub struct DeleteMessage {
     pub message_id: Uuid,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): list the parked messages. The reply comes when it is on stable
-/// storage that they are parked.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): list the parked messages. The reply comes when it is on
+/// stable storage that they are parked.
 #[derive(Debug, Message)]
 #[rtype(result = "ParkedMessages")]
 pub struct GetParkedMessages;
@@ -166,8 +167,8 @@ pub struct PublishParkedMessage {
     pub message_id: Uuid,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): remove a parked message. The reply comes when the removal is on
-/// stable storage.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): remove a parked message. The reply comes when the removal
+/// is on stable storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct DeleteParkedMessage {

@@ -100,8 +100,8 @@ enum Route {
 }
 
 impl UserManagerPublisher {
-    /// An actor that holds the `recovered` messages of `store` and keeps at most `max_bytes` bytes of messages.
-    /// They go to the broker whose link `start_link` starts; without it, the user manager asks for them. Run it in the context
+    /// An actor that holds the `recovered` messages of `store` and keeps at most `max_bytes` bytes of messages. They go
+    /// to the broker whose link `start_link` starts; without it, the user manager asks for them. Run it in the context
     /// that has the `address`.
     ///
     /// # Errors

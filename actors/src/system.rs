@@ -31,8 +31,8 @@ pub struct ActorsConfig {
     /// The folders that .blend files are sent from. Relative paths are relative to the first one. A missing folder is a
     /// warning in the log; its files can be sent as soon as it exists.
     pub blend_roots: Vec<PathBuf>,
-    /// Files that are never sent, even from a blend root: tokens and keys, for example. The data directory is never sent
-    /// either.
+    /// Files that are never sent, even from a blend root: tokens and keys, for example. The data directory is never
+    /// sent either.
     pub private_files: Vec<PathBuf>,
     /// The most .blend files that are open at the same time. Each one is a file descriptor.
     pub max_open_blend_files: usize,
@@ -154,8 +154,8 @@ impl UserHttpActors {
         self.consumer.as_ref()
     }
 
-    /// Resolves when a store has failed permanently. The actors refuse all messages from then on. Start the service again
-    /// when the disk works: everything that was acknowledged is still there.
+    /// Resolves when a store has failed permanently. The actors refuse all messages from then on. Start the service
+    /// again when the disk works: everything that was acknowledged is still there.
     pub async fn store_failure(&self) -> StoreError {
         let mut failure = self.store_failure.clone();
         let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
@@ -166,8 +166,8 @@ impl UserHttpActors {
         }
     }
 
-    /// Refuses new work, finishes the work in progress, commits it, and stops the actors. Messages that the broker has not
-    /// confirmed within a second stay in the outbox.
+    /// Refuses new work, finishes the work in progress, commits it, and stops the actors. Messages that the broker has
+    /// not confirmed within a second stay in the outbox.
     pub async fn drain(&self) {
         // an actor that has stopped has no work in progress
         if let Some(consumer) = &self.consumer {

@@ -1,7 +1,7 @@
 """Pickles whose keys keep CPython busy: whatever the codec takes of them, `pickle.loads` loads in time.
 
-Each family of attacks has an amount; the largest that the codec takes is loaded by CPython, in a process of its own, and
-its processor time compared with what the length allows. Large honest dicts and sets are taken.
+Each family of attacks has an amount; the largest that the codec takes is loaded by CPython, in a process of its own,
+and its processor time compared with what the length allows. Large honest dicts and sets are taken.
 
     codec_work.py attacks|random|honest SEED COUNT
 """
@@ -155,7 +155,7 @@ def long_numbers(make):
 
 
 def scattered(tuples, size, of):
-    """Tuples of floats in an order that has nothing to do with where they lie in memory, kept under the numbers after these."""
+    """Tuples of floats in an order unrelated to their addresses in memory, kept under the numbers after these."""
     order = list(range(of))
     random.Random(0).shuffle(order)
     floats = b"".join(real(1.1 * n) + b"\x94" for n in range(of))
@@ -229,7 +229,9 @@ def attacks():
     slow = b"(" + b"".join(map(integer, slots)) + b"K\x00" * 100 + b"\x91"
     yield "slow frozensets", equal_objects(slow, asked)
     yield "slow frozensets in a tuple", equal_objects(slow + b"K\x01\x86", asked)
-    yield "large tuple", lambda amount: b"](" + b"(" + b"K\x01" * 20_000 + b"t" + put(1) + asked(get(1), get(1), amount) + b"e"
+    yield "large tuple", lambda amount: (
+        b"](" + b"(" + b"K\x01" * 20_000 + b"t" + put(1) + asked(get(1), get(1), amount) + b"e"
+    )
     yield "many small dicts of a tuple", lambda amount: (
         b"](" + b"(" + b"K\x01" * 200 + b"t" + put(1) + (b"}" + get(1) + b"Ns") * amount + b"e")
     yield "empty sets", lambda amount: b"](" + b"\x8f" * amount + b"e"
@@ -249,7 +251,8 @@ def at_random(r):
     keys = []
     for _ in range(r.randrange(1, 4)):
         way, count = r.randrange(5), r.randrange(1, 4_000)
-        step, start = r.choice([1, 1 << r.randrange(61), r.randrange(1, 1 << 40), MODULUS]), r.randrange(-(1 << 40), 1 << 40)
+        step = r.choice([1, 1 << r.randrange(61), r.randrange(1, 1 << 40), MODULUS])
+        start = r.randrange(-(1 << 40), 1 << 40)
         hashes = [start + step * n for n in range(count)] if way < 3 else chain(bits, r.random() * 0.66, kind)[:count]
         make = r.choice([integer, integer, real, None])
         if make is None:
@@ -327,7 +330,8 @@ def honest():
     r = random.Random(1)
     keys = {
         "* 2**40": [n << 40 for n in many], "ints": many, "* 2**20": [n << 20 for n in many],
-        "frame numbers * 1024": [1024 * n for n in many], "* 2**56": [n << 56 for n in many], "negative": [-n for n in many],
+        "frame numbers * 1024": [1024 * n for n in many], "* 2**56": [n << 56 for n in many],
+        "negative": [-n for n in many],
         "random": [r.getrandbits(64) for _ in many], "large": [2**100 + n for n in many],
         "microseconds": [1_700_000_000_000_000 + 40_000 * n for n in many],
         "floats": [n / 24 for n in many], "halves": [n / 2 for n in many], "random floats": [r.random() for _ in many],

@@ -455,7 +455,8 @@ proptest! {
                     let recovered;
                     (store, recovered) = open(directory.path());
                     places = recovered.into_iter().map(|record| (record.seq, record.body)).collect();
-                    let found: BTreeMap<Seq, Vec<u8>> = places.iter().map(|(seq, payload)| (*seq, body(payload))).collect();
+                    let found: BTreeMap<Seq, Vec<u8>> =
+                        places.iter().map(|(seq, payload)| (*seq, body(payload))).collect();
                     prop_assert_eq!(&found, &model);
                     next = store.next_seq();
                 }

@@ -8,20 +8,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Seq, now_ms};
 
-/// When something began: milliseconds since the machine was booted, time asleep included. Negative for what began before.
+/// When something began: milliseconds since the machine was booted, time asleep included. Negative for what began
+/// before.
 pub type Since = i64;
 
-/// A moment that is found again after a restart of the process, whatever happens to the wall clock meanwhile: the boot of the
-/// machine, and how long after it.
+/// A moment that is found again after a restart of the process, whatever happens to the wall clock meanwhile: the boot
+/// of the machine, and how long after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootTime(u32, Since);
 
-/// An earlier time than this comes from a clock that was never set: batteries that fail set clocks back to 1970, 1980 or 2000.
-/// This is 2001-01-01, in milliseconds since 1970.
+/// An earlier time than this comes from a clock that was never set: batteries that fail set clocks back to 1970, 1980
+/// or 2000. This is 2001-01-01, in milliseconds since 1970.
 const FIRST_PLAUSIBLE_MS: u64 = 978_307_200_000;
 
-/// A clock that only goes forward. The wall clock counts only for what was stored before the machine was booted, and for what
-/// older versions have stored.
+/// A clock that only goes forward. The wall clock counts only for what was stored before the machine was booted, and
+/// for what older versions have stored.
 #[derive(Debug)]
 pub struct AgeClock {
     /// Identifies the boot of the machine; `None` where the system does not say.

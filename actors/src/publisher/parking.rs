@@ -1,5 +1,5 @@
-//! Parked messages: those that the broker refuses permanently, or whose body cannot be read. An operator publishes or deletes
-//! them.
+//! Parked messages: those that the broker refuses permanently, or whose body cannot be read. An operator publishes or
+//! deletes them.
 
 use actix::prelude::*;
 

@@ -145,7 +145,8 @@ proptest! {
     fn every_message_for_a_worker_that_is_taken_is_there_after_a_restart(uuid in text(), path in text(), pickle: bool) {
         let (format, message) = if pickle {
             let data = [("META_DATA", pickled("EXTRACT_BLEND_FILE_FROM_PATH")), ("BINARY_BLEND_FILE", pickled(&path))];
-            let data = [("BUFFER_UUID", pickled(&uuid)), ("BUFFER_MSG", pickled_dict(&[("DATA", pickled_dict(&data))]))];
+            let message = pickled_dict(&[("DATA", pickled_dict(&data))]);
+            let data = [("BUFFER_UUID", pickled(&uuid)), ("BUFFER_MSG", message)];
             let message = pickled_dict(&[("TYPE", pickled("ADD_BUFFER_MSG")), ("DATA", pickled_dict(&data))]);
             (Format::Pickle, [&b"\x80\x02"[..], &message, b"."].concat())
         } else {
@@ -161,12 +162,15 @@ proptest! {
             Ok(decoded) => System::new().block_on(async {
                 let directory = tempfile::tempdir().expect("a directory");
                 let actor = buffer(directory.path());
-                let add = AddBufferMsg { buffer_uuid: uuid.as_str().into(), message: decoded.message.clone(), delivery: None };
+                let buffer_uuid = uuid.as_str();
+                let message = decoded.message.clone();
+                let add = AddBufferMsg { buffer_uuid: buffer_uuid.into(), message, delivery: None };
                 actor.send(add).await.expect("alive").expect("what is decoded is stored");
                 actor.send(Drain).await.expect("alive");
                 drop(actor);
                 let actor = buffer(directory.path());
-                let leased = actor.send(LeaseBufferMsg { buffer_uuid: uuid.as_str().into(), max_single_write: 0 }).await.expect("alive");
+                let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid.into(), max_single_write: 0 };
+                let leased = actor.send(lease).await.expect("alive");
                 let view = leased.expect("it is there").view;
                 prop_assert_eq!(view.payload.read_all().expect("readable"), decoded.message.pickle.concat());
                 prop_assert_eq!(view.blend, decoded.message.blend);
@@ -176,7 +180,11 @@ proptest! {
     }
 
     #[test]
-    fn every_message_for_the_user_manager_that_is_taken_is_there_after_a_restart(user in text(), data in text(), pickle: bool) {
+    fn every_message_for_the_user_manager_that_is_taken_is_there_after_a_restart(
+        user in text(),
+        data in text(),
+        pickle: bool,
+    ) {
         let (format, message) = if pickle {
             let main = pickled_dict(&[("TYPE", pickled("FRAME_RENDERED")), ("DATA", pickled(&data))]);
             let message = pickled_dict(&[("USER_ID", pickled(&user)), ("MAIN_DATA", main)]);

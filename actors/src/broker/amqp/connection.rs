@@ -19,25 +19,25 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest silence of the broker during the handshake of AMQP, and the time for that of TLS before it. RabbitMQ
 /// makes a client with a wrong password wait for 3 s before it hangs up, so less would hide the reason.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The operating system probes a silent peer after this time, and then after each third of it. AMQP's heartbeats find a broker
-/// that is gone, this finds a machine that is gone.
+/// The operating system probes a silent peer after this time, and then after each third of it. AMQP's heartbeats find a
+/// broker that is gone, this finds a machine that is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 3;
-/// How long sent bytes may stay unacknowledged by the peer's machine, or wait for space in its receive buffer. A broker with a
-/// slow disk does not read for some seconds now and then.
+/// How long sent bytes may stay unacknowledged by the peer's machine, or wait for space in its receive buffer. A broker
+/// with a slow disk does not read for some seconds now and then.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the broker has to confirm a close. It never does while it blocks the connection, because it does not read from it
-/// then; and amiquip would wait forever, because the broker's heartbeats still come.
+/// How long the broker has to confirm a close. It never does while it blocks the connection, because it does not read
+/// from it then; and amiquip would wait forever, because the broker's heartbeats still come.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// RabbitMQ's own default. amiquip counts channel numbers up to the maximum before it reuses one, and at 65,535 its counter
-/// would overflow. Each look at a downstream queue that does not exist costs a channel.
+/// RabbitMQ's own default. amiquip counts channel numbers up to the maximum before it reuses one, and at 65,535 its
+/// counter would overflow. Each look at a downstream queue that does not exist costs a channel.
 const CHANNEL_MAX: u16 = 2_047;
 /// Frames on their way to amiquip's I/O thread, of up to 128 KiB each (RabbitMQ's `frame_max`): with 16, at most
 /// 2 MiB. Enough to keep that thread busy; when it is full, the thread that publishes waits.
 const FRAMES_TO_IO_THREAD: usize = 16;
 /// Above this many bytes, amiquip's I/O thread takes no more frames until it has written all but [`LOW_WATER_BYTES`] of
-/// them. So a body of 50 MiB is not held twice. amiquip also moves the remaining buffer forward after each partial write, so
-/// the cost of a large buffer grows with its square.
+/// them. So a body of 50 MiB is not held twice. amiquip also moves the remaining buffer forward after each partial
+/// write, so the cost of a large buffer grows with its square.
 const HIGH_WATER_BYTES: usize = 4 << 20;
 /// Above zero, so that the socket does not run dry while the next frames are fetched.
 const LOW_WATER_BYTES: usize = 1 << 20;
@@ -91,9 +91,9 @@ pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionE
 
 /// Connects, runs `session` and closes the connection. The session opens its channels and closes them.
 ///
-/// Once `stop` is disconnected, this returns within [`CLOSE_TIMEOUT`], whatever the broker does; only the look-up of its
-/// address and the attempts to connect are not cut short. When a session ends by itself, its connection is closed within the
-/// same time.
+/// Once `stop` is disconnected, this returns within [`CLOSE_TIMEOUT`], whatever the broker does; only the look-up of
+/// its address and the attempts to connect are not cut short. When a session ends by itself, its connection is closed
+/// within the same time.
 ///
 /// # Errors
 /// Why it has ended, unless the session has ended without an error. Never holds the password.
@@ -133,8 +133,8 @@ pub(super) fn run_session(
 pub(super) struct Socket(TcpStream);
 
 impl Socket {
-    /// Notes whether the broker blocks the connection. While it does, it does not read, and the kernel would take that for a
-    /// dead peer.
+    /// Notes whether the broker blocks the connection. While it does, it does not read, and the kernel would take that
+    /// for a dead peer.
     pub(super) fn set_blocked(&self, blocked: bool) {
         let timeout = if blocked { Duration::ZERO } else { USER_TIMEOUT };
         if let Err(error) = set_user_timeout(&self.0, timeout) {
@@ -150,8 +150,8 @@ fn set_user_timeout(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
 /// To the guard: the connection is being closed.
 struct Closing;
 
-/// Shuts `socket` down if the orderly close of the connection takes too long. Every wait inside amiquip ends with the socket,
-/// also the wait for space in its buffer.
+/// Shuts `socket` down if the orderly close of the connection takes too long. Every wait inside amiquip ends with the
+/// socket, also the wait for space in its buffer.
 fn guard(socket: &Socket, stop: &Receiver<Infallible>, phases: &Receiver<Closing>) {
     select! {
         recv(stop) -> _ => {}
@@ -175,8 +175,8 @@ fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
     for address in (url.host.as_str(), url.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(stream) => {
-                // amiquip does not set it. Without it, each message waits for the TCP acknowledgement of the one before:
-                // 35 messages a second, confirmed one at a time, against 1,590 (RabbitMQ 3.10, loopback).
+                // amiquip does not set it. Without it, each message waits for the TCP acknowledgement of the one
+                // before: 35 messages a second, confirmed one at a time, against 1,590 (RabbitMQ 3.10, loopback).
                 stream.set_nodelay(true)?;
                 sockopt::set_socket_keepalive(&stream, true)?;
                 sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
