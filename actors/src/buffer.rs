@@ -135,8 +135,8 @@ struct PendingMsg {
 }
 
 impl BufferActor {
-    /// An actor that owns `store` and the `recovered` messages in it. It holds messages that cost at most `max_bytes` bytes,
-    /// and refuses more; each expires after `ttl`.
+    /// An actor that owns `store` and the `recovered` messages in it. It holds messages that cost at most `max_bytes`
+    /// bytes, and refuses more; each expires after `ttl`.
     ///
     /// # Errors
     /// The number of a record that is no buffered message.

@@ -16,8 +16,8 @@ use tokio_util::time::delay_queue::Key;
 /// Things that become due, as a stream of those that have become due. Clones share the same deadlines.
 pub struct Deadlines<T>(Rc<RefCell<DelayQueue<T>>>);
 
-/// A deadline that has not passed. It cannot be cloned: a deadline that has passed must not be removed, because another one may
-/// have its key by then.
+/// A deadline that has not passed. It cannot be cloned: a deadline that has passed must not be removed, because another
+/// one may have its key by then.
 #[derive(Debug)]
 pub struct Deadline(Key);
 

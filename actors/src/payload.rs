@@ -12,8 +12,8 @@ use crate::store::files::SegmentFile;
 
 /// The body of a stored message: in memory, or a range of a segment file.
 ///
-/// Cloning is cheap: it does not copy the body. A body in a file stays readable while the value lives, even after the store has
-/// deleted that file.
+/// Cloning is cheap: it does not copy the body. A body in a file stays readable while the value lives, even after the
+/// store has deleted that file.
 #[derive(Clone, Debug)]
 pub enum Payload {
     /// Parts in memory that follow one another.
@@ -50,8 +50,8 @@ impl Payload {
 
     /// Reads up to `len` bytes from `offset` on; fewer only if the body ends before.
     ///
-    /// A body in memory is not copied if the range lies in one part. A body in a file may block on the disk, so never call this
-    /// on an event loop unless [`Payload::is_in_memory`].
+    /// A body in memory is not copied if the range lies in one part. A body in a file may block on the disk, so never
+    /// call this on an event loop unless [`Payload::is_in_memory`].
     ///
     /// # Errors
     /// What the file system reports, and `UnexpectedEof` if the file has become shorter.
@@ -75,8 +75,8 @@ impl Payload {
         self.read(0, self.len() as usize)
     }
 
-    /// Reads from `offset` on what does not require waiting for the disk, at most what fits into `buffer`. Returns the number of
-    /// bytes; after 0, use [`Payload::read`].
+    /// Reads from `offset` on what does not require waiting for the disk, at most what fits into `buffer`. Returns the
+    /// number of bytes; after 0, use [`Payload::read`].
     pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let len = (self.len().saturating_sub(offset)).min(buffer.len() as u64) as usize;
         match self {

@@ -1,8 +1,8 @@
 //! Where messages are kept: the trait that each backend implements, and the thread that commits in groups.
 //!
 //! A store maps sequence numbers to records. It knows nothing of buffers and outboxes. Each of those owns a store, and
-//! keeps what it needs to find a record again in the record's `meta`. An owner sends requests through a [`StoreHandle`] and
-//! learns the outcomes from [`StoreEvent`]s, in order.
+//! keeps what it needs to find a record again in the record's `meta`. An owner sends requests through a [`StoreHandle`]
+//! and learns the outcomes from [`StoreEvent`]s, in order.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,8 @@ pub use writer::{StoreEvent, StoreHandle};
 /// The sequence number of a record: greater than that of every record that was put before it, never used again.
 pub type Seq = u64;
 
-/// The number that no record has. Its removal is a probe: it changes nothing, but a backend on disk writes and syncs it. Unlike
-/// other removals it needs as much space as a put, so it finds out whether a full disk has space again.
+/// The number that no record has. Its removal is a probe: it changes nothing, but a backend on disk writes and syncs
+/// it. Unlike other removals it needs as much space as a put, so it finds out whether a full disk has space again.
 pub const NO_RECORD: Seq = 0;
 
 /// One change of a store.
@@ -52,8 +52,8 @@ pub struct Put {
 }
 
 impl Put {
-    /// Whether a store accepts this record: recovery must be able to read it. This is the only place where that is checked
-    /// before a record is written.
+    /// Whether a store accepts this record: recovery must be able to read it. This is the only place where that is
+    /// checked before a record is written.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], which concerns this record alone.
@@ -75,8 +75,8 @@ fn check_bounds(meta: u64, body: u64) -> Result<(), StoreError> {
     }
 }
 
-/// The largest `meta` of a record in bytes. The largest that an owner makes has a UUID and a path of 4,096 bytes each, and
-/// JSON may write a byte as six.
+/// The largest `meta` of a record in bytes. The largest that an owner makes has a UUID and a path of 4,096 bytes each,
+/// and JSON may write a byte as six.
 pub const MAX_META: usize = 64 * 1024;
 
 /// The largest body of a record in bytes: twice what a request may have.
@@ -87,8 +87,8 @@ pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// What a record costs beside its body and its meta, in bytes. Each of a million buffered messages took 339 bytes of memory
-/// (`benches/scale.rs`), its UUID included; on disk, a record and its removal have headers of 32 bytes each.
+/// What a record costs beside its body and its meta, in bytes. Each of a million buffered messages took 339 bytes of
+/// memory (`benches/scale.rs`), its UUID included; on disk, a record and its removal have headers of 32 bytes each.
 pub(crate) const RECORD_OVERHEAD: u64 = 512;
 
 /// How many bytes of its owner's limit a record takes.
@@ -146,17 +146,17 @@ pub enum Durable {
 
 /// A backend. A backend that keeps nothing on disk is durable only as far as the process lives.
 pub trait Store: Send {
-    /// Makes all `changes`; after an error that is not [final](StoreError::is_final), none of them. Returns where the body of
-    /// each put is, in their order.
+    /// Makes all `changes`; after an error that is not [final](StoreError::is_final), none of them. Returns where the
+    /// body of each put is, in their order.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] and [`StoreError::Busy`] if something is short: a later commit may succeed.
-    /// [`StoreError::TooLarge`] if [`Put::check`] refuses a record. [`StoreError::Failed`] and [`StoreError::Gone`] if the
-    /// backend can no longer promise anything: every later commit fails too.
+    /// [`StoreError::TooLarge`] if [`Put::check`] refuses a record. [`StoreError::Failed`] and [`StoreError::Gone`] if
+    /// the backend can no longer promise anything: every later commit fails too.
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError>;
 
-    /// Whether there is space for a message of usual size, as far as that can be known without writing one. Called once,
-    /// before the first commit.
+    /// Whether there is space for a message of usual size, as far as that can be known without writing one. Called
+    /// once, before the first commit.
     ///
     /// # Errors
     /// As for a commit.

@@ -222,8 +222,8 @@ impl OpenStore {
         Self { name, path: path.to_owned(), next_seq: store.next_seq(), store: Box::new(store), recovered }
     }
 
-    /// Starts the thread of the store, and the actor that owns the store; the actor is made with its own address. The thread
-    /// calls `on_failure` if the store fails permanently.
+    /// Starts the thread of the store, and the actor that owns the store; the actor is made with its own address. The
+    /// thread calls `on_failure` if the store fails permanently.
     ///
     /// # Errors
     /// [`StartError::Record`] with the record that `actor` does not understand, and [`StartError::Thread`].

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 /// A shorter queue is not swept.
 const MIN_SWEEP: usize = 16;
 
-/// A queue of waiters. When its length may have doubled, those that have given up are swept out; so the cost of one more does
-/// not depend on how many wait.
+/// A queue of waiters. When its length may have doubled, those that have given up are swept out; so the cost of one
+/// more does not depend on how many wait.
 #[derive(Debug)]
 pub struct WaitQueue<T> {
     waiting: VecDeque<T>,

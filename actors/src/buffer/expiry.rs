@@ -31,8 +31,8 @@ impl BufferActor {
         self.clock.now().saturating_sub_unsigned(self.ttl.as_millis() as u64)
     }
 
-    /// Removes a slice of the expired messages and old tombstones. A message that is being delivered stays until the delivery
-    /// ends.
+    /// Removes a slice of the expired messages and old tombstones. A message that is being delivered stays until the
+    /// delivery ends.
     pub(super) fn expire(&mut self, ctx: &mut Context<Self>) {
         let now = self.clock.now();
         let tombstones = self.redeliveries.remove_old(now, EXPIRY_SLICE);
@@ -64,7 +64,8 @@ impl BufferActor {
         }
     }
 
-    /// Ends a delivery that did not succeed. A message that has expired meanwhile is removed. Returns who waits for the end.
+    /// Ends a delivery that did not succeed. A message that has expired meanwhile is removed. Returns who waits for the
+    /// end.
     pub(super) fn offer_again(&mut self, uuid: &BufferUuid, seq: Seq) -> WaitQueue<Waiter> {
         if self.messages.get(uuid).is_some_and(|message| self.is_expired(message)) {
             self.count_expired(std::slice::from_ref(uuid));

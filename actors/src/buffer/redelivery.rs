@@ -7,14 +7,15 @@ use crate::broker::Fingerprint;
 use crate::buffer::age::Since;
 use crate::store::{NO_RECORD, Seq};
 
-/// How long a tombstone is kept. A broker redelivers what was unacknowledged when a connection ended as soon as there is another
-/// connection. A broker that is down is back within the hour, or somebody looks after it.
+/// How long a tombstone is kept. A broker redelivers what was unacknowledged when a connection ended as soon as there
+/// is another connection. A broker that is down is back within the hour, or somebody looks after it.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(3_600);
 
 /// How many tombstones are kept, the latest: about 100 MiB of memory.
 const MAX_TOMBSTONES: usize = 1_000_000;
 
-/// The fingerprints of the messages from a broker that are buffered, and of those that were removed within the last hour.
+/// The fingerprints of the messages from a broker that are buffered, and of those that were removed within the last
+/// hour.
 #[derive(Debug, Default)]
 pub struct RedeliveryFilter {
     buffered: HashSet<Fingerprint>,

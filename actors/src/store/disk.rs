@@ -13,8 +13,8 @@ use rustix::io::Errno;
 /// Parts of a body up to this length are gathered into one write with their neighbours.
 const GATHER: usize = 64 << 10;
 
-/// Changes files. What is not synced may be lost in a power failure, in part and in any order. Tests implement this with a
-/// disk that loses power, has no space or fails.
+/// Changes files. What is not synced may be lost in a power failure, in part and in any order. Tests implement this
+/// with a disk that loses power, has no space or fails.
 pub trait Disk: Send + fmt::Debug {
     /// Creates an empty file; it replaces one of that name. The name is durable when the directory is synced.
     ///
@@ -89,8 +89,8 @@ impl Disk for SystemDisk {
     }
 }
 
-/// Makes the names in a directory durable, if the file system can: some (FUSE, CIFS) refuse to sync any directory, and that is
-/// no failure of the disk.
+/// Makes the names in a directory durable, if the file system can: some (FUSE, CIFS) refuse to sync any directory, and
+/// that is no failure of the disk.
 ///
 /// # Errors
 /// What the file system reports.

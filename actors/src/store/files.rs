@@ -11,16 +11,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::payload::read_cached;
 
-/// The most file descriptors that one store has open: [`MAX_OPEN_SEGMENTS`], [`MAX_DELETED_SEGMENTS`], and 8 for its lock, its
-/// directory, its reserve, the newest segment, one that is being begun, and one that a record is relocated to.
+/// The most file descriptors that one store has open: [`MAX_OPEN_SEGMENTS`], [`MAX_DELETED_SEGMENTS`], and 8 for its
+/// lock, its directory, its reserve, the newest segment, one that is being begun, and one that a record is relocated
+/// to.
 pub const MAX_OPEN_FILES: usize = MAX_OPEN_SEGMENTS + MAX_DELETED_SEGMENTS + 8;
 
-/// How many segments are open at once. Opening one takes about 5 µs. A reader who finds all of them being read waits until a
-/// part of a body has been read, some milliseconds.
+/// How many segments are open at once. Opening one takes about 5 µs. A reader who finds all of them being read waits
+/// until a part of a body has been read, some milliseconds.
 const MAX_OPEN_SEGMENTS: usize = 32;
 
-/// How many deleted segments, which cannot be opened again, are kept open for their readers. While there are so many, no other
-/// segment that has readers is deleted.
+/// How many deleted segments, which cannot be opened again, are kept open for their readers. While there are so many,
+/// no other segment that has readers is deleted.
 const MAX_DELETED_SEGMENTS: usize = 24;
 
 /// The files of a store.

@@ -1,8 +1,8 @@
 //! The embedded backend: an append-only log of records in segment files.
 //!
-//! A commit appends its changes to the newest segment and syncs it once, at the latest together with the next commit. Space is
-//! given back from the oldest segment only: its live records are appended again, then the file is deleted. So the removal
-//! of a record is never deleted before the record.
+//! A commit appends its changes to the newest segment and syncs it once, at the latest together with the next commit.
+//! Space is given back from the oldest segment only: its live records are appended again, then the file is deleted. So
+//! the removal of a record is never deleted before the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -26,8 +26,8 @@ use append::Preallocated;
 use relocate::Relocation;
 use reserve::Pause;
 
-/// A commit that finds the newest segment at least this large begins another. Small enough that moving the live records of
-/// one segment takes milliseconds, large enough that 4 GiB of messages need no more than 256 files.
+/// A commit that finds the newest segment at least this large begins another. Small enough that moving the live records
+/// of one segment takes milliseconds, large enough that 4 GiB of messages need no more than 256 files.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// A store in a directory of its own, which it locks.
@@ -54,8 +54,8 @@ pub struct LogStore {
     index: BTreeMap<Seq, Location>,
     /// The segments that compaction keeps as they are, because a record there cannot be read.
     unreadable: BTreeSet<u32>,
-    /// The last segment that compaction has failed to move records out of because the disk is full. While the pause after
-    /// that lasts, compaction works on the segments behind it.
+    /// The last segment that compaction has failed to move records out of because the disk is full. While the pause
+    /// after that lasts, compaction works on the segments behind it.
     stuck: Option<u32>,
     /// For a segment: the first segment that may hold removals of its records. It is the segment itself if there is no
     /// entry.
@@ -109,8 +109,8 @@ impl Segment {
 }
 
 impl LogStore {
-    /// Opens the store in `directory`, which is created if it does not exist, and returns the live records in the order of
-    /// their numbers.
+    /// Opens the store in `directory`, which is created if it does not exist, and returns the live records in the order
+    /// of their numbers.
     ///
     /// A torn tail that a crash has left in the newest segment is cut off: it was never acknowledged.
     ///

@@ -7,8 +7,8 @@ use crate::store::{Change, Durable, Put, Store, StoreError};
 
 /// A store whose owner keeps the records: the body that a commit returns is the only reference to it.
 ///
-/// The body is a copy. The parts that are put are slices of a received message, and each slice keeps the whole message in
-/// memory, even what is not part of the record.
+/// The body is a copy. The parts that are put are slices of a received message, and each slice keeps the whole message
+/// in memory, even what is not part of the record.
 #[derive(Debug, Default)]
 pub struct MemoryStore;
 

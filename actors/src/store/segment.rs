@@ -24,8 +24,8 @@
 //!
 //! In the newest segment, zeros may follow them up to the end of the file.
 //!
-//! A record is marked as the first of its commit only if everything before it was synced. So the mark proves that no crash has
-//! torn what stands before it. The salt prevents a sender from forging such a record inside a body.
+//! A record is marked as the first of its commit only if everything before it was synced. So the mark proves that no
+//! crash has torn what stands before it. The salt prevents a sender from forging such a record inside a body.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -192,8 +192,8 @@ pub enum FoundHeader {
     Bad(&'static str),
 }
 
-/// Memory for metas that are read one after another: few large blocks, each of which goes back to the system when all of its
-/// metas are dropped. A million small blocks would fragment the memory of the process.
+/// Memory for metas that are read one after another: few large blocks, each of which goes back to the system when all
+/// of its metas are dropped. A million small blocks would fragment the memory of the process.
 #[derive(Default)]
 pub struct MetaMemory(BytesMut);
 

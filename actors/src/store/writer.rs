@@ -1,5 +1,5 @@
-//! The thread that owns a store. It takes the changes that wait and commits them together, so that many requests share one
-//! `fdatasync` (group commit), and reports to the owner of the store in the order in which things happened.
+//! The thread that owns a store. It takes the changes that wait and commits them together, so that many requests share
+//! one `fdatasync` (group commit), and reports to the owner of the store in the order in which things happened.
 
 use std::mem::discriminant;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use bytes::Bytes;
 use crate::payload::Payload;
 use crate::store::{Change, Compacted, Durable, NO_RECORD, Put, Seq, Store, StoreError};
 
-/// How many bytes of bodies close a group. Past a few MiB the throughput of the disk decides, and a larger group only makes
-/// its first member wait longer.
+/// How many bytes of bodies close a group. Past a few MiB the throughput of the disk decides, and a larger group only
+/// makes its first member wait longer.
 const MAX_GROUP_BYTES: usize = 8 << 20;
 
 /// How many commands close a group. With 64 changes a commit the sync already costs less than the writing (245,000
@@ -25,9 +25,9 @@ const MAX_GROUP_COMMANDS: usize = 1_024;
 /// How long removals that nobody waits for are held back, so that they share a commit with others or with a put.
 const REMOVAL_DELAY: Duration = Duration::from_millis(1);
 
-/// How long after removals are written they are synced, unless a put comes first. Until then a crash of the machine may bring
-/// the records back; a crash of the process does not. A sync takes about 90 µs of a processor, and a stream of fetched
-/// messages would need one each millisecond.
+/// How long after removals are written they are synced, unless a put comes first. Until then a crash of the machine may
+/// bring the records back; a crash of the process does not. A sync takes about 90 µs of a processor, and a stream of
+/// fetched messages would need one each millisecond.
 const SYNC_DELAY: Duration = Duration::from_millis(10);
 
 /// One compaction step follows for each so many bytes of bodies in a commit. So compaction keeps pace, and the next
@@ -37,16 +37,19 @@ const BYTES_PER_COMPACTION: usize = 4 << 20;
 /// How often a full store is probed while nobody puts anything.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What has become of the requests to a store. The owner gets one event for each commit and for each compaction step that
-/// concerns it, in the order in which they happened: a record is reported as stored before it is reported as moved.
+/// What has become of the requests to a store. The owner gets one event for each commit and for each compaction step
+/// that concerns it, in the order in which they happened: a record is reported as stored before it is reported as
+/// moved.
 #[derive(Debug, Default)]
 pub struct StoreEvent {
-    /// The outcomes of [`StoreHandle::put`]: where the body is, once the record is durable, or why the record was refused.
+    /// The outcomes of [`StoreHandle::put`]: where the body is, once the record is durable, or why the record was
+    /// refused.
     pub stored: Vec<(Seq, Result<Payload, StoreError>)>,
     /// The outcomes of [`StoreHandle::remove_durably`]. A record whose removal was refused is still there. After
     /// [`StoreError::Failed`] the next start may find it or not.
     pub removed: Vec<(Seq, Result<(), StoreError>)>,
-    /// The outcomes of [`StoreHandle::flush`]: whether all removals requested before are durable. Those that are not are retried.
+    /// The outcomes of [`StoreHandle::flush`]: whether all removals requested before are durable. Those that are not
+    /// are retried.
     pub flushed: Vec<(Seq, Result<(), StoreError>)>,
     /// See [`Compacted::moved`].
     pub moved: Vec<(Seq, Payload)>,
@@ -69,8 +72,8 @@ enum Command {
     Flush(Seq),
 }
 
-/// Sends changes to the store's thread. The thread ends when the last handle is dropped and everything that was sent before
-/// is committed.
+/// Sends changes to the store's thread. The thread ends when the last handle is dropped and everything that was sent
+/// before is committed.
 #[derive(Clone, Debug)]
 pub struct StoreHandle(Arc<WriterChannel>);
 
@@ -108,8 +111,8 @@ impl Drop for WriterChannel {
 }
 
 impl StoreHandle {
-    /// Starts the thread. `next_seq` is the number of the first record that will be put. The thread calls `on_event` with what
-    /// has become of the requests.
+    /// Starts the thread. `next_seq` is the number of the first record that will be put. The thread calls `on_event`
+    /// with what has become of the requests.
     ///
     /// # Errors
     /// The system has no thread left.
@@ -155,7 +158,8 @@ impl StoreHandle {
         }
     }
 
-    /// Removes a record. [`StoreEvent::removed`] reports when that is durable; if the removal is refused, the record stays.
+    /// Removes a record. [`StoreEvent::removed`] reports when that is durable; if the removal is refused, the record
+    /// stays.
     pub fn remove_durably(&self, seq: Seq) {
         self.0.send_and_wake(Command::RemoveDurably(seq));
     }
@@ -266,8 +270,8 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         true
     }
 
-    /// Commits a group and the removals that wait, and reports the outcomes. While the disk is full and nobody puts anything,
-    /// it also probes for space.
+    /// Commits a group and the removals that wait, and reports the outcomes. While the disk is full and nobody puts
+    /// anything, it also probes for space.
     fn commit_group(&mut self, group: Group, durable: Durable) {
         let Group { puts, refused, removals: awaited, flushes, .. } = group;
         let mut event = StoreEvent { stored: refused, ..StoreEvent::default() };

@@ -1,5 +1,5 @@
-//! A store that version 0.1.0 wrote before it was killed. `data/version-0.1.0` has the segments of its data directory; all
-//! but 256 of the zeros at their ends are cut off.
+//! A store that version 0.1.0 wrote before it was killed. `data/version-0.1.0` has the segments of its data directory;
+//! all but 256 of the zeros at their ends are cut off.
 
 use std::fs;
 use std::path::{Path, PathBuf};

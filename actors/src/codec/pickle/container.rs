@@ -6,7 +6,8 @@ use crate::codec::bounds::{MAX_DEPTH, MAX_KEY_VALUES};
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::error::{grouped, malformed};
 
-/// Makes a container of these values. For a dict they alternate between key and value. `at` is the offset of the opcode.
+/// Makes a container of these values. For a dict they alternate between key and value. `at` is the offset of the
+/// opcode.
 pub(super) fn build(doc: &mut Doc, tag: Tag, values: &[NodeId], at: usize) -> Result<NodeId, DecodeError> {
     let id = doc.add(tag, at, 0..0)?;
     fill(doc, id, values, at)?;

@@ -120,8 +120,8 @@ impl<'a> Operands<'a> {
         Ok(start..self.pos)
     }
 
-    /// Moves on within the frame or out of it. An opcode that crosses the end of a frame is an error: CPython's two unpicklers
-    /// read it differently.
+    /// Moves on within the frame or out of it. An opcode that crosses the end of a frame is an error: CPython's two
+    /// unpicklers read it differently.
     fn advance(&mut self, to: usize) -> Result<(), DecodeError> {
         if self.pos < self.frame_end && self.frame_end < to {
             return Err(malformed("frame that ends within an opcode", self.frame_end));

@@ -1,5 +1,5 @@
-//! The few callables that `pickle.dumps` itself names for plain values at old protocols. None is ever called: the document
-//! gets a description of what they would make.
+//! The few callables that `pickle.dumps` itself names for plain values at old protocols. None is ever called: the
+//! document gets a description of what they would make.
 
 use super::container::{check_key, sum_up_hash};
 use super::operand::Operands;
@@ -101,7 +101,8 @@ pub(super) fn refuse_inst(operands: &mut Operands) -> DecodeError {
     }
 }
 
-/// How much all calls of a pickle have made so far. Arguments may be shared, so the pickle's length alone does not bound it.
+/// How much all calls of a pickle have made so far. Arguments may be shared, so the pickle's length alone does not
+/// bound it.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     /// See [`MAX_CALL_GROWTH`].

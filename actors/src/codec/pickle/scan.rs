@@ -1,6 +1,7 @@
 //! Reads a pickle with a machine that executes the opcodes as CPython's does, except that it only describes the values.
 //!
-//! It accepts what `pickle.dumps` writes for plain values, little more, and nothing that CPython's `pickle.loads` refuses.
+//! It accepts what `pickle.dumps` writes for plain values, little more, and nothing that CPython's `pickle.loads`
+//! refuses.
 
 use std::ops::Range;
 
@@ -42,7 +43,8 @@ pub(in crate::codec) fn read(body: Bytes, effort: Effort) -> Result<Pickle, Deco
     Ok(pickle)
 }
 
-/// What the opcodes work on. Each family of opcodes has a module of its own, whose functions get the parts that they need.
+/// What the opcodes work on. Each family of opcodes has a module of its own, whose functions get the parts that they
+/// need.
 struct Machine<'a> {
     operands: Operands<'a>,
     doc: Doc,

@@ -11,8 +11,8 @@ use crate::store::disk::{Appender, sync_directory, transient};
 use crate::store::segment::{self, Mark, Record, SEGMENT_HEADER};
 use crate::store::{Change, Durable, StoreError};
 
-/// The most zeros that are preallocated behind the records of the newest segment: space for 2,500 messages of 300 B, and about
-/// a millisecond of disk time.
+/// The most zeros that are preallocated behind the records of the newest segment: space for 2,500 messages of 300 B,
+/// and about a millisecond of disk time.
 const MAX_PREALLOCATED: u64 = 1 << 20;
 
 /// The fewest zeros that are preallocated.
@@ -21,14 +21,14 @@ const MIN_PREALLOCATED: u64 = 64 << 10;
 /// A longer commit gets no zeros behind it: writing them would take as long as they save.
 const MAX_SMALL_COMMIT: u64 = 64 << 10;
 
-/// The zeros behind the records of the newest segment. A commit that overwrites them changes neither the length of the file nor
-/// its extents, so its sync writes no metadata: 200 µs instead of 300 on ext4. Older segments have no zeros.
+/// The zeros behind the records of the newest segment. A commit that overwrites them changes neither the length of the
+/// file nor its extents, so its sync writes no metadata: 200 µs instead of 300 on ext4. Older segments have no zeros.
 #[derive(Debug, Default)]
 pub(super) struct Preallocated {
     /// Where the file of the newest segment ends.
     pub file_end: u64,
-    /// How many zeros the next small commit gets that reaches the end of the file. Doubles while only small commits come, so
-    /// that a small one between large ones costs nothing.
+    /// How many zeros the next small commit gets that reaches the end of the file. Doubles while only small commits
+    /// come, so that a small one between large ones costs nothing.
     next: u64,
 }
 
@@ -56,8 +56,8 @@ impl LogStore {
         self.begin_segment()
     }
 
-    /// Whether somebody else has truncated `file`, which has records up to `len`. If more were written behind the missing part,
-    /// it would be read as zeros.
+    /// Whether somebody else has truncated `file`, which has records up to `len`. If more were written behind the
+    /// missing part, it would be read as zeros.
     fn is_truncated(&self, file: &File, len: u64) -> bool {
         let found = file.metadata().ok().map(|metadata| metadata.len()).filter(|found| *found < len);
         if let Some(found) = found {
@@ -67,9 +67,9 @@ impl LogStore {
         found.is_some()
     }
 
-    /// Syncs the newest segment and its name, and cuts off the zeros behind its records, before another segment follows. In
-    /// a segment that others follow, anything but a record is damage, and a name that a power failure has lost would be a
-    /// missing segment.
+    /// Syncs the newest segment and its name, and cuts off the zeros behind its records, before another segment
+    /// follows. In a segment that others follow, anything but a record is damage, and a name that a power failure has
+    /// lost would be a missing segment.
     pub(super) fn close_newest(&mut self) -> Result<(), StoreError> {
         self.sync_names()?;
         self.sync()?;
@@ -160,8 +160,8 @@ impl LogStore {
             }
             return Ok(());
         };
-        // The kernel may have dropped the pages and marked them clean. Cut off, they cannot pass for durable at the next start,
-        // and what replaces them is written anew.
+        // The kernel may have dropped the pages and marked them clean. Cut off, they cannot pass for durable at the
+        // next start, and what replaces them is written anew.
         let cut = self.disk.set_len(&file, self.synced_len);
         if transient(&error).is_none() {
             return Err(self.fail(&error));

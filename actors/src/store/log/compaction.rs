@@ -27,7 +27,8 @@ const MAX_MOVE_PAUSE: Duration = Duration::from_secs(64);
 /// Why records are not moved out of a segment.
 pub(super) enum MoveError {
     Store(StoreError),
-    /// A record there cannot be read, now or later: somebody has truncated or changed the file, or the disk cannot read it.
+    /// A record there cannot be read, now or later: somebody has truncated or changed the file, or the disk cannot read
+    /// it.
     Unreadable(io::Error),
 }
 
@@ -38,8 +39,9 @@ impl From<StoreError> for MoveError {
 }
 
 impl LogStore {
-    /// One step: deletes the oldest segment if it has no live record, or moves some live records out of it while the log is
-    /// too large. Skips segments that cannot be read, and those that the full disk has no space to move records out of.
+    /// One step: deletes the oldest segment if it has no live record, or moves some live records out of it while the
+    /// log is too large. Skips segments that cannot be read, and those that the full disk has no space to move records
+    /// out of.
     pub(super) fn compaction_step(&mut self) -> Result<Compacted, StoreError> {
         if let Some(relocation) = self.relocation.take() {
             return self.step(relocation.segment(), |store| store.relocate(relocation));
@@ -62,7 +64,8 @@ impl LogStore {
                 first = first.or(Some(number));
             }
         }
-        // More dead bytes than this would waste disk space; with fewer the same records would be copied again and again.
+        // More dead bytes than this would waste disk space; with fewer the same records would be copied again and
+        // again.
         let (allowed, slack) = match is_full {
             true => (live + live / 4, SLACK_WHEN_FULL.min(self.segment_bytes)),
             false => (2 * live, self.segment_bytes),
@@ -79,8 +82,8 @@ impl LogStore {
     }
 
     /// A segment that can be deleted, because no record lives in it and in those before it, except in the segments that
-    /// compaction keeps. On a full disk any segment without a live record, although that costs a new removal for each dead
-    /// record before it.
+    /// compaction keeps. On a full disk any segment without a live record, although that costs a new removal for each
+    /// dead record before it.
     fn dead_segment(&self, is_full: bool) -> Option<u32> {
         let (&oldest, _) = self.segments.first_key_value()?;
         let (&newest, _) = self.segments.last_key_value()?;
@@ -98,8 +101,8 @@ impl LogStore {
         self.unreadable.contains(&number) || self.stuck.is_some_and(|stuck| number <= stuck)
     }
 
-    /// Takes a step that moves records out of the segment `from`. A failure begins a pause, during which compaction works on
-    /// the segments behind it.
+    /// Takes a step that moves records out of the segment `from`. A failure begins a pause, during which compaction
+    /// works on the segments behind it.
     fn step(
         &mut self,
         from: u32,
@@ -128,8 +131,8 @@ impl LogStore {
         }
     }
 
-    /// Deletes a segment that has no live record. The segments before it are those that compaction skips. Returns whether it
-    /// was deleted: not while too many deleted segments are still being read.
+    /// Deletes a segment that has no live record. The segments before it are those that compaction skips. Returns
+    /// whether it was deleted: not while too many deleted segments are still being read.
     fn delete(&mut self, number: u32) -> Result<bool, StoreError> {
         // A power failure must not bring this one back after a later one, which holds its removals, has gone.
         self.sync_names()?;

@@ -190,8 +190,8 @@ impl LogStore {
             }
         }
         if newest {
-            // A killed process may have written records without syncing them. They are found now, so they must become durable
-            // before anybody relies on them.
+            // A killed process may have written records without syncing them. They are found now, so they must become
+            // durable before anybody relies on them.
             self.disk.sync(&file).map_err(OpenError::io(&path))?;
             if let Some(segment) = self.segments.get(&number) {
                 segment.file.is_open(&file);

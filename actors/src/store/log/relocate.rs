@@ -1,7 +1,7 @@
 //! Relocation: moves a record that is too large for one compaction step into a segment of its own, a slice at a time.
 //!
-//! The file has another name until it is complete. Then it becomes the newest segment, so that what the one before says about
-//! the record, above all its removal, comes first.
+//! The file has another name until it is complete. Then it becomes the newest segment, so that what the one before says
+//! about the record, above all its removal, comes first.
 
 use std::fs::File;
 use std::io;
@@ -105,8 +105,8 @@ impl LogStore {
         written.or_else(|error| self.abandon(&error))?;
         let renamed = self.disk.rename(&self.relocation_path(), &self.path(number));
         renamed.or_else(|error| self.abandon(&error))?;
-        // The directory is synced before anything else in this segment is acknowledged, and before the old copy is deleted. Not
-        // here: if that failed, the owner would not learn where the record is now.
+        // The directory is synced before anything else in this segment is acknowledged, and before the old copy is
+        // deleted. Not here: if that failed, the owner would not learn where the record is now.
         self.unsynced_names = true;
         let segment = Segment { len: SEGMENT_HEADER + record.len(), ..Segment::new(self.segment_file(number), salt) };
         self.add_newest(number, file, segment);

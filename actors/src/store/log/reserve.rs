@@ -17,8 +17,8 @@ const RESERVE_BYTES: usize = 256 << 10;
 /// How much space a disk must have at the start so that it does not count as full, in bytes: that of a small frame.
 const USUAL_MESSAGE: u64 = 1 << 20;
 
-/// The longest pause between attempts to write the reserve on a full disk. Each attempt writes as much as fits; 503 ends
-/// within a second of space being free.
+/// The longest pause between attempts to write the reserve on a full disk. Each attempt writes as much as fits; 503
+/// ends within a second of space being free.
 const MAX_RESERVE_PAUSE: Duration = Duration::from_millis(500);
 
 /// A pause after an attempt that failed for want of space. There is none after the first failure, which may be

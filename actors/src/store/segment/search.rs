@@ -1,10 +1,10 @@
-//! Searches for the start of a commit behind a record that cannot be read, in time that depends on the length of the file
-//! alone.
+//! Searches for the start of a commit behind a record that cannot be read, in time that depends on the length of the
+//! file alone.
 //!
-//! The sender of a body chooses its bytes. Every few of them may look like a header with a long meta, and a checksum over
-//! each of these would take minutes. So the checksum of a range is derived from those of two prefixes. A CRC is linear:
-//! if `a` is that of a prefix, `b` that of the same prefix and `n` bytes more, and `salt` any CRC, then continuing `salt`
-//! with these `n` bytes gives `(salt ^ a) · x^(8n) ^ b`.
+//! The sender of a body chooses its bytes. Every few of them may look like a header with a long meta, and a checksum
+//! over each of these would take minutes. So the checksum of a range is derived from those of two prefixes. A CRC is
+//! linear: if `a` is that of a prefix, `b` that of the same prefix and `n` bytes more, and `salt` any CRC, then
+//! continuing `salt` with these `n` bytes gives `(salt ^ a) · x^(8n) ^ b`.
 
 use std::fs::File;
 use std::io;
@@ -28,8 +28,8 @@ const ONE: u32 = 1 << 31;
 /// The polynomial x^8.
 const ONE_BYTE: u32 = 1 << 23;
 
-/// Whether `file` has, anywhere behind `offset`, a sound header of a record that begins a commit. Headers with a meta of more
-/// than [`MAX_META`], which only earlier versions wrote, are not searched for.
+/// Whether `file` has, anywhere behind `offset`, a sound header of a record that begins a commit. Headers with a meta
+/// of more than [`MAX_META`], which only earlier versions wrote, are not searched for.
 pub fn has_commit_after(file: &File, salt: u32, offset: u64) -> io::Result<bool> {
     let end = file.metadata()?.len();
     let mut powers = Vec::new();
