@@ -130,7 +130,7 @@ impl CrossOriginGuard {
         Self { hosts: Some(hosts.into_iter().collect()) }
     }
 
-    fn refusal(&self, request: &ServiceRequest) -> Result<(), Failure> {
+    fn check(&self, request: &ServiceRequest) -> Result<(), Failure> {
         let headers = request.headers();
         if let Some(allowed) = &self.hosts {
             check_host(request, allowed)?;
@@ -150,8 +150,8 @@ impl CrossOriginGuard {
 }
 
 impl Gate for CrossOriginGuard {
-    fn check(&self, request: &ServiceRequest) -> Result<(), HttpResponse> {
-        self.refusal(request).map_err(Failure::json)
+    fn refuse(&self, request: &ServiceRequest) -> Option<HttpResponse> {
+        self.check(request).err().map(Failure::json)
     }
 }
 

@@ -10,9 +10,8 @@ use futures::future::{Either, MapOk};
 
 /// Decides which requests pass.
 pub trait Gate {
-    /// # Errors
     /// The answer to a request that does not pass.
-    fn check(&self, request: &ServiceRequest) -> Result<(), HttpResponse>;
+    fn refuse(&self, request: &ServiceRequest) -> Option<HttpResponse>;
 }
 
 /// A service behind a [`Gate`].
@@ -43,9 +42,9 @@ where
     forward_ready!(service);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
-        match self.gate.check(&request) {
-            Ok(()) => Either::Left(self.service.call(request).map_ok(ServiceResponse::map_into_left_body)),
-            Err(answer) => Either::Right(ready(Ok(request.into_response(answer).map_into_right_body()))),
+        match self.gate.refuse(&request) {
+            None => Either::Left(self.service.call(request).map_ok(ServiceResponse::map_into_left_body)),
+            Some(answer) => Either::Right(ready(Ok(request.into_response(answer).map_into_right_body()))),
         }
     }
 }

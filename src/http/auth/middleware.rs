@@ -82,19 +82,19 @@ impl Authentication {
 }
 
 impl Gate for Authentication {
-    fn check(&self, request: &ServiceRequest) -> Result<(), HttpResponse> {
-        let Some(tokens) = &self.tokens else { return Ok(()) };
+    fn refuse(&self, request: &ServiceRequest) -> Option<HttpResponse> {
+        let tokens = self.tokens.as_ref()?;
         if self.audience == Audience::Services && PROBES.contains(&request.match_info().unprocessed()) {
-            return Ok(());
+            return None;
         }
         let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         if let Some(bearer) = tokens.check(authorization) {
             request.extensions_mut().insert(bearer);
-            return Ok(());
+            return None;
         }
         let as_pickle = self.audience == Audience::Workers && [Method::GET, Method::HEAD].contains(request.method());
         let failure = Failure::unauthorized();
-        Err(if as_pickle { failure.pickle() } else { failure.json() })
+        Some(if as_pickle { failure.pickle() } else { failure.json() })
     }
 }
 
