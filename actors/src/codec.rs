@@ -1,11 +1,36 @@
-//! The wire forms: what workers and the communication interface send, and what is made of it.
+//! Decodes the messages of workers and of the communication interface, and writes the messages that go out.
 //!
-//! Everything here works on untrusted bytes: in one pass, without recursion, within declared bounds, without
-//! panicking, and without copying a large byte string.
+//! The bytes are untrusted. Decoding reads them once, does not recurse, stays within declared bounds, does not panic,
+//! and copies no large byte string.
 //!
-//! Two readers (`json`, `pickle`) make the same graph of values that point into the bytes received (`doc`); the
-//! `envelope` finds the parts of a message in it; two writers make JSON or a pickle of any part. Where both ends are
-//! pickles, nothing is written anew but a few opcodes around what was received (`pickle::splice`).
+//! There are two readers, `json` and `pickle`. Both make a graph of values that point into the received bytes (`doc`).
+//! `envelope` finds the parts of a message in that graph. Two writers make JSON or a pickle of any part. If both ends
+//! are pickles, the received bytes go out as they are, with a few opcodes around them (`pickle`).
+//!
+//! ```
+//! use user_http_actors::codec::{Format, UserMessage, decode_communication_interface_message, decode_user_message};
+//!
+//! # fn main() -> Result<(), user_http_actors::codec::DecodeError> {
+//! // a worker has completed its rendering: the user manager gets this as JSON
+//! let body = r#"{"USER_ID": "me", "MAIN_DATA": {"TYPE": "RENDER_COMPLETED", "DATA": {"FRAMES": 2}}}"#;
+//! let posted = decode_user_message(Format::Json, body.into())?;
+//! assert_eq!(posted.user_id.as_bytes(), b"me");
+//! let UserMessage::Forward(message) = posted.message else { panic!("not forwarded") };
+//! assert_eq!(message.format, Format::Json);
+//! assert!(message.body.concat().ends_with(br#""MESSAGE": {"FRAMES": 2}, "USER_ID": "me"}}}"#));
+//!
+//! // the communication interface leaves a message for a worker: it is kept as a pickle
+//! let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "job-1", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
+//! let stored = decode_communication_interface_message(Format::Json, body.into())?;
+//! assert_eq!(stored.buffer_uuid, "job-1");
+//! assert_eq!(stored.message.pickle.concat(), b"\x80\x04}(\x8c\x06FRAMES](K\x01K\x02eu.");
+//!
+//! // an error names what is wrong and what would be right
+//! let error = decode_user_message(Format::Json, r#"{"USER_ID": 7}"#.into()).unwrap_err();
+//! assert_eq!(error.to_string(), "USER_ID is an int; a str is expected");
+//! # Ok(())
+//! # }
+//! ```
 
 mod bounds;
 mod diagnose;
@@ -31,9 +56,10 @@ pub use pickle::bytes_header;
 /// How long decoding a body may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// Little enough for an event loop, a millisecond or so: [`DecodeError::TakesLonger`] where that is not enough.
+    /// About a millisecond, so that it can be done on an event loop. [`DecodeError::TakesLonger`] if that is not
+    /// enough.
     Brief,
-    /// What the codec's bounds allow.
+    /// As long as the codec's bounds allow.
     Full,
 }
 
@@ -73,26 +99,25 @@ pub struct OutgoingMessage {
     pub user_id: String,
     /// How `body` is written; [`Format::Pickle`] goes with the header `DATA_FORMAT: BYTES`.
     pub format: Format,
-    /// The body, in parts that follow one another; large parts are slices of what was received.
+    /// The body, in consecutive parts. Large parts are slices of the received body.
     pub body: Vec<Bytes>,
 }
 
-/// What a worker has posted, and who it says that it is.
+/// A worker's message, and the user that it claims to be from.
 #[derive(Clone, Debug)]
 pub struct PostedMessage {
     /// `USER_ID`.
     pub user_id: UserId,
-    /// What is to be done with it.
+    /// What to do with it.
     pub message: UserMessage,
 }
 
-/// A `USER_ID`, whole. Two are equal where Python's strings are: a surrogate that stands alone is a code point like any
-/// other.
+/// A whole `USER_ID`. Two are equal if Python's strings are: a lone surrogate is a code point like any other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UserId(Bytes);
 
 impl UserId {
-    /// As UTF-8 in which surrogates are encoded too (Python's `surrogatepass`).
+    /// In UTF-8, with surrogates encoded too (Python's `surrogatepass`).
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -114,7 +139,7 @@ pub enum UserMessage {
     Other {
         /// Who sent it.
         user_id: String,
-        /// What it says its type is.
+        /// Its `TYPE`.
         kind: String,
     },
 }
@@ -133,43 +158,42 @@ impl UserMessage {
 /// A message for a worker, ready to be delivered.
 #[derive(Clone, Debug)]
 pub struct BufferMsg {
-    /// The message as one pickle, in parts that follow one another. Where `blend` is given, a byte string is
-    /// missing in it.
+    /// The message as one pickle, in consecutive parts. If `blend` has a path, a byte string is missing in it.
     pub pickle: Vec<Bytes>,
-    /// Where the content of a .blend file goes, when the message asks for one.
+    /// The .blend file that the message asks for.
     pub blend: Option<BlendPlaceholder>,
 }
 
-/// The place of a .blend file in a message.
+/// Where the content of a .blend file goes in a message, and which file that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlendPlaceholder {
-    /// Where in the pickle the file's byte string (its opcode, its length and its bytes) belongs.
+    /// The offset in the pickle at which the file's byte string (opcode, length and bytes) has to be inserted.
     pub offset: u64,
-    /// The value of `BINARY_BLEND_FILE`, at most [`MAX_BLEND_PATH_BYTES`]; `None` where there is none or it is no
-    /// string that can name a file.
+    /// The value of `BINARY_BLEND_FILE`, at most [`MAX_BLEND_PATH_BYTES`] long. `None` if it is missing or is no string
+    /// that can name a file.
     pub path: Option<String>,
 }
 
-/// What the communication interface has sent.
+/// A message of the communication interface.
 #[derive(Clone, Debug)]
 pub struct CommunicationInterfaceMessage {
-    /// The UUID (any string of 1 to 4,096 bytes) under which the worker will ask.
+    /// The UUID that the worker will ask for: any string of 1 to 4,096 bytes.
     pub buffer_uuid: String,
     /// The message to keep for it.
     pub message: BufferMsg,
 }
 
-/// Why a body was refused. Its text names what is wrong, where, and what would be right.
+/// Why a body was refused. The text names what is wrong, where, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// A well-formed message of the communication interface of another type than `ADD_BUFFER_MSG`.
+    /// A well-formed message of the communication interface whose type is not `ADD_BUFFER_MSG`.
     #[error("Unknown message type")]
     UnknownMessageType,
     /// Anything else.
     #[error("{0}")]
     Malformed(String),
-    /// Nothing is wrong yet: the body takes longer than an event loop has time. Bodies that are decoded in full are
-    /// never refused with this.
-    #[error("the body takes longer to decode than there was time")]
+    /// No error has been found, but decoding takes longer than an event loop has time. Only decoding on an event loop
+    /// fails with this.
+    #[error("decoding the body takes too long for an event loop")]
     TakesLonger,
 }

@@ -1,4 +1,4 @@
-//! `Decoder`: decodes bodies that take their time on a few threads that it keeps.
+//! `Decoder`: decodes large or slow bodies on a thread pool.
 
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,34 +12,33 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::codec::{DecodeError, Effort, Format};
 use crate::error::Error;
 
-/// Bodies longer than this are decoded on a thread that may take its time, as are shorter ones that turn out to take
-/// longer than they should. Up to here it takes less than the way to another thread and back, about 20 µs, at some
-/// GB/s.
+/// Longer bodies, in bytes, are decoded on the thread pool, and so are shorter ones that turn out to take long. Most
+/// bodies up to this length take less time than a thread switch there and back, about 20 µs.
 const DECODE_IN_PLACE: usize = 64 << 10;
 
-/// How many bodies wait for a thread, or are on one. What they have in memory is bounded by who received them; this
-/// bounds how long one waits: a MiB takes a millisecond, and hundreds of them if it is made to. Beyond, the sender is
-/// asked to come back later.
+/// How many bodies may wait for a thread or be on one. Their memory is bounded where they are received; this bounds the
+/// time that they wait. One MiB takes about a millisecond, and up to some hundred if it is crafted to be slow. A sender
+/// beyond this gets [`Error::DecoderFull`] and may try again later.
 const MAX_WAITING: usize = 1_024;
 
-/// Decodes bodies, as many at once as there are cores; up to 1,024 wait. Clones are the same.
+/// Decodes bodies on as many threads as there are cores; up to 1,024 bodies wait. Clones share the threads.
 ///
-/// What a body is decoded into may take many times its length for a moment, within the codec's bounds. So the number of
-/// threads bounds that memory.
+/// While it is decoded, a body may need many times its length, within the codec's bounds. So the number of threads
+/// bounds that memory.
 #[derive(Clone, Debug)]
 pub struct Decoder {
-    threads: Addr<Worker>,
-    room: Arc<Semaphore>,
+    threads: Addr<PoolThread>,
+    permits: Arc<Semaphore>,
 }
 
 impl Decoder {
     /// Starts the threads.
     pub fn start() -> Self {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        Self { threads: SyncArbiter::start(threads, || Worker), room: Arc::new(Semaphore::new(MAX_WAITING)) }
+        Self { threads: SyncArbiter::start(threads, || PoolThread), permits: Arc::new(Semaphore::new(MAX_WAITING)) }
     }
 
-    /// Decodes a body: here if that takes no time, else on a thread.
+    /// Decodes a body: on the caller's thread if that is quick, otherwise on the pool.
     pub(crate) async fn decode<T: Send + 'static>(
         &self,
         format: Format,
@@ -52,37 +51,37 @@ impl Decoder {
                 decoded => return Ok(decoded?),
             }
         }
-        let room = self.room.clone().try_acquire_owned().map_err(|_| Error::DecoderFull { limit: MAX_WAITING })?;
-        let decoded = self.threads.send(Decode { format, body, with, _room: room }).await?;
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| Error::DecoderFull { limit: MAX_WAITING })?;
+        let decoded = self.threads.send(Decode { format, body, with, _permit: permit }).await?;
         Ok(decoded.ok_or(Error::Stopping)??)
     }
 }
 
-/// One of the threads.
-struct Worker;
+/// One thread of the pool.
+struct PoolThread;
 
-impl Actor for Worker {
+impl Actor for PoolThread {
     type Context = SyncContext<Self>;
 }
 
-/// To [`Worker`]: decode this body. The reply is none where that has panicked, which it must not; a thread that ended
-/// over it would be missing from then on.
+/// To [`PoolThread`]: decode this body. The reply is `None` if decoding panicked (a bug). The panic is caught because a
+/// dead pool thread is not replaced.
 #[derive(Message)]
 #[rtype(result = "Option<Result<T, DecodeError>>")]
 struct Decode<T: Send + 'static> {
     format: Format,
     body: Bytes,
     with: fn(Format, Bytes, Effort) -> Result<T, DecodeError>,
-    /// Until it is decoded, whether or not anybody waits for that.
-    _room: OwnedSemaphorePermit,
+    /// Released when the body is decoded, even if nobody waits for the reply any more.
+    _permit: OwnedSemaphorePermit,
 }
 
-impl<T: Send + 'static> Handler<Decode<T>> for Worker {
+impl<T: Send + 'static> Handler<Decode<T>> for PoolThread {
     type Result = Option<Result<T, DecodeError>>;
 
     fn handle(&mut self, message: Decode<T>, _: &mut Self::Context) -> Self::Result {
-        let Decode { format, body, with, _room } = message;
-        // nothing that it works on outlives it
+        let Decode { format, body, with, _permit } = message;
+        // unwind safe: a value that a panic leaves half made is dropped with it
         catch_unwind(AssertUnwindSafe(|| with(format, body, Effort::Full))).ok()
     }
 }
@@ -99,15 +98,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_queue_is_refused_and_has_room_again_later() {
+    fn a_body_beyond_the_queue_is_refused_and_accepted_once_the_queue_is_shorter() {
         System::new().block_on(async {
             let decoder = Decoder::start();
-            let all = decoder.room.clone().try_acquire_many_owned(MAX_WAITING as u32).expect("all the room");
+            let all = decoder.permits.clone().try_acquire_many_owned(MAX_WAITING as u32).expect("all permits");
             let refused = decoder.decode(Format::Json, Bytes::new(), not_brief).await;
             assert!(matches!(refused, Err(Error::DecoderFull { limit: MAX_WAITING })), "{refused:?}");
             drop(all);
-            decoder.decode(Format::Json, Bytes::new(), not_brief).await.expect("room");
-            assert_eq!(decoder.room.available_permits(), MAX_WAITING);
+            decoder.decode(Format::Json, Bytes::new(), not_brief).await.expect("a permit is free");
+            assert_eq!(decoder.permits.available_permits(), MAX_WAITING);
         });
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong for those who ask the actors, and who can do something about it.
+//! Errors of requests to the actors, and who can act on each.
 
 use crate::blend::BlendError;
 use crate::codec::DecodeError;
@@ -7,25 +7,25 @@ use crate::store::StoreError;
 /// Who can act on an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The asker: the same request fails again until it is changed.
+    /// The client: the same request fails until it is changed.
     Request,
-    /// The asker, who has no right to this.
+    /// The client, which is not authorized.
     Forbidden,
-    /// Nobody: there is no such thing, or not any more.
+    /// Nobody: the message does not exist, or no longer.
     Absent,
-    /// The asker: it has to be smaller.
+    /// The client: the message has to be smaller.
     TooLarge,
-    /// Time: somebody else has it right now.
+    /// Nobody, but a retry may succeed: another client holds the lease.
     Busy,
-    /// Time: there is no room at the moment.
+    /// Nobody, but a retry may succeed: a limit is reached.
     NoRoom,
-    /// Whoever runs the service: its set-up does not offer this.
+    /// The operator: the configuration does not offer this.
     Setup,
-    /// Whoever runs the service: a part of it has failed.
+    /// The operator: a part of the service has failed.
     Service,
 }
 
-/// Why the actors do not do what they are asked.
+/// Why an actor refuses a request or fails to carry it out.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The body is not what the contract asks for.
@@ -34,13 +34,13 @@ pub enum Error {
     /// Nothing is buffered under this UUID, or it has been delivered.
     #[error("No Buffer Message")]
     NoBufferMsg,
-    /// The message is being delivered to somebody else.
+    /// Another client holds the lease.
     #[error("Buffer Message In Delivery")]
     InDelivery,
     /// The message names a .blend file that cannot be sent.
     #[error(transparent)]
     Blend(#[from] BlendError),
-    /// A bound of memory or disk is reached.
+    /// A limit on memory or disk is reached.
     #[error("no room for {size} bytes more: {held} of {limit} bytes of {what} are taken")]
     NoRoom {
         /// What the bound is for.
@@ -75,7 +75,7 @@ pub enum Error {
     /// No message for the user manager has this id.
     #[error("no message has this id")]
     NoSuchMessage,
-    /// The message claims to be another user's than its sender is.
+    /// `USER_ID` is not the user that the sender's token is bound to.
     #[error("USER_ID is {claimed:?}, which the sender's token is not bound to")]
     OtherUser {
         /// Who it claims to be from.

@@ -1,5 +1,5 @@
-//! What a body that cannot be read seems to be, and how it would be sent right. Looked at only once a reader has
-//! failed: nothing that can be read is refused for its looks.
+//! Guesses what a body is that a reader has refused, and how to send it correctly. A body that can be read is never
+//! refused because of such a guess.
 
 use super::Format;
 

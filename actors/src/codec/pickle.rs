@@ -1,4 +1,47 @@
-//! Pickles: read by a bounded scan, forwarded by splicing, written at protocol 4 without frames.
+//! Reads pickles, forwards them without decoding, and writes pickles of protocol 4 without frames.
+//!
+//! A pickle is a program for a stack machine. Reading it executes the opcodes abstractly (`scan`). The machine has
+//! CPython's stack and memo, but a value on it is only a description: a type and the range of bytes that holds the
+//! content. Nothing is called, no class is looked up, and no content is copied. So reading takes one pass, whatever is
+//! in the pickle. Then some checks follow that need the whole graph: the depth of nesting (`depth`), and the time that
+//! CPython will need for dict keys and set items (`hash_flood`). The memo at the end is known, and so are the offsets
+//! of all values. Forwarding uses both (`splice`): the new pickle is the received one up to STOP, then POP, then
+//! opcodes that build the new message around values that they get from the memo. If a value is not in the memo, an
+//! opcode that puts it there is inserted behind the opcode that made it. A few opcodes are removed or replaced on the
+//! way (`rewrite`).
+//!
+//! For example, a worker has sent this (as `pickletools.dis` shows it, shortened):
+//!
+//! ```text
+//!  11: }    EMPTY_DICT
+//!  14: \x8c SHORT_BINUNICODE 'USER_ID'
+//!  24: \x8c SHORT_BINUNICODE 'u'
+//!  27: \x94 MEMOIZE    (as 2)
+//!      …                              and 'MAIN_DATA', {'TYPE': 'FRAME_RENDERED', 'DATA': the image}
+//!  74: B    BINBYTES   b'…'           the image, 50 MB
+//!      \x94 MEMOIZE    (as 8)
+//!      u    SETITEMS
+//!      .    STOP
+//! ```
+//!
+//! This is forwarded, where the bytes before POP are those that were received, without a copy:
+//!
+//! ```text
+//!      …
+//!      u    SETITEMS
+//!      0    POP                       drops the worker's message; the memo keeps its parts
+//!      }    EMPTY_DICT
+//!      X    BINUNICODE 'TYPE'
+//!      X    BINUNICODE 'FRAME_RENDERED'
+//!      s    SETITEM
+//!      X    BINUNICODE 'DATA'
+//!      j    LONG_BINGET 8             the image
+//!      s    SETITEM
+//!      X    BINUNICODE 'USER_ID'
+//!      j    LONG_BINGET 2
+//!      s    SETITEM
+//!      .    STOP
+//! ```
 
 mod container;
 mod depth;
@@ -27,7 +70,7 @@ pub(super) use scan::{Pickle, read};
 pub(super) use splice::Splice;
 pub(super) use write::Writer;
 
-/// The opcode and the length that come before the content of a byte string of `len` bytes in a pickle.
+/// The opcode and the length that a pickle has before the content of a byte string of `len` bytes.
 pub fn bytes_header(len: u64) -> Bytes {
     let mut header = BytesMut::with_capacity(9);
     if let Ok(len) = u8::try_from(len) {
@@ -42,7 +85,7 @@ pub fn bytes_header(len: u64) -> Bytes {
     header.freeze()
 }
 
-/// A pickle in the making: opcodes, and values of a message that has been read.
+/// A pickle that is being written: opcodes, and values of a message that has been read.
 pub(super) trait Output {
     fn put(&mut self, opcodes: &[u8]);
 

@@ -1,4 +1,7 @@
-//! Which encoding a JSON document is in, found out as Python's `json.detect_encoding` does.
+//! The encoding of a JSON document: UTF-8, UTF-16 or UTF-32.
+//!
+//! RFC 8259 asks for UTF-8 between systems. The other two are accepted because the contract says that JSON is read as
+//! Python's `json` reads it, and `json.loads` detects all three in bytes (`json.detect_encoding`).
 
 use bytes::Bytes;
 
@@ -56,7 +59,7 @@ fn detect(body: &[u8]) -> (Encoding, usize) {
         [0xFE, 0xFF, ..] => (utf16(true), 2),
         [0xFF, 0xFE, ..] => (utf16(false), 2),
         [0xEF, 0xBB, 0xBF, ..] => (Encoding::Utf8, 3),
-        // Without a mark, the zeros of the first character (which is ASCII) tell.
+        // Without a mark, the zeros of the first character show it, which is ASCII.
         [0, 0, _, _, ..] => (utf32(true), 0),
         [0, _, _, _, ..] | [0, _] => (utf16(true), 0),
         [_, 0, 0, 0, ..] => (utf32(false), 0),

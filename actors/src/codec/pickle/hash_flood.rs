@@ -1,5 +1,5 @@
-//! Keys that a dict or a set takes long to find: of equal hashes, or along one another's probe sequence. A megabyte of
-//! them could keep `pickle.loads` busy for hours.
+//! Refuses hash floods: dict keys and set items that make CPython's tables slow, by equal hashes or along one another's
+//! probe sequence. A megabyte of them can keep `pickle.loads` busy for hours.
 
 use super::hash::{Hashes, weight};
 use super::table::{DictTable, Exceeded, SetTable, Work, probe_ns};
@@ -15,7 +15,7 @@ use crate::codec::error::malformed;
 /// the processor's caches hold it.
 const HASH_NS: u64 = 10;
 
-/// What a key costs that is a str or a bytes, beside its probes and its length, in nanoseconds.
+/// What a str or bytes key costs in addition to its probes and its length, in nanoseconds.
 const PLAIN_KEY_NS: u64 = 20;
 
 /// Refuses keys that would keep CPython busy for longer than the message's length allows; see [`KEY_WORK_BASE_NS`].
@@ -33,12 +33,12 @@ pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
     })
 }
 
-/// Fills all tables as CPython does. Where that takes too long: in which of them.
+/// Fills all tables as CPython does. The error has the offset of the container that takes too long.
 fn fill_all(doc: &Doc, work: &mut Work) -> Result<(), (Exceeded, usize)> {
     let mut needed = vec![false; doc.node_count()];
     let mut filled = Vec::new();
-    // How many values all these keys hold, each key as often as it is used, since CPython hashes a tuple anew each
-    // time; and each key once.
+    // How many values are hashed, a key as often as it is used, since CPython does not cache the hash of a tuple; and
+    // how many if each key counts once.
     let (mut hashed, mut distinct) = (0, 0);
     for id in doc.ids() {
         let at = |exceeded| (exceeded, doc.node(id).at());
@@ -47,7 +47,8 @@ fn fill_all(doc: &Doc, work: &mut Work) -> Result<(), (Exceeded, usize)> {
             Tag::Dict => {}
             _ => continue,
         }
-        // What CPython puts chance into needs no closer look, unless it meets what can be chosen.
+        // Nobody can choose the hashes of str and bytes, which are random in CPython. So a table of these alone is
+        // never slow.
         if doc.node(id).tag != Tag::FrozenSet && keys(doc, id).all(|key| is_plain(doc, key)) {
             fill_plain(doc, id, work).map_err(at)?;
             continue;
@@ -66,7 +67,7 @@ fn fill_all(doc: &Doc, work: &mut Work) -> Result<(), (Exceeded, usize)> {
     }
     work.spread_over(distinct);
     work.charge((HASH_NS + work.miss_ns()) * hashed).map_err(|exceeded| (exceeded, 0))?;
-    // What is immutable holds only what was made before it.
+    // A tuple holds only values that were made before it.
     for id in doc.ids().rev().filter(|id| doc.node(*id).tag == Tag::Tuple) {
         if needed[id.index()] {
             doc.items(id).for_each(|item| needed[item.index()] = true);
@@ -96,13 +97,13 @@ fn fill(doc: &Doc, id: NodeId, hashes: &Hashes, work: &mut Work) -> Result<(), E
                 table.insert(key, hashes.get(key), work)?;
             }
         }
-        // Put together when its hash was worked out.
+        // A frozenset was filled when its hash was computed.
         _ => {}
     }
     Ok(())
 }
 
-/// Keys whose hashes nobody can choose, so that each is found about as fast as any other.
+/// Charges for keys whose hashes nobody can choose: each is found about as fast as any other.
 fn fill_plain(doc: &Doc, id: NodeId, work: &mut Work) -> Result<(), Exceeded> {
     let (mut count, mut weights) = (0_u64, 0_u64);
     for key in keys(doc, id) {
