@@ -231,7 +231,7 @@ impl TlsFiles {
         let bad_key = |why: &dyn ToString| TlsError::of(TlsFile::Key, &self.key, why.to_string());
         let chain = certificates(&self.cert).map_err(|why| bad_cert(&why))?;
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| match error {
-            pem::Error::NoItemsFound => bad_key(&"it contains no unencrypted private key"),
+            pem::Error::NoItemsFound => bad_key(&"it contains no private key that is not encrypted"),
             error => bad_key(&pem_error(error)),
         })?;
         let key = provider.key_provider.load_private_key(key).map_err(|error| bad_key(&error))?;
