@@ -101,7 +101,7 @@ fn a_broker_keeps_what_there_is_no_room_for_until_there_is(version: Version) {
     for number in 0..MESSAGES {
         amqp.publish_value(&order(&format!("id-{number}"), &format!("'{}'", "x".repeat(10_000))));
     }
-    amqp.farm.server.wait_for_log("have to wait");
+    amqp.farm.server.wait_for_log("wait in the broker");
     let refused = request(
         amqp.farm.api,
         "POST",
