@@ -63,7 +63,7 @@ fn a_network_that_swallows_everything_is_noticed_by_heartbeats_and_survived(vers
     });
     let noticed = swallowed.elapsed();
     // The next attempts are swallowed from their first byte on.
-    amqp.farm.wait_for_log("does not answer to the AMQP handshake");
+    amqp.farm.wait_for_log("does not answer the AMQP handshake");
     amqp.post_frames(30..40);
 
     proxy.forward();
