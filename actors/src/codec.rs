@@ -197,3 +197,46 @@ pub enum DecodeError {
     #[error("decoding the body takes too long for an event loop")]
     TakesLonger,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker's pickle whose `DATA` is made by these opcodes.
+    fn pickle(kind: &str, data: &[u8]) -> Bytes {
+        let head = b"}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04DATA";
+        [head, data, b"\x8c\x04TYPEX", &(kind.len() as u32).to_le_bytes(), kind.as_bytes(), b"uu."].concat().into()
+    }
+
+    fn json(kind: &str, data: &str) -> Bytes {
+        format!(r#"{{"USER_ID": "u", "MAIN_DATA": {{"TYPE": "{kind}", "DATA": {data}}}}}"#).into()
+    }
+
+    #[test]
+    fn a_short_body_that_takes_long_is_not_decoded_on_an_event_loop() {
+        let float = "2.4703282292062327208299439634110764626188e-324";
+        let floats = [b"](", format!("F{float}\n").repeat(1_000).as_bytes(), b"e"].concat();
+        let lists = [&b"]("[..], &b"]".repeat(60_000), b"e"].concat();
+        let digits = format!("I1{}\n", "0".repeat(MAX_PEER_INT_DIGITS));
+        let copies = [&b"](cbuiltins\nset\nq\x010]("[..], &b"K\x01".repeat(9_000), b"e\x85q\x020"].concat();
+        let copies = [&copies[..], &b"h\x01h\x02R".repeat(9), b"e"].concat();
+        // more and more ints of one hash
+        let ints: Vec<u8> = (1..400_u128)
+            .flat_map(|n| [&b"\x8a\x10"[..], &(n * ((1 << 61) - 1)).to_le_bytes(), b"N"].concat())
+            .collect();
+        let keys = [&b"}("[..], &ints, b"u"].concat();
+        for (what, format, body) in [
+            ("floats of many digits", Format::Json, json("TEST", &format!("[{}1]", format!("{float},").repeat(1_000)))),
+            ("floats of many digits", Format::Pickle, pickle("TEST", &floats)),
+            ("a long JSON text", Format::Pickle, pickle("RENDER_COMPLETED", &lists)),
+            ("an int of many digits", Format::Pickle, pickle("TEST", digits.as_bytes())),
+            ("copies of a list", Format::Pickle, pickle("TEST", &copies)),
+            ("keys of one hash", Format::Pickle, pickle("TEST", &keys)),
+        ] {
+            assert!(body.len() <= 64 << 10, "{what}: {} bytes", body.len());
+            let brief = posted_message(format, body.clone(), Effort::Brief);
+            assert!(matches!(brief, Err(DecodeError::TakesLonger)), "{what}: {brief:?}");
+            posted_message(format, body, Effort::Full).unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+    }
+}

@@ -66,8 +66,11 @@ pub const MAX_JSON_RATIO: u64 = 16;
 /// See [`MAX_JSON_RATIO`].
 pub const MAX_JSON_BASE_BYTES: u64 = 64 * 1024;
 
-/// How many bytes of JSON are written on an event loop for each byte of the body.
-pub const BRIEF_JSON_RATIO: u64 = 4;
+/// How many bytes of JSON are written on an event loop.
+pub const BRIEF_JSON_BYTES: u64 = 96 * 1024;
+
+/// How many floats with more digits than needed are read on an event loop. One takes up to 10 µs.
+pub const BRIEF_LONG_FLOATS: usize = 64;
 
 /// How long a `BUFFER_UUID` may be, in bytes.
 pub const MAX_BUFFER_UUID_BYTES: usize = 4_096;

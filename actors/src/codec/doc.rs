@@ -6,11 +6,15 @@ use bytes::Bytes;
 use num_bigint::BigInt;
 
 use super::bounds::{
-    INT_BYTES_PER_HASHED_VALUE, MAX_BODY_BYTES, MAX_INT_DIGITS, MAX_LONG_INT_DIGITS, MAX_PEER_INT_DIGITS, MAX_VALUES,
+    BRIEF_LONG_FLOATS, INT_BYTES_PER_HASHED_VALUE, MAX_BODY_BYTES, MAX_INT_DIGITS, MAX_LONG_INT_DIGITS,
+    MAX_PEER_INT_DIGITS, MAX_VALUES,
 };
 use super::error::{grouped, malformed};
 use super::text::{CodePoints, Spelling, to_utf8};
 use super::{DecodeError, Effort};
+
+/// How many bytes the longest float has that `repr` writes. Reading more digits may need arithmetic with large integers.
+const MAX_REPR_FLOAT_BYTES: usize = "-1.7976931348623157e+308".len();
 
 /// A value's number in its [`Doc`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +167,8 @@ pub(super) struct Doc {
     edges: Vec<Edge>,
     /// See [`MAX_LONG_INT_DIGITS`].
     long_digits: usize,
+    /// How many floats longer than [`MAX_REPR_FLOAT_BYTES`] there are.
+    long_floats: usize,
     effort: Effort,
 }
 
@@ -182,6 +188,7 @@ impl Doc {
             nodes: vec![constant(Tag::None), constant(Tag::True), constant(Tag::False)],
             edges: vec![Edge { child: NodeId::NONE, next: EdgeId::END }],
             long_digits: 0,
+            long_floats: 0,
             effort,
         })
     }
@@ -217,6 +224,17 @@ impl Doc {
         let bits = value.to_bits();
         self.nodes[id.index()].span = [(bits >> 32) as u32, bits as u32];
         Ok(id)
+    }
+
+    /// The value of a float in decimal; `None` if it is none that Rust can read.
+    pub(super) fn parse_float(&mut self, text: &[u8]) -> Result<Option<f64>, DecodeError> {
+        if text.len() > MAX_REPR_FLOAT_BYTES {
+            self.long_floats += 1;
+            if self.is_brief() && self.long_floats > BRIEF_LONG_FLOATS {
+                return Err(DecodeError::TakesLonger);
+            }
+        }
+        Ok(str::from_utf8(text).ok().and_then(|text| text.parse().ok()))
     }
 
     /// What `_codecs.encode` makes of a str, `len` bytes, at `at`.

@@ -177,8 +177,8 @@ impl Reader<'_> {
             }
         }
         if float {
-            let text = str::from_utf8(&self.source[start..self.pos]).unwrap_or_default();
-            return self.doc.add_float(start, text.parse().unwrap_or(f64::NAN));
+            let value = self.doc.parse_float(&self.source[start..self.pos])?;
+            return self.doc.add_float(start, value.unwrap_or(f64::NAN));
         }
         self.doc.add_decimal(start, start..self.pos, digits)
     }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::codec::bounds::{BRIEF_JSON_RATIO, MAX_DEPTH, MAX_JSON_BASE_BYTES, MAX_JSON_RATIO, MAX_PEER_INT_DIGITS};
+use crate::codec::bounds::{BRIEF_JSON_BYTES, MAX_DEPTH, MAX_JSON_BASE_BYTES, MAX_JSON_RATIO, MAX_PEER_INT_DIGITS};
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::pieces::Pieces;
 use crate::codec::walk::{Place, Step, Walk};
@@ -23,7 +23,7 @@ pub(in crate::codec) enum NoJson {
 pub(in crate::codec) fn write(doc: &Doc, value: NodeId, out: &mut Pieces) -> Result<(), NoJson> {
     let length = doc.source.len() as u64;
     let limit = MAX_JSON_BASE_BYTES + MAX_JSON_RATIO * length;
-    let brief = if doc.is_brief() { BRIEF_JSON_RATIO * length } else { limit };
+    let brief = if doc.is_brief() { BRIEF_JSON_BYTES } else { limit };
     // What is read, as often as it is: there are long spellings of short values.
     let mut read = 0;
     let mut walk = Walk::from(doc, value);

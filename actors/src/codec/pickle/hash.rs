@@ -79,12 +79,24 @@ impl Hashes {
             Tag::TextInt | Tag::BinaryInt => {
                 let hash = if node.tag == Tag::TextInt { decimal(doc.content(id)) } else { binary(doc.content(id)) };
                 let value = doc.int(id).unwrap_or_default();
-                Key { hash, identity: self.int(&value), weight: number_weight(value.bits()), chance: false }
+                Key {
+                    hash,
+                    identity: self.int(&value),
+                    weight: weight(node.range().len()),
+                    long_ints: conversion_weight(value.bits()),
+                    ..Key::default()
+                }
             }
             Tag::Float => {
                 let value = doc.float(id).unwrap_or_default();
                 let bits = if value.is_finite() { value.abs().log2().max(0.0) as u64 + 1 } else { 1 };
-                Key { hash: float(value), identity: self.float(id, value), weight: number_weight(bits), chance: false }
+                Key {
+                    hash: float(value),
+                    identity: self.float(id, value),
+                    weight: 1,
+                    large_floats: conversion_weight(bits),
+                    ..Key::default()
+                }
             }
             Tag::Bytes | Tag::EncodedBytes => {
                 let content = match doc.encoded(id) {
@@ -98,13 +110,14 @@ impl Hashes {
                 self.by_chance(Kind::Str { width }, &content)
             }
             // Before 3.12 it depends on where CPython has been loaded.
-            _ => Key { hash: 0xFCA8_6420, identity: self.identity(Kind::None, &[]), weight: 1, chance: false },
+            _ => Key { hash: 0xFCA8_6420, identity: self.identity(Kind::None, &[]), weight: 1, ..Key::default() },
         }
     }
 
     fn small(&self, value: i32) -> Key {
         let hash = signed(u64::from(value.unsigned_abs()), value < 0);
-        Key { hash, identity: self.number(value < 0, value.unsigned_abs().into(), 0), weight: 1, chance: false }
+        let identity = self.number(value < 0, value.unsigned_abs().into(), 0);
+        Key { hash, identity, weight: 1, ..Key::default() }
     }
 
     /// A str has the hash of the bytes that CPython keeps it in, and so that of a bytes object of the same content.
@@ -112,7 +125,13 @@ impl Hashes {
         let mut hasher = self.chance.build_hasher();
         hasher.write(content);
         let hash = if content.is_empty() { 0 } else { hasher.finish() };
-        Key { hash, identity: self.identity(kind, content), weight: weight(content.len()), chance: !content.is_empty() }
+        Key {
+            hash,
+            identity: self.identity(kind, content),
+            weight: weight(content.len()),
+            chance: !content.is_empty(),
+            ..Key::default()
+        }
     }
 
     /// A number is an odd one times a power of two, whatever its type.
@@ -176,7 +195,8 @@ impl Hashes {
             count += 1;
             sum.add(key);
         }
-        sum.weight = sum.weight.saturating_add(u32::try_from((work.spent() - before) / SCALAR_NS).unwrap_or(u32::MAX));
+        sum.0.weight =
+            sum.0.weight.saturating_add(u32::try_from((work.spent() - before) / SCALAR_NS).unwrap_or(u32::MAX));
         // A table has an even number of slots.
         if count % 2 == 1 {
             hash ^= shuffled(0);
@@ -191,21 +211,21 @@ impl Hashes {
     }
 }
 
-/// What an immutable container has of its items.
+/// What the key of an immutable container has of its items' keys.
 #[derive(Default)]
-struct Sum {
-    weight: u32,
-    chance: bool,
-}
+struct Sum(Key);
 
 impl Sum {
     fn add(&mut self, item: &Key) {
-        self.weight = self.weight.saturating_add(item.weight);
-        self.chance |= item.chance;
+        let Self(sum) = self;
+        sum.weight = sum.weight.saturating_add(item.weight);
+        sum.long_ints = sum.long_ints.saturating_add(item.long_ints);
+        sum.large_floats = sum.large_floats.saturating_add(item.large_floats);
+        sum.chance |= item.chance;
     }
 
-    fn key(&self, hash: u64, identity: u64) -> Key {
-        Key { hash, identity, weight: self.weight.saturating_add(1), chance: self.chance }
+    fn key(self, hash: u64, identity: u64) -> Key {
+        Key { hash, identity, weight: self.0.weight.saturating_add(1), ..self.0 }
     }
 }
 
@@ -214,13 +234,10 @@ pub(super) fn weight(length: usize) -> u32 {
     u32::try_from(1 + length / BYTES_PER_COMPARISON).unwrap_or(u32::MAX)
 }
 
-/// How many scalars' comparisons one of a number of so many bits costs. CPython turns a float that has as many bits as
-/// a long int into an int to compare them.
-fn number_weight(bits: u64) -> u32 {
-    if bits <= DOUBLE_BITS {
-        return 1;
-    }
-    u32::try_from(4 + bits.min(MAX_FLOAT_BITS) / 128 + bits / 8 / BYTES_PER_COMPARISON as u64).unwrap_or(u32::MAX)
+/// How many scalars' comparisons it costs in addition to compare an int with a float, both of so many bits: CPython turns
+/// the float into an int.
+fn conversion_weight(bits: u64) -> u32 {
+    if bits <= DOUBLE_BITS { 0 } else { 3 + bits.min(MAX_FLOAT_BITS) as u32 / 128 }
 }
 
 fn shuffled(hash: u64) -> u64 {

@@ -120,7 +120,7 @@ pub(super) fn text_float(operands: &mut Operands, doc: &mut Doc) -> Result<NodeI
     let content = operands.bytes(range);
     let number = content.strip_prefix(b"-").unwrap_or(content);
     let named = matches!(number, b"inf" | b"nan");
-    let value = str::from_utf8(content).ok().and_then(|text| text.parse::<f64>().ok());
+    let value = doc.parse_float(content)?;
     // Rust reads more words and signs than Python does. So the first character decides whether this is a number.
     match value {
         Some(value) if named || number.first().is_some_and(u8::is_ascii_digit) && value.is_finite() => {

@@ -42,8 +42,20 @@ pub(super) struct Key {
     pub(super) identity: u64,
     /// How many scalars at most are compared with those of an equal key.
     pub(super) weight: u32,
+    /// How many more scalars' comparisons the long ints in it cost if they are compared with floats.
+    pub(super) long_ints: u32,
+    /// How many the large floats cost if they are compared with ints.
+    pub(super) large_floats: u32,
     /// The hash depends on chance: on a str or a bytes.
     pub(super) chance: bool,
+}
+
+impl Key {
+    /// How many scalars' comparisons it costs at most to compare two keys of one hash.
+    fn comparisons(&self, other: &Key) -> u64 {
+        let conversions = [self.long_ints.min(other.large_floats), self.large_floats.min(other.long_ints)];
+        u64::from(self.weight.min(other.weight)) + conversions.map(u64::from).iter().sum::<u64>()
+    }
 }
 
 /// The bound is reached.
@@ -132,8 +144,8 @@ impl Entries {
         if other.hash != key.hash {
             return Ok(false);
         }
-        // A comparison gets two of them.
-        work.charge((COMPARISON_NS + 2 * work.miss_ns()) * u64::from(other.weight.min(key.weight)))?;
+        // A comparison reads two values.
+        work.charge((COMPARISON_NS + 2 * work.miss_ns()) * key.comparisons(other))?;
         Ok(other.identity == key.identity)
     }
 
