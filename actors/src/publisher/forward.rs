@@ -181,13 +181,13 @@ impl Forwarder {
                     self.lost = true;
                     self.blocked = false;
                 } else {
-                    log::warn!("the broker has closed the channel: {reason}");
+                    log::warn!("publishing is interrupted: {reason}");
                 }
                 outbox.return_all_to_queue();
                 Next::Nothing
             }
             PublisherEvent::Blocked(blocked) => {
-                log::warn!("the broker {} publishing", if blocked { "has blocked" } else { "allows" });
+                log::warn!("publishing is {} by the broker", if blocked { "blocked" } else { "no longer blocked" });
                 self.blocked = blocked;
                 Next::Send
             }

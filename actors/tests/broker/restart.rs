@@ -106,6 +106,76 @@ fn refused_messages_cost_a_channel_each_and_no_connection() {
     assert!(publishing.link.stop(SOON));
 }
 
+/// When the broker closes a channel, the client stops in the middle of the body behind the refused one, over which RabbitMQ
+/// closes the connection (505).
+#[test]
+fn a_message_that_is_cut_short_by_the_close_of_its_channel_is_no_lost_connection() {
+    let broker = RabbitMq::start();
+    set_max_message_size(&broker, LIMIT);
+    let config = config(&broker, "cut");
+    Peer::connect(&broker).bind_queue(&config, "cut");
+    let mut publishing = Publishing::start(&config);
+    let (mut epoch, _) = next_connection(&mut publishing);
+    for round in 0..10 {
+        let (refused, cut, small) = (3 * round, 3 * round + 1, 3 * round + 2);
+        publishing.publish(epoch, refused, Format::Pickle, vec![0; LIMIT + 1]);
+        publishing.publish(epoch, cut, Format::Pickle, vec![0; 16 * LIMIT]);
+        let mut left = vec![refused, cut];
+        while !left.is_empty() {
+            publishing.events.wait("the refusals", SOON, |event| match event {
+                PublisherEvent::Outcome { seq, outcome } => {
+                    assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?} of {seq}");
+                    left.retain(|left| *left != seq);
+                    Some(())
+                }
+                PublisherEvent::Disconnected { lost, reason } => {
+                    assert!(!lost, "{reason}");
+                    None
+                }
+                PublisherEvent::WaitingFor(what) => {
+                    assert_eq!(what, None);
+                    None
+                }
+                // the one behind was not sent before the channel was closed
+                PublisherEvent::Connected { epoch: next } => {
+                    epoch = next;
+                    Some(())
+                }
+                _ => None,
+            });
+            if left.contains(&cut) && !left.contains(&refused) {
+                publishing.publish(epoch, cut, Format::Pickle, vec![0; 16 * LIMIT]);
+            }
+        }
+        // until a channel stays
+        let mut arrived = false;
+        while !arrived {
+            publishing.publish(epoch, small, Format::Json, "{}");
+            publishing.events.wait("a confirm, or another channel", SOON, |event| match event {
+                PublisherEvent::Outcome { seq, outcome: Outcome::Confirmed } if seq == small => {
+                    arrived = true;
+                    Some(())
+                }
+                PublisherEvent::Disconnected { lost, reason } => {
+                    assert!(!lost, "{reason}");
+                    None
+                }
+                PublisherEvent::WaitingFor(what) => {
+                    assert_eq!(what, None);
+                    None
+                }
+                PublisherEvent::Connected { epoch: next } => {
+                    epoch = next;
+                    Some(())
+                }
+                _ => None,
+            });
+        }
+    }
+    let seen = publishing.events.all();
+    println!("{} times 505", seen.iter().filter(|event| event.contains("505")).count());
+}
+
 #[test]
 fn messages_wait_for_a_downstream_queue_through_a_restart_of_the_broker() {
     const QUEUE: &str = "restart-user-manager";

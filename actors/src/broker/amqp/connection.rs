@@ -12,6 +12,7 @@ use rustix::net::sockopt;
 
 use super::sanitize::{HEARTBEAT_SECONDS, Sanitized};
 use super::tls::{TlsStream, shake_hands};
+use super::topology::UNEXPECTED_FRAME;
 use super::{AmqpConfig, AmqpUrl};
 
 /// For each address that the host's name resolves to.
@@ -66,6 +67,12 @@ impl SessionError {
         matches!(self, Self::Amqp(Error::ServerClosedChannel { .. }) | Self::UnknownReturn | Self::Poison(_))
     }
 
+    /// Whether the broker has closed the connection because of a truncated message. When the broker closes a channel, amiquip
+    /// stops in the middle of a body, which RabbitMQ does not accept before the answer to that close.
+    fn is_truncated_message(&self) -> bool {
+        matches!(self, Self::Amqp(Error::ServerClosedConnection { code: UNEXPECTED_FRAME, .. }))
+    }
+
     /// Whether this says only that amiquip's I/O thread has ended, and another error says why.
     fn is_symptom(&self) -> bool {
         matches!(
@@ -89,6 +96,20 @@ pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionE
     }
 }
 
+/// Why a connection has ended, or could not be made.
+pub(super) struct ConnectionEnd {
+    /// Without any password.
+    pub(super) reason: String,
+    /// Whether the broker may have been restarted.
+    pub(super) lost: bool,
+}
+
+impl ConnectionEnd {
+    fn lost(reason: String) -> Self {
+        Self { reason, lost: true }
+    }
+}
+
 /// Connects, runs `session` and closes the connection. The session opens its channels and closes them.
 ///
 /// Once `stop` is disconnected, this returns within [`CLOSE_TIMEOUT`], whatever the broker does; only the look-up of
@@ -101,10 +122,11 @@ pub(super) fn run_session(
     config: &AmqpConfig,
     stop: &Receiver<Infallible>,
     session: impl FnOnce(&mut Connection, &Socket) -> Result<(), SessionError>,
-) -> Result<(), String> {
-    config.validate()?;
-    let stream = connect(&config.url).map_err(|error| format!("cannot connect to {}: {error}", config.url))?;
-    let socket = Socket(stream.try_clone().map_err(|error| error.to_string())?);
+) -> Result<(), ConnectionEnd> {
+    config.validate().map_err(ConnectionEnd::lost)?;
+    let stream = connect(&config.url)
+        .map_err(|error| ConnectionEnd::lost(format!("cannot connect to {}: {error}", config.url)))?;
+    let socket = Socket(stream.try_clone().map_err(|error| ConnectionEnd::lost(error.to_string()))?);
     let (phase, phases) = bounded(1);
     let ended = thread::scope(|scope| {
         // Dropped however this closure ends, so that the guard ends before the scope does.
@@ -118,7 +140,8 @@ pub(super) fn run_session(
         let _ = phase.send(Closing);
         cause(ended, connection.close().map_err(SessionError::from))
     });
-    ended.map_err(|error| match error {
+    let lost = !ended.as_ref().is_err_and(SessionError::is_truncated_message);
+    let reason = |error| match error {
         SessionError::Amqp(Error::InvalidCredentials) => {
             format!("{} has hung up during the login: wrong user or password, most likely", config.url)
         }
@@ -126,7 +149,8 @@ pub(super) fn run_session(
             format!("{} does not answer the AMQP handshake within {HANDSHAKE_TIMEOUT:?}", config.url)
         }
         error => format!("{}: {error}", config.url),
-    })
+    };
+    ended.map_err(|error| ConnectionEnd { reason: reason(error), lost })
 }
 
 /// A second handle to the socket that amiquip uses.

@@ -70,11 +70,11 @@ pub fn start_consumer(
             "AMQP consumer",
             &config,
             stop,
-            |reason| on_event(ConsumerEvent::Disconnected { reason }),
-            |epoch, connection, _| {
+            |end| on_event(ConsumerEvent::Disconnected { reason: end.reason }),
+            |attempt, connection, _| {
                 let channel = topology::for_consuming(connection, &config)?;
                 let ended = Session {
-                    epoch,
+                    epoch: attempt.number,
                     channel: &channel,
                     order: &order,
                     ordered: &ordered,

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use uuid::Uuid;
 
 use super::AmqpConfig;
-use super::connection::{SessionError, Socket, cause};
+use super::connection::{ConnectionEnd, SessionError, Socket, cause};
 use super::downstream::Downstream;
 use super::reconnect::{BackOff, Worker, reconnect};
 use super::topology::{self, PRECONDITION_FAILED};
@@ -65,10 +65,10 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
             "AMQP publisher",
             &config,
             stop,
-            |reason| reporter.report(PublisherEvent::Disconnected { reason, lost: true }),
+            |ConnectionEnd { reason, lost }| reporter.report(PublisherEvent::Disconnected { reason, lost }),
             |attempt, connection, socket| {
                 // The farm's services may have lost the broker too, and need time to find it again.
-                let settled = (attempt > 1).then(|| Instant::now() + config.settle);
+                let settled = attempt.after_loss.then(|| Instant::now() + config.settle);
                 let publisher = Publisher { config: &config, reporter: &reporter, queued: &queued, stop, settled };
                 publisher.run(connection, socket, &mut epoch)
             },
@@ -153,11 +153,11 @@ impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
         };
         let (end, ended) = bounded(0);
         let (notifications, ended) = (&notifications, &ended);
-        thread::scope(|scope| {
+        let mut gates = Gates::default();
+        let result = thread::scope(|scope| {
             // Dropped however this closure ends, so that the other thread ends before the scope does.
             let _end: Sender<Infallible> = end;
             spawn_scoped("amqp-blocked", scope, move || forward_blocked(notifications, ended, block))?;
-            let mut gates = Gates::default();
             let mut back_off = BackOff::new();
             loop {
                 let began = Instant::now();
@@ -177,7 +177,13 @@ impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
                     return Ok(());
                 }
             }
-        })
+        });
+        changes.try_iter().for_each(|change| drop(gates.take(change)));
+        // the next connection starts unblocked
+        if gates.blocked {
+            reporter.report(PublisherEvent::Blocked(false));
+        }
+        result
     }
 
     fn run_channel(

@@ -8,7 +8,7 @@ use amiquip::Connection;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::AmqpConfig;
-use super::connection::{SessionError, Socket, run_session};
+use super::connection::{ConnectionEnd, SessionError, Socket, run_session};
 
 /// The first pause; it doubles with every further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -87,30 +87,39 @@ impl BackOff {
     }
 }
 
-/// Runs `session` on one connection after the other until `stop` is disconnected. Each session is given the number of
-/// the attempt, from 1 on. Calls `report` with the reason each time that an attempt or a connection has ended, unless
-/// by `stop`.
+/// What a session needs to know about the attempts before it.
+pub(super) struct Attempt {
+    /// From 1 on.
+    pub(super) number: u64,
+    /// Whether the broker may have been restarted since the last session: a connection was lost, or could not be made.
+    pub(super) after_loss: bool,
+}
+
+/// Runs `session` on one connection after the other until `stop` is disconnected. Calls `report` each time that a connection
+/// has ended or could not be made, unless by `stop`.
 pub(super) fn reconnect(
     role: &str,
     config: &AmqpConfig,
     stop: &Receiver<Infallible>,
-    report: impl Fn(String),
-    mut session: impl FnMut(u64, &mut Connection, &Socket) -> Result<(), SessionError>,
+    report: impl Fn(ConnectionEnd),
+    mut session: impl FnMut(Attempt, &mut Connection, &Socket) -> Result<(), SessionError>,
 ) {
     let mut back_off = BackOff::new();
-    for attempt in 1.. {
+    let mut after_loss = false;
+    for number in 1.. {
         let mut began = None;
         let ended = run_session(config, stop, |connection, socket| {
             began = Some(Instant::now());
-            session(attempt, connection, socket)
+            session(Attempt { number, after_loss }, connection, socket)
         });
         if is_disconnected(stop) {
             return;
         }
         began.into_iter().for_each(|began| back_off.session_ended(began));
-        let reason = ended.err().unwrap_or_else(|| "the session has ended".to_owned());
-        log::debug!("{role}: {reason}; trying again");
-        report(reason);
+        let end = ended.err().unwrap_or(ConnectionEnd { reason: "the session has ended".to_owned(), lost: true });
+        after_loss = end.lost || after_loss && began.is_none();
+        log::debug!("{role}: {}; trying again", end.reason);
+        report(end);
         if !back_off.pause(stop) {
             return;
         }

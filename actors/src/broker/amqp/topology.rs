@@ -15,6 +15,8 @@ pub(super) const NOT_FOUND: u16 = 404;
 pub(super) const RESOURCE_LOCKED: u16 = 405;
 /// Among others, what is declared exists with other properties.
 pub(super) const PRECONDITION_FAILED: u16 = 406;
+/// The frames of a message are not complete.
+pub(super) const UNEXPECTED_FRAME: u16 = 505;
 
 /// Ensures that the exchange to publish to exists. Returns an open channel.
 pub(super) fn for_publishing(connection: &mut Connection, config: &AmqpConfig) -> Result<Channel, Error> {
