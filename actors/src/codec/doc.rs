@@ -13,7 +13,8 @@ use super::error::{grouped, malformed};
 use super::text::{CodePoints, Spelling, to_utf8};
 use super::{DecodeError, Effort};
 
-/// How many bytes the longest float has that `repr` writes. Reading more digits may need arithmetic with large integers.
+/// How many bytes the longest float has that `repr` writes. Reading more digits may need arithmetic with large
+/// integers.
 const MAX_REPR_FLOAT_BYTES: usize = "-1.7976931348623157e+308".len();
 
 /// A value's number in its [`Doc`].

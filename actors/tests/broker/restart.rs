@@ -106,8 +106,8 @@ fn refused_messages_cost_a_channel_each_and_no_connection() {
     assert!(publishing.link.stop(SOON));
 }
 
-/// When the broker closes a channel, the client stops in the middle of the body behind the refused one, over which RabbitMQ
-/// closes the connection (505).
+/// When the broker closes a channel, the client stops in the middle of the body behind the refused one, over which
+/// RabbitMQ closes the connection (505).
 #[test]
 fn a_message_that_is_cut_short_by_the_close_of_its_channel_is_no_lost_connection() {
     let broker = RabbitMq::start();

@@ -67,8 +67,8 @@ impl SessionError {
         matches!(self, Self::Amqp(Error::ServerClosedChannel { .. }) | Self::UnknownReturn | Self::Poison(_))
     }
 
-    /// Whether the broker has closed the connection because of a truncated message. When the broker closes a channel, amiquip
-    /// stops in the middle of a body, which RabbitMQ does not accept before the answer to that close.
+    /// Whether the broker has closed the connection because of a truncated message. When the broker closes a channel,
+    /// amiquip stops in the middle of a body, which RabbitMQ does not accept before the answer to that close.
     fn is_truncated_message(&self) -> bool {
         matches!(self, Self::Amqp(Error::ServerClosedConnection { code: UNEXPECTED_FRAME, .. }))
     }

@@ -432,7 +432,8 @@ fn report_refused<F: Fn(PublisherEvent)>(
     true
 }
 
-/// The limit, in bytes, in "… message size S is larger than max size L" (RabbitMQ 3.10; 4.0 says "configured max size").
+/// The limit, in bytes, in "… message size S is larger than max size L" (RabbitMQ 3.10; 4.0 says "configured max
+/// size").
 fn message_size_limit(text: &str) -> Option<u64> {
     let (_, after) = text.split_once("message size ")?;
     let (_, limit) = after.split_once("max size ")?;

@@ -95,8 +95,8 @@ pub(super) struct Attempt {
     pub(super) after_loss: bool,
 }
 
-/// Runs `session` on one connection after the other until `stop` is disconnected. Calls `report` each time that a connection
-/// has ended or could not be made, unless by `stop`.
+/// Runs `session` on one connection after the other until `stop` is disconnected. Calls `report` each time that a
+/// connection has ended or could not be made, unless by `stop`.
 pub(super) fn reconnect(
     role: &str,
     config: &AmqpConfig,

@@ -234,8 +234,8 @@ pub(super) fn weight(length: usize) -> u32 {
     u32::try_from(1 + length / BYTES_PER_COMPARISON).unwrap_or(u32::MAX)
 }
 
-/// How many scalars' comparisons it costs in addition to compare an int with a float, both of so many bits: CPython turns
-/// the float into an int.
+/// How many scalars' comparisons it costs in addition to compare an int with a float, both of so many bits: CPython
+/// turns the float into an int.
 fn conversion_weight(bits: u64) -> u32 {
     if bits <= DOUBLE_BITS { 0 } else { 3 + bits.min(MAX_FLOAT_BITS) as u32 / 128 }
 }
