@@ -38,7 +38,7 @@ pub struct BufferActor {
     uuids: BTreeMap<Seq, BufferUuid>,
     by_age: ByAge,
     clock: AgeClock,
-    /// Of the messages that are being delivered.
+    /// The lease of each message that is being delivered.
     leases: HashMap<Seq, Lease>,
     deadlines: Deadlines<WaitingIsOver>,
     redeliveries: RedeliveryFilter,
@@ -46,7 +46,7 @@ pub struct BufferActor {
     bytes: u64,
     /// The cost of messages that the store is writing.
     reserved: u64,
-    /// The cost of each message that was replaced during its delivery: the delivery still uses it.
+    /// The cost of each message that was replaced during its delivery, which still holds the body.
     lingering: HashMap<Seq, u64>,
     lingering_bytes: u64,
     max_bytes: u64,
@@ -54,7 +54,7 @@ pub struct BufferActor {
     store: StoreHandle,
     pending_puts: PendingPuts,
     store_failure: Option<StoreError>,
-    /// Set by [`Drain`]: the number of the flush that ends it, and where to reply.
+    /// Set by [`Drain`]: for each one, the number of its flush and the reply that follows.
     draining: Option<Vec<(Seq, Reply<()>)>>,
     delivered_total: u64,
     expired_total: u64,
@@ -75,9 +75,9 @@ struct BufferedMsg {
 #[derive(Debug, Default)]
 struct ColdFields {
     blend: Option<BlendPlaceholder>,
-    /// Of a message that came from a broker.
+    /// The fingerprint of a message that came from a broker.
     fingerprint: Option<Fingerprint>,
-    /// Of a message whose delivery has broken off.
+    /// The progress of a message whose delivery has broken off.
     progress: Option<Progress>,
 }
 
@@ -139,7 +139,7 @@ impl BufferActor {
     /// bytes, and refuses more; each expires after `ttl`.
     ///
     /// # Errors
-    /// The number of a record that is no buffered message.
+    /// The sequence number of a record that is not a buffered message.
     pub fn new(store: StoreHandle, recovered: Vec<Recovered>, max_bytes: u64, ttl: Duration) -> Result<Self, Seq> {
         let mut actor = Self {
             messages: HashMap::with_capacity(recovered.len()),
@@ -179,7 +179,8 @@ impl BufferActor {
         Ok(actor)
     }
 
-    /// Inserts a message; it replaces an older one of that UUID. Returns who waits for the end of that one's delivery.
+    /// Inserts a message; it replaces an older one of that UUID. Returns the waiters for the replaced message's
+    /// delivery.
     fn insert(&mut self, uuid: BufferUuid, message: BufferedMsg) -> WaitQueue<Waiter> {
         if let Some(replaced) = self.messages.get(&uuid)
             && self.leases.contains_key(&replaced.seq)
@@ -195,7 +196,7 @@ impl BufferActor {
         waiters
     }
 
-    /// Removes a message; its fingerprint is remembered. Returns who waits for the end of its delivery.
+    /// Removes a message; its fingerprint is remembered. Returns the waiters for its delivery.
     fn remove(&mut self, uuid: &BufferUuid) -> WaitQueue<Waiter> {
         let Some(message) = self.messages.remove(uuid) else { return WaitQueue::default() };
         self.uuids.remove(&message.seq);
@@ -256,7 +257,7 @@ impl BufferActor {
         match self.pending_puts.remove(&seq) {
             Some(PendingWrite::Message(message)) => self.finish_message(*message, seq, outcome, ctx),
             Some(PendingWrite::Tombstone(tombstone)) => {
-                // one that could not be written is known until the next restart
+                // one that could not be written is remembered in memory, until the next restart
                 let record = outcome.map_or(NO_RECORD, |_| seq);
                 self.redeliveries.add_tombstone(self.clock.now(), tombstone.fingerprint, record);
             }
@@ -278,7 +279,7 @@ impl BufferActor {
             Err(error) => return reply.send(Err(error.into())),
         };
         if self.is_duplicate(delivery) {
-            // the first delivery was still being stored when this one came
+            // the message was still being stored when the broker redelivered it
             self.store.remove(seq);
         } else {
             let since = self.clock.now();
@@ -290,14 +291,14 @@ impl BufferActor {
         reply.send(Ok(()));
     }
 
-    /// Ends the actor if it drains and everything before the flush `seq` has its outcome.
+    /// If `seq` is the flush of a [`Drain`]: replies to all of them and stops the actor.
     fn finish_flush(&mut self, seq: Seq, outcome: Result<(), StoreError>, ctx: &mut Context<Self>) {
         let Some(draining) = self.draining.as_mut().filter(|draining| draining.iter().any(|(flush, _)| *flush == seq))
         else {
             return;
         };
         if let Err(error) = outcome {
-            log::warn!("delivered messages may be there again after a restart: {error}");
+            log::warn!("delivered messages may be delivered again after a restart: {error}");
         }
         draining.drain(..).for_each(|(_, reply)| reply.send(()));
         ctx.stop();

@@ -212,7 +212,7 @@ impl UserManagerPublisher {
             Some(PendingFlush::ListParked(parked, reply)) => reply.send(parked),
             Some(PendingFlush::Stop) => {
                 if let Err(error) = outcome {
-                    log::warn!("forwarded messages may be there again after a restart: {error}");
+                    log::warn!("forwarded messages may be forwarded again after a restart: {error}");
                 }
                 if let Draining::Flushing(replies) = &mut self.draining {
                     replies.drain(..).for_each(|reply| reply.send(()));

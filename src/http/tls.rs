@@ -198,7 +198,7 @@ pub(crate) async fn watch(all: Vec<Tls>) {
     while !all.is_empty() {
         tokio::time::sleep(POLL).await;
         let all = all.clone();
-        // a panic is logged by the panic hook, and the next round comes all the same
+        // a panic is logged by the panic hook, and the next check happens anyway
         let _ = tokio::task::spawn_blocking(move || all.iter().for_each(Tls::reload_if_changed)).await;
     }
 }

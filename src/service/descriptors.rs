@@ -1,4 +1,4 @@
-//! DescriptorBudget the file descriptors of the process out among connections and .blend files.
+//! Shares the file descriptors of the process out among connections and .blend files.
 
 use std::num::NonZero;
 use std::thread;

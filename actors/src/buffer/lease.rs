@@ -16,7 +16,7 @@ use crate::store::Seq;
 use crate::wait_queue::WaitQueue;
 
 /// How long a request waits for the end of a delivery whose last part is being handed over. A worker that takes it ends
-/// the wait within microseconds; one that stalls is like any other delivery.
+/// the wait within microseconds. If it stalls, the waiter is told that the message is in delivery.
 const FINISHING_WAIT: Duration = Duration::from_secs(1);
 
 /// A request that may have to wait until a delivery ends.
@@ -65,7 +65,7 @@ pub(super) struct Waiting {
 pub(super) struct WaitingIsOver(Seq);
 
 impl BufferActor {
-    /// Answers a request; if a delivery is about to end, after its end.
+    /// Answers a request: now, or, if a delivery is about to end, after it has ended.
     fn serve(&mut self, uuid: &BufferUuid, waiter: Waiter, ctx: &mut Context<Self>) {
         let found = self.find(uuid).map(|message| (message.seq, message.view()));
         if let Ok((seq, _)) = found
@@ -121,7 +121,7 @@ impl BufferActor {
         }
     }
 
-    /// Ends a delivery, if there is one. Returns who waits for its end.
+    /// Ends a delivery, if there is one. Returns its waiters.
     pub(super) fn end_lease(&mut self, seq: Seq) -> WaitQueue<Waiter> {
         let Waiting { waiters, deadline } = self.leases.remove(&seq).map(|lease| lease.waiting).unwrap_or_default();
         deadline.into_iter().for_each(|deadline| self.deadlines.remove(deadline));

@@ -1,4 +1,4 @@
-//! The spellings in which strings arrive.
+//! How the bytes of a received string encode its characters.
 
 /// How the bytes of a string spell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,16 +9,16 @@ pub(super) enum Spelling {
     Json,
     /// Python's codec `raw-unicode-escape`: Latin-1 with `\uXXXX` and `\UXXXXXXXX`.
     RawUnicode,
-    /// The inside of what Python 2's `repr` made of an ASCII `str`.
+    /// The text between the quotes of Python 2's `repr` of an ASCII `str`.
     Escaped,
 }
 
-/// The code points of a string. Ends early where a spelling is wrong, which the readers rule out.
+/// The code points of a string. Stops at the first invalid byte; the readers check for that beforehand.
 #[derive(Clone, Debug)]
 pub(super) struct CodePoints<'a> {
     spelling: Spelling,
     rest: &'a [u8],
-    /// In raw-unicode-escape, the second of two backslashes starts no escape.
+    /// Whether the next byte is the second of two backslashes, which starts no escape in raw-unicode-escape.
     second_backslash: bool,
 }
 
@@ -91,8 +91,8 @@ pub(super) fn to_utf8(points: impl Iterator<Item = u32>) -> Vec<u8> {
     bytes
 }
 
-/// Whether these bytes are UTF-8, surrogates let through: `Ok(true)` without any. The position of the first byte
-/// that is wrong otherwise.
+/// Checks UTF-8, encoded surrogates allowed. `Ok(true)` if there are none, `Ok(false)` if there are some, `Err` with
+/// the position of the first invalid byte.
 pub(super) fn check_utf8(bytes: &[u8]) -> Result<bool, usize> {
     let (mut start, mut plain) = (0, true);
     while let Err(error) = str::from_utf8(&bytes[start..]) {
@@ -105,8 +105,8 @@ pub(super) fn check_utf8(bytes: &[u8]) -> Result<bool, usize> {
     Ok(plain)
 }
 
-/// The code point of the JSON escape at the start and the escape's length: of both halves for a surrogate pair,
-/// `None` for half a pair.
+/// The code point of the JSON escape at the start, and the escape's length. A surrogate pair counts as one escape; half
+/// a pair gives `None`.
 pub(super) fn json_escape(bytes: &[u8]) -> Option<(u32, usize)> {
     let point = match bytes.get(1)? {
         b'"' => '"',

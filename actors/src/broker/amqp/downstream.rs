@@ -10,10 +10,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::AmqpConfig;
 use super::topology::{NOT_FOUND, RESOURCE_LOCKED};
 
-/// How often a downstream queue that is not ready is looked at. RabbitMQ logs each look at one that does not exist.
+/// How often a downstream queue that is not ready is checked. RabbitMQ logs every check of a missing queue.
 const INTERVAL_WHILE_WAITING: Duration = Duration::from_secs(1);
-/// How often they are looked at while messages flow. What is published between the end of a service and the next look
-/// is lost there. A look takes less than a millisecond.
+/// How often they are checked while messages flow. Messages published after a service has stopped and before the next
+/// check are lost in that service. A check takes less than a millisecond.
 const INTERVAL_WHILE_FLOWING: Duration = Duration::from_millis(250);
 
 /// Watches the downstream queues, or the settle delay where no queue is named.
@@ -21,9 +21,9 @@ pub(super) struct Downstream<'a> {
     config: &'a AmqpConfig,
     /// When the settle delay is over.
     settled: Option<Instant>,
-    /// What is waited for, in words.
+    /// What publishing waits for, as text for the log and `/readyz`.
     waiting_for: Option<String>,
-    /// `None` after the broker has closed it, which it does over a queue that does not exist.
+    /// `None` after the broker has closed it, as it does when a queue does not exist.
     channel: Option<Channel>,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Downstream<'a> {
         Ok(downstream)
     }
 
-    /// What is waited for, in words; `None` where messages may flow.
+    /// What publishing waits for; `None` if messages may flow.
     pub(super) fn waiting_for(&self) -> Option<&str> {
         self.waiting_for.as_deref()
     }
@@ -52,7 +52,7 @@ impl<'a> Downstream<'a> {
     /// Reports every change until `ended` is disconnected.
     ///
     /// # Errors
-    /// Why it can look no longer.
+    /// Why the queues can no longer be checked.
     pub(super) fn watch(
         mut self,
         connection: &mut Connection,

@@ -1,22 +1,22 @@
-//! How deep a pickle's containers are nested, which cannot be known before its end: they may be filled after they
-//! have been put somewhere.
+//! How deep a pickle's containers are nested. Checked after the whole pickle is read, because a container can be filled
+//! after it was put into another.
 
 use crate::codec::DecodeError;
 use crate::codec::bounds::MAX_DEPTH;
 use crate::codec::doc::{Doc, EdgeId, NodeId};
 use crate::codec::error::malformed;
 
-/// The mark of a container that is being measured, and so contains whatever is found under it.
+/// Marks a container on the current path. Meeting it again means a cycle.
 const OPEN: u16 = u16::MAX;
 
 struct Level {
     container: NodeId,
     next: EdgeId,
-    /// The height of what has been measured in it.
+    /// The greatest height of the children measured so far.
     height: u16,
 }
 
-/// Refuses what is nested deeper than [`MAX_DEPTH`]. A container inside itself counts once.
+/// Refuses a pickle that is nested deeper than [`MAX_DEPTH`]. A container inside itself counts once.
 pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
     if !doc.node(doc.root).is_container() {
         return Ok(());

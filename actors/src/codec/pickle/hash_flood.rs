@@ -1,5 +1,5 @@
-//! Refuses hash floods: dict keys and set items that make CPython's tables slow, by equal hashes or along one another's
-//! probe sequence. A megabyte of them can keep `pickle.loads` busy for hours.
+//! Refuses hash floods: dict keys and set items that slow down CPython's tables because their hashes are equal or their
+//! probe sequences overlap. A megabyte of them can keep `pickle.loads` busy for hours.
 
 use super::hash::{Hashes, weight};
 use super::table::{DictTable, Exceeded, SetTable, Work, probe_ns};

@@ -67,7 +67,8 @@ impl<'a> Operands<'a> {
         Ok(byte)
     }
 
-    /// An unsigned number of `width` bytes. One that does not fit is larger than every length.
+    /// An unsigned number of `width` bytes. A number that does not fit becomes `usize::MAX`, which exceeds every
+    /// length.
     pub(super) fn length(&mut self, width: usize) -> Result<usize, DecodeError> {
         let range = self.take(width)?;
         let value = self.source[range].iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
@@ -92,13 +93,13 @@ impl<'a> Operands<'a> {
         Ok(start..start + length)
     }
 
-    /// Content behind its unsigned length of `width` bytes.
+    /// Content that follows its unsigned length of `width` bytes.
     pub(super) fn counted(&mut self, width: usize) -> Result<Range<usize>, DecodeError> {
         let length = self.length(width)?;
         self.take(length)
     }
 
-    /// Content behind its signed length of four bytes.
+    /// Content that follows its signed length of four bytes.
     pub(super) fn signed_counted(&mut self) -> Result<Range<usize>, DecodeError> {
         match usize::try_from(i32::from_le_bytes(self.array()?)) {
             Ok(length) => self.take(length),

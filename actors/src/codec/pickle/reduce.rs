@@ -1,5 +1,5 @@
 //! The few callables that `pickle.dumps` itself names for plain values at old protocols. None is ever called: the
-//! document gets a description of what they would make.
+//! document gets a node that describes the result.
 
 use super::container::{check_key, sum_up_hash};
 use super::operand::Operands;
@@ -10,9 +10,9 @@ use crate::codec::error::{malformed, shown};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Callable {
-    /// Bytes, at protocols 0 to 2.
+    /// `_codecs.encode`, which makes bytes at protocols 0 to 2.
     Encode,
-    /// Empty bytes, at protocols 0 to 2.
+    /// `bytes`, which makes empty bytes at protocols 0 to 2.
     Bytes,
     /// At protocols 0 to 4.
     ByteArray,
@@ -101,8 +101,8 @@ pub(super) fn refuse_inst(operands: &mut Operands) -> DecodeError {
     }
 }
 
-/// How much all calls of a pickle have made so far. Arguments may be shared, so the pickle's length alone does not
-/// bound it.
+/// The total output of the calls in a pickle so far. Arguments may be shared, so the output can exceed the pickle's
+/// length.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     /// See [`MAX_CALL_GROWTH`].

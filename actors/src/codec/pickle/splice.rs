@@ -1,7 +1,7 @@
-//! Forwarding parts of a pickle without decoding them.
+//! Splicing: builds the outgoing pickle around parts of the incoming one, without decoding them.
 //!
-//! The pickle is passed on as it came, up to STOP. Instead of that, its value is dropped, and a few more opcodes
-//! build the new one around the parts, which the memo still holds.
+//! The pickle is copied up to STOP. In place of STOP come a POP, which drops the incoming value, and a few opcodes that
+//! build the new value from parts fetched from the memo.
 
 use super::opcode as op;
 use super::rewrite::Rewrite;
@@ -10,10 +10,11 @@ use super::{Output, memo_opcode, put_long};
 use crate::codec::doc::{NodeId, Tag};
 use crate::codec::pieces::Pieces;
 
-/// Up to this length a scalar that the memo does not hold is written a second time.
+/// A scalar that is not in the memo is copied if its opcode has at most this many bytes; otherwise it is memoized and
+/// fetched.
 const WRITTEN_AGAIN: usize = 256;
 
-/// A part that the memo did not hold.
+/// A part for which a LONG_BINPUT is inserted, because the memo does not hold it.
 struct Kept {
     /// The end of the opcode that made it.
     after: usize,
