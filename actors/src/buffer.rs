@@ -15,7 +15,7 @@ use crate::lease::{BufferMsgView, Progress};
 use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState};
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::{NO_RECORD, Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms};
 use crate::wait_queue::WaitQueue;
 
 mod age;
@@ -258,8 +258,7 @@ impl BufferActor {
             Some(PendingWrite::Message(message)) => self.finish_message(*message, seq, outcome, ctx),
             Some(PendingWrite::Tombstone(tombstone)) => {
                 // one that could not be written is remembered in memory, until the next restart
-                let record = outcome.map_or(NO_RECORD, |_| seq);
-                self.redeliveries.add_tombstone(self.clock.now(), tombstone.fingerprint, record);
+                self.redeliveries.add_tombstone(self.clock.now(), tombstone.fingerprint, seq);
             }
             None => {}
         }

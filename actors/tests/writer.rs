@@ -100,7 +100,7 @@ fn a_removal_is_written_first_and_synced_a_little_later() {
 }
 
 #[test]
-fn removals_wait_for_the_commit_of_a_put_and_go_first() {
+fn removals_wait_for_the_commit_of_a_put_and_follow_it() {
     let (mut store, commits, permit) = start();
     let put = store.handle.put(Bytes::new(), Vec::new());
     assert_eq!(next(&commits).0.len(), 1);
@@ -111,8 +111,8 @@ fn removals_wait_for_the_commit_of_a_put_and_go_first() {
     permit.send(()).expect("the thread");
     let (together, durable) = next(&commits);
     assert_eq!(durable, Durable::Now);
-    assert_eq!(removed(&together[..2]), [1, 2]);
-    assert!(matches!(together[2..], [Change::Put(Put { seq: 2, .. })]), "{together:?}");
+    assert!(matches!(together[..1], [Change::Put(Put { seq: 2, .. })]), "{together:?}");
+    assert_eq!(removed(&together[1..]), [1, 2]);
     for seq in [put, later] {
         store.outcome(seq).expect("space");
     }

@@ -42,7 +42,7 @@ impl RedeliveryFilter {
         self.tombstones.insert(fingerprint, NO_RECORD);
     }
 
-    /// A tombstone is in `record`, or in none.
+    /// A tombstone has the number `record`, even if it could not be written.
     pub fn add_tombstone(&mut self, since: Since, fingerprint: Fingerprint, record: Seq) {
         self.tombstones.insert(fingerprint, record);
         self.by_age.push_back((since, fingerprint, record));
@@ -59,7 +59,7 @@ impl RedeliveryFilter {
             if self.tombstones.get(&fingerprint) == Some(&record) {
                 self.tombstones.remove(&fingerprint);
             }
-            records.extend(Some(record).filter(|&record| record != NO_RECORD));
+            records.push(record);
         }
         records
     }

@@ -155,11 +155,13 @@ impl SegmentFile {
         open.opening -= 1;
         match opened {
             Ok(file) => {
-                let file = Arc::new(file);
-                // only its readers find a deleted file
-                if self.deleted.get().is_none() {
+                // What was opened may be the empty file in place of one that has been deleted meanwhile. Only its readers
+                // find the deleted one.
+                let file = self.deleted.get().cloned().unwrap_or_else(|| {
+                    let file = Arc::new(file);
                     open.files.push_back((self.number, Arc::clone(&file)));
-                }
+                    file
+                });
                 Ok(InUse { files, file: Some(file) })
             }
             Err(error) => {

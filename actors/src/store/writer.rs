@@ -276,12 +276,10 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         let Group { puts, refused, removals: awaited, flushes, .. } = group;
         let mut event = StoreEvent { stored: refused, ..StoreEvent::default() };
         let probe = puts.is_empty() && self.failure.is_some();
-        // removals first: they are small and free space
-        let removals = self.removals.iter().chain(&awaited);
-        let mut changes: Vec<Change> = removals.map(|&seq| Change::Remove(seq)).collect();
-        let removals = changes.len();
         let seqs: Vec<Seq> = puts.iter().map(|put| put.seq).collect();
-        changes.extend(puts.into_iter().map(Change::Put));
+        // puts first: a torn commit must not remove a message without its tombstone
+        let mut changes: Vec<Change> = puts.into_iter().map(Change::Put).collect();
+        changes.extend(self.removals.iter().chain(&awaited).map(|&seq| Change::Remove(seq)));
         let removed = match self.commit(&changes, durable) {
             Ok(bodies) => {
                 // the memory is free before anybody learns of the commit
@@ -291,8 +289,10 @@ impl<F: Fn(StoreEvent)> Writer<F> {
                 Ok(())
             }
             Err(error) => {
+                let removals = &changes[seqs.len()..];
+                let removed = self.commit_removals(removals, seqs.is_empty(), durable, error.clone());
                 event.stored.extend(seqs.into_iter().map(|seq| (seq, Err(error.clone()))));
-                self.commit_removals(&changes, removals, durable, error)
+                removed
             }
         };
         if probe {
@@ -309,23 +309,23 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         self.report(event);
     }
 
-    /// Commits the `removals` at the head of `changes` alone, after all changes together were refused with `error`. If
-    /// there was nothing else, syncs what was written before.
+    /// Commits `removals` alone, after all changes together were refused with `error`. If they `were_alone`, syncs what
+    /// was written before.
     fn commit_removals(
         &mut self,
-        changes: &[Change],
-        removals: usize,
+        removals: &[Change],
+        were_alone: bool,
         durable: Durable,
         error: StoreError,
     ) -> Result<(), StoreError> {
         if error.is_final() {
             return Err(error);
         }
-        if removals == changes.len() {
+        if were_alone {
             let _ = self.commit(&[], durable);
             return Err(error);
         }
-        self.commit(&changes[..removals], durable)?;
+        self.commit(removals, durable)?;
         self.removals.clear();
         Ok(())
     }

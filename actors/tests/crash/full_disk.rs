@@ -218,6 +218,32 @@ fn a_large_record_at_the_start_of_a_full_disk_does_not_keep_the_space_of_dead_on
 }
 
 #[test]
+fn compaction_on_a_full_disk_ends_although_removals_have_to_stay() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    let mut store = open(&disk, directory.path(), MIB as u64);
+    let put =
+        |seq, len| Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body: vec![Bytes::from(vec![7; len])] });
+    // the large record keeps its segment, and so the removals of the small ones beside it
+    let first: Vec<Change> = (1..=5_000).map(|seq| put(seq, 600)).chain([put(5_001, 8 * MIB)]).collect();
+    store.commit(&first, Durable::Now).expect("space");
+    disk.set_capacity(disk.used() + 4 * MIB as u64);
+    let mut next = 5_002;
+    while store.commit(&[put(next, MIB)], Durable::Now).is_ok() {
+        next += 1;
+    }
+    let removals: Vec<Change> = (1..=5_000).chain(5_002..next).map(Change::Remove).collect();
+    store.commit(&removals, Durable::Now).expect("there is the reserve");
+    let before = disk.written();
+    let steps = (0..1_000).take_while(|_| store.compact().expect("no failure that lasts").more).count();
+    let written = disk.written() - before;
+    assert!(steps < 1_000 && written < 40 * MIB as u64, "{steps} steps, {written} bytes");
+    drop(store);
+    let (_, recovered) = recover(&disk, directory.path(), MIB as u64);
+    assert_eq!(recovered, [5_001]);
+}
+
+#[test]
 fn the_reserve_takes_its_room_on_a_file_system_that_compresses_too() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();

@@ -124,6 +124,10 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
     fn run(mut self, queue: &str, stop: &Receiver<Infallible>) -> Result<(), SessionError> {
         let mut consumer = self.consume(queue)?;
         (self.on_event)(ConsumerEvent::Connected);
+        if consumer.is_none() {
+            // the connection may have ended while the order to pause was carried out
+            (self.on_event)(ConsumerEvent::Cancelled);
+        }
         let nothing = never();
         loop {
             let messages = consumer.as_ref().map_or(&nothing, Consumer::receiver);

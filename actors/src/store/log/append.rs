@@ -105,8 +105,14 @@ impl LogStore {
             Ok(Arc::new(file))
         };
         let file = self.disk.create(&path).and_then(begin).map_err(|error| {
-            // an incomplete segment is useless; the next attempt makes another
-            let _ = self.disk.remove(&path);
+            // An incomplete segment is useless. Its name must be gone before a record follows in the segment before:
+            // recovery expects a torn tail or zeros in the last segment only.
+            self.unsynced_names = true;
+            let removed = self.disk.remove(&path);
+            if removed.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+                // nothing is appended until the next attempt has made it anew
+                self.newest_file = None;
+            }
             self.refuse(&error)
         })?;
         self.add_newest(number, Arc::clone(&file), Segment::new(self.segment_file(number), salt));

@@ -60,6 +60,8 @@ impl LogStore {
         for (&number, segment) in &self.segments {
             if self.is_kept(number) {
                 (total, live) = (total - segment.len, live - segment.live);
+                // the removals of its records have to stay as long as it does
+                live += segment.put.len() as u64 * RECORD_HEADER;
             } else if segment.len > 0 {
                 first = first.or(Some(number));
             }
@@ -137,9 +139,7 @@ impl LogStore {
         // A power failure must not bring this one back after a later one, which holds its removals, has gone.
         self.sync_names()?;
         let is_oldest = self.segments.range(..number).next().is_none();
-        if !is_oldest {
-            self.keep_removals(number)?;
-        }
+        let written = if is_oldest { 0 } else { self.keep_removals(number)? };
         let Some(segment) = self.segments.get(&number) else { return Ok(false) };
         let prepared = segment.file.prepare_deletion().map_err(|error| self.refuse(&error))?;
         if !prepared {
@@ -149,15 +149,16 @@ impl LogStore {
         let deleted = if is_oldest { self.disk.remove(&path) } else { self.replace_by_empty(&path) };
         deleted.map_err(|error| self.refuse(&error))?;
         self.unsynced_names = true;
-        if let Some(segment) = self.segments.remove(&number) {
-            self.total -= segment.len;
-        }
+        let freed = self.segments.remove(&number).map_or(0, |segment| segment.len);
+        self.total -= freed;
         if !is_oldest {
             self.segments.insert(number, Segment::given_up(self.segment_file(number)));
         }
         self.unreadable.remove(&number);
         self.removals_from.remove(&number);
-        (self.reserve_pause, self.move_pause) = (Pause::default(), Pause::default());
+        if freed > written {
+            (self.reserve_pause, self.move_pause) = (Pause::default(), Pause::default());
+        }
         self.sync_names()?;
         Ok(true)
     }
@@ -171,8 +172,9 @@ impl LogStore {
     }
 
     /// Writes again the removals of dead records in the segments before `number`, if their removals may be in segment
-    /// `number`, which is about to be deleted. Without them the next start would find those records alive.
-    fn keep_removals(&mut self, number: u32) -> Result<(), StoreError> {
+    /// `number`, which is about to be deleted. Without them the next start would find those records alive. Returns how
+    /// many bytes that took.
+    fn keep_removals(&mut self, number: u32) -> Result<u64, StoreError> {
         let removals_from = |before: &u32| self.removals_from.get(before).copied().unwrap_or(*before);
         let before = self.segments.range(..number).filter(|(before, _)| removals_from(before) <= number);
         let before: Vec<u32> = before.map(|(&before, _)| before).collect();
@@ -184,7 +186,7 @@ impl LogStore {
             false => self.append_with_reserve(&dead.iter().collect::<Vec<_>>(), Durable::Now)?.0,
         };
         self.removals_from.extend(before.into_iter().map(|before| (before, written_to)));
-        Ok(())
+        Ok(dead.len() as u64 * RECORD_HEADER)
     }
 
     /// Moves the first live records out of a segment, or begins to relocate one that is too large for a step.
