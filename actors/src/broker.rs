@@ -31,16 +31,16 @@ pub struct Publication {
 pub enum PublisherEvent {
     /// Connected, topology declared, confirms on: publications of this epoch are taken from now on.
     Connected {
-        /// The number of the channel; every later one has a greater number.
+        /// The number of the connection; every later one has a greater number.
         epoch: u64,
     },
-    /// The channel has ended, or the attempt to open one. Everything published in it without an outcome is unknown and
+    /// The connection has ended, or the attempt to make one. Everything published in it without an outcome is unknown and
     /// must be sent again. A next attempt follows by itself, after a back-off.
     Disconnected {
         /// Why; without any password.
         reason: String,
-        /// Whether the connection is lost too, and the broker maybe restarted. Otherwise the broker has closed only the
-        /// channel, over something that it has refused; whether it blocks the connection has not changed.
+        /// Whether it was lost, and the broker maybe restarted. Otherwise the broker has only refused something, and the
+        /// connection was given up because of that.
         lost: bool,
     },
     /// The broker has blocked the connection (`connection.blocked`) or unblocked it. Every connection starts unblocked,
@@ -76,7 +76,7 @@ pub enum Outcome {
     /// The broker has no queue for it (`basic.return`); holds the reply code and text.
     Returned(String),
     /// The broker will never take it, because it is larger than the broker's `max_message_size`; holds the reply code
-    /// and text. The channel ends over it.
+    /// and text. The connection ends over it.
     Refused(String),
     /// Its body cannot be read; holds the reason.
     Unreadable(String),

@@ -175,11 +175,11 @@ impl Forwarder {
             }
             PublisherEvent::Disconnected { reason, lost } => {
                 self.epoch = None;
+                self.blocked = false;
                 self.waiting_for = None;
                 if lost {
                     log::warn!("no connection to the broker: {reason}");
                     self.lost = true;
-                    self.blocked = false;
                 } else {
                     log::warn!("publishing is interrupted: {reason}");
                 }

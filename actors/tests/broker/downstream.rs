@@ -80,11 +80,12 @@ fn messages_wait_while_the_consumer_of_a_downstream_queue_is_away_and_while_the_
     let peer = Peer::connect(&SHARED);
     peer.bind_queue(&config, "leaves");
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    let user_manager = Peer::connect(&SHARED);
     let mut publishing = Publishing::start(&config);
     assert!(waiting_for(&mut publishing).is_some_and(|missing| missing.contains("does not exist")));
     let epoch = publishing.connected(SOON);
     for round in 1..3 {
+        // a new one: amiquip gives up a connection whose cancel crosses that of the broker
+        let user_manager = Peer::connect(&SHARED);
         peer.channel.queue_declare(QUEUE, durable.clone()).expect("the queue");
         let consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
         while waiting_for(&mut publishing).is_some() {}

@@ -62,15 +62,18 @@ pub(super) enum SessionError {
 }
 
 impl SessionError {
-    /// Whether only a channel has ended, and the connection is still there.
-    pub(super) fn leaves_connection(&self) -> bool {
-        matches!(self, Self::Amqp(Error::ServerClosedChannel { .. }) | Self::UnknownReturn | Self::Poison(_))
-    }
-
-    /// Whether the broker has closed the connection because of a truncated message. When the broker closes a channel,
-    /// amiquip stops in the middle of a body, which RabbitMQ does not accept before the answer to that close.
-    fn is_truncated_message(&self) -> bool {
-        matches!(self, Self::Amqp(Error::ServerClosedConnection { code: UNEXPECTED_FRAME, .. }))
+    /// Whether the broker was there at the end. It has only refused something on a channel, or the message that the
+    /// close of this channel has cut short: amiquip stops in the middle of a body then, over which RabbitMQ closes the
+    /// connection.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Amqp(error) => matches!(
+                error,
+                Error::ServerClosedChannel { .. } | Error::ServerClosedConnection { code: UNEXPECTED_FRAME, .. }
+            ),
+            Self::UnknownReturn | Self::Poison(_) => true,
+            Self::ConsumerCancelled | Self::Tls(_) | Self::Thread(_) => false,
+        }
     }
 
     /// Whether this says only that amiquip's I/O thread has ended, and another error says why.
@@ -102,11 +105,15 @@ pub(super) struct ConnectionEnd {
     pub(super) reason: String,
     /// Whether the broker may have been restarted.
     pub(super) lost: bool,
+    /// Whether a poison message was the reason. Each time one is parked or fewer are suspected, so the next attempt
+    /// need not wait for long.
+    pub(super) by_poison: bool,
 }
 
 impl ConnectionEnd {
-    fn lost(reason: String) -> Self {
-        Self { reason, lost: true }
+    /// The end of a connection that was lost or could not be made.
+    pub(super) fn lost(reason: String) -> Self {
+        Self { reason, lost: true, by_poison: false }
     }
 }
 
@@ -140,7 +147,8 @@ pub(super) fn run_session(
         let _ = phase.send(Closing);
         cause(ended, connection.close().map_err(SessionError::from))
     });
-    let lost = !ended.as_ref().is_err_and(SessionError::is_truncated_message);
+    let lost = !ended.as_ref().is_err_and(SessionError::is_refusal);
+    let by_poison = matches!(ended, Err(SessionError::Poison(_)));
     let reason = |error| match error {
         SessionError::Amqp(Error::InvalidCredentials) => {
             format!("{} has hung up during the login: wrong user or password, most likely", config.url)
@@ -150,7 +158,7 @@ pub(super) fn run_session(
         }
         error => format!("{}: {error}", config.url),
     };
-    ended.map_err(|error| ConnectionEnd { reason: reason(error), lost })
+    ended.map_err(|error| ConnectionEnd { reason: reason(error), lost, by_poison })
 }
 
 /// A second handle to the socket that amiquip uses.

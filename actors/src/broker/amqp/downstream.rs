@@ -28,7 +28,7 @@ pub(super) struct Downstream<'a> {
 }
 
 impl<'a> Downstream<'a> {
-    /// Takes a first look. `settled` is when the settle delay of this connection is over, if it has one.
+    /// Takes a first look. `settled` is when the settle delay after the last loss of a connection is over.
     pub(super) fn look(
         connection: &mut Connection,
         config: &'a AmqpConfig,

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::AmqpConfig;
 use super::connection::{ConnectionEnd, SessionError, Socket, cause};
 use super::downstream::Downstream;
-use super::reconnect::{BackOff, Worker, reconnect};
+use super::reconnect::{Attempt, Worker, reconnect};
 use super::topology::{self, PRECONDITION_FAILED};
 use crate::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use crate::codec::Format;
@@ -60,17 +60,18 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
     let (publications, queued) = unbounded();
     let worker = Worker::spawn("amqp-publisher", move |stop| {
         let reporter = Reporter(Mutex::new(on_event));
-        let mut epoch = 0;
+        // When the settle delay is over.
+        let mut settled = None;
         reconnect(
             "AMQP publisher",
             &config,
             stop,
-            |ConnectionEnd { reason, lost }| reporter.report(PublisherEvent::Disconnected { reason, lost }),
-            |attempt, connection, socket| {
+            |ConnectionEnd { reason, lost, .. }| reporter.report(PublisherEvent::Disconnected { reason, lost }),
+            |Attempt { number: epoch, after_loss }, connection, socket| {
                 // The farm's services may have lost the broker too, and need time to find it again.
-                let settled = attempt.after_loss.then(|| Instant::now() + config.settle);
-                let publisher = Publisher { config: &config, reporter: &reporter, queued: &queued, stop, settled };
-                publisher.run(connection, socket, &mut epoch)
+                settled = if after_loss { Some(Instant::now() + config.settle) } else { settled };
+                let reporter = &reporter;
+                Publisher { epoch, config: &config, reporter, queued: &queued, stop, settled }.run(connection, socket)
             },
         );
     });
@@ -130,20 +131,52 @@ impl Gates {
 
 /// Publishes on one connection.
 struct Publisher<'a, F> {
+    epoch: u64,
     config: &'a AmqpConfig,
     reporter: &'a Reporter<F>,
     queued: &'a Receiver<Publication>,
     stop: &'a Receiver<Infallible>,
-    /// When the settle delay of this connection is over, if it has one.
+    /// When the settle delay after the last loss is over.
     settled: Option<Instant>,
 }
 
 impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
-    /// Publishes on one channel after the other: over a message that it never takes, the broker closes the channel and
-    /// not the connection.
-    fn run(&self, connection: &mut Connection, socket: &Socket, epoch: &mut u64) -> Result<(), SessionError> {
-        let reporter = self.reporter;
+    fn run(&self, connection: &mut Connection, socket: &Socket) -> Result<(), SessionError> {
+        let channel = topology::for_publishing(connection, self.config)?;
+        let downstream = Downstream::look(connection, self.config, self.settled)?;
+        let mut session = Session {
+            epoch: self.epoch,
+            config: self.config,
+            channel: &channel,
+            reporter: self.reporter,
+            last_tag: 0,
+            unconfirmed: BTreeMap::new(),
+        };
+        let result = self.run_session(&mut session, connection, socket, downstream);
+        let unconfirmed = session.unconfirmed;
+        match cause(result, channel.close().map_err(SessionError::from)) {
+            Err(SessionError::Amqp(error)) if report_refused(&error, &unconfirmed, self.reporter) => {
+                Err(SessionError::Poison(error))
+            }
+            ended => ended,
+        }
+    }
+
+    fn run_session(
+        &self,
+        session: &mut Session<'_, F>,
+        connection: &mut Connection,
+        socket: &Socket,
+        downstream: Downstream<'_>,
+    ) -> Result<(), SessionError> {
+        session.channel.enable_publisher_confirms()?;
+        let confirms = session.channel.listen_for_publisher_confirms()?;
+        let returns = session.channel.listen_for_returns()?;
         let notifications = connection.listen_for_connection_blocked()?;
+        let reporter = self.reporter;
+        let gates = Gates { blocked: false, waiting: downstream.waiting_for().is_some() };
+        reporter.report(PublisherEvent::WaitingFor(downstream.waiting_for().map(str::to_owned)));
+        reporter.report(PublisherEvent::Connected { epoch: self.epoch });
         let (change, changes) = unbounded();
         let blocked = change.clone();
         let block = move |is_blocked| {
@@ -153,80 +186,13 @@ impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
         };
         let (end, ended) = bounded(0);
         let (notifications, ended) = (&notifications, &ended);
-        let mut gates = Gates::default();
-        let result = thread::scope(|scope| {
-            // Dropped however this closure ends, so that the other thread ends before the scope does.
+        thread::scope(|scope| {
+            // Dropped however this closure ends, so that the other threads end before the scope does.
             let _end: Sender<Infallible> = end;
             spawn_scoped("amqp-blocked", scope, move || forward_blocked(notifications, ended, block))?;
-            let mut back_off = BackOff::new();
-            loop {
-                let began = Instant::now();
-                *epoch += 1;
-                let error = match self.run_channel(connection, *epoch, &change, &changes, &mut gates) {
-                    Err(error) if error.leaves_connection() => error,
-                    ended => return ended,
-                };
-                let reason = format!("{}: {error}", self.config.url);
-                reporter.report(PublisherEvent::Disconnected { reason, lost: false });
-                // Each of these ends with a message parked or with fewer suspects, so there is no need to slow down.
-                if let SessionError::Poison(_) = error {
-                    continue;
-                }
-                back_off.session_ended(began);
-                if !back_off.pause(self.stop) {
-                    return Ok(());
-                }
-            }
-        });
-        changes.try_iter().for_each(|change| drop(gates.take(change)));
-        // the next connection starts unblocked
-        if gates.blocked {
-            reporter.report(PublisherEvent::Blocked(false));
-        }
-        result
-    }
-
-    fn run_channel(
-        &self,
-        connection: &mut Connection,
-        epoch: u64,
-        change: &Sender<Change>,
-        changes: &Receiver<Change>,
-        gates: &mut Gates,
-    ) -> Result<(), SessionError> {
-        let channel = topology::for_publishing(connection, self.config)?;
-        let downstream = Downstream::look(connection, self.config, self.settled)?;
-        let mut session = Session {
-            epoch,
-            config: self.config,
-            channel: &channel,
-            reporter: self.reporter,
-            last_tag: 0,
-            unconfirmed: BTreeMap::new(),
-        };
-        channel.enable_publisher_confirms()?;
-        let confirms = channel.listen_for_publisher_confirms()?;
-        let returns = channel.listen_for_returns()?;
-        gates.waiting = downstream.waiting_for().is_some();
-        self.reporter.report(PublisherEvent::WaitingFor(downstream.waiting_for().map(str::to_owned)));
-        self.reporter.report(PublisherEvent::Connected { epoch });
-        let (end, ended) = bounded(0);
-        let ended = &ended;
-        let result = thread::scope(|scope| {
-            // as in `run`
-            let _end: Sender<Infallible> = end;
-            spawn_scoped("amqp-downstream", scope, move || self.watch(downstream, connection, ended, change))?;
-            session.publish_all(self.queued, self.stop, &confirms, &returns, changes, gates)
-        });
-        let unconfirmed = session.unconfirmed;
-        // from the watch of this channel's downstream queues
-        changes.try_iter().for_each(|change| drop(gates.take(change)));
-        match cause(result, channel.close().map_err(SessionError::from)) {
-            Err(SessionError::Amqp(error)) if report_refused(&error, &unconfirmed, self.reporter) => {
-                Err(SessionError::Poison(error))
-            }
-            ended => ended,
-        }
+            spawn_scoped("amqp-downstream", scope, move || self.watch(downstream, connection, ended, &change))?;
+            session.publish_all(self.queued, self.stop, &confirms, &returns, &changes, gates)
+        })
     }
 
     fn watch(
@@ -275,7 +241,7 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         confirms: &Receiver<Confirm>,
         returns: &Receiver<Return>,
         changes: &Receiver<Change>,
-        gates: &mut Gates,
+        mut gates: Gates,
     ) -> Result<(), SessionError> {
         let nothing = never();
         loop {
@@ -402,7 +368,7 @@ fn forward_blocked(
     }
 }
 
-/// Reports the publications that the broker never takes, if that is what the channel has ended over. The broker closes
+/// Reports the publications that the broker never takes, if the channel has ended over one. The broker closes
 /// the channel over a message larger than its `max_message_size` without saying which; published again, that one would
 /// close the next channel, and so on forever. Where the reply text does not name the limit either, any of those without
 /// an outcome may be the poison message.

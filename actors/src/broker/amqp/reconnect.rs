@@ -53,37 +53,15 @@ impl Worker {
 }
 
 /// The pauses between attempts that fail.
-pub(super) struct BackOff(Duration);
+struct BackOff(Duration);
 
 impl BackOff {
-    pub(super) fn new() -> Self {
-        Self(FIRST_PAUSE)
-    }
-
-    /// The next pause is the first again.
-    pub(super) fn reset(&mut self) {
-        self.0 = FIRST_PAUSE;
-    }
-
-    /// Notes how long an attempt went well.
-    pub(super) fn session_ended(&mut self, began: Instant) {
-        if began.elapsed() >= LONG_SESSION {
-            self.reset();
-        }
-    }
-
-    /// The next pause.
     fn next(&mut self) -> Duration {
         // Downwards only, so that the longest pause stays the longest. Many clients of a restarted broker must not all
         // come back at the same moment.
         let jittered = self.0.mul_f64(rand::random_range(0.5..=1.0));
         self.0 = (self.0 * 2).min(LONGEST_PAUSE);
         jittered
-    }
-
-    /// Pauses. Returns `false` where `stop` was disconnected meanwhile.
-    pub(super) fn pause(&mut self, stop: &Receiver<Infallible>) -> bool {
-        stop.recv_timeout(self.next()) == Err(RecvTimeoutError::Timeout)
     }
 }
 
@@ -104,7 +82,7 @@ pub(super) fn reconnect(
     report: impl Fn(ConnectionEnd),
     mut session: impl FnMut(Attempt, &mut Connection, &Socket) -> Result<(), SessionError>,
 ) {
-    let mut back_off = BackOff::new();
+    let mut back_off = BackOff(FIRST_PAUSE);
     let mut after_loss = false;
     for number in 1.. {
         let mut began = None;
@@ -115,12 +93,14 @@ pub(super) fn reconnect(
         if is_disconnected(stop) {
             return;
         }
-        began.into_iter().for_each(|began| back_off.session_ended(began));
-        let end = ended.err().unwrap_or(ConnectionEnd { reason: "the session has ended".to_owned(), lost: true });
+        let end = ended.err().unwrap_or_else(|| ConnectionEnd::lost("the session has ended".to_owned()));
+        if end.by_poison || began.is_some_and(|began| began.elapsed() >= LONG_SESSION) {
+            back_off = BackOff(FIRST_PAUSE);
+        }
         after_loss = end.lost || after_loss && began.is_none();
         log::debug!("{role}: {}; trying again", end.reason);
         report(end);
-        if !back_off.pause(stop) {
+        if stop.recv_timeout(back_off.next()) != Err(RecvTimeoutError::Timeout) {
             return;
         }
     }
