@@ -1,13 +1,38 @@
-//! `RefineDataFromMetaData`: opens the .blend file that a message names, inside the permitted folders only.
+//! `RefineDataFromMetaData`: opens the .blend file that a message names, if it lies in a blend root.
 //!
 //! | to find | look in |
 //! | --- | --- |
-//! | the permitted folders, and what is opened below them | `roots` |
-//! | the way from a path to an open file | `walk` |
-//! | what is never sent, wherever it lies | `private` |
-//! | the threads that wait for file systems | `lane` |
-//! | a file that is being sent, and its version | `file`, `tag` |
-//! | what is wrong with a path that names nothing | `words` |
+//! | the blend roots, and how a request for a file goes through them | `roots` |
+//! | from a path to an open file, link by link | `resolve` |
+//! | files that are never sent, wherever they lie | `never_sent` |
+//! | the threads that may block on a file system | `io_pool` |
+//! | an open file, and the ETag of its version | `file`, `tag` |
+//! | what is wrong with a path that names no file | `error_text` |
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use user_http_actors::blend::{BlendConfig, BlendError, BlendRoots, refine_data_from_metadata};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let root = std::env::temp_dir().join(format!("blend-example-{}", std::process::id()));
+//! std::fs::create_dir_all(&root)?;
+//! std::fs::write(root.join("scene.blend"), "BLENDER")?;
+//! let config = BlendConfig { roots: vec![root.clone()], data_dir: None, private_files: Vec::new(), max_open: 10 };
+//! let roots = BlendRoots::new(config).map_err(|(path, error)| format!("{}: {error}", path.display()))?;
+//! actix::System::new().block_on(async {
+//!     let file = Arc::new(refine_data_from_metadata(&roots, Some("scene.blend")).await?);
+//!     assert_eq!(file.len(), 7);
+//!     assert_eq!(file.read(0, 5).await?, "BLEND");
+//!
+//!     let error = refine_data_from_metadata(&roots, Some("../secret.blend")).await.unwrap_err();
+//!     assert!(matches!(error, BlendError::Outside(..)), "{error}");
+//!     Ok::<(), Box<dyn std::error::Error>>(())
+//! })?;
+//! # std::fs::remove_dir_all(root)?;
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt;
 
@@ -23,22 +48,22 @@ pub use file::BlendFile;
 use resolve::Refusal;
 pub use roots::{BlendConfig, BlendRoots, DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
 
-/// Why a .blend file cannot be sent. The texts name the path as the sender has written it, and no other.
+/// Why a .blend file cannot be sent. The texts name the path as the sender has written it, and no other path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlendError {
     /// The message asks for a file and names none.
     #[error("DATA.BINARY_BLEND_FILE is missing, empty or no str; the path of a .blend file is expected")]
     NoPath,
-    /// The path leads out of the permitted folders, by itself or by a link.
+    /// The path leads out of the blend roots, by itself or by a link.
     #[error("blend file {0} is outside the permitted folders{1}")]
     Outside(SentPath, Hint),
-    /// Nothing is there.
+    /// No file has this path.
     #[error("blend file {0} is missing{1}")]
     Missing(SentPath, Hint),
-    /// A folder, a device, a pipe.
+    /// The path is that of a folder, a device, a pipe or the like.
     #[error("blend file {0} is no regular file")]
     NoRegularFile(SentPath),
-    /// The file system refuses, for the reason given.
+    /// The file system refuses to open it, for the reason given.
     #[error("blend file {0} is unreadable: {1}")]
     Unreadable(SentPath, String),
     /// It cannot be opened at the moment, for the reason given; the same request may succeed later.
@@ -47,13 +72,13 @@ pub enum BlendError {
 }
 
 impl BlendError {
-    /// Whether the same request may succeed later although nobody changes anything.
+    /// Whether the same request may succeed later without any change.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::NotNow(..))
     }
 }
 
-/// A path as the sender has written it. Displayed in quotes, escaped, and cut where it is long.
+/// A path as the sender has written it. It is displayed in quotes, escaped, and truncated if it is long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentPath(String);
 
@@ -77,7 +102,7 @@ impl fmt::Display for SentPath {
     }
 }
 
-/// What the sender may have meant, and what would be right; nothing where there is no guess.
+/// What the sender may have meant, and what would be right. Empty if there is no guess.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hint(Option<String>);
 

@@ -1,5 +1,5 @@
-//! What is wrong with a path under which no file was found, and what would be right. A file that is there is sent
-//! whatever its name looks like: on Linux all of these are names.
+//! Error texts: what is wrong with a path that names no file, and what would be right. A file that exists is sent
+//! whatever its name looks like: on Linux all of these are valid names.
 
 use std::ffi::OsStr;
 
@@ -8,13 +8,13 @@ use unicode_normalization::UnicodeNormalization;
 /// The longest path in bytes, as Linux has it (`PATH_MAX` without the final NUL).
 const MAX_PATH: usize = 4095;
 
-/// Why a file is outside that a link leads to.
+/// Why a file is outside the blend roots although its path begins in one.
 pub const LINK_LEAVES: &str = "a symbolic link on its path leads out of them";
 
-/// Why a file is missing whose folder is.
+/// Why a file is missing if its blend root is.
 pub const ROOT_IS_MISSING: &str = "its blend root is not there; is it mounted?";
 
-/// Why a file is missing whose name the file system cannot hold.
+/// Why a file is missing if its name is too long for the file system.
 pub const NAME_TOO_LONG: &str = "a name in it is longer than the file system allows (255 bytes as a rule)";
 
 /// Why no file can have this path.
@@ -67,7 +67,7 @@ fn is_url(path: &str) -> bool {
     is_scheme && (rest.starts_with("//") || scheme.eq_ignore_ascii_case("file"))
 }
 
-/// The same name in the other Unicode forms, each with what is to be said where it is there instead.
+/// The same name in the other Unicode forms, each with the error text for the case that a file has that name instead.
 pub fn other_forms(name: &OsStr) -> Vec<(String, String)> {
     let Some(name) = name.to_str() else { return Vec::new() };
     let forms = [("composed (NFC)", name.nfc().collect::<String>()), ("decomposed (NFD)", name.nfd().collect())];

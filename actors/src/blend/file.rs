@@ -1,4 +1,4 @@
-//! A .blend file that is being sent.
+//! An open .blend file.
 
 use std::fs::File;
 use std::io;
@@ -13,24 +13,24 @@ use super::io_pool::{IoPool, NotDone};
 use super::tag::TagKey;
 use crate::payload;
 
-/// How long one read of a delivery may take, its turn included. It is longer than what opening may take: a delivery
-/// that breaks off has to be resumed, a request that is refused is only asked again.
-const READ_PATIENCE: Duration = Duration::from_secs(30);
+/// How long one read of a delivery may take, the wait for a thread included. This is longer than opening may take,
+/// because a failed read breaks the delivery off, while a failed request is only repeated.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A .blend file that is being sent: its bytes are those of the moment when it was opened, or reading fails. What
-/// becomes of its names, links, owner and permissions does not matter.
+/// An open .blend file. Its bytes are those of the moment when it was opened, or reading fails. Later changes of its
+/// names, links, owner and permissions do not matter.
 #[derive(Debug)]
 pub struct BlendFile {
-    /// The descriptor, and its share of how many may be open; `None` only while it is dropped.
+    /// The file, and its permit to be open. `None` only while this is dropped.
     held: Option<(File, OwnedSemaphorePermit)>,
     pool: IoPool,
     stamp: Stamp,
     version: String,
 }
 
-/// What changes when a file's content does. The time of the last change of its metadata (ctime) and the number of its
-/// links are no part of it: a hard link, a rename (Blender's own save renames the file that is being sent), `chmod` and
-/// the like change them and no byte.
+/// What changes when the content of a file changes. The time of the last change of its metadata (ctime) and the number
+/// of its links are not part of it: a hard link, a rename (as Blender's own save does with the file that is being
+/// sent), `chmod` and the like change these, but no byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// In bytes.
@@ -44,8 +44,8 @@ pub struct Stamp {
 }
 
 impl BlendFile {
-    /// A file that has just been opened. `pool` has the threads of its blend root, `permit` is its share of the bound
-    /// on open files.
+    /// A file that has just been opened. `pool` is that of its blend root, `permit` its share of the bound on open
+    /// files.
     pub(super) fn new(file: File, stamp: Stamp, permit: OwnedSemaphorePermit, pool: IoPool, key: &TagKey) -> Self {
         Self { held: Some((file, permit)), pool, stamp, version: key.tag(&stamp) }
     }
@@ -60,21 +60,21 @@ impl BlendFile {
         self.len() == 0
     }
 
-    /// Differs between two files, and between two contents of one file, as far as the file system tells: 32 hexadecimal
-    /// digits that tell strangers nothing else.
+    /// Differs between two files, and between two contents of one file, as far as the file system reports: 32
+    /// hexadecimal digits that disclose nothing else.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Reads up to `len` bytes that start at `offset`, fewer only where the file ends before. Waits for the disk on a
-    /// thread of the file's blend root, 30 s at the most.
+    /// Reads `len` bytes from `offset`, or fewer at the end of the file. Waits for the disk on a thread of the file's
+    /// blend root, for at most 30 s.
     ///
     /// # Errors
-    /// What the file system reports, `InvalidData` where the file has changed since it was opened or has fewer bytes
-    /// than its length, and `TimedOut`.
+    /// What the file system reports, `InvalidData` if the file has changed since it was opened or is shorter than its
+    /// length, and `TimedOut`.
     pub async fn read(self: Arc<Self>, offset: u64, len: usize) -> io::Result<Bytes> {
         let pool = self.pool.clone();
-        pool.run(READ_PATIENCE, move || self.read_now(offset, len)).await.unwrap_or_else(|not_done| {
+        pool.run(READ_TIMEOUT, move || self.read_now(offset, len)).await.unwrap_or_else(|not_done| {
             Err(match not_done {
                 NotDone::TimedOut => io::Error::new(io::ErrorKind::TimedOut, "the file system does not answer"),
                 NotDone::NoThread => io::Error::other("no thread could be started to read the file"),
@@ -88,7 +88,7 @@ impl BlendFile {
         let read = self.file()?.read_exact_at(&mut chunk, offset);
         self.check_unchanged()?;
         match read {
-            // A network file system tells of a change late, and some tell lengths that are none.
+            // A network file system may report a change late, and some report wrong lengths.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, "the file is shorter than its file system says"))
             }
@@ -96,16 +96,16 @@ impl BlendFile {
         }
     }
 
-    /// Reads what of the range that starts at `offset` can be had without waiting for the disk, up to the length of
-    /// `buffer`. Returns how many bytes that is; 0 says to [`BlendFile::read`].
+    /// Reads what the page cache has from `offset` on, up to the length of `buffer`. Returns how many bytes that is. If
+    /// it is 0, [`BlendFile::read`] has to read them.
     ///
     /// # Errors
-    /// `InvalidData` where the file has changed since it was opened.
+    /// `InvalidData` if the file has changed since it was opened.
     pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.len().saturating_sub(offset).min(buffer.len() as u64) as usize;
         let read = payload::read_cached(self.file()?, offset, &mut buffer[..len]);
-        // A network file system, whose attributes may have to be fetched, gives nothing without waiting. So nothing is
-        // asked of it here either.
+        // Asking a network file system for attributes may block. It never returns cached bytes here, so it is not
+        // asked.
         if read > 0 {
             self.check_unchanged()?;
         }
@@ -125,7 +125,7 @@ impl BlendFile {
 }
 
 impl Drop for BlendFile {
-    /// Closing may wait for the file system as reading does, and the file counts as open until it is done.
+    /// Closing may block as reading does, so the pool does it. The file counts as open until then.
     fn drop(&mut self) {
         let held = self.held.take();
         self.pool.detach(move || drop(held));

@@ -1,5 +1,5 @@
-//! The threads that wait for the file systems of one blend root. A file system that does not answer (a network mount
-//! whose server is gone) holds these and nothing else.
+//! A thread pool for the file system of one blend root. A file system that does not answer (a network mount whose
+//! server is away) blocks the threads of this pool and nothing else.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,23 +9,22 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
-/// How many threads wait for one root at once; whoever comes next waits for a turn. Each costs 256 KiB of stack at the
-/// most, and up to one folder's descriptor for each level of the path that it opens. 16 keep a disk or a file server
-/// busy.
+/// How many threads a pool has at most; more work waits for a permit. A thread costs up to 256 KiB of stack, and one
+/// file descriptor for each level of the path that it opens. 16 threads keep a disk or a file server busy.
 const THREADS: usize = 16;
 
-/// The walk along a path does not recurse, and chunks of files lie on the heap.
+/// Enough because resolving a path does not recurse and chunks of files are on the heap.
 const STACK_BYTES: usize = 256 << 10;
 
-/// How long a thread without work stays.
+/// How long a thread without work stays alive.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Why something has not been done.
+/// Why work has no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotDone {
-    /// Not within the time that was given: no turn, or no answer of the file system.
+    /// The timeout passed: no permit was free, or the file system did not answer.
     TimedOut,
-    /// The system has no thread left, or the work has panicked.
+    /// The system could not start a thread, or the work panicked.
     NoThread,
 }
 
@@ -36,9 +35,9 @@ pub struct IoPool(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     name: String,
-    /// One permit for each job that is running or about to; it comes back when the job has really ended, even where
-    /// nobody waits for it any more.
-    turns: Arc<Semaphore>,
+    /// One permit for each job that runs or is about to run. It is released when the job has ended, even if nobody
+    /// waits for its outcome any more.
+    permits: Arc<Semaphore>,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -60,44 +59,45 @@ impl std::fmt::Debug for State {
 }
 
 impl IoPool {
-    /// A pool whose threads have this name.
+    /// A pool whose threads have this name. It starts them when they are needed.
     pub fn new(name: String) -> Self {
         Self(Arc::new(Shared {
             name,
-            turns: Arc::new(Semaphore::new(THREADS)),
+            permits: Arc::new(Semaphore::new(THREADS)),
             state: Mutex::default(),
             wake: Condvar::new(),
         }))
     }
 
-    /// Does `work` on a thread of the pool. Waits for a turn and for the outcome, both together `patience` at the most.
-    /// Work that nobody waits for any more when it has its turn is not begun; work that has begun keeps its turn until
-    /// it ends.
+    /// Does `work` on a thread of the pool. Waits for a permit and for the outcome, for `timeout` in all. Work that
+    /// nobody waits for any more when it gets its permit is not begun. Work that has begun keeps its permit until it
+    /// ends.
     ///
     /// # Errors
     /// See [`NotDone`].
     pub async fn run<T: Send + 'static>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NotDone> {
         let outcome = async {
-            let turn = Arc::clone(&self.0.turns).acquire_owned().await.map_err(|_| NotDone::NoThread)?;
+            let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| NotDone::NoThread)?;
             let (reply, outcome) = oneshot::channel();
             self.submit(Box::new(move || {
                 if !reply.is_closed() {
-                    // whoever has asked may have gone meanwhile
+                    // the receiver may have been dropped meanwhile
                     let _ = reply.send(work());
                 }
-                drop(turn);
+                drop(permit);
             }))
             .map_err(|_| NotDone::NoThread)?;
             outcome.await.map_err(|_| NotDone::NoThread)
         };
-        tokio::time::timeout(patience, outcome).await.unwrap_or(Err(NotDone::TimedOut))
+        tokio::time::timeout(timeout, outcome).await.unwrap_or(Err(NotDone::TimedOut))
     }
 
-    /// Does `work`, whose outcome nobody waits for, when a thread is free; on this one where there is none at all.
+    /// Does `work`, whose outcome nobody needs, once a thread is free. If no thread can be started at all, the caller's
+    /// thread does it.
     pub fn detach(&self, work: impl FnOnce() + Send + 'static) {
         if let Err((job, _)) = self.submit(Box::new(work)) {
             job();
@@ -112,9 +112,9 @@ impl IoPool {
         } else if state.threads < THREADS {
             let shared = Arc::clone(&self.0);
             let builder = thread::Builder::new().name(self.0.name.clone()).stack_size(STACK_BYTES);
-            match builder.spawn(move || Worker { shared, counted: true }.work()) {
+            match builder.spawn(move || PoolThread { shared, counted: true }.work()) {
                 Ok(_) => state.threads += 1,
-                // without a thread nobody would ever do it
+                // without any thread it would never be done
                 Err(error) if state.threads == 0 => {
                     return state.jobs.pop_back().map_or(Ok(()), |job| Err((job, error)));
                 }
@@ -127,19 +127,19 @@ impl IoPool {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // no job runs while it is held
+        // no job runs while the lock is held, so a panic leaves the state intact
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One thread.
-struct Worker {
+/// One thread of a pool.
+struct PoolThread {
     shared: Arc<Shared>,
-    /// Whether it is counted in [`State::threads`]: until it decides to end, in the moment in which there is no job.
+    /// Whether [`State::threads`] counts it: until it decides to end, which it does while it sees that there is no job.
     counted: bool,
 }
 
-impl Worker {
+impl PoolThread {
     fn work(mut self) {
         while let Some(job) = self.next() {
             job();
@@ -164,7 +164,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for PoolThread {
     /// After a panic.
     fn drop(&mut self) {
         if self.counted {
@@ -196,18 +196,18 @@ mod tests {
         block_on(async {
             for round in 0..3 * THREADS {
                 let (gate, begun) = (gate.clone(), Arc::clone(&begun));
-                let patience = if round < THREADS { AT_ONCE } else { Duration::ZERO };
+                let timeout = if round < THREADS { AT_ONCE } else { Duration::ZERO };
                 let work = move || {
                     begun.fetch_add(1, Ordering::SeqCst);
                     // ends when the other side is gone
                     let _ = gate.recv();
                 };
-                assert_eq!(hung.run(patience, work).await, Err(NotDone::TimedOut));
+                assert_eq!(hung.run(timeout, work).await, Err(NotDone::TimedOut));
             }
             assert_eq!(healthy.run(SOON, || 7).await, Ok(7));
         });
         drop(release);
-        // the pool works again, and those that nobody waited for any more have not been begun
+        // the pool works again, and work that nobody waited for any more has not been begun
         assert_eq!(block_on(hung.run(SOON, || 8)), Ok(8));
         assert!(begun.load(Ordering::SeqCst) <= THREADS, "{begun:?} have begun");
         assert!(hung.0.lock().threads <= THREADS);

@@ -1,5 +1,5 @@
-//! What is never sent, wherever the blend roots are: the data directory and the files that hold secrets. They are
-//! recognised by what they are, not by name, so that a hard link or a bind mount of one is recognised too.
+//! Files that are never sent, wherever the blend roots are: the data directory and the files that hold secrets. They
+//! are recognised by device and inode, not by name, so that a hard link or a bind mount of one is recognised too.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use super::resolve::{Dir, FileId, OpenedFile};
 
-/// The file systems whose files the kernel makes up, such as its memory and the environment of processes, as
-/// `linux/magic.h` numbers them. They may be mounted anywhere.
-const MADE_UP: [u32; 10] = [
+/// The magic numbers (`linux/magic.h`) of file systems whose files the kernel generates, such as its memory and the
+/// environment of processes. They may be mounted anywhere.
+const GENERATED: [u32; 10] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
     0x6265_6570, // configfs
@@ -24,8 +24,8 @@ const MADE_UP: [u32; 10] = [
     0xde5e_81e4, // efivarfs
 ];
 
-/// Where they are. What is there is looked up for each request: certificates and tokens are replaced while the service
-/// runs.
+/// The paths of these files. Their device and inode are read for each request, because certificates and tokens are
+/// replaced while the service runs.
 #[derive(Debug)]
 pub struct NeverSent {
     /// The data directory, with everything below it.
@@ -35,18 +35,18 @@ pub struct NeverSent {
 }
 
 impl NeverSent {
-    /// Whether the file `found`, on the way to which `dirs` were walked through from the first to the last, is one.
+    /// Whether `found` is one of them. `dirs` are the folders on its path, from the blend root (or `/`) on.
     ///
     /// # Errors
-    /// What the file system reports; nothing is known then.
+    /// What the file system reports. Then it is unknown whether the file is one.
     pub fn holds(&self, dirs: &[Dir], found: &OpenedFile) -> io::Result<bool> {
         for path in &self.files {
             if identity(path)? == Some(found.id) {
                 return Ok(true);
             }
         }
-        // those of the kernel always tell; others, such as some in FUSE, may not
-        if rustix::fs::fstatfs(&found.file).is_ok_and(|stat| MADE_UP.contains(&(stat.f_type as u32))) {
+        // the kernel's own file systems always answer; others, such as some in FUSE, may not
+        if rustix::fs::fstatfs(&found.file).is_ok_and(|stat| GENERATED.contains(&(stat.f_type as u32))) {
             return Ok(true);
         }
         let Some(data_dir) = &self.data_dir else { return Ok(false) };
@@ -60,7 +60,7 @@ impl NeverSent {
         {
             return Ok(true);
         }
-        // What else can lead in there has another name or is mounted elsewhere. Only then is all of it listed.
+        // Otherwise only a hard link or another mount can lead into the data directory. Only then is all of it listed.
         let other_ways: Vec<FileId> = dirs.iter().filter(|dir| dir.is_mounted).map(|dir| dir.id).collect();
         let has_other_ways = !other_ways.is_empty() || found.links > 1 || found.is_mounted;
         if !has_other_ways {
@@ -74,7 +74,7 @@ impl NeverSent {
 fn identity(path: &Path) -> io::Result<Option<FileId>> {
     match fs::metadata(path) {
         Ok(meta) => Ok(Some(FileId { device: meta.dev(), inode: meta.ino() })),
-        // being replaced, gone, or behind a folder that this process may not enter
+        // being replaced, deleted, or in a folder that this process may not enter
         Err(error)
             if matches!(
                 error.kind(),
@@ -87,7 +87,7 @@ fn identity(path: &Path) -> io::Result<Option<FileId>> {
     }
 }
 
-/// What everything in a folder and below is.
+/// Device and inode of everything in a folder and below.
 fn identities_below(folder: &Path) -> io::Result<HashSet<FileId>> {
     let mut identities = HashSet::new();
     let mut folders = vec![folder.to_owned()];
@@ -96,7 +96,7 @@ fn identities_below(folder: &Path) -> io::Result<HashSet<FileId>> {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            // somebody else's, such as the lost+found of a volume: whatever this process writes it can list
+            // another user's folder, such as the lost+found of a volume: this process can list what it writes itself
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_first => continue,
             Err(error) => return Err(error),
         };

@@ -1,8 +1,7 @@
-//! The way from a path to an open file, one component after the other.
-//!
-//! Each folder is opened in the one before it, without following links; links are read and followed here. So the
-//! folders that are held open say where a file lies, whatever is renamed or linked anew meanwhile: nothing is checked
-//! by name first and opened by name then.
+//! Resolves a path to an open file, one component after the other.
+//! Each folder is opened relative to the one before it, without following links; links are read and followed here. So
+//! the open folders prove where a file lies, whatever is renamed or linked meanwhile: no name is checked first and
+//! opened later.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -23,33 +22,33 @@ use super::error_text;
 use super::never_sent::NeverSent;
 use super::roots::Root;
 
-/// How many symbolic links one path may lead through, as in the kernel.
+/// How many symbolic links one path may contain, as in the kernel.
 const MAX_LINKS: u32 = 40;
 
-/// How many folders deep a file may lie: each is a descriptor while its path is walked along.
+/// How many folders deep a file may lie: each costs a file descriptor while the path is resolved.
 const MAX_DEPTH: usize = 100;
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// What tells a file from all others.
+/// What identifies a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
     pub device: u64,
     pub inode: u64,
 }
 
-/// A folder that is held open.
+/// An open folder.
 #[derive(Debug)]
 pub struct Dir {
     fd: OwnedFd,
     pub id: FileId,
-    /// Whether something is mounted here, so that what lies in it may have another name elsewhere.
+    /// Whether a file system is mounted here, so that its files may have other names elsewhere.
     pub is_mounted: bool,
-    /// The blend root that this is.
+    /// The index of the blend root that this is.
     root: Option<usize>,
 }
 
-/// The file at the end of the way.
+/// The file that a path names.
 #[derive(Debug)]
 pub struct OpenedFile {
     pub file: File,
@@ -58,16 +57,16 @@ pub struct OpenedFile {
     pub is_mounted: bool,
 }
 
-/// Where a way begins: each place has a [`IoPool`](super::io_pool::IoPool) of its own.
+/// Where resolving starts. Each start has an [`IoPool`](super::io_pool::IoPool) of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At a blend root.
     Root(usize),
-    /// At `/`. Whether it leads into a blend root turns out on the way.
+    /// At `/`. The path may still lead into a blend root.
     Slash,
 }
 
-/// What is left of the way to a file.
+/// The rest of a path, and where it starts.
 #[derive(Clone, Debug)]
 pub struct UnresolvedPath {
     pub start: Start,
@@ -75,16 +74,16 @@ pub struct UnresolvedPath {
     links: u32,
 }
 
-/// How far a [`UnresolvedPath`] has led.
+/// The result of resolving an [`UnresolvedPath`].
 #[derive(Debug)]
 pub enum Resolved {
-    /// To a regular file inside this blend root.
+    /// A regular file inside the blend root of this index.
     File(OpenedFile, usize),
-    /// To a link or a `..` that leads out of where it began, or into another blend root.
+    /// A link or a `..` leads out of the start, or the path enters another blend root: the rest has another start.
     Elsewhere(UnresolvedPath),
 }
 
-/// Why a way leads to no file.
+/// Why a path does not lead to a file that may be sent.
 #[derive(Debug)]
 pub enum Refusal {
     Outside { by_link: bool },
@@ -95,7 +94,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What an error of the system means. What there is not enough of now may be there again at the next request.
+    /// The meaning of a system error. A lack of resources is temporary.
     pub fn of(error: &io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE) => Self::NotNow("too many files are open".to_owned()),
@@ -110,7 +109,7 @@ impl Refusal {
 }
 
 impl UnresolvedPath {
-    /// The way that a path of a message names.
+    /// A path of a message.
     pub fn of(path: &Path, roots: &[Root]) -> Self {
         let rest = components(path.as_os_str());
         if path.is_absolute() {
@@ -120,8 +119,8 @@ impl UnresolvedPath {
         Self { start, rest, links: 0 }
     }
 
-    /// An absolute path. Where it begins with the name of a blend root it begins there, so that nothing waits for what
-    /// the folders above are mounted from.
+    /// An absolute path. If it begins with the path of a blend root, it starts there, so that nothing waits for the
+    /// file systems of the folders above.
     fn from_slash(mut rest: VecDeque<OsString>, links: u32, roots: &[Root]) -> Self {
         let begins = |root: &&(usize, &VecDeque<OsString>)| {
             root.1.len() <= rest.len() && root.1.iter().zip(&rest).all(|(one, other)| one == other)
@@ -137,9 +136,9 @@ impl UnresolvedPath {
         }
     }
 
-    /// Goes along as far as possible. `known` are the blend roots, held open, where the way starts at `/`; none of them
-    /// is recognised that is not among them. Blocks on the file system.
-    pub fn walk(self, roots: &[Root], known: &[Option<Dir>], never_sent: &NeverSent) -> Result<Resolved, Refusal> {
+    /// Resolves the path as far as its start reaches. If it starts at `/`, `known` has the blend roots, opened; only
+    /// these are recognised. Blocks on the file system.
+    pub fn resolve(self, roots: &[Root], known: &[Option<Dir>], never_sent: &NeverSent) -> Result<Resolved, Refusal> {
         let Self { start, rest, links } = self;
         let first = match start {
             Start::Root(index) => {
@@ -164,7 +163,7 @@ impl UnresolvedPath {
     }
 }
 
-/// The components of a path. A final `/` counts as `.`: only a folder has such a name.
+/// The components of a path. A final `/` counts as `.`, because only a folder can be named like that.
 pub fn components(path: &OsStr) -> VecDeque<OsString> {
     let bytes = path.as_bytes();
     let parts = bytes.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".");
@@ -201,17 +200,17 @@ impl Dir {
     }
 }
 
-/// What a file is, whether something is mounted on it, and how many links it has.
+/// A file's identity, whether something is mounted on it, and how many links it has.
 fn describe(fd: impl AsFd) -> Result<(FileId, bool, u32), Errno> {
     let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::NLINK)?;
-    // Linux before 5.8 cannot tell
-    let told = stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
-    let is_mounted = !told || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+    // Linux before 5.8 does not report this
+    let is_reported = stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+    let is_mounted = !is_reported || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
     let device = makedev(stat.stx_dev_major, stat.stx_dev_minor);
     Ok((FileId { device, inode: stat.stx_ino }, is_mounted, stat.stx_nlink))
 }
 
-/// Which of the blend roots a folder is.
+/// The index of the blend root that a folder is.
 fn root_of(known: &[Option<Dir>], dir: &Dir) -> Option<usize> {
     known.iter().position(|root| root.as_ref().is_some_and(|root| root.id == dir.id))
 }
@@ -220,21 +219,21 @@ fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
-/// A way that is being walked along.
+/// A path that is being resolved.
 struct Resolver<'a> {
     roots: &'a [Root],
     never_sent: &'a NeverSent,
     start: Start,
     known: &'a [Option<Dir>],
-    /// The folders from the start to where the way has led, never empty.
+    /// The open folders from the start to the current one. Never empty.
     stack: Vec<Dir>,
-    /// The path of the last of them, as far as its names tell.
+    /// The path of the current folder by its names, links aside.
     names: Vec<OsString>,
     rest: VecDeque<OsString>,
     links: u32,
 }
 
-/// What one more component has led to.
+/// What the next component is.
 enum Step {
     Entered,
     Opened(OpenedFile, usize),
@@ -259,7 +258,7 @@ impl Resolver<'_> {
                 continue;
             }
             if let Some(index) = self.root_named(&name) {
-                // it may hang, and then holds its own threads and not those of the folder that it is in
+                // it may not answer, and then blocks its own threads and not those of the folder that it is in
                 return Ok(Resolved::Elsewhere(UnresolvedPath {
                     start: Start::Root(index),
                     rest: self.rest,
@@ -274,8 +273,8 @@ impl Resolver<'_> {
                 Ok(Step::Outside) => return Err(self.outside()),
                 Err(Errno::LOOP | Errno::NOTDIR) => match self.read_link(&name) {
                     Ok(target) => {
-                        if let Some(way) = self.follow(&target)? {
-                            return Ok(Resolved::Elsewhere(way));
+                        if let Some(rest) = self.follow(&target)? {
+                            return Ok(Resolved::Elsewhere(rest));
                         }
                     }
                     // a file where a folder should be
@@ -288,11 +287,11 @@ impl Resolver<'_> {
                 return Err(self.unreadable(format!("it lies more than {MAX_DEPTH} folders deep")));
             }
         }
-        // the path is that of a folder
+        // the path names a folder
         Err(if self.root().is_some() { Refusal::NoRegularFile } else { self.outside() })
     }
 
-    /// The blend root in which the way has led so far, the innermost of several.
+    /// The index of the blend root that the current folder lies in, the innermost if there are several.
     fn root(&self) -> Option<usize> {
         self.stack.iter().rev().find_map(|dir| dir.root)
     }
@@ -328,11 +327,11 @@ impl Resolver<'_> {
             return Err(Errno::LOOP);
         }
         let Some(root) = self.root() else { return Ok(Step::Outside) };
-        // a device might do something when it is opened
+        // opening a device may have effects
         if kind != FileType::RegularFile {
             return Ok(Step::NoRegularFile);
         }
-        // a pipe may have taken the file's place meanwhile: it must not be waited for
+        // the file may have been replaced by a pipe meanwhile, and opening that must not block
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(openat(top, name, flags, Mode::empty())?);
         if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
@@ -350,7 +349,7 @@ impl Resolver<'_> {
         readlinkat(&self.top().fd, name, Vec::new()).map(|target| OsString::from_vec(target.into_bytes()))
     }
 
-    /// Goes on where a link points to; from elsewhere where it leads out of where this way began.
+    /// Continues at the target of a link. Returns the rest of the path if that has another start.
     fn follow(&mut self, target: &OsStr) -> Result<Option<UnresolvedPath>, Refusal> {
         self.links += 1;
         if self.links > MAX_LINKS {
@@ -365,12 +364,11 @@ impl Resolver<'_> {
         Ok(None)
     }
 
-    /// Goes on from `/`, or from a blend root on the way, where `..` leads out of a blend root: it may lead into
-    /// another, or back.
+    /// The rest of the path after a `..` that leads out of a blend root. It may lead into another one, or back.
     fn leave(self, index: usize) -> Result<UnresolvedPath, Refusal> {
         let real = std::fs::canonicalize(&self.roots[index].path).map_err(|error| Refusal::of(&error))?;
         let mut rest = components(real.as_os_str());
-        // no link is in it: the folder above is the one before
+        // the path has no links, so the folder above is the component before
         rest.pop_back();
         rest.extend(self.rest);
         Ok(UnresolvedPath::from_slash(rest, self.links, self.roots))
@@ -386,11 +384,11 @@ impl Resolver<'_> {
                 refusal => refusal,
             };
         }
-        // what there is elsewhere is nobody's business
+        // nothing about files outside the blend roots is disclosed
         self.outside()
     }
 
-    /// What to say where the name is there in another Unicode form.
+    /// The hint for a name that exists in another Unicode form.
     fn other_form(&self, name: &OsStr) -> Option<Hint> {
         let is_there = |other: &str| statat(&self.top().fd, other, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         error_text::other_forms(name).into_iter().find(|(other, _)| is_there(other)).map(|(_, why)| why.into())

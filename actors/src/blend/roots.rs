@@ -1,4 +1,4 @@
-//! The permitted folders, and what is opened below them.
+//! The blend roots, and how a request for a file goes through them.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -17,34 +17,34 @@ use super::never_sent::NeverSent;
 use super::resolve::{Dir, Refusal, Resolved, Start, UnresolvedPath, components};
 use super::tag::TagKey;
 
-/// How long a request waits for a file to be opened, its turn included. A healthy file server takes milliseconds.
-const OPEN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long opening a file may take, the wait for a thread included. A healthy file server takes milliseconds.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a request that does not begin in a root waits for each of the roots to be opened.
-const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a request whose path does not start in a root waits for each of the roots to be opened.
+const ROOT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NO_ANSWER: &str = "its file system does not answer";
 
-/// How many .blend files are open at once unless it is set: each is a descriptor. [`BlendConfig::max_open`] says who
-/// waits.
+/// The default of [`BlendConfig::max_open`]. Each file costs a file descriptor.
 pub const DEFAULT_MAX_OPEN_BLEND_FILES: usize = 4096;
 
-/// What there is to know about .blend files.
+/// The settings for .blend files.
 #[derive(Clone, Debug)]
 pub struct BlendConfig {
     /// The folders in which .blend files may lie. Relative paths are relative to the first. They are opened anew for
-    /// each request, and need not be there at the start.
+    /// each request, and need not exist at the start.
     pub roots: Vec<PathBuf>,
-    /// Never sent, with everything below it. Holds the key of the ETags; without it they change with each start.
+    /// The data directory: never sent, with everything below it. It holds the key of the ETags; without it they change
+    /// with each start.
     pub data_dir: Option<PathBuf>,
     /// Single files that are never sent.
     pub private_files: Vec<PathBuf>,
-    /// How many .blend files are open at once, each of them a file descriptor and a delivery. Beyond that a request
-    /// fails with [`BlendError::NotNow`](super::BlendError::NotNow).
+    /// How many .blend files may be open at once. Each costs a file descriptor. A request beyond this fails with
+    /// [`BlendError::NotNow`](super::BlendError::NotNow).
     pub max_open: usize,
 }
 
-/// The permitted folders. Cloning is cheap.
+/// The blend roots. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct BlendRoots(Arc<Shared>);
 
@@ -52,18 +52,18 @@ pub struct BlendRoots(Arc<Shared>);
 struct Shared {
     roots: Vec<Root>,
     pools: Vec<IoPool>,
-    /// For what begins in none of the roots.
+    /// For paths that start in none of the roots.
     elsewhere: IoPool,
     never_sent: NeverSent,
     key: TagKey,
     open_files: Arc<Semaphore>,
 }
 
-/// A permitted folder, by its path.
+/// A blend root, by its path.
 #[derive(Debug)]
 pub struct Root {
     pub path: PathBuf,
-    /// Of the path, made absolute.
+    /// Those of the absolute path.
     pub components: VecDeque<OsString>,
 }
 
@@ -74,10 +74,11 @@ impl Root {
 }
 
 impl BlendRoots {
-    /// Takes the folders as they are, and warns in the log about each that cannot be opened. Nothing waits for them.
+    /// Logs a warning for each folder that cannot be opened. Does not wait for the folders.
     ///
     /// # Errors
-    /// The data directory, whose key cannot be read or made, or the folder whose path cannot be made absolute, and why.
+    /// The data directory, if its key can be neither read nor made, or the folder whose path cannot be made absolute;
+    /// and why.
     pub fn new(config: BlendConfig) -> Result<Self, (PathBuf, io::Error)> {
         let key = match &config.data_dir {
             None => TagKey::random(),
@@ -114,20 +115,20 @@ impl BlendRoots {
         Ok(this)
     }
 
-    /// Opens the file under a path.
+    /// Opens the file that a path names.
     pub(super) async fn open(&self, path: &str) -> Result<BlendFile, Refusal> {
-        let mut way = UnresolvedPath::of(Path::new(path), &self.0.roots);
-        let deadline = Instant::now() + OPEN_PATIENCE;
+        let mut unresolved = UnresolvedPath::of(Path::new(path), &self.0.roots);
+        let deadline = Instant::now() + OPEN_TIMEOUT;
         loop {
-            let start = way.start;
+            let start = unresolved.start;
             let known = match start {
                 Start::Root(_) => OpenRoots::default(),
                 Start::Slash => self.open_roots().await?,
             };
             let shared = Arc::clone(&self.0);
-            let patience = deadline.saturating_duration_since(Instant::now());
-            match self.0.pool(start).run(patience, move || shared.go(way, &known)).await {
-                Ok(Ok(Outcome::Elsewhere(next))) => way = next,
+            let timeout = deadline.saturating_duration_since(Instant::now());
+            match self.0.pool(start).run(timeout, move || shared.resolve(unresolved, &known)).await {
+                Ok(Ok(Outcome::Elsewhere(next))) => unresolved = next,
                 Ok(Ok(Outcome::File(file))) => return Ok(file),
                 Ok(Err(refusal)) => return Err(refusal),
                 Err(NotDone::NoThread) => return Err(Refusal::NotNow("no thread could be started for it".to_owned())),
@@ -137,7 +138,7 @@ impl BlendRoots {
                             let root = self.0.roots[index].path.display();
                             log::warn!("blend root {root} does not answer; its requests get 503, others are served");
                         }
-                        Start::Slash => log::warn!("a folder on the way to a blend root does not answer"),
+                        Start::Slash => log::warn!("a folder above a blend root does not answer"),
                     }
                     return Err(Refusal::NotNow(NO_ANSWER.to_owned()));
                 }
@@ -145,11 +146,11 @@ impl BlendRoots {
         }
     }
 
-    /// Opens all roots, each on its own threads: one that hangs is not waited for long.
+    /// Opens all roots, each on its own threads, so that one that does not answer delays this little.
     async fn open_roots(&self) -> Result<OpenRoots, Refusal> {
         let open = |index: usize| {
             let shared = Arc::clone(&self.0);
-            self.0.pools[index].run(ROOT_PATIENCE, move || shared.roots[index].open())
+            self.0.pools[index].run(ROOT_TIMEOUT, move || shared.roots[index].open())
         };
         let mut known = OpenRoots::default();
         for opened in join_all((0..self.0.roots.len()).map(open)).await {
@@ -157,7 +158,7 @@ impl BlendRoots {
                 Ok(Ok(dir)) => Some(dir),
                 Ok(Err(error)) => match Refusal::of(&error) {
                     refusal @ Refusal::NotNow(_) => return Err(refusal),
-                    // nothing is to be found in one that cannot be opened
+                    // no file can be found in a root that cannot be opened
                     _ => None,
                 },
                 Err(_) => {
@@ -170,10 +171,10 @@ impl BlendRoots {
     }
 }
 
-/// The blend roots as they are at the moment, for a way that does not begin in one.
+/// The blend roots, opened for a path that does not start in one.
 struct OpenRoots {
     dirs: Vec<Option<Dir>>,
-    /// Whether each of them has answered.
+    /// Whether all of them have answered.
     is_complete: bool,
 }
 
@@ -183,7 +184,7 @@ impl Default for OpenRoots {
     }
 }
 
-/// How far a request has got.
+/// The result of one step of a request.
 enum Outcome {
     Elsewhere(UnresolvedPath),
     File(BlendFile),
@@ -197,18 +198,18 @@ impl Shared {
         }
     }
 
-    /// Goes along a way. Blocks on the file system.
-    fn go(&self, way: UnresolvedPath, known: &OpenRoots) -> Result<Outcome, Refusal> {
-        // Only now: those that wait for a file system which does not answer keep none from being opened elsewhere.
+    /// Resolves a path from its start. Blocks on the file system.
+    fn resolve(&self, path: UnresolvedPath, known: &OpenRoots) -> Result<Outcome, Refusal> {
+        // Taken only now, so that requests to a file system that does not answer hold no permits.
         let permit = Arc::clone(&self.open_files).try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::NotNow("too many .blend files are being sent".to_owned()))?;
-        let walked = way.walk(&self.roots, &known.dirs, &self.never_sent).map_err(|refusal| match refusal {
-            // it may lie in the one that has not answered
+        let resolved = path.resolve(&self.roots, &known.dirs, &self.never_sent).map_err(|refusal| match refusal {
+            // the file may lie in a root that has not answered
             Refusal::Outside { .. } if !known.is_complete => Refusal::NotNow(NO_ANSWER.to_owned()),
             refusal => refusal,
         });
-        match walked? {
-            Resolved::Elsewhere(way) => Ok(Outcome::Elsewhere(way)),
+        match resolved? {
+            Resolved::Elsewhere(path) => Ok(Outcome::Elsewhere(path)),
             Resolved::File(found, root) => {
                 let stamp = Stamp::of(&found.file).map_err(|error| Refusal::of(&error))?;
                 Ok(Outcome::File(BlendFile::new(found.file, stamp, permit, self.pools[root].clone(), &self.key)))
@@ -217,18 +218,18 @@ impl Shared {
     }
 }
 
-/// Checks that a folder is there and can be used as a blend root. One that does not answer within 5 s passes: the
-/// service runs without it until it does.
+/// Checks that a folder exists and can be used as a blend root. A folder that does not answer within 5 s passes: the
+/// service runs without it until it answers.
 ///
 /// # Errors
 /// Why it cannot be opened.
 pub fn check_root(path: &Path) -> io::Result<()> {
     let (reply, outcome) = mpsc::channel();
     let path = path.to_owned();
-    // the thread is left to itself where it waits for a dead file server
+    // detached, since it may wait for a dead file server
     std::thread::Builder::new().name("blend-check".to_owned()).spawn(move || {
-        // nobody listens any more after 5 s
+        // after 5 s nobody receives it
         let _ = reply.send(Dir::open(&path).map(|_| ()));
     })?;
-    outcome.recv_timeout(OPEN_PATIENCE).unwrap_or(Ok(()))
+    outcome.recv_timeout(OPEN_TIMEOUT).unwrap_or(Ok(()))
 }

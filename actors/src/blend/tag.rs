@@ -1,4 +1,4 @@
-//! What strangers see of a file's version: a keyed hash, which tells neither device nor inode.
+//! The ETag of a file's version: a keyed hash, which discloses neither device nor inode.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -13,10 +13,10 @@ use super::file::Stamp;
 /// The file in the data directory that holds the key.
 const KEY_FILE: &str = "etag.key";
 
-/// How many bytes of the hash are shown: enough that two versions of a file never have the same.
+/// How many bytes of the hash are used: enough that two versions of a file never have the same.
 const SHOWN_BYTES: usize = 16;
 
-/// The key of the hash, the same after a restart, so that a transfer can be resumed then.
+/// The key of the hash. It survives restarts, so that a transfer can be resumed after one.
 #[derive(Clone)]
 pub struct TagKey([u8; 32]);
 
@@ -27,13 +27,13 @@ impl std::fmt::Debug for TagKey {
 }
 
 impl TagKey {
-    /// A key that ends with the process.
+    /// A key for the lifetime of the process.
     pub fn random() -> Self {
         Self(rand::random())
     }
 
-    /// The key that is kept in `data_dir`, made where there is none. One that is damaged is made anew: all that is lost
-    /// is that transfers begun before start again.
+    /// The key that `data_dir` holds. A missing or damaged one is replaced by a new one; then transfers that began
+    /// before start again.
     ///
     /// # Errors
     /// What the file system reports.
@@ -57,9 +57,9 @@ impl TagKey {
         Ok(key)
     }
 
-    /// What is shown of a version, in hexadecimal digits.
+    /// The tag of a version, in hexadecimal digits.
     pub fn tag(&self, stamp: &Stamp) -> String {
-        // every part has a fixed length and the hash is cut, so that nothing can be appended
+        // every part has a fixed length and the hash is truncated, so length extension is impossible
         let mut hash = Sha256::new().chain_update(self.0);
         for part in [stamp.device, stamp.inode, stamp.len] {
             hash.update(part.to_le_bytes());

@@ -98,7 +98,7 @@ impl Work {
 /// What one place of a probe sequence costs in a table of so many slots: a larger one does not fit the processor's
 /// caches.
 pub(super) fn probe_ns(slots: usize) -> u64 {
-    5 + (slots as u64 >> 15).min(120)
+    5 + (slots as u64 >> 14).min(120)
 }
 
 /// The places at which a key may be found.
