@@ -34,13 +34,13 @@ pub enum PublisherEvent {
         /// The number of the connection; every later one has a greater number.
         epoch: u64,
     },
-    /// The connection has ended, or the attempt to make one. Everything published in it without an outcome is unknown and
-    /// must be sent again. A next attempt follows by itself, after a back-off.
+    /// The connection has ended, or the attempt to make one. Everything published in it without an outcome is unknown
+    /// and must be sent again. A next attempt follows by itself, after a back-off.
     Disconnected {
         /// Why; without any password.
         reason: String,
-        /// Whether it was lost, and the broker maybe restarted. Otherwise the broker has only refused something, and the
-        /// connection was given up because of that.
+        /// Whether it was lost, and the broker maybe restarted. Otherwise the broker has only refused something, and
+        /// the connection was given up because of that.
         lost: bool,
     },
     /// The broker has blocked the connection (`connection.blocked`) or unblocked it. Every connection starts unblocked,

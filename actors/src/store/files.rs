@@ -155,8 +155,8 @@ impl SegmentFile {
         open.opening -= 1;
         match opened {
             Ok(file) => {
-                // What was opened may be the empty file in place of one that has been deleted meanwhile. Only its readers
-                // find the deleted one.
+                // What was opened may be the empty file in place of one that has been deleted meanwhile. Only its
+                // readers find the deleted one.
                 let file = self.deleted.get().cloned().unwrap_or_else(|| {
                     let file = Arc::new(file);
                     open.files.push_back((self.number, Arc::clone(&file)));
