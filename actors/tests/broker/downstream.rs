@@ -46,6 +46,8 @@ fn messages_wait_until_an_awaited_queue_exists_and_has_a_consumer() {
     assert!(missing.contains(QUEUE), "{missing}");
     publishing.publish(epoch, 2, Format::Json, "{}");
     peer.channel.queue_declare(QUEUE, QueueDeclareOptions::default()).expect("the queue");
+    // a new one: amiquip gives up a connection whose cancel crosses that of the broker
+    let user_manager = Peer::connect(&SHARED);
     let _consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
     while waiting_for(&mut publishing).is_some() {}
     assert_eq!(publishing.outcome(2), Outcome::Confirmed);

@@ -138,7 +138,7 @@ fn a_port_without_tls_and_one_that_says_nothing_are_told_apart() {
     assert_disconnected(&plain, Some(&broker.ca_file), "does not speak TLS");
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("amqps://guest:guest@{}/%2f", silent.local_addr().expect("an address"));
-    let mut server = assert_disconnected(&url, Some(&broker.ca_file), "the TLS handshake is not over within 5s");
+    let mut server = assert_disconnected(&url, Some(&broker.ca_file), "the TLS handshake did not finish within 5s");
     // In the middle of the next handshake.
     let (mut socket, _) = silent.accept().expect("a connection");
     socket.read_exact(&mut [0; 5]).expect("a handshake");
