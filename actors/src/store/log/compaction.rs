@@ -56,15 +56,11 @@ impl LogStore {
         } else if self.stuck.is_none() {
             return Ok(Compacted::default());
         }
-        let (mut total, mut live, mut first) = (self.total, self.live, None);
-        for (&number, segment) in &self.segments {
-            if self.is_kept(number) {
-                (total, live) = (total - segment.len, live - segment.live);
-                // the removals of its records have to stay as long as it does
-                live += segment.put.len() as u64 * RECORD_HEADER;
-            } else if segment.len > 0 {
-                first = first.or(Some(number));
-            }
+        let (mut total, mut live) = (self.total, self.live);
+        for segment in self.kept() {
+            (total, live) = (total - segment.len, live - segment.live);
+            // the removals of its records have to stay as long as it does
+            live += segment.put.len() as u64 * RECORD_HEADER;
         }
         // More dead bytes than this would waste disk space; with fewer the same records would be copied again and
         // again.
@@ -72,7 +68,11 @@ impl LogStore {
             true => (live + live / 4, SLACK_WHEN_FULL.min(self.segment_bytes)),
             false => (2 * live, self.segment_bytes),
         };
-        let Some(number) = first.filter(|_| total > allowed + slack) else { return Ok(Compacted::default()) };
+        if total <= allowed + slack {
+            return Ok(Compacted::default());
+        }
+        let first = self.segments.iter().find(|(number, segment)| segment.len > 0 && !self.is_kept(**number));
+        let Some((&number, _)) = first else { return Ok(Compacted::default()) };
         if self.next_number() == number + 1 {
             self.step(number, |store| {
                 store.leave_newest()?;
@@ -96,6 +96,13 @@ impl LogStore {
             .find(|(number, segment)| segment.live == 0 || !(is_full || self.is_kept(**number)))
             .filter(|(_, segment)| segment.live == 0)
             .map(|(&number, _)| number)
+    }
+
+    /// The segments that compaction moves no records out of at the moment: mostly none.
+    fn kept(&self) -> impl Iterator<Item = &Segment> {
+        let stuck = self.stuck.unwrap_or(0);
+        let behind = self.unreadable.range(stuck + 1..).filter_map(|number| self.segments.get(number));
+        self.segments.range(..=stuck).map(|(_, segment)| segment).chain(behind)
     }
 
     /// Whether compaction moves no records out of this segment at the moment.
