@@ -15,7 +15,7 @@ use crate::lease::{BufferMsgView, Progress};
 use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState};
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
 use crate::wait_queue::WaitQueue;
 
 mod age;
@@ -227,7 +227,7 @@ impl BufferActor {
         if self.draining.is_some() {
             return Err(Error::Stopping);
         }
-        self.check_store()?;
+        check_failure(&self.store_failure)?;
         // a delivery keeps a replaced message until it ends
         let replaced = self.messages.get(uuid).filter(|message| !self.leases.contains_key(&message.seq));
         let held = self.bytes + self.reserved + self.lingering_bytes - replaced.map_or(0, BufferedMsg::cost);
@@ -236,11 +236,6 @@ impl BufferActor {
         }
         self.reserved += cost;
         Ok(())
-    }
-
-    /// After a final failure the store reports no more outcomes.
-    fn check_store(&self) -> Result<(), StoreError> {
-        self.store_failure.clone().filter(StoreError::is_final).map_or(Ok(()), Err)
     }
 
     /// The message of this UUID, unless it has expired.
@@ -318,21 +313,19 @@ impl Handler<AddBufferMsg> for BufferActor {
 
     fn handle(&mut self, message: AddBufferMsg, _: &mut Self::Context) -> Self::Result {
         let AddBufferMsg { buffer_uuid: uuid, message, delivery } = message;
-        let (reply, deferred) = deferred();
         if self.is_duplicate(delivery) {
             log::info!("message {uuid:?} is delivered again by the broker, and is not buffered again");
-            reply.send(Ok(()));
-            return deferred;
+            return Deferred::now(Ok(()));
         }
         let stored_at_ms = now_ms();
         let cold = ColdFields::new(message.blend, delivery.map(|delivery| delivery.fingerprint));
         let meta = encode_meta(&Meta::of(uuid.clone(), stored_at_ms, self.clock.boot_time(), cold.as_deref()));
         let cost = cost(meta.len(), message.pickle.iter().map(|part| part.len() as u64).sum());
         if let Err(error) = self.reserve(&uuid, cost) {
-            reply.send(Err(error));
-            return deferred;
+            return Deferred::now(Err(error));
         }
         let meta_len = meta.len() as u32;
+        let (reply, deferred) = deferred();
         let pending = PendingMsg { uuid, meta_len, cost, stored_at_ms, cold, delivery, reply };
         let seq = self.store.put(meta, message.pickle);
         self.pending_puts.insert(seq, PendingWrite::Message(Box::new(pending)));
@@ -356,7 +349,7 @@ impl Handler<FromStore> for BufferActor {
         for (seq, outcome) in flushed {
             self.finish_flush(seq, outcome, ctx);
         }
-        if let Err(error) = self.check_store() {
+        if let Err(error) = check_failure(&self.store_failure) {
             while let Some(&seq) = self.pending_puts.keys().next() {
                 self.finish_put(seq, Err(error.clone()), ctx);
             }
@@ -390,7 +383,7 @@ impl Handler<Drain> for BufferActor {
         let (reply, deferred) = deferred();
         let flush = self.store.flush();
         self.draining.get_or_insert_default().push((flush, reply));
-        if let Err(error) = self.check_store() {
+        if let Err(error) = check_failure(&self.store_failure) {
             self.finish_flush(flush, Err(error), ctx);
         }
         deferred

@@ -131,8 +131,7 @@ pub struct CommunicationInterfaceConsumer {
 
 impl CommunicationInterfaceConsumer {
     /// An actor that passes on to `buffer` what the link of `start` delivers, which begins with [`FIRST_PREFETCH`].
-    /// Run it in the
-    /// context that has the `address`.
+    /// Run it in the context that has the `address`.
     pub fn new(decoder: Decoder, buffer: Addr<BufferActor>, start: StartConsuming, address: Addr<Self>) -> Self {
         Self {
             decoder,

@@ -14,7 +14,7 @@ use crate::messages::{
 };
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, cost, encode_meta, now_ms};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
 
 mod forward;
 mod lease;
@@ -154,7 +154,7 @@ impl UserManagerPublisher {
         if !matches!(self.draining, Draining::No) {
             return Err(Error::Stopping);
         }
-        self.check_store()?;
+        check_failure(&self.store_failure)?;
         let held = self.outbox.held_bytes() + self.reserved;
         if held + cost > self.max_bytes {
             self.full = true;
@@ -163,11 +163,6 @@ impl UserManagerPublisher {
         }
         self.reserved += cost;
         Ok(())
-    }
-
-    /// After a final failure the store reports no more outcomes.
-    fn check_store(&self) -> Result<(), StoreError> {
-        self.store_failure.clone().filter(StoreError::is_final).map_or(Ok(()), Err)
     }
 
     /// Handles the outcome of a put.
@@ -201,7 +196,7 @@ impl UserManagerPublisher {
     fn flush(&mut self, then: PendingFlush, ctx: &mut Context<Self>) {
         let seq = self.store.flush();
         self.pending_flushes.insert(seq, then);
-        if let Err(error) = self.check_store() {
+        if let Err(error) = check_failure(&self.store_failure) {
             self.finish_flush(seq, Err(error), ctx);
         }
     }
@@ -287,15 +282,14 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
         SendMessageToUserManager(message): SendMessageToUserManager,
         _: &mut Self::Context,
     ) -> Self::Result {
-        let (reply, deferred) = deferred();
         let meta = OutboxMeta::new(&message, now_ms());
         let encoded = encode_meta(&meta);
         let size = message.body.iter().map(|part| part.len() as u64).sum();
         let cost = cost(encoded.len(), size);
         if let Err(error) = self.check_size(size).and_then(|()| self.reserve(cost)) {
-            reply.send(Err(error));
-            return deferred;
+            return Deferred::now(Err(error));
         }
+        let (reply, deferred) = deferred();
         let seq = self.store.put(encoded, message.body);
         self.pending_puts.insert(seq, PendingWrite::Message(Box::new(PendingMessage { meta, cost, reply })));
         deferred
@@ -351,16 +345,16 @@ impl Handler<TakeNextMessage> for UserManagerPublisher {
     type Result = Deferred<Result<Option<NextMessage>, Error>>;
 
     fn handle(&mut self, TakeNextMessage { lease, wait }: TakeNextMessage, ctx: &mut Self::Context) -> Self::Result {
-        let (reply, deferred) = deferred();
         match &mut self.route {
             Route::UserManager(requests) if wait || requests.has_next(&self.outbox) => {
+                let (reply, deferred) = deferred();
                 requests.push(lease, reply);
                 self.advance(ctx);
+                deferred
             }
-            Route::UserManager(_) => reply.send(Ok(None)),
-            Route::Broker(_) => reply.send(Err(Error::BrokerIsConfigured)),
+            Route::UserManager(_) => Deferred::now(Ok(None)),
+            Route::Broker(_) => Deferred::now(Err(Error::BrokerIsConfigured)),
         }
-        deferred
     }
 }
 
@@ -409,7 +403,7 @@ impl Handler<FromStore> for UserManagerPublisher {
         removed.into_iter().for_each(|(seq, outcome)| self.finish_removal(seq, outcome, ctx));
         moved.into_iter().for_each(|(seq, payload)| self.outbox.moved(seq, payload));
         flushed.into_iter().for_each(|(seq, outcome)| self.finish_flush(seq, outcome, ctx));
-        if let Err(error) = self.check_store() {
+        if let Err(error) = check_failure(&self.store_failure) {
             let pending: Vec<Seq> = self.pending_puts.keys().copied().collect();
             pending.into_iter().for_each(|seq| self.finish_put(seq, Err(error.clone()), ctx));
             let pending: Vec<Seq> = self.removals.keys().copied().collect();

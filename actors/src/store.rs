@@ -201,6 +201,14 @@ pub enum StoreError {
     Gone(PathBuf),
 }
 
+/// Whether a store still reports outcomes after the event with this [`StoreEvent::failure`].
+///
+/// # Errors
+/// The failure, if it [is final](StoreError::is_final).
+pub(crate) fn check_failure(failure: &Option<StoreError>) -> Result<(), StoreError> {
+    failure.clone().filter(StoreError::is_final).map_or(Ok(()), Err)
+}
+
 impl StoreError {
     /// Whether every later commit will fail too.
     pub fn is_final(&self) -> bool {

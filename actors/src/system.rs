@@ -18,7 +18,7 @@ use crate::messages::{Drain, FromStore};
 use crate::publisher::UserManagerPublisher;
 use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;
-use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle};
+use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle, check_failure};
 
 /// The permission bits of the group and of other users.
 const OTHERS: u32 = 0o077;
@@ -239,7 +239,7 @@ impl OpenStore {
         let address = actix::AsyncContext::address(&ctx);
         let owner = address.clone();
         let on_event = move |event: StoreEvent| {
-            if let Some(error) = event.failure.clone().filter(StoreError::is_final) {
+            if let Err(error) = check_failure(&event.failure) {
                 on_failure(error);
             }
             owner.do_send(FromStore(event));

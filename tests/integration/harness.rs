@@ -29,6 +29,19 @@ pub use server::{Host, Server, Setup, files_below, new_mount_namespace};
 pub use tls::{Ca, Client, Identity};
 pub use traffic::{Arrivals, Posting, post_frame};
 
+/// Makes a module of tests: each function of the module around it, called with the value.
+macro_rules! tests_with {
+    ($module:ident, $value:expr, $($test:ident),*) => {
+        mod $module {
+            $(#[test]
+            fn $test() {
+                super::$test($value);
+            })*
+        }
+    };
+}
+pub(crate) use tests_with;
+
 /// The deadline for what is immediate on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);
 

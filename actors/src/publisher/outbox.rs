@@ -13,6 +13,9 @@ use crate::payload::Payload;
 use crate::publisher::record::{OutboxMeta, ParkedMarker};
 use crate::store::{Recovered, Seq, cost};
 
+#[cfg(test)]
+mod tests;
+
 /// The messages for the user manager.
 ///
 /// Every message is in exactly one [`State`], and only [`Outbox::enter`] changes it.
@@ -113,7 +116,7 @@ impl Outbox {
                 Either::Right(ParkedMarker { parked, reason, since_ms }) => {
                     let marker = Some(record.seq);
                     // a marker is younger than the message that it marks
-                    if !outbox.enter_parked(parked, Parked { reason, since_ms, marker }) {
+                    if !outbox.enter(parked, State::Parked(Parked { reason, since_ms, marker })) {
                         useless.extend(marker);
                     }
                 }
@@ -216,11 +219,7 @@ impl Outbox {
         }
         let (id, kind, user, len) = (meta.message_id, meta.kind, &meta.user_id, payload.len());
         log::error!("message {id} ({kind:?} of {user:?}, {len} bytes) is parked: {reason}");
-        self.enter_parked(seq, Parked { reason, since_ms, marker: None })
-    }
-
-    fn enter_parked(&mut self, seq: Seq, parked: Parked) -> bool {
-        self.enter(seq, State::Parked(parked))
+        self.enter(seq, State::Parked(Parked { reason, since_ms, marker: None }))
     }
 
     /// The marker of a parked message is stored. Returns a marker that is of no use.
@@ -255,17 +254,15 @@ impl Outbox {
         self.parked.contains(&seq)
     }
 
-    /// Nobody gets this message while its removal is on its way to the store. Returns `false` if there is no such
-    /// message, and for one in flight.
-    pub fn begin_removal(&mut self, seq: Seq) -> bool {
-        let Some(message) = self.messages.get_mut(&seq) else { return false };
+    /// Nobody gets this message while its removal is on its way to the store. One in flight stays there.
+    pub fn begin_removal(&mut self, seq: Seq) {
+        let Some(message) = self.messages.get_mut(&seq) else { return };
         let parked = match &mut message.state {
-            State::InFlight => return false,
-            State::Removing(_) => return true,
+            State::InFlight | State::Removing(_) => return,
             State::Waiting | State::Leased { .. } => None,
             State::Parked(parked) => Some(Parked { reason: std::mem::take(&mut parked.reason), ..*parked }),
         };
-        self.enter(seq, State::Removing(parked))
+        self.enter(seq, State::Removing(parked));
     }
 
     /// Whether the removal of a message is on its way to the store.
@@ -371,179 +368,5 @@ impl Outbox {
     /// What they cost, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::codec::{Format, ForwardedType};
-
-    /// Longer than a test.
-    const LONG: Duration = Duration::from_secs(3_600);
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Add,
-        Publish,
-        Return(Seq),
-        Lease,
-        /// Of this message, by the lease with this number.
-        Release(Seq, OutboxLeaseId),
-        Expire(Seq, OutboxLeaseId),
-        Park(Seq),
-        Mark(Seq),
-        Unpark(Seq),
-        BeginRemoval(Seq),
-        RemovalRefused(Seq),
-        Remove(Seq),
-    }
-
-    /// What a message is, as the model knows it; the booleans say whether it was parked.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Model {
-        Waiting,
-        InFlight,
-        Leased(OutboxLeaseId),
-        Parked,
-        Removing { was_parked: bool },
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let seq = 1..6u64;
-        let step = prop_oneof![
-            Just(Step::Add),
-            Just(Step::Publish),
-            seq.clone().prop_map(Step::Return),
-            Just(Step::Lease),
-            (seq.clone(), 1..6u64).prop_map(|(seq, lease)| Step::Release(seq, lease)),
-            (seq.clone(), 1..6u64).prop_map(|(seq, lease)| Step::Expire(seq, lease)),
-            seq.clone().prop_map(Step::Park),
-            seq.clone().prop_map(Step::Mark),
-            seq.clone().prop_map(Step::Unpark),
-            seq.clone().prop_map(Step::BeginRemoval),
-            seq.clone().prop_map(Step::RemovalRefused),
-            seq.prop_map(Step::Remove),
-        ];
-        proptest::collection::vec(step, 0..60)
-    }
-
-    /// The state of each message after a step, by the rules of this file.
-    fn follow(model: &mut BTreeMap<Seq, Model>, added: &mut Seq, leases: &mut OutboxLeaseId, step: &Step) {
-        let first = model.iter().find(|(_, state)| **state == Model::Waiting).map(|(seq, _)| *seq);
-        let mut change = |seq: &Seq, rule: &mut dyn FnMut(Model) -> Option<Model>| {
-            if let Some(state) = model.get_mut(seq) {
-                *state = rule(*state).unwrap_or(*state);
-            }
-        };
-        match step {
-            Step::Add => {
-                *added += 1;
-                model.insert(*added, Model::Waiting);
-            }
-            Step::Publish => first.iter().for_each(|seq| change(seq, &mut |_| Some(Model::InFlight))),
-            Step::Return(seq) => change(seq, &mut |state| (state == Model::InFlight).then_some(Model::Waiting)),
-            Step::Lease => {
-                *leases += u64::from(first.is_some());
-                first.iter().for_each(|seq| change(seq, &mut |_| Some(Model::Leased(*leases))));
-            }
-            Step::Release(seq, lease) | Step::Expire(seq, lease) => {
-                change(seq, &mut |state| (state == Model::Leased(*lease)).then_some(Model::Waiting));
-            }
-            Step::Park(seq) => change(seq, &mut |state| match state {
-                Model::Waiting | Model::InFlight | Model::Leased(_) => Some(Model::Parked),
-                Model::Parked | Model::Removing { .. } => None,
-            }),
-            Step::Mark(_) => {}
-            Step::Unpark(seq) => change(seq, &mut |state| (state == Model::Parked).then_some(Model::Waiting)),
-            Step::BeginRemoval(seq) => change(seq, &mut |state| match state {
-                Model::Waiting | Model::Leased(_) => Some(Model::Removing { was_parked: false }),
-                Model::Parked => Some(Model::Removing { was_parked: true }),
-                Model::InFlight | Model::Removing { .. } => None,
-            }),
-            Step::RemovalRefused(seq) => change(seq, &mut |state| match state {
-                Model::Removing { was_parked: true } => Some(Model::Parked),
-                Model::Removing { was_parked: false } => Some(Model::Waiting),
-                _ => None,
-            }),
-            Step::Remove(seq) => drop(model.remove(seq)),
-        }
-    }
-
-    fn take(outbox: &mut Outbox, added: Seq, step: Step) {
-        match step {
-            Step::Add => {
-                let meta = OutboxMeta {
-                    message_id: Uuid::from_u128(added.into()),
-                    format: Format::Json,
-                    kind: ForwardedType::FrameRendered,
-                    user_id: "a user".into(),
-                    stored_at_ms: 0,
-                };
-                outbox.add(added, meta, Payload::from_parts(vec![vec![0; added as usize].into()]), 10 * added);
-            }
-            Step::Publish => drop(outbox.publish_first()),
-            Step::Return(seq) => outbox.return_to_queue(seq),
-            Step::Lease => drop(outbox.lease_first(LONG)),
-            Step::Release(seq, lease) => outbox.release(seq, lease),
-            Step::Expire(seq, lease) => outbox.expire_lease(EndOfLease { seq, lease }),
-            Step::Park(seq) => drop(outbox.park(seq, "a reason".into(), 1)),
-            Step::Mark(seq) => drop(outbox.marker_stored(seq, 1_000 + seq)),
-            Step::Unpark(seq) => drop(outbox.unpark(seq)),
-            Step::BeginRemoval(seq) => drop(outbox.begin_removal(seq)),
-            Step::RemovalRefused(seq) => outbox.removal_refused(seq),
-            Step::Remove(seq) => drop(outbox.remove(seq)),
-        }
-    }
-
-    fn model_of(state: &State) -> Model {
-        match state {
-            State::Waiting => Model::Waiting,
-            State::InFlight => Model::InFlight,
-            State::Leased { lease, .. } => Model::Leased(*lease),
-            State::Parked(_) => Model::Parked,
-            State::Removing(parked) => Model::Removing { was_parked: parked.is_some() },
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn each_message_is_in_one_state_and_every_sum_is_that_of_the_states(steps in steps()) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-            let _entered = runtime.enter();
-            let (mut outbox, mut model, mut added, mut leases) = (Outbox::default(), BTreeMap::new(), 0, 0);
-            // these have left the queue of deadlines by themselves, which this test cannot wait for
-            let mut expired = 0;
-            for step in steps {
-                if let Step::Expire(seq, lease) = step {
-                    expired += usize::from(model.get(&seq) == Some(&Model::Leased(lease)));
-                }
-                follow(&mut model, &mut added, &mut leases, &step);
-                take(&mut outbox, added, step);
-                let found: BTreeMap<_, _> =
-                    outbox.messages.iter().map(|(seq, message)| (*seq, model_of(&message.state))).collect();
-                prop_assert_eq!(&found, &model);
-                let of = |wanted: fn(Model) -> bool| -> BTreeSet<Seq> {
-                    model.iter().filter(|(_, state)| wanted(**state)).map(|(seq, _)| *seq).collect()
-                };
-                prop_assert_eq!(&outbox.waiting, &of(|state| state == Model::Waiting));
-                let in_flight = of(|state| state == Model::InFlight);
-                prop_assert_eq!(&outbox.in_flight, &in_flight);
-                // a message's number is its length
-                prop_assert_eq!(outbox.in_flight_bytes(), in_flight.iter().sum::<u64>());
-                let parked = of(|state| matches!(state, Model::Parked | Model::Removing { was_parked: true }));
-                prop_assert_eq!(&outbox.parked, &parked);
-                prop_assert!(outbox.parked().all(|(_, parked)| parked.reason == "a reason"));
-                prop_assert_eq!(outbox.bytes(), model.keys().map(|seq| 10 * seq).sum::<u64>());
-                let ids: BTreeSet<_> = outbox.by_id.values().copied().collect();
-                prop_assert_eq!(ids, model.keys().copied().collect());
-                let leased = of(|state| matches!(state, Model::Leased(_)));
-                prop_assert_eq!(outbox.visibility_timeouts.len(), leased.len() + expired);
-            }
-        }
     }
 }

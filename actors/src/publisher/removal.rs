@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::messages::{DeleteMessage, DeleteParkedMessage};
 use crate::publisher::{Route, UserManagerPublisher};
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::{Seq, StoreError};
+use crate::store::{Seq, StoreError, check_failure};
 
 /// A removal that the store is writing.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl UserManagerPublisher {
     /// Removes a message. If the store refuses that, the message stays what it was.
     fn remove_durably(&mut self, found: Option<Seq>, forwarded: bool) -> Deferred<Result<(), Error>> {
         let Some(seq) = found else { return Deferred::now(Err(Error::NoSuchMessage)) };
-        if let Err(error) = self.check_store() {
+        if let Err(error) = check_failure(&self.store_failure) {
             return Deferred::now(Err(error.into()));
         }
         let (reply, deferred) = deferred();

@@ -101,6 +101,17 @@ fn refused_messages_cause_no_settle_delay() {
     assert!(publishing.link.stop(SOON));
 }
 
+/// The epoch of another connection, if the event is one. No connection may be lost meanwhile, and nothing has to wait.
+fn next_epoch(event: PublisherEvent) -> Option<u64> {
+    match event {
+        PublisherEvent::Disconnected { lost, reason } => assert!(!lost, "{reason}"),
+        PublisherEvent::WaitingFor(what) => assert_eq!(what, None),
+        PublisherEvent::Connected { epoch } => return Some(epoch),
+        _ => {}
+    }
+    None
+}
+
 /// When the broker closes a channel, the client stops in the middle of the body behind the refused one, over which
 /// RabbitMQ closes the connection (505).
 #[test]
@@ -123,20 +134,8 @@ fn a_message_that_is_cut_short_by_the_close_of_its_channel_is_no_lost_connection
                     left.retain(|left| *left != seq);
                     Some(())
                 }
-                PublisherEvent::Disconnected { lost, reason } => {
-                    assert!(!lost, "{reason}");
-                    None
-                }
-                PublisherEvent::WaitingFor(what) => {
-                    assert_eq!(what, None);
-                    None
-                }
                 // the one behind was not sent before the channel was closed
-                PublisherEvent::Connected { epoch: next } => {
-                    epoch = next;
-                    Some(())
-                }
-                _ => None,
+                event => next_epoch(event).map(|next| epoch = next),
             });
             if left.contains(&cut) && !left.contains(&refused) {
                 publishing.publish(epoch, cut, Format::Pickle, vec![0; 16 * LIMIT]);
@@ -151,19 +150,7 @@ fn a_message_that_is_cut_short_by_the_close_of_its_channel_is_no_lost_connection
                     arrived = true;
                     Some(())
                 }
-                PublisherEvent::Disconnected { lost, reason } => {
-                    assert!(!lost, "{reason}");
-                    None
-                }
-                PublisherEvent::WaitingFor(what) => {
-                    assert_eq!(what, None);
-                    None
-                }
-                PublisherEvent::Connected { epoch: next } => {
-                    epoch = next;
-                    Some(())
-                }
-                _ => None,
+                event => next_epoch(event).map(|next| epoch = next),
             });
         }
     }

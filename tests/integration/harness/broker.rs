@@ -182,18 +182,8 @@ fn root_of_4_0() -> PathBuf {
 /// Makes a test of each function that takes a [`Version`], for both versions.
 macro_rules! for_each_broker {
     ($($test:ident),* $(,)?) => {
-        mod with_debians_rabbitmq {
-            $(#[test]
-            fn $test() {
-                super::$test(crate::harness::Version::Debian);
-            })*
-        }
-        mod with_rabbitmq_4_0 {
-            $(#[test]
-            fn $test() {
-                super::$test(crate::harness::Version::V4_0);
-            })*
-        }
+        crate::harness::tests_with!(with_debians_rabbitmq, crate::harness::Version::Debian, $($test),*);
+        crate::harness::tests_with!(with_rabbitmq_4_0, crate::harness::Version::V4_0, $($test),*);
     };
 }
 pub(crate) use for_each_broker;

@@ -483,18 +483,8 @@ impl Drop for Process {
 /// Makes a test with the server and one with the embedded gateway of each function, which takes the [`Host`].
 macro_rules! for_each_host {
     ($($test:ident),* $(,)?) => {
-        mod in_the_server {
-            $(#[test]
-            fn $test() {
-                super::$test(crate::harness::Host::Server);
-            })*
-        }
-        mod embedded {
-            $(#[test]
-            fn $test() {
-                super::$test(crate::harness::Host::Embedded);
-            })*
-        }
+        crate::harness::tests_with!(in_the_server, crate::harness::Host::Server, $($test),*);
+        crate::harness::tests_with!(embedded, crate::harness::Host::Embedded, $($test),*);
     };
 }
 pub(crate) use for_each_host;

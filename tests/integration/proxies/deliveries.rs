@@ -17,24 +17,9 @@ const FRAME: usize = 20 << 20;
 
 macro_rules! for_each_proxy {
     ($($test:ident),* $(,)?) => {
-        mod behind_nginx {
-            $(#[test]
-            fn $test() {
-                super::$test(crate::harness::Kind::Nginx);
-            })*
-        }
-        mod behind_haproxy {
-            $(#[test]
-            fn $test() {
-                super::$test(crate::harness::Kind::HaProxy);
-            })*
-        }
-        mod behind_caddy {
-            $(#[test]
-            fn $test() {
-                super::$test(crate::harness::Kind::Caddy);
-            })*
-        }
+        crate::harness::tests_with!(behind_nginx, crate::harness::Kind::Nginx, $($test),*);
+        crate::harness::tests_with!(behind_haproxy, crate::harness::Kind::HaProxy, $($test),*);
+        crate::harness::tests_with!(behind_caddy, crate::harness::Kind::Caddy, $($test),*);
     };
 }
 
