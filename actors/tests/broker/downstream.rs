@@ -4,7 +4,7 @@ use amiquip::{ConsumerOptions, QueueDeclareOptions};
 use user_http_actors::broker::{Outcome, PublisherEvent};
 use user_http_actors::codec::Format;
 
-use crate::harness::{Peer, Publishing, SHARED, SOON, config};
+use crate::harness::{Peer, Publishing, SHARED, SOON, config, leave};
 use crate::proxy::behind_proxy;
 
 /// Waits until the publisher says what it waits for, or that it waits no longer.
@@ -41,13 +41,11 @@ fn messages_wait_until_an_awaited_queue_exists_and_has_a_consumer() {
     assert_eq!(publishing.outcome(1), Outcome::Confirmed);
 
     // looked at again while messages flow
-    drop(consumer);
+    leave(consumer);
     let missing = waiting_for(&mut publishing).expect("it waits");
     assert!(missing.contains(QUEUE), "{missing}");
     publishing.publish(epoch, 2, Format::Json, "{}");
     peer.channel.queue_declare(QUEUE, QueueDeclareOptions::default()).expect("the queue");
-    // a new one: amiquip gives up a connection whose cancel crosses that of the broker
-    let user_manager = Peer::connect(&SHARED);
     let _consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
     while waiting_for(&mut publishing).is_some() {}
     assert_eq!(publishing.outcome(2), Outcome::Confirmed);
@@ -85,15 +83,14 @@ fn messages_wait_while_the_consumer_of_a_downstream_queue_is_away_and_while_the_
     let mut publishing = Publishing::start(&config);
     assert!(waiting_for(&mut publishing).is_some_and(|missing| missing.contains("does not exist")));
     let epoch = publishing.connected(SOON);
+    let user_manager = Peer::connect(&SHARED);
     for round in 1..3 {
-        // a new one: amiquip gives up a connection whose cancel crosses that of the broker
-        let user_manager = Peer::connect(&SHARED);
         peer.channel.queue_declare(QUEUE, durable.clone()).expect("the queue");
         let consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
         while waiting_for(&mut publishing).is_some() {}
         publishing.publish(epoch, round, Format::Json, "{}");
         assert_eq!(publishing.outcome(round), Outcome::Confirmed);
-        drop(consumer);
+        leave(consumer);
         assert!(waiting_for(&mut publishing).is_some_and(|missing| missing.contains("consumer")));
         let consumer = user_manager.channel.basic_consume(QUEUE, ConsumerOptions::default()).expect("a consumer");
         assert_eq!(waiting_for(&mut publishing), None);

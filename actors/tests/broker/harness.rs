@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use amiquip::{
-    AmqpProperties, Channel, Connection, ExchangeDeclareOptions, ExchangeType, FieldTable, Get, Publish,
-    QueueDeclareOptions, QueueDeleteOptions,
+    AmqpProperties, Channel, Connection, Consumer, ConsumerMessage, ExchangeDeclareOptions, ExchangeType, FieldTable,
+    Get, Publish, QueueDeclareOptions, QueueDeleteOptions,
 };
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, unbounded};
@@ -229,6 +229,14 @@ impl Peer {
     pub fn delete_queue(&self, queue: &str) {
         self.channel.queue_delete(queue, QueueDeleteOptions::default()).expect("queue.delete");
     }
+}
+
+/// Cancels `consumer`, and drops it once the I/O thread has done with it: amiquip ends a connection whose consumer is
+/// dropped while the cancel is still being reported.
+pub fn leave(consumer: Consumer<'_>) {
+    consumer.cancel().expect("the cancel");
+    let left = consumer.receiver().recv_timeout(SOON).expect("the end of the consumer");
+    assert!(matches!(left, ConsumerMessage::ClientCancelled), "{left:?}");
 }
 
 /// Asks until there is an answer.
