@@ -198,3 +198,43 @@ impl fmt::Debug for SegmentFile {
         f.debug_tuple("SegmentFile").field(&self.path).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// What a reader reads that has found the segment not deleted, and opens it only after `delete`.
+    fn read_after(delete: impl FnOnce(&Path)) -> Vec<u8> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("segment");
+        fs::write(&path, "a record").expect("writable");
+        let files = Arc::default();
+        let segment = SegmentFile::new(&files, 1, path.clone());
+        let reader = Arc::clone(&segment);
+        assert!(segment.prepare_deletion().expect("it can be opened"));
+        delete(&path);
+        let mut read = [0; 8];
+        let in_use = reader.wait_for_file().expect("the reader keeps it");
+        in_use.file.as_ref().map(|file| file.read_exact_at(&mut read, 0)).expect("a file").expect("readable");
+        drop(in_use);
+        assert!(files.open().files.is_empty(), "only its readers find a deleted file");
+        read.to_vec()
+    }
+
+    #[test]
+    fn a_reader_that_opens_a_segment_just_after_its_deletion_reads_what_was_in_it() {
+        assert_eq!(read_after(|path| fs::remove_file(path).expect("deletable")), b"a record");
+    }
+
+    #[test]
+    fn a_reader_that_opens_the_empty_file_in_place_of_a_segment_reads_what_was_in_the_segment() {
+        let replace = |path: &Path| {
+            let empty = path.with_extension("empty");
+            fs::write(&empty, "").and_then(|()| fs::rename(&empty, path)).expect("writable");
+        };
+        assert_eq!(read_after(replace), b"a record");
+    }
+}

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Recovered, Seq, Store};
 
-use crate::disk::{EIO, Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
+use crate::disk::{EIO, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
 
 /// So small that a campaign of some hundred commits begins, empties and deletes many segments.
 pub const SEGMENT_BYTES: u64 = 8 << 10;
@@ -28,8 +28,8 @@ struct Expected {
 }
 
 impl Expected {
-    fn check(&self, directory: &Path, what: &str) {
-        let (_, recovered) = LogStore::open_on(Box::new(UnsyncedDisk), directory, SEGMENT_BYTES)
+    fn check(&self, directory: &Path, segment_bytes: u64, what: &str) {
+        let (_, recovered) = LogStore::open_on(Box::new(UnsyncedDisk), directory, segment_bytes)
             .unwrap_or_else(|error| panic!("{what}: the store does not open: {error}"));
         let found: BTreeMap<Seq, Vec<u8>> = recovered.iter().map(|record| (record.seq, body(record))).collect();
         for (seq, body) in &self.kept {
@@ -121,7 +121,7 @@ fn loses_nothing(seed: u64) -> usize {
             let image = tempfile::tempdir().expect("a directory");
             rebuild(&events[..count], unsynced, &mut random, image.path());
             let what = format!("seed {seed}, {count} of {} operations, {unsynced:?} unsynced", events.len());
-            expected.check(image.path(), &what);
+            expected.check(image.path(), SEGMENT_BYTES, &what);
             images += 1;
         }
     }
@@ -138,5 +138,68 @@ fn a_power_failure_at_any_moment_loses_nothing_that_was_acknowledged() {
             println!("{images} images from {seed} campaigns");
             return;
         }
+    }
+}
+
+/// On a full disk compaction begins another segment, whose operation `at` of a kind and all later ones fail. Then the
+/// disk has space, the segment before gets more records, and the power fails. Returns whether the operation came.
+fn survives_a_segment_that_could_not_be_begun(kind: FaultKind, at: usize) -> bool {
+    let segment_bytes = 256 << 10;
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    let opened = LogStore::open_on(Box::new(disk.clone()), directory.path(), segment_bytes);
+    let (mut store, _) = opened.expect("the store opens");
+    let put = |seq: Seq, len: usize| {
+        let body = vec![Bytes::from(vec![seq as u8 + 1; len])];
+        Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body })
+    };
+    let commit = |store: &mut LogStore, change| store.commit(&[change], Durable::Now).expect("space");
+    commit(&mut store, put(1, 80_000));
+    commit(&mut store, put(2, 100));
+    disk.set_fault(Some(Fault { kind: FaultKind::Write, at: 1, error: ENOSPC, for_good: false }));
+    store.commit(&[put(3, 100)], Durable::Now).expect_err("the disk is full");
+    commit(&mut store, Change::Remove(1));
+    disk.set_fault(Some(Fault { kind, at, error: ENOSPC, for_good: true }));
+    loop {
+        match store.compact() {
+            Ok(step) if step.more => {}
+            // what could not be synced could not be cut off either
+            Err(error) if error.is_final() => {
+                assert!(kind == FaultKind::Any, "{kind:?} {at} fails: {error}");
+                return true;
+            }
+            Ok(_) | Err(_) => break,
+        }
+    }
+    let was_hit = disk.was_hit();
+    disk.set_fault(None);
+
+    let kept = BTreeMap::from([(2, vec![3; 100])]);
+    let uncertain = BTreeMap::from([(4, vec![5; 3_000])]);
+    let before = disk.len();
+    commit(&mut store, put(4, 3_000));
+    let events = disk.events();
+    let mut random = StdRng::seed_from_u64(at as u64);
+    for count in before..=events.len() {
+        let mut expected = Expected { kept: kept.clone(), uncertain: uncertain.clone() };
+        if count == events.len() {
+            expected.kept.append(&mut expected.uncertain);
+        }
+        for _ in 0..3 {
+            let image = tempfile::tempdir().expect("a directory");
+            rebuild(&events[..count], Unsynced::Some, &mut random, image.path());
+            let what = format!("{kind:?} {at} fails, {count} of {} operations", events.len());
+            expected.check(image.path(), segment_bytes, &what);
+        }
+    }
+    was_hit
+}
+
+#[test]
+fn a_power_failure_after_a_segment_that_could_not_be_begun_loses_nothing() {
+    for (kind, fewest) in [(FaultKind::Any, 4), (FaultKind::Write, 1), (FaultKind::Sync, 2), (FaultKind::Directory, 1)]
+    {
+        let failed = (1..).take_while(|&at| survives_a_segment_that_could_not_be_begun(kind, at)).count();
+        assert!(failed >= fewest, "{failed} operations: {kind:?}");
     }
 }

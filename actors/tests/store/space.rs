@@ -102,6 +102,27 @@ fn a_move_that_a_kill_has_cut_short_loses_nothing_and_leaves_nothing() {
     assert!(!leftover.exists());
 }
 
+#[test]
+fn a_relocation_whose_file_somebody_deletes_begins_anew_and_the_store_goes_on() {
+    for is_removed in [true, false] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = with_a_large_record(directory.path());
+        (0..5).for_each(|_| drop(store.compact().expect("a sound disk")));
+        fs::remove_file(directory.path().join("MOVING")).expect("it is being written");
+        if is_removed {
+            commit(&mut store, &[Change::Remove(1)]);
+        }
+        compacted(&mut store);
+        let left: u64 =
+            segments(directory.path()).iter().map(|path| fs::metadata(path).expect("a segment").len()).sum();
+        assert!(left < (1 << 20) + 4 * SEGMENT, "{left} bytes are left");
+        commit(&mut store, &[put(60, "later", b"small")]);
+        drop(store);
+        let found: Vec<Seq> = reopened(directory.path()).into_keys().collect();
+        assert_eq!(found, if is_removed { vec![60] } else { vec![1, 60] });
+    }
+}
+
 /// The files in `directory` that this process has open, those that are deleted among them.
 fn open_files(directory: &Path) -> usize {
     let open = fs::read_dir("/proc/self/fd").expect("Linux").filter_map(|file| fs::read_link(file.ok()?.path()).ok());

@@ -44,7 +44,7 @@ impl LogStore {
         self.directory.join("MOVING")
     }
 
-    /// Removes what an earlier process did not complete.
+    /// Removes what is not complete, unless it is gone already.
     pub(super) fn remove_leftover(&self) -> io::Result<()> {
         match self.disk.remove(&self.relocation_path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -74,8 +74,7 @@ impl LogStore {
         let lives = self.index.get(&record.seq).is_some_and(|location| *location == from);
         if !lives {
             // if this fails, the next relocation overwrites the file, or the next start removes it
-            let removed = self.disk.remove(&self.relocation_path());
-            removed.map_err(|error| self.refuse(&error))?;
+            self.remove_leftover().map_err(|error| self.refuse(&error))?;
             return Ok(Compacted { more: true, ..Compacted::default() });
         }
         let end = record.body_len.min(relocation.copied + self.segment_bytes / 4);
@@ -117,7 +116,11 @@ impl LogStore {
     /// Gives up what is written; the next attempt begins anew.
     fn abandon<T>(&mut self, error: &io::Error) -> Result<T, StoreError> {
         self.remove_relocated();
-        Err(self.refuse(error))
+        Err(match error.kind() {
+            // This file holds nothing that is needed. If the whole directory is gone, the next commit finds that out.
+            io::ErrorKind::NotFound => StoreError::Busy(format!("{}: {error}", self.relocation_path().display())),
+            _ => self.refuse(error),
+        })
     }
 
     /// Frees the space of what is written. If this fails, the next start does it.
