@@ -163,7 +163,7 @@ fn a_folder_that_is_exchanged_for_a_link_meanwhile_never_leads_out() {
 }
 
 #[test]
-fn as_many_links_as_the_kernel_follows_are_followed_and_a_ring_of_links_is_told() {
+fn as_many_links_as_the_kernel_follows_are_followed_and_a_ring_of_links_is_an_error() {
     let roots = Roots::new(&["one"]);
     fs::write(roots.path("one/link-0"), "content").expect("a file");
     for number in 1..=41 {

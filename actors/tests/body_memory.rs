@@ -60,7 +60,7 @@ impl Store for Hanging {
 }
 
 #[test]
-fn a_body_is_held_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
+fn a_body_takes_memory_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
     System::new().block_on(async {
         let (commits, committing) = channel();
         let (permit, permits) = channel();

@@ -69,7 +69,7 @@ fn body(leased: &LeasedBufferMsg) -> Vec<u8> {
 }
 
 #[actix::test]
-async fn a_delivered_message_is_gone() {
+async fn a_delivered_message_is_not_there_again() {
     let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     let leased = lease(&buffer, "a").await.expect("it is there");
@@ -91,7 +91,7 @@ async fn a_lease_that_is_dropped_offers_the_message_again_at_once() {
 }
 
 #[actix::test]
-async fn a_lease_whose_asker_has_gone_does_not_keep_the_message() {
+async fn a_lease_whose_requester_has_hung_up_does_not_keep_the_message() {
     let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     // asked for, and not waited for
@@ -135,7 +135,7 @@ async fn parts_that_follow_one_another_complete_a_delivery_and_others_do_not_cou
 }
 
 #[actix::test]
-async fn of_two_askers_one_gets_the_message_and_the_other_is_told_why_not() {
+async fn of_two_requests_one_gets_the_message_and_the_other_the_reason_why_not() {
     let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     let first = lease(&buffer, "a").await.expect("it is there");
@@ -169,7 +169,7 @@ async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
 }
 
 #[actix::test]
-async fn who_waits_for_a_last_chunk_that_does_not_end_is_told_that_it_is_in_delivery() {
+async fn the_message_is_in_delivery_for_a_waiter_whose_last_chunk_does_not_end() {
     let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("room");
     let stalled = lease(&buffer, "a").await.expect("it is there");
@@ -181,7 +181,7 @@ async fn who_waits_for_a_last_chunk_that_does_not_end_is_told_that_it_is_in_deli
 }
 
 #[actix::test]
-async fn a_later_message_takes_the_place_of_the_earlier_even_while_that_is_delivered() {
+async fn a_later_message_replaces_the_earlier_one_even_during_its_delivery() {
     let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"earlier").await.expect("room");
     let earlier = lease(&buffer, "a").await.expect("it is there");
@@ -201,7 +201,7 @@ fn delivery(redelivered: bool, uuid: &str, body: &[u8]) -> AddBufferMsg {
 }
 
 #[actix::test]
-async fn what_has_gone_is_not_brought_back_by_a_redelivery_even_after_a_restart() {
+async fn a_redelivery_does_not_restore_a_delivered_message_even_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     for round in 0..3 {
         let buffer = reopen(directory.path()).await;
@@ -235,7 +235,7 @@ async fn a_redelivery_of_an_older_message_does_not_replace_the_later() {
 }
 
 #[actix::test]
-async fn there_is_room_for_so_many_bytes_and_again_when_some_have_gone() {
+async fn the_buffer_takes_bytes_up_to_its_limit_and_again_after_a_delivery() {
     let buffer = start(1_000, DAY);
     add(&buffer, "a", &[0; 60]).await.expect("room");
     let taken = state(&buffer).await.bytes;
@@ -251,7 +251,7 @@ async fn there_is_room_for_so_many_bytes_and_again_when_some_have_gone() {
 }
 
 #[actix::test]
-async fn a_message_takes_room_for_its_name_and_for_what_is_kept_beside_it() {
+async fn the_cost_of_a_message_includes_its_name_and_its_meta() {
     let buffer = start(ROOM, DAY);
     let mut accepted = 0;
     while add(&buffer, &format!("{accepted:01000}"), b"").await.is_ok() {
@@ -264,7 +264,7 @@ async fn a_message_takes_room_for_its_name_and_for_what_is_kept_beside_it() {
 }
 
 #[actix::test]
-async fn what_was_replaced_takes_room_until_its_delivery_is_over() {
+async fn a_replaced_message_counts_until_its_delivery_is_over() {
     let buffer = start(ROOM, DAY);
     let large = vec![0; ROOM as usize / 2 - 1_000];
     add(&buffer, "a", &large).await.expect("room");

@@ -1,4 +1,4 @@
-//! What the codec refuses and how it says so, what it must not be slowed or filled by, and what it must not copy.
+//! What the codec refuses, and with which errors; its bounds on time and memory; what it must not copy.
 
 use bytes::Bytes;
 use user_http_actors::codec::{
@@ -6,7 +6,9 @@ use user_http_actors::codec::{
     decode_communication_interface_message, decode_user_message,
 };
 
-/// A worker's message in a pickle, its data made by these opcodes.
+const HASH_FLOOD: &str = "dict keys or set items that keep `pickle.loads` busy for more than ";
+
+/// A worker's message as a pickle. These opcodes make its `DATA`.
 fn pickle_of(kind: &str, data: &[u8]) -> Vec<u8> {
     let mut body = b"\x80\x04}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\x8c".to_vec();
     body.push(kind.len() as u8);
@@ -45,8 +47,8 @@ fn refusal<T: std::fmt::Debug>(message: Result<T, DecodeError>) -> String {
 }
 
 #[test]
-fn every_way_to_name_a_class_is_refused_by_its_name() {
-    let ways: [(&[u8], &str); 8] = [
+fn every_opcode_that_names_a_class_is_refused_with_that_name() {
+    let cases: [(&[u8], &str); 8] = [
         (b"cos\nsystem\n\x8c\x02id\x85R", "names a class (`os.system`)"),
         (b"\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R", "names a class (`os.system`)"),
         (b"(S'id'\nios\nsystem\n", "names a class (`os.system`)"),
@@ -54,9 +56,9 @@ fn every_way_to_name_a_class_is_refused_by_its_name() {
         (b"cbuiltins\neval\n)\x81", "names a class (`builtins.eval`)"),
         (b"cos\nsystem\x1b[2J\n", r"names a class (`os.system\u{1b}[2J`)"),
         (b"c__builtin__\nset\n]\x85R", "names a class (`__builtin__.set`)"),
-        (b"KaKb\x93", "names a class by something that is no str"),
+        (b"KaKb\x93", "names a class by a value that is not a str"),
     ];
-    for (data, expected) in ways {
+    for (data, expected) in cases {
         let text = refusal(frame(data));
         assert!(text.contains(expected), "{text}");
     }
@@ -82,46 +84,46 @@ fn callables_of_plain_values_are_understood_nowhere_else() {
         b"]]\x85R",
     ] {
         let text = refusal(frame(data));
-        assert!(text.contains("pickle ") || text.contains("cannot be hashed"), "{text}");
+        assert!(text.contains("pickle ") || text.contains("unhashable"), "{text}");
     }
 }
 
 #[test]
 fn what_cpython_refuses_is_refused() {
-    let ways: [(&[u8], &str); 31] = [
+    let cases: [(&[u8], &str); 31] = [
         (b"\x82\x01", "extension code"),
         (b"Pid\n", "persistent id"),
         (b"\x8c\x02idQ", "persistent id"),
-        (b"\x97", "buffer outside"),
-        (b"C\x00\x98", "buffer outside"),
-        (b"}]K\x01s", "cannot be hashed"),
-        (b"}]\x85K\x01s", "a tuple and cannot be hashed"),
-        (b"(]\x91", "cannot be hashed"),
-        (b"\x8f(}\x90", "cannot be hashed"),
+        (b"\x97", "out-of-band buffer"),
+        (b"C\x00\x98", "out-of-band buffer"),
+        (b"}]K\x01s", "unhashable"),
+        (b"}]\x85K\x01s", "unhashable dict key or set item (a tuple)"),
+        (b"(]\x91", "unhashable"),
+        (b"\x8f(}\x90", "unhashable"),
         (b"}(K\x01u", "key without a value"),
         (b"(K\x01d", "key without a value"),
-        (b"}(K\x01K\x02e", "are added to a dict"),
-        (b"K\x01(K\x02e", "are added to an int"),
+        (b"}(K\x01K\x02e", "adds items of a list to a dict"),
+        (b"K\x01(K\x02e", "adds items of a list to an int"),
         (b"\x8c\x01\xff", "not UTF-8"),
         (b"\x8c\x02\xc0\x80", "not UTF-8"),
-        (b"V\\u12\n", "wrong escape"),
-        (b"V\\U00110000\n", "wrong escape"),
-        (b"S'\\q'\n", "wrong escape"),
-        (b"S'a\\xe9'\n", "str of Python 2 that is not ASCII"),
+        (b"V\\u12\n", "invalid escape"),
+        (b"V\\U00110000\n", "invalid escape"),
+        (b"S'\\q'\n", "invalid escape"),
+        (b"S'a\\xe9'\n", "Python 2 str that is not ASCII"),
         (b"S'a\n", "without quotes"),
         (b"U\x01\xe9", "not ASCII"),
         (b"T\xff\xff\xff\xff", "negative length"),
         (b"\x8b\xff\xff\xff\xff", "negative length"),
-        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", "cut short"),
-        (b"\x96\x00\x00\x00\x00\x01\x00\x00\x00", "cut short"),
-        (b"\x95\xff\x00\x00\x00\x00\x00\x00\x00", "cut short"),
-        (b"h\x07", "nothing is kept"),
-        (b"g-1\n", "memo number that is no number"),
+        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", "truncated"),
+        (b"\x96\x00\x00\x00\x00\x01\x00\x00\x00", "truncated"),
+        (b"\x95\xff\x00\x00\x00\x00\x00\x00\x00", "truncated"),
+        (b"h\x07", "unknown memo number 7"),
+        (b"g-1\n", "memo number that is not a decimal integer"),
         (b"I0x10\n", "not written in decimal"),
         (b"F1e400\n", "too large"),
         (b"\x80\x06", "protocol 6"),
     ];
-    for (data, expected) in ways {
+    for (data, expected) in cases {
         let text = refusal(frame(data));
         assert!(text.contains(expected) && text.contains(" at byte "), "{data:?}: {text}");
     }
@@ -161,7 +163,7 @@ fn nesting_is_bounded_in_every_container_and_format() {
 
 #[test]
 fn a_list_filled_after_it_was_put_somewhere_is_measured_as_it_ends() {
-    // Each list goes into the one before, and only then gets the next.
+    // Each list is appended to the previous one, and filled only afterwards.
     let mut data = b"]r\x00\x00\x00\x00".to_vec();
     for index in 1_u32..=300 {
         data.extend([&b"j"[..], &(index - 1).to_le_bytes(), b"]r", &index.to_le_bytes(), b"a0"].concat());
@@ -182,11 +184,11 @@ fn sharing_that_would_keep_the_peer_hashing_is_refused() {
         data.extend(b"2\x86");
     }
     data.extend(b"K\x01s");
-    assert!(refusal(frame(&data)).contains("dict key or set item that holds more than 65,534 values"));
+    assert!(refusal(frame(&data)).contains("dict key or set item with more than 65,534 values"));
 
     let mut data = [&b"}("[..], &b"N".repeat(60_000), b"tq\x00K\x01s"].concat();
     data.extend(b"h\x00K\x01s".repeat(300));
-    assert!(refusal(frame(&data)).contains("`pickle.loads` needs more than "));
+    assert!(refusal(frame(&data)).contains(HASH_FLOOD));
 }
 
 #[test]
@@ -196,18 +198,18 @@ fn keys_of_one_hash_that_would_keep_the_peer_comparing_are_refused() {
     let ints = |count: u32| (1..=count).map(|index| int(index).concat());
     let dict = |keys: Vec<Vec<u8>>| [b"}(".to_vec(), keys.join(&b"N"[..]), b"Nu".to_vec()].concat();
     forwarded(frame(&dict(ints(1_000).collect())));
-    let bound = "sets or dict keys that `pickle.loads` needs more than ";
+    let bound = HASH_FLOOD;
     assert!(refusal(frame(&dict(ints(6_000).collect()))).contains(bound));
     assert!(refusal(frame(&dict(ints(4_000).map(|int| [&int[..], b"K\x01\x86"].concat()).collect()))).contains(bound));
     assert!(
         refusal(frame(&[b"\x8f(", &ints(6_000).collect::<Vec<_>>().concat()[..], b"\x90"].concat())).contains(bound)
     );
     let dropped = [&dict(ints(6_000).collect())[..], b"0N"].concat();
-    assert!(refusal(frame(&dropped)).contains(bound), "CPython makes it before it drops it");
+    assert!(refusal(frame(&dropped)).contains(bound), "CPython fills the dict before it drops it");
     let spelled = (1..=6_000_u128).map(|index| format!("L{}L\n", index * ((1 << 61) - 1)).into_bytes());
     assert!(refusal(frame(&dict(spelled.collect()))).contains(bound));
 
-    // Where the hashes differ, there may be many.
+    // Many keys with different hashes are accepted.
     let floats = (1..=100_000).map(|index| [b"G".to_vec(), f64::from(index).to_be_bytes().to_vec()].concat());
     forwarded(frame(&dict(floats.collect())));
     let pairs = (0..50_000_u16).map(|index| [&b"M"[..], &index.to_le_bytes(), b"\x8c\x01a\x86"].concat());
@@ -219,11 +221,11 @@ fn keys_of_one_hash_that_would_keep_the_peer_comparing_are_refused() {
 
 #[test]
 fn a_str_among_keys_that_can_be_chosen_is_asked_for_a_few_times_only() {
-    // in one of some hundred runs of CPython, its probe sequence would lead past all of the ints
+    // In one of some hundred runs of CPython, the probe sequence of the str passes all of the ints.
     let ints: Vec<u8> = (0..20_000_i32).flat_map(|int| [&b"J"[..], &int.to_le_bytes(), b"N"].concat()).collect();
     let asked = |times: usize| [b"}(", &ints[..], b"\x8c\x01aq\x01N", &b"h\x01N".repeat(times), b"u"].concat();
     forwarded(frame(&asked(10)));
-    assert!(refusal(frame(&asked(20_000))).contains("`pickle.loads` needs more than "));
+    assert!(refusal(frame(&asked(20_000))).contains(HASH_FLOOD));
 }
 
 #[test]
@@ -241,7 +243,7 @@ fn memo_numbers_are_bounded() {
     forwarded(frame(b"]r\x00\xff\x00\x00"));
     for number in [0x8000_0000_u32, 0xFFFF_FFFF, 0x0010_0000] {
         let data = [&b"]r"[..], &number.to_le_bytes()].concat();
-        assert!(refusal(frame(&data)).contains("65,536 or more beyond the values so far"));
+        assert!(refusal(frame(&data)).contains("exceeds the number of values so far by 65,536 or more"));
     }
     assert!(refusal(frame(b"]p99999999999999999999999999\n")).contains("memo number"));
 }
@@ -257,12 +259,12 @@ fn the_number_of_values_is_bounded() {
 #[test]
 fn integers_are_bounded_where_they_are_written_in_decimal() {
     let digits = "7".repeat(MAX_INT_DIGITS);
-    assert_eq!(forwarded(json(&digits)).format, Format::Pickle, "the peers' json takes 4,300 digits");
+    assert_eq!(forwarded(json(&digits)).format, Format::Pickle, "the peers' json accepts 4,300 digits");
     assert_eq!(forwarded(json(&"7".repeat(4_300))).format, Format::Json);
     forwarded(frame(format!("L{digits}L\n").as_bytes()));
     let many = format!("[{}]", vec![digits.as_str(); 65].join(","));
-    assert!(refusal(json(&many)).contains("together of more than 4,194,304"));
-    let text = "integer of 65,537 digits, more than 65,536, at byte ";
+    assert!(refusal(json(&many)).contains("have more than 4,194,304 digits in total"));
+    let text = "integer of 65,537 digits (at most 65,536 are accepted) at byte ";
     assert!(refusal(json(&format!("{digits}7"))).contains(text));
     assert!(refusal(frame(format!("I{digits}7\n").as_bytes())).contains(text));
 }
@@ -332,18 +334,18 @@ fn what_is_missing_or_of_another_type_is_named_by_its_path() {
         refused(r#"{"USER_ID": "", "MAIN_DATA": {"TYPE": "FRAME_RENDERED"}}"#),
         "MAIN_DATA.DATA is missing; a value is expected"
     );
-    let taken = decode_user_message(Format::Json, r#"{"USER_ID": "", "MAIN_DATA": {"TYPE": "TEST"}}"#.into());
-    assert!(matches!(taken, Ok(PostedMessage { message: UserMessage::Test { .. }, .. })));
+    let decoded = decode_user_message(Format::Json, r#"{"USER_ID": "", "MAIN_DATA": {"TYPE": "TEST"}}"#.into());
+    assert!(matches!(decoded, Ok(PostedMessage { message: UserMessage::Test { .. }, .. })));
 }
 
 #[test]
-fn a_message_of_the_communication_interface_is_told_from_an_unknown_one() {
+fn a_message_of_an_unknown_type_has_an_error_of_its_own() {
     let decode = |body: &str| decode_communication_interface_message(Format::Json, body.to_owned().into());
     assert_eq!(decode(r#"{"TYPE": "OTHER"}"#).unwrap_err(), DecodeError::UnknownMessageType);
     assert_eq!(refusal(decode(r#"{"TYPE": 1}"#)), "TYPE is an int; a str is expected");
     for uuid in [String::new(), "x".repeat(4_097)] {
         let body = format!(r#"{{"TYPE": "ADD_BUFFER_MSG", "DATA": {{"BUFFER_UUID": "{uuid}", "BUFFER_MSG": 1}}}}"#);
-        assert_eq!(refusal(decode(&body)), "DATA.BUFFER_UUID has to be a str of 1 to 4,096 bytes of UTF-8");
+        assert_eq!(refusal(decode(&body)), "DATA.BUFFER_UUID must be a str of 1 to 4,096 bytes of UTF-8");
     }
 }
 
@@ -357,8 +359,9 @@ fn a_path_that_no_file_can_have_is_refused_and_the_bound_named() {
     };
     assert!(decode(&"p".repeat(4_096)).is_ok());
     for (path, len) in [("p".repeat(4_097), "4,097"), ("é".repeat(35_000), "70,000")] {
-        let said = format!("DATA.BUFFER_MSG.DATA.BINARY_BLEND_FILE is a path of {len} bytes; at most 4,096 are taken");
-        assert_eq!(refusal(decode(&path)), said);
+        let expected =
+            format!("DATA.BUFFER_MSG.DATA.BINARY_BLEND_FILE is a path of {len} bytes; at most 4,096 are accepted");
+        assert_eq!(refusal(decode(&path)), expected);
     }
 }
 
@@ -389,7 +392,7 @@ fn a_large_image_is_passed_on_without_copying() {
 
 #[test]
 fn memo_numbers_after_a_part_that_is_newly_kept_stay_what_they_were() {
-    // The data, a list, is not memoised; what comes later is, and is fetched by its number.
+    // DATA, a list, is not memoized. Later values are, and are fetched by their numbers.
     let body = b"\x80\x04}(\x8c\x09MAIN_DATA}(\x8c\x04DATA]K\x07a\x8c\x04TYPE\x8c\x0eFRAME_RENDERED\x94u\
         \x8c\x07USER_ID\x8c\x01u\x940h\x01u.";
     let message = forwarded(decode_user_message(Format::Pickle, Bytes::from_static(body)));

@@ -75,7 +75,7 @@ fn names_that_dicts_share_still_go_as_json() {
 }
 
 #[test]
-fn a_long_spelling_of_a_short_value_is_not_read_again_for_each_place() {
+fn a_long_encoding_of_a_short_value_is_not_read_again_for_each_use() {
     let long_float = [&b"F1."[..], &b"0".repeat(1 << 20), b"\n"].concat();
     let padded_int = [&b"\x8b\xcc\x10\0\0"[..], &[0; 4_300]].concat();
     let escaped = [&b"V"[..], &b"\\U0000002e".repeat(100_000), b"\n"].concat();
@@ -102,7 +102,7 @@ fn one_list_made_into_many_sets_is_counted_as_often_as_it_is_copied() {
     sets(100).expect("few copies");
     let refused = sets(3_000);
     let Err(DecodeError::Malformed(text)) = refused else { panic!("{refused:?}") };
-    assert!(text.contains("`pickle.loads` needs more than"), "{text}");
+    assert!(text.contains("keep `pickle.loads` busy for more than"), "{text}");
 }
 
 #[test]

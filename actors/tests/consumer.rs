@@ -157,7 +157,7 @@ impl Consuming {
 }
 
 #[actix::test]
-async fn while_there_is_no_room_nothing_is_consumed_and_what_is_in_hand_goes_back_once() {
+async fn while_the_buffer_is_full_nothing_is_consumed_and_pending_deliveries_are_requeued_once() {
     let consuming = Consuming::start(130_000).await;
     for number in 1..=6 {
         consuming.deliver(number, &number.to_string(), 40_000, false);
@@ -190,7 +190,7 @@ async fn while_there_is_no_room_nothing_is_consumed_and_what_is_in_hand_goes_bac
 }
 
 #[actix::test]
-async fn what_comes_while_too_much_is_in_hand_goes_back_and_large_ones_come_in_ones() {
+async fn deliveries_beyond_the_limit_are_requeued_and_large_ones_are_consumed_one_by_one() {
     const LARGE: usize = 33 << 20;
     let consuming = Consuming::start(1 << 30).await;
     consuming.deliver_padded(1, LARGE, false);
@@ -204,7 +204,7 @@ async fn what_comes_while_too_much_is_in_hand_goes_back_and_large_ones_come_in_o
 }
 
 #[actix::test]
-async fn what_comes_behind_a_message_that_went_back_goes_back_too_however_small() {
+async fn what_follows_a_requeued_delivery_is_requeued_too_however_small() {
     const LARGE: usize = 33 << 20;
     let consuming = Consuming::start(1 << 30).await;
     consuming.deliver_padded(1, LARGE, false);

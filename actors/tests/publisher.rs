@@ -181,7 +181,7 @@ async fn a_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
 }
 
 #[actix::test]
-async fn nothing_is_sent_while_the_way_behind_the_broker_is_not_there() {
+async fn nothing_is_sent_while_the_downstream_queue_is_not_ready() {
     let (publisher, broker) = with_broker().await;
     (broker.events)(PublisherEvent::WaitingFor(Some("queue UM".into())));
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
@@ -297,7 +297,7 @@ async fn the_window_bounds_what_is_unconfirmed() {
 }
 
 #[actix::test]
-async fn there_is_room_for_so_many_bytes() {
+async fn the_outbox_takes_bytes_up_to_its_limit() {
     let publisher = start(1_000);
     send(&publisher, &[0; 60]).await.expect("room");
     let taken = state(&publisher).await.bytes;
@@ -306,7 +306,7 @@ async fn there_is_room_for_so_many_bytes() {
 }
 
 #[actix::test]
-async fn a_message_takes_room_for_what_is_kept_beside_its_body() {
+async fn the_cost_of_a_message_includes_its_meta() {
     let publisher = start(1 << 20);
     let mut accepted = 0;
     while send(&publisher, b"").await.is_ok() {
@@ -320,7 +320,7 @@ async fn a_message_takes_room_for_what_is_kept_beside_its_body() {
 }
 
 #[actix::test]
-async fn a_deleted_message_takes_room_until_nobody_reads_it_any_more() {
+async fn a_deleted_message_counts_until_nobody_reads_it_any_more() {
     let publisher = start(ROOM);
     let large = vec![7; ROOM as usize / 2];
     send(&publisher, &large).await.expect("room");
@@ -355,7 +355,7 @@ const ROOM: u64 = 1 << 20;
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[actix::test]
-async fn messages_are_lent_in_order_and_deleted_when_done() {
+async fn messages_are_leased_in_order_and_deleted_when_done() {
     let publisher = start(ROOM);
     let mut early = take(&publisher, MINUTE).await;
     assert!(futures::poll!(&mut early).is_pending(), "there is nothing yet");
@@ -390,7 +390,7 @@ async fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_wai
 }
 
 #[actix::test]
-async fn a_message_that_does_not_get_away_is_lent_to_the_next() {
+async fn a_message_that_does_not_reach_its_reader_is_leased_to_the_next() {
     let publisher = start(ROOM);
     drop(take(&publisher, MINUTE).await);
     send(&publisher, b"1").await.expect("room");
@@ -402,7 +402,7 @@ async fn a_message_that_does_not_get_away_is_lent_to_the_next() {
 }
 
 #[actix::test]
-async fn a_lent_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
+async fn a_leased_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
     let publisher = start(ROOM);
     for body in [b"1", b"2"] {
         send(&publisher, body).await.expect("room");
@@ -434,7 +434,7 @@ async fn a_message_that_is_only_shown_and_cannot_be_read_is_set_aside_once() {
 }
 
 #[actix::test]
-async fn a_message_that_is_not_deleted_in_time_is_lent_again() {
+async fn a_message_that_is_not_deleted_in_time_is_leased_again() {
     let publisher = start(ROOM);
     send(&publisher, b"1").await.expect("room");
     let first = take(&publisher, Duration::from_millis(50)).await.await.expect("lent");

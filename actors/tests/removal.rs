@@ -86,7 +86,7 @@ impl Service {
 const LARGE: usize = 15 << 20;
 
 #[actix::test]
-async fn a_parked_message_whose_removal_is_refused_while_it_is_published_is_on_its_way_once() {
+async fn a_parked_message_whose_removal_is_refused_while_it_is_published_is_published_once() {
     let service = Service::start().await;
     service.post(LARGE).await;
     assert_eq!(service.published().await, [1]);
@@ -121,7 +121,7 @@ async fn a_parked_message_whose_removal_is_refused_while_it_is_published_is_on_i
 }
 
 #[actix::test]
-async fn two_deletions_of_one_message_end_in_the_same_way() {
+async fn two_deletions_of_one_message_have_the_same_outcome() {
     let service = Service::start().await;
     service.post(1).await;
     assert_eq!(service.published().await, [1]);

@@ -72,7 +72,7 @@ fn a_page_of_another_origin_is_refused_on_every_route_and_leaves_nothing() {
 }
 
 #[test]
-fn the_servers_own_page_and_whoever_is_no_browser_are_served() {
+fn the_servers_own_page_and_clients_that_are_no_browsers_are_served() {
     let server = Server::start();
     let own = format!("http://{}", server.api);
     let behind_tls = format!("https://{}", server.api);

@@ -116,7 +116,7 @@ fn an_unknown_key_of_the_file_or_flag_is_an_error_that_names_it_its_source_and_t
 }
 
 #[test]
-fn an_unknown_variable_is_a_warning_that_suggests_the_nearest_setting_and_never_tells_its_value() {
+fn an_unknown_variable_is_a_warning_that_suggests_the_nearest_setting_and_never_shows_its_value() {
     let injected = [
         ("PORT", "tcp://10.96.0.7:10000"),
         ("SERVICE_HOST", "10.96.0.7"),
@@ -224,7 +224,7 @@ fn an_address_in_use_or_a_root_that_is_missing_is_an_error_that_names_it() {
 }
 
 #[test]
-fn help_tells_every_flag_with_its_variable_and_exits_with_0() {
+fn help_lists_every_flag_with_its_variable_and_exits_with_0() {
     let binary = env!("CARGO_BIN_EXE_user-http-server");
     let output = Command::new(binary).arg("--help").output().expect("the server");
     let help = String::from_utf8(output.stdout).expect("UTF-8");

@@ -217,7 +217,7 @@ fn in_no_state_can_a_client_keep_others_out_for_longer_than_its_bound() {
 }
 
 #[test]
-fn a_head_that_is_too_long_or_comes_too_slowly_is_told_the_bound() {
+fn the_answer_to_a_head_that_is_too_long_or_too_slow_names_the_bound() {
     let server = Server::start();
     let mut slow = Connection::over(server.http, open(server.http));
     slow.send(&GET[..20]);
@@ -287,7 +287,7 @@ mod python {
     }
 
     #[test]
-    fn unfinished_heads_are_small_and_count_as_what_is_held() {
+    fn unfinished_heads_are_small_and_count_as_in_flight() {
         const HEADS: usize = 2_000;
         // the clients' own
         let limit = getrlimit(Resource::Nofile);

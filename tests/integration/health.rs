@@ -11,7 +11,7 @@ fn healthz_is_answered_200_while_the_process_is_alive() {
 }
 
 #[test]
-fn readyz_tells_that_the_service_takes_work_and_has_no_broker() {
+fn readyz_says_that_the_service_takes_work_and_has_no_broker() {
     for args in [&[][..], &["--memory"]] {
         let server = Server::with(args);
         let answer = request(server.api, "GET", "/readyz", &[], b"");
@@ -27,7 +27,7 @@ fn readyz_tells_that_the_service_takes_work_and_has_no_broker() {
 }
 
 #[test]
-fn the_workers_server_tells_nothing_of_the_farm() {
+fn the_worker_server_reveals_nothing_about_the_farm() {
     let server = Server::start();
     for path in ["/healthz", "/readyz", "/UserManager/NextMessage", "/CommunicationInterface/AddBufferMsg"] {
         assert_eq!(request(server.http, "GET", path, &[], b"").status, 404, "{path}");
@@ -40,7 +40,7 @@ mod python {
     use super::*;
 
     #[test]
-    fn a_broker_that_is_away_leaves_the_service_ready_while_the_outbox_has_room() {
+    fn a_broker_that_is_away_leaves_the_service_ready_while_the_outbox_has_capacity() {
         let mut farm = Farm::with(&["--amqp-url", "amqp://guest:guest@127.0.0.1:1/%2f", "--max-outbox", "1MiB"]);
         let answer = request(farm.api, "GET", "/readyz", &[], b"");
         assert_eq!((answer.status, &answer.json()["broker"]), (200, &json!("disconnected")), "{answer:?}");

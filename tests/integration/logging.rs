@@ -86,7 +86,7 @@ fn what_was_suppressed_is_counted_before_the_process_ends() {
 }
 
 #[test]
-fn a_log_filter_that_cannot_be_read_is_told() {
+fn a_log_filter_that_cannot_be_parsed_is_reported() {
     let server = Setup::default().env("RUST_LOG", "user_http_server=loud").start();
     server.wait_for_log("user_http_server=loud");
 }
@@ -113,7 +113,7 @@ fn run_unheard(setup: Setup, broken: bool) -> Option<i32> {
 }
 
 #[test]
-fn what_goes_wrong_at_the_start_ends_it_with_the_same_code_when_nobody_can_hear_of_it() {
+fn a_failed_start_has_the_same_exit_code_with_a_closed_stderr() {
     for broken in [true, false] {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = taken.local_addr().expect("its address").to_string();
@@ -147,7 +147,7 @@ mod python {
     use super::*;
 
     #[test]
-    fn nothing_waits_for_whoever_does_not_read_the_log() {
+    fn nothing_waits_for_a_reader_that_does_not_read_the_log() {
         let mut farm = Farm::start();
         farm.stop_reading_log();
         send_tests(&farm, 300);

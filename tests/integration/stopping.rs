@@ -67,7 +67,7 @@ mod python {
     }
 
     #[test]
-    fn a_request_in_flight_is_finished_and_what_it_brought_is_kept() {
+    fn a_request_in_flight_is_finished_and_its_message_is_kept() {
         let mut farm = Farm::start();
         let body = farm.peer.dumps(&frame("FRAME_RENDERED", "'in flight'"), 4);
         let mut posting = Connection::open(farm.http);

@@ -114,7 +114,7 @@ fn certificates_that_are_replaced_under_load_lose_no_request() {
 }
 
 #[test]
-fn a_bad_new_certificate_is_told_once_and_the_old_one_stays() {
+fn a_bad_new_certificate_is_reported_once_and_the_old_one_stays() {
     let ca = Ca::new();
     let (farm, [cert, key]) = farm_with_tls(&ca);
     let client = Client::trusting(&ca);
@@ -149,7 +149,7 @@ fn a_changed_client_ca_holds_for_new_connections() {
 }
 
 #[test]
-fn plain_http_at_the_tls_port_is_told_to_ask_for_https() {
+fn the_answer_to_plain_http_at_the_tls_port_names_https() {
     let ca = Ca::new();
     let (farm, _) = farm_with_tls(&ca);
     let error = request(farm.http, "GET", "/?bufferUUID=x", &[], b"").failure(400);

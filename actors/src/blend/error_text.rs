@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_no_file_can_have_is_told() {
+    fn a_path_that_no_file_can_have_has_an_error_of_its_own() {
         assert!(impossible("a\0b").expect("impossible").contains("NUL"));
         assert!(impossible(&"x/".repeat(2048)).expect("impossible").contains("4096 bytes"));
         assert_eq!(impossible(&"x".repeat(4095)), None);

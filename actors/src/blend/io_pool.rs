@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_panics_is_told_and_its_thread_is_replaced() {
+    fn a_panic_is_an_error_and_its_thread_is_replaced() {
         let pool = IoPool::new("test".to_owned());
         for _ in 0..2 * THREADS {
             let outcome: Result<(), _> = block_on(pool.run(SOON, || panic!("as the test wants")));

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_messages_that_are_gone_do_not_pile_up() {
+    fn entries_of_removed_messages_do_not_pile_up() {
         let mut by_age = ByAge::default();
         for seq in 0..100_000 {
             by_age.push(seq as Since, seq, 10, |held| held + 10 > seq);

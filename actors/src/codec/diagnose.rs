@@ -1,19 +1,18 @@
-//! Guesses what a body is that a reader has refused, and how to send it correctly. A body that can be read is never
-//! refused because of such a guess.
+//! Guesses what a refused body is, and how to send it correctly. A readable body is never refused because of a guess.
 
 use super::Format;
 
-/// How much of a body is looked at, in bytes.
+/// How many bytes of a body are examined.
 const LOOKED_AT: usize = 1_024;
 
-/// The shortest text that is taken for base64, in bytes: shorter ones are words.
+/// The shortest text that may count as base64, in bytes. Shorter ones may be words.
 const MIN_BASE64_BYTES: usize = 16;
 
 const AS_PICKLE: &str =
     "send it with Content-Type: application/octet-stream (over AMQP, with the header DATA_FORMAT: BYTES)";
 const AS_JSON: &str = "send it with Content-Type: application/json (over AMQP, without the header DATA_FORMAT)";
 
-/// What begins with these bytes.
+/// File formats by their first bytes.
 const MAGIC: [(&[u8], Kind); 9] = [
     (b"\x1f\x8b", Kind::Compressed("gzip")),
     (b"\x28\xb5\x2f\xfd", Kind::Compressed("zstd")),
@@ -31,7 +30,7 @@ enum Kind {
     Pickle,
     Json,
     Compressed(&'static str),
-    /// A file that belongs into a message.
+    /// A file that should be part of a message.
     Alone(&'static str),
     Multipart,
     UrlEncoded,
@@ -39,7 +38,7 @@ enum Kind {
     Base64,
 }
 
-/// What a body that is no message in `format` seems to be instead, and what to do about it.
+/// What a body that could not be read in `format` seems to be, and how to send it correctly.
 pub(super) fn remedy(format: Format, body: &[u8]) -> Option<String> {
     let start = &body[..body.len().min(LOOKED_AT)];
     let kind = magic(start).or_else(|| text(start)).or_else(|| pickle(body))?;
@@ -47,37 +46,37 @@ pub(super) fn remedy(format: Format, body: &[u8]) -> Option<String> {
         Kind::Pickle if format == Format::Json => format!("the body looks like a pickle: {AS_PICKLE}"),
         Kind::Json if format == Format::Pickle => format!("the body looks like JSON: {AS_JSON}"),
         Kind::Pickle | Kind::Json => return None,
-        Kind::Compressed(how) => format!("the body is compressed ({how}): send it as it is"),
+        Kind::Compressed(how) => format!("the body is compressed ({how}): send it uncompressed"),
         Kind::Alone(what) => {
-            format!("the body is {what} and nothing else: send a message with it as bytes in a pickle")
+            format!("the body is {what}, not a message: put its bytes into a message, and send that as a pickle")
         }
         Kind::Multipart => {
-            "the body is a form (multipart/form-data, as curl -F and files= of requests send it): send the \
-                            message alone, as curl --data-binary @FILE does"
+            "the body is a form (multipart/form-data, as sent by curl -F or files= of requests): send only the \
+                            message, as curl --data-binary @FILE does"
                 .to_owned()
         }
         Kind::UrlEncoded => {
-            "the body is a form (application/x-www-form-urlencoded, as data= of requests sends a dict): send \
-                             JSON, as json= does"
+            "the body is a form (application/x-www-form-urlencoded, as sent by data= of requests): send JSON, as \
+                             json= does"
                 .to_owned()
         }
         Kind::Html => "the body is HTML or XML: send JSON or a pickle".to_owned(),
-        Kind::Base64 => "the body looks like base64: send the bytes that it stands for".to_owned(),
+        Kind::Base64 => "the body looks like base64: send the decoded bytes".to_owned(),
     })
 }
 
-/// What is wrong with a str or bytes in a message's place, where it holds a message.
+/// What is wrong with a str or bytes that should be a message and contains an encoded one. `None` if it contains none.
 pub(super) fn twice_encoded(content: &[u8]) -> Option<&'static str> {
     match text(content).or_else(|| pickle(content)) {
-        Some(Kind::Json) => Some("it holds JSON: encode the message once, not twice"),
-        Some(Kind::Pickle) => Some("it holds a pickle: pickle the message once, not twice"),
+        Some(Kind::Json) => Some("it contains JSON: encode the message once, not twice"),
+        Some(Kind::Pickle) => Some("it contains a pickle: pickle the message once, not twice"),
         _ => None,
     }
 }
 
 fn magic(start: &[u8]) -> Option<Kind> {
     let known = MAGIC.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, kind)| *kind);
-    // zlib's two bytes are a number that 31 divides, the lower half of the first is 8
+    // The header of zlib is a big-endian number that is a multiple of 31; its first byte is usually 0x78.
     known.or_else(|| match start {
         [0x78, second, ..] if (0x7800 + u16::from(*second)).is_multiple_of(31) => Some(Kind::Compressed("zlib")),
         _ => None,
@@ -97,21 +96,21 @@ fn text(start: &[u8]) -> Option<Kind> {
     }
 }
 
-/// Pickles of protocol 2 and later begin with their protocol; what `pickle.dumps` writes at 0 and 1 for a container
-/// begins with one of a few opcodes and ends with STOP.
+/// Pickles of protocol 2 and later begin with the protocol number. At protocols 0 and 1, what `pickle.dumps` writes for
+/// a container begins with one of a few opcodes and ends with STOP.
 fn pickle(body: &[u8]) -> Option<Kind> {
     let is_pickle = matches!(body, [0x80, 2..=5, ..] | [b'(' | b'}' | b']' | b')' | b'c', .., b'.']);
     is_pickle.then_some(Kind::Pickle)
 }
 
-/// `NAME=…`, and at least no white space in it.
+/// Whether this is a form: `NAME=…`, without white space.
 fn is_form(start: &[u8]) -> bool {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.+%[]".contains(byte);
     let name = start.iter().position(|byte| *byte == b'=').map(|end| &start[..end]);
     name.is_some_and(|name| !name.is_empty() && name.iter().all(is_part)) && start.iter().all(u8::is_ascii_graphic)
 }
 
-/// Whether this is base64 of JSON, of a pickle or of something compressed.
+/// Whether this is base64 of JSON, of a pickle, or of gzip.
 fn is_base64(start: &[u8]) -> bool {
     let digit = |byte: &u8| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),

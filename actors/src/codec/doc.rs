@@ -1,4 +1,4 @@
-//! A message as a graph of values that point into the bytes received: what both readers make and all writers take.
+//! A message as a graph of values that point into the received bytes. Both readers make it, and all writers take it.
 
 use std::ops::Range;
 
@@ -13,27 +13,27 @@ use super::error::{grouped, malformed};
 use super::text::{CodePoints, Spelling, to_utf8};
 use super::{DecodeError, Effort};
 
-/// How many bytes the longest float has that `repr` writes. Reading more digits may need arithmetic with large
-/// integers.
+/// The length of the longest float that Python's `repr` writes, in bytes. Parsing more digits may need arithmetic with
+/// large integers.
 const MAX_REPR_FLOAT_BYTES: usize = "-1.7976931348623157e+308".len();
 
-/// A value's number in its [`Doc`].
+/// A value, as an index into the nodes of its [`Doc`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NodeId(u32);
 
 impl NodeId {
-    // The three that have no content are one value each in every document.
+    // Every document has these three values, once each.
     pub(super) const NONE: NodeId = NodeId(0);
     pub(super) const TRUE: NodeId = NodeId(1);
     pub(super) const FALSE: NodeId = NodeId(2);
 
-    /// Its place in tables that have one entry for each value.
+    /// Its index in tables that have one entry for each value.
     pub(super) fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// The number of a place in a container; [`EdgeId::END`] is none.
+/// A position in a container, as an index into the edges of a [`Doc`]. [`EdgeId::END`] comes after the last position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct EdgeId(u32);
 
@@ -41,7 +41,7 @@ impl EdgeId {
     pub(super) const END: EdgeId = EdgeId(0);
 }
 
-/// What a value is and how its content is kept: as a range of the source unless said otherwise.
+/// The type of a value, and how its content is stored: as a range of the source unless the variant says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tag {
     None,
@@ -57,7 +57,7 @@ pub(super) enum Tag {
     Float,
     /// UTF-8.
     Str,
-    /// UTF-8 in which at least one surrogate stands alone, encoded as three bytes.
+    /// UTF-8 with at least one lone surrogate, encoded as three bytes.
     SurrogateStr,
     /// The inside of a JSON string that has escapes.
     JsonStr,
@@ -66,7 +66,7 @@ pub(super) enum Tag {
     /// ASCII with the escapes of a bytes literal.
     EscapedStr,
     Bytes,
-    /// Of `_codecs.encode`: the number of the str that was encoded, and how many bytes that makes.
+    /// The result of `_codecs.encode`: the index of the encoded str, and the length of the result in bytes.
     EncodedBytes,
     ByteArray,
     List,
@@ -74,12 +74,12 @@ pub(super) enum Tag {
     Dict,
     Set,
     FrozenSet,
-    /// A callable that a pickle named; never part of a value.
+    /// A callable that a pickle names; never part of a message.
     Callable,
 }
 
 impl Tag {
-    /// What Python calls its type.
+    /// Python's name of the type, with an article.
     pub(super) fn type_name(self) -> &'static str {
         match self {
             Tag::None => "None",
@@ -99,16 +99,16 @@ impl Tag {
     }
 }
 
-/// A value: 16 bytes, whatever its size.
+/// A value. Takes 16 bytes, whatever the length of its content.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node {
     pub(super) tag: Tag,
-    /// How deep tuples and frozensets are nested in it, for what is hashed.
+    /// How deep tuples and frozensets are nested in it. Hashing recurses that deep.
     pub(super) hash_depth: u8,
-    /// How many values are hashed when it is; 0 if it cannot be, more than
-    /// [`super::bounds::MAX_KEY_VALUES`] if these are too many.
+    /// How many values CPython hashes in order to hash this one: 0 if it is unhashable, more than
+    /// [`super::bounds::MAX_KEY_VALUES`] if they are too many.
     pub(super) hash_size: u16,
-    /// Where in the source it was made.
+    /// The offset in the source of what makes it: a pickle's opcode, or the first byte of a JSON value.
     at: u32,
     /// A container's first and last edge, or the content's start and end.
     span: [u32; 2],
@@ -119,7 +119,7 @@ impl Node {
         self.at as usize
     }
 
-    /// How many bytes of content a scalar has; where these do not lie in the source, how many it makes.
+    /// The length of a scalar's content in bytes. If the content is not in the source, the length that it would have.
     pub(super) fn len(&self) -> usize {
         match self.tag {
             Tag::EncodedBytes => self.span[1] as usize,
@@ -129,7 +129,7 @@ impl Node {
         }
     }
 
-    /// Where in the source a scalar's content lies.
+    /// The range of a scalar's content in the source.
     pub(super) fn range(&self) -> Range<usize> {
         self.span[0] as usize..self.span[1] as usize
     }
@@ -159,16 +159,16 @@ struct Edge {
     next: EdgeId,
 }
 
-/// A message. A dict's places alternate between key and value; a key that stands twice has its last value.
+/// A message. The items of a dict alternate between key and value. If a key is repeated, its last value counts.
 #[derive(Debug)]
 pub(super) struct Doc {
     pub(super) source: Bytes,
     pub(super) root: NodeId,
     nodes: Vec<Node>,
     edges: Vec<Edge>,
-    /// See [`MAX_LONG_INT_DIGITS`].
+    /// The digits of all long integers so far; see [`MAX_LONG_INT_DIGITS`].
     long_digits: usize,
-    /// How many floats longer than [`MAX_REPR_FLOAT_BYTES`] there are.
+    /// The number of floats so far that are longer than [`MAX_REPR_FLOAT_BYTES`].
     long_floats: usize,
     effort: Effort,
 }
@@ -177,7 +177,7 @@ impl Doc {
     pub(super) fn new(source: Bytes, effort: Effort) -> Result<Doc, DecodeError> {
         if source.len() > MAX_BODY_BYTES {
             return Err(DecodeError::Malformed(format!(
-                "the body has {} bytes; at most {} are understood",
+                "the body has {} bytes; at most {} are accepted",
                 grouped(source.len()),
                 grouped(MAX_BODY_BYTES)
             )));
@@ -194,7 +194,8 @@ impl Doc {
         })
     }
 
-    /// A value made at `at`, its content in `range` of the source; a container is empty, its range 0..0.
+    /// Adds a value that is made at `at`, with its content in `range` of the source. For a container, which starts
+    /// empty, the range is 0..0.
     pub(super) fn add(&mut self, tag: Tag, at: usize, range: Range<usize>) -> Result<NodeId, DecodeError> {
         if self.nodes.len() >= MAX_VALUES {
             return Err(malformed(format!("more than {} values", grouped(MAX_VALUES)), at));
@@ -206,20 +207,20 @@ impl Doc {
             }
             _ => 1,
         };
-        // Both lie within the source, the length of which fits.
+        // Lossless: `new` has checked that the source is shorter than 4 GiB.
         let span = [range.start as u32, range.end as u32];
         self.nodes.push(Node { tag, hash_depth: 0, hash_size, at: at as u32, span });
         Ok(NodeId(self.nodes.len() as u32 - 1))
     }
 
-    /// A small int made at `at`.
+    /// Adds a small int that is made at `at`.
     pub(super) fn add_int(&mut self, at: usize, value: i32) -> Result<NodeId, DecodeError> {
         let id = self.add(Tag::SmallInt, at, 0..0)?;
         self.nodes[id.index()].span[0] = value.cast_unsigned();
         Ok(id)
     }
 
-    /// A float made at `at`.
+    /// Adds a float that is made at `at`.
     pub(super) fn add_float(&mut self, at: usize, value: f64) -> Result<NodeId, DecodeError> {
         let id = self.add(Tag::Float, at, 0..0)?;
         let bits = value.to_bits();
@@ -227,7 +228,7 @@ impl Doc {
         Ok(id)
     }
 
-    /// The value of a float in decimal; `None` if it is none that Rust can read.
+    /// Parses a decimal float. `None` if Rust cannot parse it.
     pub(super) fn parse_float(&mut self, text: &[u8]) -> Result<Option<f64>, DecodeError> {
         if text.len() > MAX_REPR_FLOAT_BYTES {
             self.long_floats += 1;
@@ -238,19 +239,19 @@ impl Doc {
         Ok(str::from_utf8(text).ok().and_then(|text| text.parse().ok()))
     }
 
-    /// What `_codecs.encode` makes of a str, `len` bytes, at `at`.
+    /// Adds the result of a call of `_codecs.encode` at `at`: `len` bytes.
     pub(super) fn add_encoded(&mut self, at: usize, text: NodeId, len: usize) -> Result<NodeId, DecodeError> {
         let id = self.add(Tag::EncodedBytes, at, 0..0)?;
-        // Bounded by a multiple of the body's length, and no longer than a str in it.
+        // Lossless: at most as long as a str in the source.
         self.nodes[id.index()].span = [text.0, len as u32];
         Ok(id)
     }
 
-    /// An int made at `at` that is written in decimal, the digits the last ones in `range`.
+    /// Adds a decimal int that is made at `at`. `range` is the sign, if there is one, and the digits.
     pub(super) fn add_decimal(&mut self, at: usize, range: Range<usize>, digits: usize) -> Result<NodeId, DecodeError> {
         if digits > MAX_INT_DIGITS {
             let (count, bound) = (grouped(digits), grouped(MAX_INT_DIGITS));
-            return Err(malformed(format!("integer of {count} digits, more than {bound},"), at));
+            return Err(malformed(format!("integer of {count} digits (at most {bound} are accepted)"), at));
         }
         if digits > MAX_PEER_INT_DIGITS {
             if self.is_brief() {
@@ -260,13 +261,13 @@ impl Doc {
         }
         if self.long_digits > MAX_LONG_INT_DIGITS {
             let (each, all) = (grouped(MAX_PEER_INT_DIGITS), grouped(MAX_LONG_INT_DIGITS));
-            let what = format!("integers of over {each} digits each, together of more than {all},");
+            let what = format!("integers longer than {each} digits have more than {all} digits in total");
             return Err(malformed(what, at));
         }
         self.add(Tag::TextInt, at, range)
     }
 
-    /// Puts `child` at the end of `container`; `at` is where the message says so.
+    /// Appends `child` to `container`. `at` is the offset to name in an error.
     pub(super) fn append(&mut self, container: NodeId, child: NodeId, at: usize) -> Result<(), DecodeError> {
         if self.edges.len() > MAX_VALUES {
             return Err(malformed(format!("more than {} values in containers", grouped(MAX_VALUES)), at));
@@ -283,7 +284,7 @@ impl Doc {
         Ok(())
     }
 
-    /// Declares what hashing an immutable container takes.
+    /// Sets what it takes to hash an immutable container.
     pub(super) fn set_hash(&mut self, id: NodeId, depth: u8, size: u16) {
         let node = &mut self.nodes[id.index()];
         (node.hash_depth, node.hash_size) = (depth, size);
@@ -297,17 +298,17 @@ impl Doc {
         self.nodes.len()
     }
 
-    /// How many places containers have in all.
-    pub(super) fn place_count(&self) -> usize {
+    /// How many positions all containers have together.
+    pub(super) fn edge_count(&self) -> usize {
         self.edges.len() - 1
     }
 
-    /// Whether decoding must not take long.
+    /// Whether decoding runs on an event loop, and so must not take long.
     pub(super) fn is_brief(&self) -> bool {
         self.effort == Effort::Brief
     }
 
-    /// Every value, in the order in which they were made.
+    /// All values, in the order in which they were added.
     pub(super) fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         (0..self.nodes.len() as u32).map(NodeId)
     }
@@ -317,13 +318,13 @@ impl Doc {
         &self.source[self.node(id).range()]
     }
 
-    /// What stands in a container's places, in their order.
+    /// The items of a container, in order. For a dict, keys and values alternate.
     pub(super) fn items(&self, container: NodeId) -> impl Iterator<Item = NodeId> {
         let edges = std::iter::successors(Some(self.first(container)), |edge| Some(self.next(*edge)));
         edges.take_while(|edge| *edge != EdgeId::END).map(|edge| self.child(edge))
     }
 
-    /// The first place in a container.
+    /// The first position in a container.
     pub(super) fn first(&self, container: NodeId) -> EdgeId {
         EdgeId(self.node(container).span[0])
     }
@@ -336,7 +337,7 @@ impl Doc {
         self.edges[edge.0 as usize].child
     }
 
-    /// The place of the value that stands under a str in a dict; none in anything but a dict.
+    /// The position of the value under a str key of a dict. `None` if the key is missing or this is no dict.
     pub(super) fn find(&self, dict: NodeId, key: &str) -> Option<EdgeId> {
         if self.node(dict).tag != Tag::Dict {
             return None;
@@ -353,12 +354,12 @@ impl Doc {
         found
     }
 
-    /// The value that stands under a str in a dict.
+    /// The value under a str key of a dict.
     pub(super) fn get(&self, dict: NodeId, key: &str) -> Option<NodeId> {
         self.find(dict, key).map(|edge| self.child(edge))
     }
 
-    /// Whether a value is a str of that text, however it is spelled.
+    /// Whether a value is a str with this text, however it is encoded.
     pub(super) fn str_is(&self, id: NodeId, text: &str) -> bool {
         match self.node(id).tag {
             Tag::Str => self.content(id) == text.as_bytes(),
@@ -366,18 +367,18 @@ impl Doc {
         }
     }
 
-    /// The code points of a str, surrogates among them.
+    /// The code points of a str, including lone surrogates.
     pub(super) fn code_points(&self, id: NodeId) -> Option<CodePoints<'_>> {
         let spelling = self.node(id).spelling()?;
         Some(CodePoints::new(spelling, self.content(id)))
     }
 
-    /// The characters of a str, with U+FFFD for each surrogate that stands alone.
+    /// The characters of a str, with U+FFFD for each lone surrogate.
     pub(super) fn chars_lossy(&self, id: NodeId) -> Option<impl Iterator<Item = char>> {
         Some(self.code_points(id)?.map(|point| char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER)))
     }
 
-    /// A str's text; `None` for anything else and where a surrogate stands alone.
+    /// The text of a str. `None` if it has a lone surrogate, and for any other type.
     pub(super) fn text(&self, id: NodeId) -> Option<String> {
         match self.node(id).tag {
             Tag::Str => str::from_utf8(self.content(id)).ok().map(str::to_owned),
@@ -385,7 +386,7 @@ impl Doc {
         }
     }
 
-    /// A str in UTF-8, surrogates encoded too; empty for anything else.
+    /// A str in UTF-8, with lone surrogates encoded as three bytes. Empty for any other type.
     pub(super) fn utf8(&self, id: NodeId) -> Bytes {
         match self.node(id).tag {
             Tag::Str | Tag::SurrogateStr => self.source.slice(self.node(id).range()),
@@ -393,26 +394,24 @@ impl Doc {
         }
     }
 
-    /// A float's value.
     pub(super) fn float(&self, id: NodeId) -> Option<f64> {
         let node = self.node(id);
         let [high, low] = node.span.map(u64::from);
         (node.tag == Tag::Float).then(|| f64::from_bits(high << 32 | low))
     }
 
-    /// The str that was encoded to make these bytes.
+    /// The str from which `_codecs.encode` made these bytes.
     pub(super) fn encoded(&self, id: NodeId) -> Option<NodeId> {
         let node = self.node(id);
         (node.tag == Tag::EncodedBytes).then(|| NodeId(node.span[0]))
     }
 
-    /// A small int's value.
     pub(super) fn small_int(&self, id: NodeId) -> Option<i32> {
         let node = self.node(id);
         (node.tag == Tag::SmallInt).then(|| node.span[0].cast_signed())
     }
 
-    /// An int's value; the caller has seen to its size.
+    /// The value of an int. Takes time that grows with the square of its digits, so the caller has bounded those.
     pub(super) fn int(&self, id: NodeId) -> Option<BigInt> {
         match self.node(id).tag {
             Tag::SmallInt => self.small_int(id).map(BigInt::from),

@@ -1,4 +1,4 @@
-//! The messages: what is in them, and what is made of it.
+//! Reads the two kinds of messages, and makes from them what is forwarded or stored.
 
 use bytes::Bytes;
 
@@ -15,7 +15,8 @@ use super::{
     OutgoingMessage, PostedMessage, UserId, UserMessage,
 };
 
-const EMPTY: &str = "the body is empty; JSON, or under Content-Type: application/octet-stream a pickle, is expected";
+const EMPTY: &str =
+    "the body is empty; expected JSON, or a pickle with the header Content-Type: application/octet-stream";
 
 const BLEND_FILE_KEY: &str = "BINARY_BLEND_FILE";
 
@@ -94,7 +95,7 @@ impl ForwardedType {
     }
 }
 
-/// A message that was read.
+/// A decoded message.
 enum Message {
     Json(Doc),
     Pickle(Pickle),
@@ -125,7 +126,7 @@ impl Message {
         }
     }
 
-    /// A pickle of what `put` pushes.
+    /// Writes a pickle of the value that `put` pushes.
     fn to_pickle(&self, put: impl FnOnce(&mut dyn Output)) -> Vec<Bytes> {
         match self {
             Message::Json(doc) => {
@@ -141,28 +142,28 @@ impl Message {
         }
     }
 
-    /// A part of the message as one to be delivered.
+    /// Makes a message to be delivered from a part of this one.
     fn keep(&self, part: NodeId) -> Result<BufferMsg, DecodeError> {
         let doc = self.doc();
         let Some(data) = asks_for_blend(doc, part) else {
             return Ok(BufferMsg { pickle: self.to_pickle(|out| out.value(part)), blend: None });
         };
-        let Some(place) = doc.find(data, BLEND_FILE_KEY) else {
+        let Some(edge) = doc.find(data, BLEND_FILE_KEY) else {
             return Ok(self.keep_without_blend(part));
         };
-        let Some(path) = doc.text(doc.child(place)).filter(|path| !path.is_empty()) else {
+        let Some(path) = doc.text(doc.child(edge)).filter(|path| !path.is_empty()) else {
             return Ok(self.keep_without_blend(part));
         };
         if path.len() > MAX_BLEND_PATH_BYTES {
             let (len, bound) = (grouped(path.len()), grouped(MAX_BLEND_PATH_BYTES));
             return Err(DecodeError::Malformed(format!(
-                "DATA.BUFFER_MSG.DATA.{BLEND_FILE_KEY} is a path of {len} bytes; at most {bound} are taken"
+                "DATA.BUFFER_MSG.DATA.{BLEND_FILE_KEY} is a path of {len} bytes; at most {bound} are accepted"
             )));
         }
         let (pickle, offset) = match self {
             Message::Json(doc) => {
                 let mut out = Writer::of(doc);
-                out.leave_out(place);
+                out.leave_out(edge);
                 out.value(part);
                 let offset = out.placeholder_offset();
                 (out.finish(), offset)
@@ -177,7 +178,7 @@ impl Message {
                 out.value(part);
                 let after = out.end_len() - before;
                 let pieces = out.finish();
-                // STOP is the one byte that comes after what was put.
+                // One byte follows what was put: STOP.
                 let offset = pieces.len() - 1 - after;
                 (pieces.finish(), offset)
             }
@@ -191,14 +192,14 @@ impl Message {
     }
 }
 
-/// The `DATA` of a message that asks for a .blend file in place of its path.
+/// The `DATA` of a message with a blend reference. `None` if the message has none.
 fn asks_for_blend(doc: &Doc, message: NodeId) -> Option<NodeId> {
     let data = doc.get(message, "DATA")?;
     let meta_data = doc.get(data, "META_DATA")?;
     doc.str_is(meta_data, "EXTRACT_BLEND_FILE_FROM_PATH").then_some(data)
 }
 
-/// What of a worker's message is forwarded.
+/// The parts of a worker's message that are forwarded.
 struct UserMessageParts {
     kind: ForwardedType,
     data: NodeId,
@@ -262,7 +263,7 @@ fn put_item(out: &mut dyn Output, key: &str, value: impl FnOnce(&mut dyn Output)
 
 fn buffer_uuid(doc: &Doc, id: NodeId) -> Result<String, DecodeError> {
     let bound = grouped(MAX_BUFFER_UUID_BYTES);
-    let wrong = || DecodeError::Malformed(format!("DATA.BUFFER_UUID has to be a str of 1 to {bound} bytes of UTF-8"));
+    let wrong = || DecodeError::Malformed(format!("DATA.BUFFER_UUID must be a str of 1 to {bound} bytes of UTF-8"));
     let text: Option<String> =
         doc.code_points(id).into_iter().flatten().take(MAX_BUFFER_UUID_BYTES + 1).map(char::from_u32).collect();
     text.filter(|text| (1..=MAX_BUFFER_UUID_BYTES).contains(&text.len())).ok_or_else(wrong)
@@ -292,10 +293,10 @@ fn at(doc: &Doc, dict: NodeId, key: &str, path: &str, expected: &str) -> Result<
     doc.get(dict, key).ok_or_else(|| missing(path, expected))
 }
 
-/// What is wrong with a str or bytes that hold a message instead of being one.
+/// What is wrong with a str or bytes that contains an encoded message. `None` if it contains none.
 fn twice_encoded(doc: &Doc, id: NodeId) -> Option<&'static str> {
     let node = doc.node(id);
-    // content at the very beginning belongs to bytes that a call makes, which do not lie there
+    // A range from 0 belongs to bytes that a call makes. Their content is not in the source.
     let has_content = (node.is_str() || node.tag == Tag::Bytes) && node.range().start > 0;
     diagnose::twice_encoded(has_content.then(|| doc.content(id))?)
 }

@@ -1,13 +1,13 @@
-//! How refusals are worded.
+//! Builds the texts of errors.
 
 use std::fmt::Display;
 
 use super::DecodeError;
 
-/// How many characters of a name from the input an error repeats.
+/// How many characters of a name from the input an error shows.
 const MAX_SHOWN_CHARS: usize = 64;
 
-/// A refusal that says where.
+/// An error with the offset at which it occurred.
 pub(super) fn malformed(what: impl Display, at: usize) -> DecodeError {
     DecodeError::Malformed(format!("{what} at byte {}", grouped(at)))
 }
@@ -25,8 +25,8 @@ pub(super) fn grouped(number: usize) -> String {
     text
 }
 
-/// A name from the input as an error may repeat it: short, on one line, and without characters that steer a
-/// terminal or forge a log line.
+/// A name from the input, made safe for an error: short, on one line, and without characters that control a terminal or
+/// forge a log line.
 pub(super) fn shown(name: impl IntoIterator<Item = char>) -> String {
     let mut name = name.into_iter();
     let mut text: String = name.by_ref().take(MAX_SHOWN_CHARS).flat_map(char::escape_debug).collect();

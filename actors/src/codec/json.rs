@@ -1,4 +1,4 @@
-//! JSON as Python's `json.loads` reads it, except that a surrogate that stands alone is refused.
+//! Reads JSON as Python's `json.loads` does, except that a lone surrogate is refused.
 
 mod encoding;
 mod write;
@@ -13,7 +13,7 @@ use super::{DecodeError, Effort};
 
 pub(super) use write::{NoJson, write};
 
-/// What may come next.
+/// What the reader expects next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Expected {
     Value,
@@ -39,7 +39,7 @@ impl Expected {
     }
 }
 
-/// Reads a document. Positions in errors are those in its UTF-8 form.
+/// Reads a document. Offsets in errors refer to its UTF-8 form.
 pub(super) fn read(body: Bytes, effort: Effort) -> Result<Doc, DecodeError> {
     let source = encoding::to_utf8(body)?;
     let doc = Doc::new(source.clone(), effort)?;
@@ -50,7 +50,7 @@ struct Reader<'a> {
     source: &'a [u8],
     pos: usize,
     doc: Doc,
-    /// The containers that are open.
+    /// The open containers, the outermost first.
     path: Vec<NodeId>,
 }
 
@@ -70,12 +70,12 @@ impl Reader<'_> {
                 (Expected::ValueOrEnd, b']') => self.close(),
                 (Expected::Value | Expected::ValueOrEnd, _) => {
                     let value = self.scalar(byte, expected)?;
-                    self.place(value)?;
+                    self.attach(value)?;
                     Expected::CommaOrEnd
                 }
                 (Expected::Key | Expected::KeyOrEnd, b'"') => {
                     let key = self.string()?;
-                    self.place(key)?;
+                    self.attach(key)?;
                     Expected::Colon
                 }
                 (Expected::KeyOrEnd, b'}') => self.close(),
@@ -109,7 +109,7 @@ impl Reader<'_> {
             return Err(malformed(format!("nesting deeper than {MAX_DEPTH}"), self.pos));
         }
         let container = self.doc.add(tag, self.pos, 0..0)?;
-        self.place(container)?;
+        self.attach(container)?;
         self.path.push(container);
         self.pos += 1;
         Ok(expected)
@@ -121,7 +121,7 @@ impl Reader<'_> {
         Expected::CommaOrEnd
     }
 
-    fn place(&mut self, value: NodeId) -> Result<(), DecodeError> {
+    fn attach(&mut self, value: NodeId) -> Result<(), DecodeError> {
         match self.path.last() {
             Some(container) => self.doc.append(*container, value, self.pos),
             None => {
@@ -159,7 +159,7 @@ impl Reader<'_> {
         let start = self.pos;
         self.pos += usize::from(self.source[start] == b'-');
         let first_digit = self.pos;
-        // A zero stands alone: what follows it is not part of the number.
+        // A leading zero is a whole integer part. Digits after it are an error, which the caller finds.
         let digits = if self.source[first_digit] == b'0' { 1 } else { self.digits(first_digit) };
         self.pos += digits;
         let mut float = false;
@@ -196,19 +196,19 @@ impl Reader<'_> {
         loop {
             let rest = &self.source[self.pos..];
             let Some(run) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)) else {
-                return Err(malformed("string without an end", quote));
+                return Err(malformed("unterminated string", quote));
             };
             self.pos += run;
             match rest[run] {
                 b'"' => break,
                 b'\\' => {
                     let Some((_, length)) = json_escape(&rest[run..]) else {
-                        return Err(malformed("wrong escape, or half a surrogate pair, in a string", self.pos));
+                        return Err(malformed("invalid escape, or half a surrogate pair, in a string", self.pos));
                     };
                     tag = Tag::JsonStr;
                     self.pos += length;
                 }
-                _ => return Err(malformed("control character that is not escaped in a string", self.pos)),
+                _ => return Err(malformed("unescaped control character in a string", self.pos)),
             }
         }
         let end = self.pos;
@@ -216,7 +216,7 @@ impl Reader<'_> {
         self.doc.add(tag, quote, start..end)
     }
 
-    /// Moves to the next byte that is no white space.
+    /// Moves to the next byte that is not white space.
     fn skip_space(&mut self) -> Option<u8> {
         while let Some(byte) = self.source.get(self.pos) {
             if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
@@ -228,6 +228,6 @@ impl Reader<'_> {
     }
 
     fn unexpected(&self, expected: Expected) -> DecodeError {
-        malformed(format!("no JSON: {}", expected.describe(self.inside())), self.pos)
+        malformed(format!("invalid JSON: {}", expected.describe(self.inside())), self.pos)
     }
 }

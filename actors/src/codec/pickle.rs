@@ -70,7 +70,7 @@ pub(super) use scan::{Pickle, read};
 pub(super) use splice::Splice;
 pub(super) use write::Writer;
 
-/// The opcode and the length that a pickle has before the content of a byte string of `len` bytes.
+/// What precedes the content of a byte string of `len` bytes in a pickle: the opcode and the length.
 pub fn bytes_header(len: u64) -> Bytes {
     let mut header = BytesMut::with_capacity(9);
     if let Ok(len) = u8::try_from(len) {
@@ -85,7 +85,7 @@ pub fn bytes_header(len: u64) -> Bytes {
     header.freeze()
 }
 
-/// A pickle that is being written: opcodes, and values of a message that has been read.
+/// A pickle that is being written from opcodes and from values of a decoded message.
 pub(super) trait Output {
     fn put(&mut self, opcodes: &[u8]);
 
@@ -107,28 +107,28 @@ pub(super) trait Output {
         self.put(&[opcode::EMPTY_DICT]);
     }
 
-    /// Takes a value and its key from the stack, into the dict below.
+    /// Moves a key and its value from the stack into the dict below them.
     fn set_item(&mut self) {
         self.put(&[opcode::SETITEM]);
     }
 
-    /// Drops what was pushed last.
+    /// Drops the value on top of the stack.
     fn pop(&mut self) {
         self.put(&[opcode::POP]);
     }
 
-    /// Keeps what was pushed last under a memo number.
+    /// Stores the value on top of the stack under a memo number.
     fn memo_put(&mut self, number: u32) {
         self.put(&memo_opcode(opcode::LONG_BINPUT, number));
     }
 
-    /// Pushes what is kept under a memo number.
+    /// Pushes the value under a memo number.
     fn memo_get(&mut self, number: u32) {
         self.put(&memo_opcode(opcode::LONG_BINGET, number));
     }
 }
 
-/// Checks that one more value, mark or rewrite may be kept while a pickle is read.
+/// Checks that the reader may store one more value, mark or rewrite.
 fn check_count(count: usize, at: usize) -> Result<(), DecodeError> {
     if count < MAX_VALUES {
         return Ok(());
@@ -147,7 +147,7 @@ fn put_long(out: &mut Vec<u8>, twos_complement: &[u8]) {
         Ok(len) => out.extend_from_slice(&[opcode::LONG1, len]),
         Err(_) => {
             out.push(opcode::LONG4);
-            // Of at most MAX_INT_DIGITS digits, so far below 2 GiB.
+            // Lossless: MAX_INT_DIGITS digits take far less than 2 GiB.
             out.extend_from_slice(&(twos_complement.len() as u32).to_le_bytes());
         }
     }

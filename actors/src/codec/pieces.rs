@@ -1,19 +1,19 @@
-//! Output that is made of slices of the input wherever these are large.
+//! Output in parts. Large parts are slices of the input, so they are not copied.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
-/// Below this many bytes a slice is copied: a slice of its own costs an allocation's worth of bookkeeping, and a
-/// part of its own to whoever sends it.
+/// A slice shorter than this is copied. A part of its own costs about as much as an allocation, and the code that sends
+/// the output handles each part separately.
 const COPIED_BELOW: usize = 4_096;
 
-/// Bytes in parts that follow one another.
+/// Output that is being written.
 #[derive(Debug)]
 pub(super) struct Pieces {
     source: Bytes,
     parts: Vec<Bytes>,
-    /// What comes after `parts`, copied.
+    /// Copied bytes that come after `parts`.
     tail: Vec<u8>,
     len: u64,
 }
@@ -28,7 +28,7 @@ impl Pieces {
         self.len += bytes.len() as u64;
     }
 
-    /// Passes on part of the source.
+    /// Appends a range of the source.
     pub(super) fn keep(&mut self, range: Range<usize>) {
         if range.len() < COPIED_BELOW {
             self.tail.extend_from_slice(&self.source[range.clone()]);
@@ -39,7 +39,7 @@ impl Pieces {
         self.len += range.len() as u64;
     }
 
-    /// Adds finished parts once more.
+    /// Appends the parts of another output.
     pub(super) fn repeat(&mut self, parts: &[Bytes]) {
         self.flush();
         self.parts.extend_from_slice(parts);

@@ -1,12 +1,12 @@
-//! Values as a log line shows them.
+//! Formats values for log lines.
 
 use std::fmt::Write;
 
 use super::bounds::{MAX_LABEL_CHARS, MAX_PREVIEW_BYTES};
 use super::doc::{Doc, NodeId, Tag};
-use super::walk::{Place, Step, Walk};
+use super::walk::{Position, Step, Walk};
 
-/// A str that names something, for logs and lists; empty for anything else.
+/// The start of a str, for logs and lists. Empty for any other type.
 pub(super) fn label(doc: &Doc, id: NodeId) -> String {
     doc.chars_lossy(id).map(|chars| chars.take(MAX_LABEL_CHARS).collect()).unwrap_or_default()
 }
@@ -16,15 +16,15 @@ pub(super) fn preview(doc: &Doc, value: NodeId) -> String {
     const CUT: &str = "…";
     let mut text = String::new();
     let mut walk = Walk::from(doc, value);
-    // The shortest cut that leaves room for the sign that there is more.
+    // Stops as soon as the text is too long. It is then cut so that the ellipsis fits.
     while text.len() <= MAX_PREVIEW_BYTES
         && let Some(step) = walk.next()
     {
         match step {
-            Step::Enter { node, place, .. } => {
-                match place {
-                    Place::Item { first: false } | Place::Key { first: false } => text.push_str(", "),
-                    Place::Value => text.push_str(": "),
+            Step::Enter { node, position, .. } => {
+                match position {
+                    Position::Item { first: false } | Position::Key { first: false } => text.push_str(", "),
+                    Position::Value => text.push_str(": "),
                     _ => {}
                 }
                 enter(doc, node, &mut text);

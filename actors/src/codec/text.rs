@@ -1,9 +1,9 @@
-//! How the bytes of a received string encode its characters.
+//! The encodings of received strings.
 
-/// How the bytes of a string spell it.
+/// How the bytes of a string encode its characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
-    /// UTF-8 in which surrogates may be encoded like other code points (Python's `surrogatepass`).
+    /// UTF-8 in which lone surrogates are encoded like other code points (Python's `surrogatepass`).
     Utf8,
     /// The inside of a JSON string.
     Json,
@@ -18,7 +18,7 @@ pub(super) enum Spelling {
 pub(super) struct CodePoints<'a> {
     spelling: Spelling,
     rest: &'a [u8],
-    /// Whether the next byte is the second of two backslashes, which starts no escape in raw-unicode-escape.
+    /// Whether the next byte is the second of two backslashes. In raw-unicode-escape it does not start an escape.
     second_backslash: bool,
 }
 
@@ -27,7 +27,7 @@ impl<'a> CodePoints<'a> {
         CodePoints { spelling, rest: bytes, second_backslash: false }
     }
 
-    /// How many bytes at the end cannot be read; 0 when the spelling is right.
+    /// How many bytes remain from the first invalid one on; 0 if all are valid.
     pub(super) fn unreadable(mut self) -> usize {
         while self.next().is_some() {}
         self.rest.len()
@@ -61,7 +61,7 @@ impl Iterator for CodePoints<'_> {
     }
 }
 
-/// The code point at the start of UTF-8 and its length; surrogates are let through.
+/// The code point at the start of UTF-8, which may be a surrogate, and its length in bytes.
 fn utf8(bytes: &[u8]) -> Option<(u32, usize)> {
     let first = *bytes.first()?;
     let (length, bits) = match first {
@@ -74,13 +74,13 @@ fn utf8(bytes: &[u8]) -> Option<(u32, usize)> {
     Some((rest.iter().fold(u32::from(bits), |point, byte| point << 6 | u32::from(byte & 0x3F)), length))
 }
 
-/// UTF-8 of code points, surrogates among them.
+/// Encodes code points, which may be surrogates, in UTF-8.
 pub(super) fn to_utf8(points: impl Iterator<Item = u32>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for point in points {
         match char::from_u32(point) {
             Some(char) => bytes.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
-            // a surrogate has 16 bits, and so three bytes
+            // A surrogate. Like all code points of 16 bits, it takes three bytes.
             None => bytes.extend([
                 0xE0 | (point >> 12) as u8,
                 0x80 | (point >> 6 & 0x3F) as u8,
@@ -91,8 +91,8 @@ pub(super) fn to_utf8(points: impl Iterator<Item = u32>) -> Vec<u8> {
     bytes
 }
 
-/// Checks UTF-8, encoded surrogates allowed. `Ok(true)` if there are none, `Ok(false)` if there are some, `Err` with
-/// the position of the first invalid byte.
+/// Checks UTF-8 that may have encoded surrogates. `Ok(true)` if it has none, `Ok(false)` if it has some, `Err` with the
+/// offset of the first invalid byte.
 pub(super) fn check_utf8(bytes: &[u8]) -> Result<bool, usize> {
     let (mut start, mut plain) = (0, true);
     while let Err(error) = str::from_utf8(&bytes[start..]) {
@@ -105,8 +105,8 @@ pub(super) fn check_utf8(bytes: &[u8]) -> Result<bool, usize> {
     Ok(plain)
 }
 
-/// The code point of the JSON escape at the start, and the escape's length. A surrogate pair counts as one escape; half
-/// a pair gives `None`.
+/// The code point of the JSON escape at the start, and the length of the escape in bytes. A surrogate pair counts as
+/// one escape; half a pair gives `None`.
 pub(super) fn json_escape(bytes: &[u8]) -> Option<(u32, usize)> {
     let point = match bytes.get(1)? {
         b'"' => '"',
@@ -136,7 +136,7 @@ fn json_unicode_escape(bytes: &[u8]) -> Option<(u32, usize)> {
     }
 }
 
-/// The escapes that Python 2's `repr` writes, where they stand for ASCII.
+/// The code point of an escape that Python 2's `repr` writes, and its length in bytes. `None` if it is not ASCII.
 fn string_escape(bytes: &[u8]) -> Option<(u32, usize)> {
     let point = match bytes.get(1)? {
         b'\\' => '\\',

@@ -1,10 +1,10 @@
-//! A walk through a value, depth first, without recursion.
+//! Walks through a value depth-first, without recursion.
 
 use super::doc::{Doc, EdgeId, NodeId, Tag};
 
-/// Where a value stands.
+/// Where a value is in its container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Position {
     /// The walk started here.
     Root,
     /// An item of a container.
@@ -17,18 +17,18 @@ pub(super) enum Place {
         /// Whether it is the dict's first.
         first: bool,
     },
-    /// The value under the key before.
+    /// The value under the preceding key.
     Value,
 }
 
-/// What the walk comes by.
+/// One step of a walk.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
-    /// A value. The contents of a container come next, then its [`Step::Leave`].
+    /// A value. If it is a container, its items follow, and then its [`Step::Leave`].
     Enter {
         node: NodeId,
-        place: Place,
-        /// The number of the place, [`EdgeId::END`] for the root.
+        position: Position,
+        /// The position in the container; [`EdgeId::END`] for the root.
         edge: EdgeId,
     },
     Leave(NodeId),
@@ -37,11 +37,11 @@ pub(super) enum Step {
 struct Level {
     container: NodeId,
     next: EdgeId,
-    place: Place,
+    position: Position,
 }
 
-/// The steps through a value. A value that is shared is come by once for each place; one that contains itself is
-/// walked through without end, so whoever walks watches [`Walk::depth`] or the amount.
+/// The steps of a walk through a value. A shared value is visited once for each position that holds it. The walk
+/// through a value that contains itself never ends, so the caller must bound [`Walk::depth`] or the number of steps.
 pub(super) struct Walk<'a> {
     doc: &'a Doc,
     start: Option<NodeId>,
@@ -53,21 +53,21 @@ impl<'a> Walk<'a> {
         Walk { doc, start: Some(start), path: Vec::new() }
     }
 
-    /// How many containers are open.
+    /// How many containers have been entered and not left.
     pub(super) fn depth(&self) -> usize {
         self.path.len()
     }
 
-    fn enter(&mut self, node: NodeId, place: Place, edge: EdgeId) -> Step {
+    fn enter(&mut self, node: NodeId, position: Position, edge: EdgeId) -> Step {
         let value = self.doc.node(node);
         if value.is_container() {
-            let place = match value.tag {
-                Tag::Dict => Place::Key { first: true },
-                _ => Place::Item { first: true },
+            let position = match value.tag {
+                Tag::Dict => Position::Key { first: true },
+                _ => Position::Item { first: true },
             };
-            self.path.push(Level { container: node, next: self.doc.first(node), place });
+            self.path.push(Level { container: node, next: self.doc.first(node), position });
         }
-        Step::Enter { node, place, edge }
+        Step::Enter { node, position, edge }
     }
 }
 
@@ -76,21 +76,21 @@ impl Iterator for Walk<'_> {
 
     fn next(&mut self) -> Option<Step> {
         if let Some(start) = self.start.take() {
-            return Some(self.enter(start, Place::Root, EdgeId::END));
+            return Some(self.enter(start, Position::Root, EdgeId::END));
         }
         let level = self.path.last_mut()?;
-        let (edge, place) = (level.next, level.place);
+        let (edge, position) = (level.next, level.position);
         if edge == EdgeId::END {
             let container = level.container;
             self.path.pop();
             return Some(Step::Leave(container));
         }
         level.next = self.doc.next(edge);
-        level.place = match place {
-            Place::Key { .. } => Place::Value,
-            Place::Value => Place::Key { first: false },
-            _ => Place::Item { first: false },
+        level.position = match position {
+            Position::Key { .. } => Position::Value,
+            Position::Value => Position::Key { first: false },
+            _ => Position::Item { first: false },
         };
-        Some(self.enter(self.doc.child(edge), place, edge))
+        Some(self.enter(self.doc.child(edge), position, edge))
     }
 }

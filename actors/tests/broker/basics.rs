@@ -49,7 +49,7 @@ mod tests {
         a_publication_of_another_epoch_is_dropped,
         a_body_that_cannot_be_read_has_an_outcome_of_its_own,
         a_message_too_large_for_the_broker_is_refused_and_the_next_one_passes,
-        an_acknowledged_delivery_is_gone,
+        an_acknowledged_delivery_does_not_return,
         a_rejected_delivery_is_dropped,
         a_requeued_or_forgotten_delivery_comes_again,
         acknowledgements_made_before_the_stop_arrive,
@@ -213,7 +213,7 @@ pub fn a_message_too_large_for_the_broker_is_refused_and_the_next_one_passes(bro
     assert_eq!(publishing.outcome(3), Outcome::Confirmed);
 }
 
-pub fn an_acknowledged_delivery_is_gone(broker: &RabbitMq) {
+pub fn an_acknowledged_delivery_does_not_return(broker: &RabbitMq) {
     let config = config(broker, "acknowledged");
     let mut consuming = Consuming::start(&config, 10);
     consuming.connected(SOON);

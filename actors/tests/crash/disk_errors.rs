@@ -194,7 +194,7 @@ fn a_disk_that_stays_full_refuses_and_loses_nothing() {
 }
 
 #[test]
-fn on_a_disk_without_a_byte_left_removals_are_kept_and_make_room() {
+fn on_a_disk_without_a_byte_left_removals_are_kept_and_free_space() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
     let open = || LogStore::open_on(Box::new(disk.clone()), directory.path(), SEGMENT_BYTES);
@@ -241,7 +241,7 @@ fn on_a_disk_without_a_byte_left_removals_are_kept_and_make_room() {
 }
 
 #[test]
-fn where_there_is_no_room_for_zeros_the_record_is_taken_without_them() {
+fn where_there_is_no_space_for_zeros_the_record_is_written_without_them() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
     let opened = LogStore::open_on(Box::new(disk.clone()), directory.path(), 16 << 20);

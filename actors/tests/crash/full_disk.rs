@@ -39,7 +39,7 @@ fn frame(owner: &mut Owner) -> Result<Seq, StoreError> {
 }
 
 #[test]
-fn a_disk_that_dead_messages_fill_is_free_again_and_the_state_tells_so() {
+fn a_disk_that_dead_messages_fill_is_free_again_and_the_state_says_so() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
     disk.set_capacity(12 * MIB as u64 + (300 << 10));
@@ -142,7 +142,7 @@ fn frames_that_fill_a_small_disk_and_are_deleted_leave_their_space_to_others_thr
 }
 
 #[test]
-fn a_record_for_whose_move_there_is_no_room_is_not_tried_again_and_again() {
+fn a_record_for_whose_move_there_is_no_space_is_not_tried_again_and_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
     let mut owner = start(open(&disk, directory.path(), MIB as u64));
@@ -244,7 +244,7 @@ fn compaction_on_a_full_disk_ends_although_removals_have_to_stay() {
 }
 
 #[test]
-fn the_reserve_takes_its_room_on_a_file_system_that_compresses_too() {
+fn the_reserve_takes_its_space_on_a_file_system_that_compresses_too() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
     open(&disk, directory.path(), 16 << 20);

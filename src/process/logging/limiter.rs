@@ -123,7 +123,7 @@ mod tests {
     const HERE: Site = Site { module: "here", line: 1, level: Level::Info };
 
     #[test]
-    fn a_burst_is_limited_and_its_rest_reported_once_within_a_minute() {
+    fn a_burst_is_limited_and_the_suppressed_lines_are_counted_once_within_a_minute() {
         let mut limiter = Limiter::default();
         let start = Instant::now();
         let at = |number: u32| start + Duration::from_millis(5) * number;

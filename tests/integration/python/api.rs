@@ -25,7 +25,7 @@ fn a_stored_message_is_answered_success() {
 }
 
 #[test]
-fn the_same_buffer_uuid_again_takes_the_earlier_ones_place() {
+fn the_same_buffer_uuid_again_replaces_the_earlier_message() {
     let mut farm = Farm::start();
     farm.leave("id-1", "'earlier'");
     farm.leave("id-2", "'another'");
@@ -92,7 +92,7 @@ fn a_body_larger_than_the_limit_is_answered_413() {
 }
 
 #[test]
-fn no_room_is_answered_503_with_retry_after_while_other_work_goes_on() {
+fn a_full_buffer_is_answered_503_with_retry_after_while_other_work_goes_on() {
     let mut farm = Farm::with(&["--max-buffered", "1MiB"]);
     let body = |farm: &mut Farm, number: usize| farm.peer.dumps(&order(&format!("id-{number}"), "bytes(200_000)"), 4);
     let mut stored = 0;
@@ -118,7 +118,7 @@ fn no_room_is_answered_503_with_retry_after_while_other_work_goes_on() {
 }
 
 #[test]
-fn a_later_message_needs_room_only_for_what_it_is_larger() {
+fn a_later_message_counts_only_by_how_much_larger_it_is() {
     let mut farm = Farm::with(&["--max-buffered", "1MiB"]);
     for round in 0..10 {
         farm.leave("id-1", &format!("'{round}' * 700_000"));

@@ -72,7 +72,7 @@ fn a_transfer_goes_on_whatever_becomes_of_the_files_name_links_owner_and_permiss
 }
 
 #[test]
-fn a_transfer_breaks_off_where_the_file_is_written_in_place_or_cut_and_the_message_stays() {
+fn a_transfer_breaks_off_where_the_file_is_overwritten_or_truncated_and_the_message_stays() {
     type Change = fn(&fs::File);
     let changes: [(&str, Change); 3] = [
         ("written", |file| {
@@ -134,7 +134,7 @@ fn an_etag_is_the_same_after_what_changes_no_content_and_after_a_restart() {
 }
 
 #[test]
-fn an_etag_tells_neither_device_nor_inode_nor_time() {
+fn an_etag_reveals_neither_device_nor_inode_nor_time() {
     use std::os::unix::fs::MetadataExt;
 
     let mut farm = Farm::start();
@@ -191,7 +191,7 @@ fn a_root_that_is_replaced_moved_or_linked_anew_is_the_one_that_is_there_at_each
 }
 
 #[test]
-fn nothing_of_a_root_is_held_open_between_requests() {
+fn nothing_in_a_root_stays_open_between_requests() {
     let setup = Setup::default();
     let second = setup.path("second");
     fs::create_dir(&second).expect("a second root");

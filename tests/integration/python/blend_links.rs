@@ -69,7 +69,7 @@ fn a_link_from_one_root_into_another_is_followed() {
 }
 
 #[test]
-fn a_link_by_way_of_a_folder_outside_is_followed_where_the_file_lies_inside() {
+fn a_link_through_a_folder_outside_is_followed_where_the_file_lies_inside() {
     let (mut farm, first, second) = farm_with_two_roots();
     fs::write(second.join("scene.blend"), "customer").expect("a file");
     // as /mnt/current -> /mnt/disk7

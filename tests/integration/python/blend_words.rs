@@ -47,7 +47,7 @@ fn a_file_whose_name_only_looks_like_a_path_of_another_system_is_delivered() {
 }
 
 #[test]
-fn a_path_that_no_file_can_have_is_told() {
+fn a_path_that_no_file_can_have_has_an_error_of_its_own() {
     let mut farm = Farm::start();
     let refused = refusal(&mut farm, "scene\0.blend");
     assert!(refused.contains("missing") && refused.contains("NUL"), "{refused}");
@@ -60,7 +60,7 @@ fn a_path_that_no_file_can_have_is_told() {
 }
 
 #[test]
-fn a_name_that_is_there_in_another_unicode_form_is_told() {
+fn the_error_names_a_file_whose_name_has_another_unicode_form() {
     let mut farm = Farm::start();
     let (composed, decomposed) = ("caf\u{e9}.blend", "cafe\u{301}.blend");
     farm.blend_file(&format!("nfc/{composed}"), b"content");

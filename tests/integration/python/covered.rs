@@ -17,7 +17,7 @@ for_each_host! {
     after_a_restart_a_worker_that_resumes_has_to_name_the_version,
     if_match_that_names_another_version_is_answered_412_and_consumes_nothing,
     if_none_match_delivers_all_the_same_since_nobody_may_have_kept_the_message,
-    a_head_with_a_range_tells_the_whole_size_and_delivers_nothing,
+    a_head_request_with_a_range_gives_the_whole_size_and_delivers_nothing,
     several_ranges_at_once_give_the_whole_message,
     no_proxy_keeps_a_delivery_or_takes_it_in_at_once,
 }
@@ -212,7 +212,7 @@ fn if_none_match_delivers_all_the_same_since_nobody_may_have_kept_the_message(ho
     farm.expect_no_message("id-1");
 }
 
-fn a_head_with_a_range_tells_the_whole_size_and_delivers_nothing(host: Host) {
+fn a_head_request_with_a_range_gives_the_whole_size_and_delivers_nothing(host: Host) {
     let (farm, len) = farm_with_message(host);
     let tag = etag(&farm);
     for range in ["bytes=0-", "bytes=10-20", &format!("bytes={len}-")] {

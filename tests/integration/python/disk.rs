@@ -70,7 +70,7 @@ fn a_data_directory_that_another_has_replaced_is_as_good_as_deleted() {
 }
 
 #[test]
-fn a_data_directory_that_is_gone_when_a_new_file_is_needed_is_told_as_well() {
+fn a_data_directory_that_is_missing_when_a_new_file_is_needed_is_reported_too() {
     let mut farm = farm_without_its_directory(|data| {
         // all but the file that it has open, which has room for some more
         for (path, _) in
@@ -127,7 +127,7 @@ mod mounts {
     use super::*;
 
     #[test]
-    fn on_a_disk_without_a_byte_left_fetching_and_forwarding_go_on_and_the_rest_when_there_is_room() {
+    fn on_a_disk_without_a_byte_left_fetching_and_forwarding_go_on_and_all_else_once_there_is_space() {
         let mut farm = farm_on_a_small_disk();
         let large = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(1000000)"), 4);
         for number in 0..3 {

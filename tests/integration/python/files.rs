@@ -27,7 +27,7 @@ fn assert_refused(farm: &mut Farm, path: &str, reason: &str) {
 }
 
 #[test]
-fn a_blend_files_content_arrives_in_its_paths_place_and_all_other_keys_stay() {
+fn a_blend_files_content_replaces_its_path_and_all_other_keys_stay() {
     let mut farm = Farm::start();
     farm.blend_file("scene.blend", b"BLENDER-v304\0\xff\x80.");
     farm.leave(
@@ -108,7 +108,7 @@ fn an_absolute_path_inside_any_root_is_delivered() {
 }
 
 #[test]
-fn a_missing_file_is_told_and_the_message_stays_until_it_is_there() {
+fn a_missing_file_is_an_error_and_the_message_stays_until_it_is_there() {
     let mut farm = Farm::start();
     assert_refused(&mut farm, "scene.blend", "missing");
     farm.blend_file("scene.blend", b"late");
@@ -117,7 +117,7 @@ fn a_missing_file_is_told_and_the_message_stays_until_it_is_there() {
 }
 
 #[test]
-fn a_file_outside_the_permitted_folders_is_told_and_never_opened() {
+fn a_file_outside_the_permitted_folders_is_an_error_and_never_opened() {
     let mut farm = Farm::start();
     let outside = farm.setup().path("secret.blend");
     std::fs::write(&outside, "secret").expect("a file outside");
@@ -173,7 +173,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
 }
 
 #[test]
-fn an_unreadable_file_is_told() {
+fn an_unreadable_file_is_an_error() {
     let mut farm = Farm::start();
     symlink("loop.blend", farm.setup().blend_root().join("loop.blend")).expect("a link");
     let too_long = "x".repeat(300);
@@ -183,7 +183,7 @@ fn an_unreadable_file_is_told() {
 }
 
 #[test]
-fn a_message_that_names_no_file_is_told_and_stays() {
+fn a_message_that_names_no_file_is_an_error_and_stays() {
     let mut farm = Farm::start();
     for file in
         ["", ", 'BINARY_BLEND_FILE': None", ", 'BINARY_BLEND_FILE': 7", ", 'BINARY_BLEND_FILE': ['scene.blend']"]

@@ -223,7 +223,7 @@ fn what_could_be_taken_for_two_different_requests_is_refused_and_nothing_behind_
 }
 
 #[test]
-fn what_is_no_http_is_told_what_is_expected() {
+fn the_answer_to_what_is_no_http_names_what_is_expected() {
     let farm = Farm::start();
     for (bytes, reason) in [
         (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], "TLS"),

@@ -3,7 +3,7 @@
 use crate::harness::{Farm, Host, Response, for_each_host};
 
 for_each_host! {
-    a_range_gives_the_rest_of_the_same_bytes_from_every_place,
+    a_range_from_any_offset_gives_the_remaining_bytes_of_the_same_message,
     a_range_that_ends_before_the_last_byte_leaves_the_message,
     a_range_that_breaks_off_leaves_the_message_and_its_last_byte_delivers_it,
     an_etag_is_strong_and_stays_while_the_message_stays,
@@ -48,7 +48,7 @@ fn assert_part(answer: &Response, whole: &[u8], from: usize) {
     assert!(answer.body == whole[from..], "the bytes from {from} on");
 }
 
-fn a_range_gives_the_rest_of_the_same_bytes_from_every_place(host: Host) {
+fn a_range_from_any_offset_gives_the_remaining_bytes_of_the_same_message(host: Host) {
     let (mut farm, whole, _) = farm_with_message(host);
     let blend_ends = whole.len() - 3;
     for from in [0, 1, 2, 50, 200, 1000, 65_536, 150_000, blend_ends, whole.len() - 2, whole.len() - 1] {

@@ -104,7 +104,7 @@ fn memory_keeps_nothing_on_disk() {
 }
 
 #[test]
-fn the_data_directory_is_the_only_place_that_is_written() {
+fn nothing_outside_the_data_directory_is_written() {
     let mut farm = Farm::start();
     farm.leave("id-1", "1");
     farm.post(&numbered(1));

@@ -83,7 +83,7 @@ fn a_lease_of_zero_seconds_shows_the_oldest_message_and_takes_nothing() {
 }
 
 #[test]
-fn a_wait_or_a_lease_out_of_bounds_is_told() {
+fn a_wait_or_a_lease_out_of_bounds_is_an_error() {
     let mut farm = Farm::start();
     farm.post(&numbered(1));
     for query in

@@ -100,7 +100,7 @@ fn nothing_under_the_id_is_answered_no_buffer_message() {
 }
 
 #[test]
-fn a_delivered_message_is_gone() {
+fn a_delivered_message_is_not_there_again() {
     let mut farm = Farm::start();
     farm.leave("id-1", "'once'");
     assert_eq!(farm.fetch_value("id-1"), "'once'");
@@ -110,7 +110,7 @@ fn a_delivered_message_is_gone() {
 }
 
 #[test]
-fn no_buffer_uuid_or_two_are_told() {
+fn no_buffer_uuid_or_two_are_an_error() {
     let mut farm = Farm::start();
     farm.leave("id-1", "1");
     for path in [
@@ -148,7 +148,7 @@ fn other_parameters_of_the_query_are_ignored() {
 }
 
 #[test]
-fn head_tells_the_size_and_delivers_nothing() {
+fn head_gives_the_size_and_delivers_nothing() {
     let mut farm = Farm::start();
     farm.leave("id-1", "'x' * 1000");
     let head = farm.ask("HEAD", "id-1", &[]);
@@ -161,7 +161,7 @@ fn head_tells_the_size_and_delivers_nothing() {
 }
 
 #[test]
-fn head_tells_the_size_with_the_blend_file() {
+fn head_gives_the_size_with_the_blend_file() {
     let mut farm = Farm::start();
     farm.blend_file("scene.blend", &[7; 100_000]);
     farm.leave_blend("id-1", "scene.blend");

@@ -289,7 +289,7 @@ fn empty(farm: &mut Farm, (body, accepted): (Vec<u8>, usize)) {
 }
 
 #[test]
-fn no_room_in_the_outbox_is_answered_503_with_retry_after_until_there_is_room() {
+fn a_full_outbox_is_answered_503_with_retry_after_until_it_has_capacity() {
     let mut farm = Farm::with(&["--max-outbox", "1MiB"]);
     let filled = fill(&mut farm, 200_000, 5);
     farm.leave("id-1", "'goes on'");
@@ -302,7 +302,7 @@ mod mounts {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_answered_503_with_retry_after_until_there_is_room() {
+    fn a_full_disk_is_answered_503_with_retry_after_until_there_is_space() {
         // A disk of its own, and a small one, that goes with the process.
         let setup = Setup::default();
         let disk = setup.path("disk");

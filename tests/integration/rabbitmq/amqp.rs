@@ -14,13 +14,13 @@ const OWN_QUEUE: &str = "UHTTPSE_CI";
 const PEER_QUEUE: &str = "CI_FROM_USER_HTTP_SERVER";
 
 for_each_broker!(
-    readyz_tells_that_the_broker_is_connected,
+    readyz_says_that_the_broker_is_connected,
     own_exchange_and_queue_are_declared_as_peers_declare_them,
     only_the_own_queue_is_declared,
     every_name_can_be_configured,
     a_consumed_json_message_is_buffered,
     a_consumed_pickle_is_buffered,
-    consumed_messages_are_acknowledged_or_rejected_for_good,
+    consumed_messages_are_acknowledged_or_rejected_permanently,
     frame_rendered_is_published_as_a_pickle_with_the_header,
     render_completed_is_published_as_json_without_a_header,
     render_completed_without_a_json_form_is_published_as_a_pickle_with_the_header,
@@ -32,7 +32,7 @@ for_each_broker!(
     what_amqp_carries_is_what_next_message_gives,
 );
 
-fn readyz_tells_that_the_broker_is_connected(version: Version) {
+fn readyz_says_that_the_broker_is_connected(version: Version) {
     let amqp = AmqpFarm::start(version);
     let answer = request(amqp.farm.api, "GET", "/readyz", &[], b"");
     let json = answer.json();
@@ -103,7 +103,7 @@ fn a_consumed_pickle_is_buffered(version: Version) {
     assert!(amqp.fetch_when_there("id-2").contains("b'the file'"));
 }
 
-fn consumed_messages_are_acknowledged_or_rejected_for_good(version: Version) {
+fn consumed_messages_are_acknowledged_or_rejected_permanently(version: Version) {
     let mut amqp = AmqpFarm::start(version);
     let unknown = "{'TYPE': 'DANCE', 'DATA': {'BUFFER_UUID': 'bad', 'BUFFER_MSG': 1}}";
     let pickle = amqp.farm.peer.dumps(&order("bad", "1"), 4);

@@ -14,7 +14,7 @@ for_each_broker!(
     a_restart_of_the_broker_is_survived_in_both_directions,
     frames_in_the_outbox_of_a_killed_server_arrive_after_its_restart,
     a_server_killed_while_it_consumes_has_what_it_has_acknowledged,
-    a_broker_that_blocks_is_told_and_what_was_taken_meanwhile_arrives_later,
+    a_broker_that_blocks_is_reported_and_what_was_accepted_meanwhile_arrives_later,
     a_frozen_broker_delays_no_answer_and_everything_arrives_when_it_goes_on,
     connections_that_the_broker_closes_under_load_lose_nothing,
     a_frame_larger_than_the_broker_takes_is_set_aside_and_all_others_arrive,
@@ -114,7 +114,7 @@ fn a_server_killed_while_it_consumes_has_what_it_has_acknowledged(version: Versi
     println!("{orders} orders");
 }
 
-fn a_broker_that_blocks_is_told_and_what_was_taken_meanwhile_arrives_later(version: Version) {
+fn a_broker_that_blocks_is_reported_and_what_was_accepted_meanwhile_arrives_later(version: Version) {
     let mut broker = FaultyBroker::of(version);
     let url = broker.url.clone();
     let mut amqp = AmqpFarm::at(&url);

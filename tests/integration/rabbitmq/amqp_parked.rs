@@ -9,9 +9,9 @@ use crate::harness::{
 
 for_each_broker!(
     parked_messages_are_listed_through_a_kill_and_published_or_deleted,
-    a_broker_keeps_what_there_is_no_room_for_until_there_is,
-    messages_that_wait_for_room_use_up_no_delivery_limit,
-    a_delivered_message_is_not_brought_back_when_its_acknowledgement_was_lost,
+    a_broker_keeps_what_the_buffer_has_no_capacity_for,
+    messages_that_wait_for_capacity_use_up_no_delivery_limit,
+    a_delivered_message_is_not_restored_when_its_acknowledgement_was_lost,
 );
 
 fn parked(farm: &Farm) -> Vec<Value> {
@@ -92,7 +92,7 @@ fn parked_messages_are_listed_through_a_kill_and_published_or_deleted(version: V
     assert_eq!(amqp.farm.readyz()["outbox"]["bytes"], 0);
 }
 
-fn a_broker_keeps_what_there_is_no_room_for_until_there_is(version: Version) {
+fn a_broker_keeps_what_the_buffer_has_no_capacity_for(version: Version) {
     const MESSAGES: usize = 100;
     let broker = Broker::of(version);
     let setup = Setup::default().args(["--amqp-url", &broker.url, "--max-buffered", "100KiB"]);
@@ -122,7 +122,7 @@ fn a_broker_keeps_what_there_is_no_room_for_until_there_is(version: Version) {
     broker.wait_until_all_is_acknowledged();
 }
 
-fn messages_that_wait_for_room_use_up_no_delivery_limit(version: Version) {
+fn messages_that_wait_for_capacity_use_up_no_delivery_limit(version: Version) {
     const MESSAGES: usize = 6;
     let broker = Broker::of(version);
     let mut peer = crate::harness::Peer::get();
@@ -152,7 +152,7 @@ fn messages_that_wait_for_room_use_up_no_delivery_limit(version: Version) {
     broker.wait_until_all_is_acknowledged();
 }
 
-fn a_delivered_message_is_not_brought_back_when_its_acknowledgement_was_lost(version: Version) {
+fn a_delivered_message_is_not_restored_when_its_acknowledgement_was_lost(version: Version) {
     let broker = Broker::of(version);
     let proxy = Proxy::to(&broker.url);
     let mut amqp = AmqpFarm::behind(&proxy, &broker.url);

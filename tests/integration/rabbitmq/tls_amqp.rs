@@ -62,7 +62,7 @@ fn assert_disconnected(url: &str, ca_file: Option<&Path>, reason: &str) -> Serve
 }
 
 #[test]
-fn messages_flow_both_ways_over_tls() {
+fn messages_flow_in_both_directions_over_tls() {
     let broker = TlsBroker::get();
     let (url, ca_file) = (broker.url("127.0.0.1"), broker.ca_file.display().to_string());
     let farm = Farm::of(Setup::default().args(["--amqp-url", &url, "--amqp-ca-file", &ca_file]));
@@ -132,7 +132,7 @@ fn a_ca_file_that_is_replaced_holds_for_the_next_connection() {
 }
 
 #[test]
-fn a_port_without_tls_and_one_that_says_nothing_are_told_apart() {
+fn a_port_without_tls_and_a_silent_one_have_different_errors() {
     let broker = TlsBroker::get();
     let plain = format!("amqps://guest:guest@127.0.0.1:{}/%2f", broker.rabbitmq.port);
     assert_disconnected(&plain, Some(&broker.ca_file), "does not speak TLS");

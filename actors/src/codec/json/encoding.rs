@@ -22,7 +22,7 @@ pub(super) fn to_utf8(body: Bytes) -> Result<Bytes, DecodeError> {
     match encoding {
         Encoding::Utf8 => match str::from_utf8(&text) {
             Ok(_) => Ok(text),
-            Err(error) => Err(malformed("no UTF-8", error.valid_up_to())),
+            Err(error) => Err(malformed("invalid UTF-8", error.valid_up_to())),
         },
         Encoding::Utf16 { big_endian } => {
             let (units, rest) = text.as_chunks::<2>();
@@ -59,7 +59,7 @@ fn detect(body: &[u8]) -> (Encoding, usize) {
         [0xFE, 0xFF, ..] => (utf16(true), 2),
         [0xFF, 0xFE, ..] => (utf16(false), 2),
         [0xEF, 0xBB, 0xBF, ..] => (Encoding::Utf8, 3),
-        // Without a mark, the zeros of the first character show it, which is ASCII.
+        // Without a mark: the first character is ASCII, so the position of its zero bytes shows the encoding.
         [0, 0, _, _, ..] => (utf32(true), 0),
         [0, _, _, _, ..] | [0, _] => (utf16(true), 0),
         [_, 0, 0, 0, ..] => (utf32(false), 0),

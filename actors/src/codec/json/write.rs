@@ -1,30 +1,28 @@
-//! Values as JSON that Python's `json.loads` reads back as the same values.
+//! Writes values as JSON that Python's `json.loads` reads back as the same values.
 
 use std::io::Write;
 
 use crate::codec::bounds::{BRIEF_JSON_BYTES, MAX_DEPTH, MAX_JSON_BASE_BYTES, MAX_JSON_RATIO, MAX_PEER_INT_DIGITS};
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::pieces::Pieces;
-use crate::codec::walk::{Place, Step, Walk};
+use crate::codec::walk::{Position, Step, Walk};
 
-/// Why no JSON is written.
+/// Why a value is not written as JSON.
 #[derive(Debug)]
 pub(in crate::codec) enum NoJson {
-    /// A value has no JSON form, or none that is within bounds: bytes, a set, a float that is no finite number, a key
-    /// that is no str, a surrogate that stands alone, an integer too long for the peers' `json`, a container inside
-    /// itself, too much sharing.
+    /// It has no JSON form, or none within the bounds: bytes, a set, NaN or an infinity, a key that is not a str, a
+    /// lone surrogate, an integer too long for the peers' `json`, a container inside itself, too much sharing.
     NoForm,
-    /// It would take longer than an event loop has time.
+    /// Writing it would block an event loop for too long.
     TakesLonger,
 }
 
-/// Writes a value; a tuple as a list. A repeated key is written as often as it came, and every value under it needs a
-/// JSON form.
+/// Writes a value; a tuple becomes a list. A repeated key is written each time, so all of its values need a JSON form.
 pub(in crate::codec) fn write(doc: &Doc, value: NodeId, out: &mut Pieces) -> Result<(), NoJson> {
     let length = doc.source.len() as u64;
     let limit = MAX_JSON_BASE_BYTES + MAX_JSON_RATIO * length;
     let brief = if doc.is_brief() { BRIEF_JSON_BYTES } else { limit };
-    // What is read, as often as it is: there are long spellings of short values.
+    // Bytes read. The input of a value may be longer than its JSON, and shared values are read several times.
     let mut read = 0;
     let mut walk = Walk::from(doc, value);
     while let Some(step) = walk.next() {
@@ -36,14 +34,14 @@ pub(in crate::codec) fn write(doc: &Doc, value: NodeId, out: &mut Pieces) -> Res
             return Err(NoJson::TakesLonger);
         }
         match step {
-            Step::Enter { node, place, .. } => {
+            Step::Enter { node, position, .. } => {
                 read += doc.node(node).len() as u64;
-                match place {
-                    Place::Item { first: false } | Place::Key { first: false } => out.put(b", "),
-                    Place::Value => out.put(b": "),
+                match position {
+                    Position::Item { first: false } | Position::Key { first: false } => out.put(b", "),
+                    Position::Value => out.put(b": "),
                     _ => {}
                 }
-                if matches!(place, Place::Key { .. }) && !doc.node(node).is_str() {
+                if matches!(position, Position::Key { .. }) && !doc.node(node).is_str() {
                     return Err(NoJson::NoForm);
                 }
                 match doc.node(node).tag {
@@ -74,7 +72,8 @@ fn scalar(doc: &Doc, id: NodeId, out: &mut Pieces) -> Result<(), NoJson> {
             out.keep(node.range());
         }
         Tag::BinaryInt => {
-            // A byte holds less than 2.41 digits, so three for each digit are enough to rule it out beforehand.
+            // Checked before the conversion, because that takes time: an int with so many bytes has too many digits,
+            // unless it is padded.
             if node.range().len() > MAX_PEER_INT_DIGITS {
                 return Err(NoJson::NoForm);
             }
@@ -86,7 +85,7 @@ fn scalar(doc: &Doc, id: NodeId, out: &mut Pieces) -> Result<(), NoJson> {
         }
         Tag::Float => {
             let float = doc.float(id).filter(|float| float.is_finite()).ok_or(NoJson::NoForm)?;
-            // The shortest digits that give the same float, and always a point or an exponent.
+            // Rust's `Debug` writes the shortest digits that give the same float, and always a point or an exponent.
             out.put(format!("{float:?}").as_bytes());
         }
         Tag::JsonStr => {
@@ -106,7 +105,7 @@ fn scalar(doc: &Doc, id: NodeId, out: &mut Pieces) -> Result<(), NoJson> {
     Ok(())
 }
 
-/// A string in UTF-8: all but what must be escaped is passed on.
+/// Writes a str that is kept in UTF-8: copies it, and escapes what JSON requires.
 fn plain_string(doc: &Doc, id: NodeId, out: &mut Pieces) {
     let range = doc.node(id).range();
     let mut kept = range.start;
@@ -122,7 +121,7 @@ fn plain_string(doc: &Doc, id: NodeId, out: &mut Pieces) {
             b'"' | b'\\' => out.put(&[b'\\', byte]),
             _ => {
                 let mut escape = [0; 6];
-                // Six bytes are what it takes.
+                // Cannot fail: the escape has six bytes.
                 let _ = write!(&mut escape[..], "\\u{byte:04x}");
                 out.put(&escape);
             }

@@ -1,12 +1,12 @@
-//! How deep a pickle's containers are nested. Checked after the whole pickle is read, because a container can be filled
-//! after it was put into another.
+//! Bounds how deep the containers of a pickle are nested. Checked after the whole pickle is read, because a container
+//! can be filled after it has been put into another.
 
 use crate::codec::DecodeError;
 use crate::codec::bounds::MAX_DEPTH;
 use crate::codec::doc::{Doc, EdgeId, NodeId};
 use crate::codec::error::malformed;
 
-/// Marks a container on the current path. Meeting it again means a cycle.
+/// The height of a container that is on the current path. Reaching it again means a cycle.
 const OPEN: u16 = u16::MAX;
 
 struct Level {
@@ -16,12 +16,12 @@ struct Level {
     height: u16,
 }
 
-/// Refuses a pickle that is nested deeper than [`MAX_DEPTH`]. A container inside itself counts once.
+/// Refuses a pickle that is nested deeper than [`MAX_DEPTH`]. A container that contains itself counts once.
 pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
     if !doc.node(doc.root).is_container() {
         return Ok(());
     }
-    // Each container is measured once, however often it is shared: 0 until then, and where it is empty.
+    // Each container is measured once, however often it is shared. The height is 0 before that, and for empty ones.
     let mut heights = vec![0_u16; doc.node_count()];
     heights[doc.root.index()] = OPEN;
     let mut path = vec![Level { container: doc.root, next: doc.first(doc.root), height: 0 }];

@@ -1,5 +1,5 @@
-//! The hashes that CPython gives to values. It puts chance into those of str and bytes alone, so whoever knows how it
-//! hashes the rest can choose keys by them.
+//! The hashes that CPython gives to values. It randomizes only those of str and bytes. All others are known, so an
+//! attacker can choose keys by their hashes.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -8,23 +8,24 @@ use num_bigint::{BigInt, Sign};
 use super::table::{Exceeded, Key, SetTable, Work};
 use crate::codec::doc::{Doc, NodeId, Tag};
 
-/// CPython's modulus for the hashes of numbers, with which equal numbers of all types have equal hashes.
+/// CPython's modulus for the hashes of numbers. Equal numbers have equal hashes, whatever their types.
 const MODULUS: u64 = (1 << 61) - 1;
 
-/// As many bytes as CPython compares in the time that another scalar takes.
+/// How many bytes CPython compares in the time that it takes to compare two small scalars.
 const BYTES_PER_COMPARISON: usize = 512;
 
-/// Up to this many bits CPython compares an int with a float as floats.
+/// CPython compares an int of up to this many bits with a float by converting it to a float.
 const DOUBLE_BITS: u64 = 48;
 
-/// How many bits the largest float has as an int.
+/// The length of the largest float as an int, in bits.
 const MAX_FLOAT_BITS: u64 = 1_024;
 
-/// How much of CPython's time counts as a scalar compared, in nanoseconds, where a frozenset is compared: it looks up
-/// each item, which takes no longer than it took to put all in.
+/// How many nanoseconds of filling a frozenset count as one comparison of scalars when two frozensets are compared.
+/// CPython then looks up each item of one in the other, which takes no longer than filling it did.
 const SCALAR_NS: u64 = 16;
 
-/// What makes values equal, so that a key is found again where CPython finds it.
+/// The part of a value's identity that is not its content. Two values have the same kind and content exactly if CPython
+/// finds one when it looks for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
     Number { negative: bool, shift: i64 },
@@ -38,23 +39,23 @@ enum Kind {
 
 /// The keys of hashable values.
 pub(super) struct Hashes {
-    /// Chance, as CPython has it: nobody can choose strs by the hashes that they have here.
-    chance: RandomState,
-    /// For each value the number of its key, 0 where it has none.
+    /// Random, as CPython's is: nobody can choose strs by the hashes that they have here.
+    random: RandomState,
+    /// For each value the index of its key; 0 if it has none.
     numbers: Vec<u32>,
     keys: Vec<Key>,
 }
 
 impl Hashes {
     pub(super) fn of(doc: &Doc) -> Hashes {
-        Hashes { chance: RandomState::new(), numbers: vec![0; doc.node_count()], keys: vec![Key::default()] }
+        Hashes { random: RandomState::new(), numbers: vec![0; doc.node_count()], keys: vec![Key::default()] }
     }
 
     pub(super) fn get(&self, id: NodeId) -> Key {
         self.keys[self.numbers[id.index()] as usize]
     }
 
-    /// Works out the key of a value, once those of its items are known. A frozenset is put together for that.
+    /// Computes the key of a value; those of its items must be known. Filling a frozenset is part of that.
     pub(super) fn add(&mut self, doc: &Doc, id: NodeId, work: &mut Work) -> Result<(), Exceeded> {
         let key = match doc.node(id).tag {
             Tag::Tuple => self.tuple(doc, id),
@@ -67,7 +68,7 @@ impl Hashes {
     }
 
     fn identity(&self, kind: Kind, content: &[u8]) -> u64 {
-        self.chance.hash_one((kind, content))
+        self.random.hash_one((kind, content))
     }
 
     fn scalar(&self, doc: &Doc, id: NodeId) -> Key {
@@ -103,13 +104,13 @@ impl Hashes {
                     Some(text) => doc.code_points(text).into_iter().flatten().map(|point| point as u8).collect(),
                     None => doc.content(id).to_vec(),
                 };
-                self.by_chance(Kind::Bytes, &content)
+                self.randomized(Kind::Bytes, &content)
             }
             _ if node.is_str() => {
                 let (width, content) = text(doc, id);
-                self.by_chance(Kind::Str { width }, &content)
+                self.randomized(Kind::Str { width }, &content)
             }
-            // Before 3.12 it depends on where CPython has been loaded.
+            // None. Before CPython 3.12 its hash depends on the address at which CPython was loaded.
             _ => Key { hash: 0xFCA8_6420, identity: self.identity(Kind::None, &[]), weight: 1, ..Key::default() },
         }
     }
@@ -120,21 +121,22 @@ impl Hashes {
         Key { hash, identity, weight: 1, ..Key::default() }
     }
 
-    /// A str has the hash of the bytes that CPython keeps it in, and so that of a bytes object of the same content.
-    fn by_chance(&self, kind: Kind, content: &[u8]) -> Key {
-        let mut hasher = self.chance.build_hasher();
+    /// The key of a str or bytes. CPython hashes the bytes in which it stores a str, so a str and a bytes of the same
+    /// content have the same hash.
+    fn randomized(&self, kind: Kind, content: &[u8]) -> Key {
+        let mut hasher = self.random.build_hasher();
         hasher.write(content);
         let hash = if content.is_empty() { 0 } else { hasher.finish() };
         Key {
             hash,
             identity: self.identity(kind, content),
             weight: weight(content.len()),
-            chance: !content.is_empty(),
+            random: !content.is_empty(),
             ..Key::default()
         }
     }
 
-    /// A number is an odd one times a power of two, whatever its type.
+    /// The identity of a number, whatever its type: its sign, an odd integer, and the power of two to multiply that by.
     fn number(&self, negative: bool, magnitude: u64, shift: i64) -> u64 {
         let zeros = if magnitude == 0 { 0 } else { magnitude.trailing_zeros() };
         let shift = if magnitude == 0 { 0 } else { shift + i64::from(zeros) };
@@ -152,7 +154,7 @@ impl Hashes {
 
     fn float(&self, id: NodeId, value: f64) -> u64 {
         if value.is_nan() {
-            // Equal to nothing but the same object.
+            // A NaN is found only as the same object.
             return self.identity(Kind::NaN, &id.index().to_le_bytes());
         }
         if value.is_infinite() {
@@ -162,12 +164,12 @@ impl Hashes {
         self.number(value < 0.0, mantissa, exponent)
     }
 
-    /// As CPython has hashed tuples since 3.8.
+    /// Hashes a tuple as CPython does since 3.8.
     fn tuple(&self, doc: &Doc, id: NodeId) -> Key {
         const PRIMES: [u64; 3] = [11_400_714_785_074_694_791, 14_029_467_366_897_019_727, 2_870_177_450_012_600_261];
         let (mut hash, mut length) = (PRIMES[2], 0_u64);
         let mut sum = Sum::default();
-        let mut identities = self.chance.build_hasher();
+        let mut identities = self.random.build_hasher();
         for item in doc.items(id).map(|item| self.get(item)) {
             hash = hash.wrapping_add(item.hash.wrapping_mul(PRIMES[1])).rotate_left(31).wrapping_mul(PRIMES[0]);
             length += 1;
@@ -191,16 +193,12 @@ impl Hashes {
         let (mut sum, mut count, mut identities) = (Sum::default(), 0_u64, 0_u64);
         for key in table.keys() {
             hash ^= shuffled(key.hash);
-            identities = identities.wrapping_add(self.chance.hash_one(key.identity));
+            identities = identities.wrapping_add(self.random.hash_one(key.identity));
             count += 1;
             sum.add(key);
         }
         sum.0.weight =
             sum.0.weight.saturating_add(u32::try_from((work.spent() - before) / SCALAR_NS).unwrap_or(u32::MAX));
-        // A table has an even number of slots.
-        if count % 2 == 1 {
-            hash ^= shuffled(0);
-        }
         hash ^= (count + 1).wrapping_mul(1_927_868_237);
         hash ^= (hash >> 11) ^ (hash >> 25);
         let hash = match hash.wrapping_mul(69_069).wrapping_add(907_133_923) {
@@ -211,7 +209,7 @@ impl Hashes {
     }
 }
 
-/// What the key of an immutable container has of its items' keys.
+/// Sums up the keys of the items of an immutable container.
 #[derive(Default)]
 struct Sum(Key);
 
@@ -221,7 +219,7 @@ impl Sum {
         sum.weight = sum.weight.saturating_add(item.weight);
         sum.long_ints = sum.long_ints.saturating_add(item.long_ints);
         sum.large_floats = sum.large_floats.saturating_add(item.large_floats);
-        sum.chance |= item.chance;
+        sum.random |= item.random;
     }
 
     fn key(self, hash: u64, identity: u64) -> Key {
@@ -229,13 +227,13 @@ impl Sum {
     }
 }
 
-/// How many scalars' comparisons one of content of so many bytes costs.
+/// What it costs to compare values of so many bytes, in comparisons of small scalars.
 pub(super) fn weight(length: usize) -> u32 {
     u32::try_from(1 + length / BYTES_PER_COMPARISON).unwrap_or(u32::MAX)
 }
 
-/// How many scalars' comparisons it costs in addition to compare an int with a float, both of so many bits: CPython
-/// turns the float into an int.
+/// What it costs in addition to compare an int with a float, both of so many bits, in comparisons of small scalars:
+/// CPython converts the float to an int.
 fn conversion_weight(bits: u64) -> u32 {
     if bits <= DOUBLE_BITS { 0 } else { 3 + bits.min(MAX_FLOAT_BITS) as u32 / 128 }
 }
@@ -246,7 +244,7 @@ fn shuffled(hash: u64) -> u64 {
 
 fn signed(hash: u64, negative: bool) -> u64 {
     match (if negative { hash.wrapping_neg() } else { hash }) as i64 {
-        // Stands for an error in CPython.
+        // In CPython, -1 means an error.
         -1 => -2_i64 as u64,
         hash => hash as u64,
     }
@@ -261,7 +259,7 @@ fn decimal(text: &[u8]) -> u64 {
     signed(residue as u64, digits.len() < text.len())
 }
 
-/// Of two's complement, the lowest byte first.
+/// The hash of an int in little-endian two's complement.
 fn binary(bytes: &[u8]) -> u64 {
     let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
     // The magnitude of a negative number is one more than the number with all bits inverted.
@@ -275,7 +273,7 @@ fn binary(bytes: &[u8]) -> u64 {
     signed((residue as u64 + u64::from(negative)) % MODULUS, negative)
 }
 
-/// A finite float's magnitude: an integer and the power of two that it is multiplied by.
+/// The magnitude of a finite float: an integer, and the exponent of the power of two to multiply it by.
 fn parts(value: f64) -> (u64, i64) {
     let bits = value.abs().to_bits();
     let (exponent, fraction) = ((bits >> 52) as i64, bits & ((1 << 52) - 1));
@@ -284,16 +282,16 @@ fn parts(value: f64) -> (u64, i64) {
 
 fn float(value: f64) -> u64 {
     if !value.is_finite() {
-        // That of a NaN depends on where it lies since CPython 3.10.
+        // Since CPython 3.10 the hash of a NaN depends on its address.
         return if value.is_nan() { 0 } else { signed(314_159, value < 0.0) };
     }
     let (mantissa, exponent) = parts(value);
-    // 2^61 is 1.
+    // 2^61 is 1 modulo MODULUS.
     let turns = exponent.rem_euclid(61);
     signed(((u128::from(mantissa) << turns) % u128::from(MODULUS)) as u64, value < 0.0)
 }
 
-/// A str as CPython keeps it: how many bytes a character has, and all of them.
+/// A str as CPython stores it: the number of bytes for each character, and all bytes.
 fn text(doc: &Doc, id: NodeId) -> (usize, Vec<u8>) {
     if doc.node(id).tag == Tag::Str && doc.content(id).is_ascii() {
         return (1, doc.content(id).to_vec());
@@ -330,7 +328,7 @@ mod tests {
         assert_eq!(float(f64::NEG_INFINITY) as i64, -314_159);
     }
 
-    /// The key of what a pickle makes.
+    /// The key of a pickle's value.
     fn key(hashes: &mut Hashes, pickle: &crate::codec::pickle::Pickle) -> Key {
         let doc = &pickle.doc;
         let mut work = Work::up_to(u64::MAX);
@@ -354,7 +352,9 @@ mod tests {
         assert_eq!(of(b"K\x01K\x02\x86."), -3_550_055_125_485_641_917);
         assert_eq!(of(b"G\x3f\xf8\0\0\0\0\0\0K\x02K\x03\x86\x86."), 5_043_971_494_856_347_220);
         assert_eq!(of(b"(\x91."), 133_146_708_735_736);
+        assert_eq!(of(b"(K\x01\x91."), -558_064_481_276_695_278);
         assert_eq!(of(b"(K\x01K\x02K\x01\x91."), -1_826_646_154_956_904_602);
+        assert_eq!(of(b"(K\x01K\x02K\x03\x91."), -272_375_401_224_217_160);
         assert_eq!(of(b"(K\x01K\x02K\x03)\x91."), 1_980_428_773_795_854_158);
     }
 

@@ -5,40 +5,41 @@ use super::hash::{Hashes, weight};
 use super::table::{DictTable, Exceeded, SetTable, Work, probe_ns};
 use crate::codec::DecodeError;
 use crate::codec::bounds::{
-    KEY_WORK_BASE_NS, KEY_WORK_BRIEF_NS, KEY_WORK_BYTES_PER_PLACE, KEY_WORK_NS_PER_BYTE, SET_WORK_NS,
+    KEY_WORK_BASE_NS, KEY_WORK_BRIEF_NS, KEY_WORK_BYTES_PER_VALUE, KEY_WORK_NS_PER_BYTE, SET_WORK_NS,
 };
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::error::malformed;
 
-/// What CPython takes to hash one value of a tuple, or
+/// The time that CPython needs to hash one value of a tuple, or
 /// [`INT_BYTES_PER_HASHED_VALUE`](crate::codec::bounds::INT_BYTES_PER_HASHED_VALUE) bytes of an int, in nanoseconds, if
-/// the processor's caches hold it.
+/// it is in the processor's caches.
 const HASH_NS: u64 = 10;
 
-/// What a str or bytes key costs in addition to its probes and its length, in nanoseconds.
+/// The time for a str or bytes key in addition to what its probes and its length cost, in nanoseconds.
 const PLAIN_KEY_NS: u64 = 20;
 
 /// Refuses keys that would keep CPython busy for longer than the message's length allows; see [`KEY_WORK_BASE_NS`].
 pub(super) fn check(doc: &Doc) -> Result<(), DecodeError> {
-    let places = doc.node_count() + doc.place_count();
-    let bytes = doc.source.len().min(places * KEY_WORK_BYTES_PER_PLACE) as u64;
+    let values = doc.node_count() + doc.edge_count();
+    let bytes = doc.source.len().min(values * KEY_WORK_BYTES_PER_VALUE) as u64;
     let full = KEY_WORK_BASE_NS + KEY_WORK_NS_PER_BYTE * bytes;
     let bound = if doc.is_brief() { full.min(KEY_WORK_BRIEF_NS) } else { full };
     let mut work = Work::up_to(bound);
     fill_all(doc, &mut work).map_err(|(Exceeded, at)| match bound < full {
         true => DecodeError::TakesLonger,
         false => {
-            malformed(format!("sets or dict keys that `pickle.loads` needs more than {} ms for", full / 1_000_000), at)
+            let bound = full / 1_000_000;
+            malformed(format!("dict keys or set items that keep `pickle.loads` busy for more than {bound} ms"), at)
         }
     })
 }
 
-/// Fills all tables as CPython does. The error has the offset of the container that takes too long.
+/// Fills all tables as CPython does. The error has the offset of the container at which the bound was exceeded.
 fn fill_all(doc: &Doc, work: &mut Work) -> Result<(), (Exceeded, usize)> {
     let mut needed = vec![false; doc.node_count()];
     let mut filled = Vec::new();
-    // How many values are hashed, a key as often as it is used, since CPython does not cache the hash of a tuple; and
-    // how many if each key counts once.
+    // How many values are hashed. A key counts each time it is used, because CPython does not cache the hash of a
+    // tuple; in `distinct` it counts once.
     let (mut hashed, mut distinct) = (0, 0);
     for id in doc.ids() {
         let at = |exceeded| (exceeded, doc.node(id).at());
@@ -47,8 +48,8 @@ fn fill_all(doc: &Doc, work: &mut Work) -> Result<(), (Exceeded, usize)> {
             Tag::Dict => {}
             _ => continue,
         }
-        // Nobody can choose the hashes of str and bytes, which are random in CPython. So a table of these alone is
-        // never slow.
+        // CPython randomizes the hashes of str and bytes, so nobody can choose them. A table of only these is never
+        // slow.
         if doc.node(id).tag != Tag::FrozenSet && keys(doc, id).all(|key| is_plain(doc, key)) {
             fill_plain(doc, id, work).map_err(at)?;
             continue;
@@ -103,7 +104,7 @@ fn fill(doc: &Doc, id: NodeId, hashes: &Hashes, work: &mut Work) -> Result<(), E
     Ok(())
 }
 
-/// Charges for keys whose hashes nobody can choose: each is found about as fast as any other.
+/// Charges for a table of keys whose hashes nobody can choose. On average they cost the same.
 fn fill_plain(doc: &Doc, id: NodeId, work: &mut Work) -> Result<(), Exceeded> {
     let (mut count, mut weights) = (0_u64, 0_u64);
     for key in keys(doc, id) {

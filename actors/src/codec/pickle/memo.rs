@@ -1,29 +1,30 @@
-//! The memo of the pickle machine: values kept under numbers.
+//! The memo of the pickle machine.
 
 use crate::codec::DecodeError;
 use crate::codec::bounds::MAX_MEMO_GAP;
 use crate::codec::doc::NodeId;
 use crate::codec::error::{grouped, malformed};
 
-/// The values kept under memo numbers. Errors name `at`, the offset of the opcode that is being executed.
+/// Values by memo number. Errors name `at`, the offset of the current opcode.
 #[derive(Debug, Default)]
 pub(super) struct Memo {
     entries: Vec<Option<NodeId>>,
-    /// How many numbers are in use. Less than the length of `entries` if these have gaps.
+    /// How many numbers are in use: less than the length of `entries` if there are gaps.
     used: u32,
 }
 
 impl Memo {
-    /// The number that the next MEMOIZE stands for: how many numbers are in use.
+    /// How many numbers are in use, which is also the number that the next MEMOIZE assigns.
     pub(super) fn used(&self) -> u32 {
         self.used
     }
 
-    /// Keeps `value` under `number`. `made` is how many values the pickle has made so far.
+    /// Stores `value` under `number`. `made` is how many values the pickle has made so far.
     pub(super) fn put(&mut self, number: usize, value: NodeId, made: usize, at: usize) -> Result<(), DecodeError> {
         if number >= made + MAX_MEMO_GAP {
             let (number, bound) = (grouped(number), grouped(MAX_MEMO_GAP));
-            return Err(malformed(format!("memo number {number}, {bound} or more beyond the values so far,"), at));
+            let what = format!("memo number {number} exceeds the number of values so far by {bound} or more");
+            return Err(malformed(what, at));
         }
         if self.entries.len() <= number {
             self.entries.resize(number + 1, None);
@@ -39,16 +40,16 @@ impl Memo {
             .get(number)
             .copied()
             .flatten()
-            .ok_or_else(|| malformed(format!("memo number {}, under which nothing is kept,", grouped(number)), at))
+            .ok_or_else(|| malformed(format!("unknown memo number {}", grouped(number)), at))
     }
 
-    /// A number under which a value is kept.
+    /// A number under which the memo holds a value.
     pub(super) fn number_of(&self, id: NodeId) -> Option<u32> {
-        // Bounded far below 2^32 entries.
+        // Lossless: `MAX_VALUES` and `MAX_MEMO_GAP` keep the numbers far below 2^32.
         self.entries.iter().position(|kept| *kept == Some(id)).map(|number| number as u32)
     }
 
-    /// The first number beyond all that were ever in use.
+    /// The first number above all numbers in use.
     pub(super) fn end(&self) -> u32 {
         self.entries.len() as u32
     }

@@ -10,9 +10,9 @@ use crate::codec::error::{grouped, malformed};
 pub(super) struct Operands<'a> {
     source: &'a [u8],
     pos: usize,
-    /// The offset of the opcode that is being executed.
+    /// The offset of the current opcode.
     at: usize,
-    /// Where the last FRAME ends.
+    /// The offset at which the last frame ends.
     frame_end: usize,
 }
 
@@ -27,7 +27,7 @@ impl<'a> Operands<'a> {
         self.byte()
     }
 
-    /// The offset of the opcode that is being executed.
+    /// The offset of the current opcode.
     pub(super) fn at(&self) -> usize {
         self.at
     }
@@ -36,7 +36,7 @@ impl<'a> Operands<'a> {
         &self.source[range]
     }
 
-    /// An error at the opcode that is being executed.
+    /// An error at the current opcode.
     pub(super) fn refuse(&self, what: impl Display) -> DecodeError {
         malformed(what, self.at)
     }
@@ -49,7 +49,7 @@ impl<'a> Operands<'a> {
             return Err(self.refuse("frame within a frame"));
         }
         if length > self.source.len() - self.pos {
-            return Err(self.refuse("pickle cut short: its end lies within the frame"));
+            return Err(self.refuse("truncated pickle: it ends within the frame"));
         }
         self.frame_end = self.pos + length;
         Ok(())
@@ -80,14 +80,16 @@ impl<'a> Operands<'a> {
         let range = self.line()?;
         let digits = &self.source[range];
         let number = str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
-        number.and_then(|number| number.parse().ok()).ok_or_else(|| self.refuse("memo number that is no number"))
+        number
+            .and_then(|number| number.parse().ok())
+            .ok_or_else(|| self.refuse("memo number that is not a decimal integer"))
     }
 
     /// The rest of the line, without its end.
     pub(super) fn line(&mut self) -> Result<Range<usize>, DecodeError> {
         let start = self.pos;
         let Some(length) = self.source[start..].iter().position(|byte| *byte == b'\n') else {
-            return Err(self.refuse("pickle cut short: the line has no end"));
+            return Err(self.refuse("truncated pickle: the line has no end"));
         };
         self.advance(start + length + 1)?;
         Ok(start..start + length)
@@ -111,7 +113,7 @@ impl<'a> Operands<'a> {
         let left = self.source.len() - self.pos;
         if length > left {
             return Err(self.refuse(format!(
-                "pickle cut short: {} more bytes are needed and {} are left",
+                "truncated pickle: {} more bytes are needed, but only {} are left",
                 grouped(length),
                 grouped(left)
             )));
@@ -121,8 +123,8 @@ impl<'a> Operands<'a> {
         Ok(start..self.pos)
     }
 
-    /// Moves on within the frame or out of it. An opcode that crosses the end of a frame is an error: CPython's two
-    /// unpicklers read it differently.
+    /// Moves the cursor. An opcode that crosses the end of a frame is an error, because CPython's two unpicklers (in C
+    /// and in Python) read it differently.
     fn advance(&mut self, to: usize) -> Result<(), DecodeError> {
         if self.pos < self.frame_end && self.frame_end < to {
             return Err(malformed("frame that ends within an opcode", self.frame_end));

@@ -1,5 +1,5 @@
-//! The few callables that `pickle.dumps` itself names for plain values at old protocols. None is ever called: the
-//! document gets a node that describes the result.
+//! The few callables that `pickle.dumps` uses for plain values at old protocols. None is ever called: the document gets
+//! a node that describes the result.
 
 use super::container::{check_key, sum_up_hash};
 use super::operand::Operands;
@@ -10,15 +10,15 @@ use crate::codec::error::{malformed, shown};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Callable {
-    /// `_codecs.encode`, which makes bytes at protocols 0 to 2.
+    /// `_codecs.encode`: makes bytes at protocols 0 to 2.
     Encode,
-    /// `bytes`, which makes empty bytes at protocols 0 to 2.
+    /// `bytes`: makes empty bytes at protocols 0 to 2.
     Bytes,
-    /// At protocols 0 to 4.
+    /// `bytearray`: at protocols 0 to 4.
     ByteArray,
-    /// At protocols 0 to 3.
+    /// `set`: at protocols 0 to 3.
     Set,
-    /// At protocols 0 to 3.
+    /// `frozenset`: at protocols 0 to 3.
     FrozenSet,
 }
 
@@ -26,7 +26,7 @@ impl Callable {
     const ALL: [Callable; 5] =
         [Callable::Encode, Callable::Bytes, Callable::ByteArray, Callable::Set, Callable::FrozenSet];
 
-    /// Which one a value in a document is.
+    /// The callable that a node describes.
     pub(super) fn of(node: &Node) -> Callable {
         Callable::ALL[node.range().start]
     }
@@ -41,7 +41,7 @@ impl Callable {
         }
     }
 
-    /// The modules that it is found in. CPython maps Python 2's names below protocol 3 only.
+    /// The modules that it may be named in. CPython maps the names of Python 2 only below protocol 3.
     fn modules(self, protocol: u8) -> &'static [&'static str] {
         match (self, protocol) {
             (Callable::Encode, _) => &["_codecs"],
@@ -58,7 +58,7 @@ impl Callable {
     }
 }
 
-/// The callable that GLOBAL names in its operands.
+/// GLOBAL: the callable that its operands name.
 pub(super) fn global(operands: &mut Operands, doc: &mut Doc, protocol: u8) -> Result<NodeId, DecodeError> {
     let (module, name) = (operands.line()?, operands.line()?);
     let (module, name) = (operands.bytes(module), operands.bytes(name));
@@ -71,7 +71,7 @@ pub(super) fn global(operands: &mut Operands, doc: &mut Doc, protocol: u8) -> Re
     }
 }
 
-/// The callable that STACK_GLOBAL names by two values.
+/// STACK_GLOBAL: the callable that two values on the stack name.
 pub(super) fn stack_global(
     doc: &mut Doc,
     module: NodeId,
@@ -87,11 +87,11 @@ pub(super) fn stack_global(
     }
     match (doc.chars_lossy(module), doc.chars_lossy(name)) {
         (Some(module), Some(name)) => Err(refuse_name(module, name, at)),
-        _ => Err(malformed("pickle names a class by something that is no str", at)),
+        _ => Err(malformed("pickle names a class by a value that is not a str", at)),
     }
 }
 
-/// The error for INST, which names a class and makes an instance at once.
+/// The error for INST, which names a class and makes an instance of it.
 pub(super) fn refuse_inst(operands: &mut Operands) -> DecodeError {
     match (operands.line(), operands.line()) {
         (Ok(module), Ok(name)) => {
@@ -101,18 +101,18 @@ pub(super) fn refuse_inst(operands: &mut Operands) -> DecodeError {
     }
 }
 
-/// The total output of the calls in a pickle so far. Arguments may be shared, so the output can exceed the pickle's
-/// length.
+/// The total size of what the calls in a pickle have made so far. Calls may share arguments, so it can exceed the
+/// length of the pickle.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    /// See [`MAX_CALL_GROWTH`].
+    /// The bytes of byte strings; see [`MAX_CALL_GROWTH`].
     bytes: usize,
-    /// How many items of lists have been copied into sets.
+    /// The items of lists that have been copied into sets.
     items: usize,
 }
 
 impl Calls {
-    /// The value that REDUCE makes: what `callable` returns for the tuple `arguments`.
+    /// REDUCE: what `callable` returns for the tuple `arguments`.
     pub(super) fn reduce(
         &mut self,
         doc: &mut Doc,
@@ -123,7 +123,7 @@ impl Calls {
         let callable = doc.node(callable);
         if callable.tag != Tag::Callable {
             let found = callable.tag.type_name();
-            return Err(malformed(format!("pickle calls {found}"), at));
+            return Err(malformed(format!("pickle calls {found}, which is not callable,"), at));
         }
         let callable = Callable::of(callable);
         match (callable, at_most_two(doc, arguments)) {
@@ -140,7 +140,7 @@ impl Calls {
                 self.charge(doc, length, at)?;
                 doc.add(Tag::ByteArray, at, 0..length)
             }
-            // As Python 2 and the first releases of Python 3 wrote it.
+            // Written by Python 2 and the first releases of Python 3.
             (Callable::ByteArray, Some([Some(text), Some(encoding)])) if doc.str_is(encoding, "latin-1") => {
                 let length = self.latin1_length(doc, text, at)?;
                 doc.add(Tag::ByteArray, at, 0..length)
@@ -153,35 +153,36 @@ impl Calls {
             }
             _ => {
                 let name = callable.name();
-                let what = format!("pickle calls `{name}` with other arguments than `pickle.dumps` gives it");
+                let what = format!("pickle calls `{name}` with arguments that `pickle.dumps` never gives it");
                 Err(malformed(what, at))
             }
         }
     }
 
-    /// How many bytes a str has in Latin-1.
+    /// The length of a str in Latin-1, in bytes.
     fn latin1_length(&mut self, doc: &Doc, text: NodeId, at: usize) -> Result<usize, DecodeError> {
-        // Many calls may share one text. So it counts against the bound before it is read.
+        // Many calls may share one str, so it is charged before it is read.
         if doc.node(text).is_str() {
             self.charge(doc, doc.node(text).range().len(), at)?;
         }
         let Some(mut points) = doc.code_points(text) else {
-            return Err(malformed("pickle encodes something that is no str", at));
+            return Err(malformed("pickle encodes a value that is not a str", at));
         };
         points
             .try_fold(0, |length, point| (point <= 0xFF).then_some(length + 1))
-            .ok_or_else(|| malformed("pickle makes bytes of a str that is not Latin-1", at))
+            .ok_or_else(|| malformed("pickle encodes a str in Latin-1 that has other characters", at))
     }
 
     fn charge(&mut self, doc: &Doc, length: usize, at: usize) -> Result<(), DecodeError> {
         self.bytes = self.bytes.saturating_add(length);
         if self.bytes > doc.source.len().saturating_mul(MAX_CALL_GROWTH) {
-            return Err(malformed(format!("pickle makes bytes of more than {MAX_CALL_GROWTH} times its length"), at));
+            let what = format!("calls in the pickle make byte strings of more than {MAX_CALL_GROWTH} times its length");
+            return Err(malformed(what, at));
         }
         Ok(())
     }
 
-    /// A set or a frozenset of a list's items.
+    /// Makes a set or a frozenset of the items of a list.
     fn set_of(&mut self, doc: &mut Doc, tag: Tag, list: NodeId, at: usize) -> Result<NodeId, DecodeError> {
         let set = doc.add(tag, at, 0..0)?;
         let mut edge = doc.first(list);
@@ -202,7 +203,7 @@ impl Calls {
     }
 }
 
-/// A tuple's items if there are at most two.
+/// The items of a tuple. `None` if there are more than two.
 fn at_most_two(doc: &Doc, tuple: NodeId) -> Option<[Option<NodeId>; 2]> {
     if doc.node(tuple).tag != Tag::Tuple {
         return None;
@@ -212,13 +213,13 @@ fn at_most_two(doc: &Doc, tuple: NodeId) -> Option<[Option<NodeId>; 2]> {
     items.next().is_none().then_some(first_two)
 }
 
-/// Refuses a callable where a value is expected.
+/// Refuses a callable that is used as a value.
 pub(super) fn check_plain(doc: &Doc, id: NodeId) -> Result<(), DecodeError> {
     let node = doc.node(id);
     match node.tag {
         Tag::Callable => {
             let name = Callable::of(node).name();
-            Err(malformed(format!("pickle names a class (`{name}`) as a value"), node.at()))
+            Err(malformed(format!("pickle uses a class (`{name}`) as a value"), node.at()))
         }
         _ => Ok(()),
     }

@@ -3,18 +3,18 @@
 use crate::codec::DecodeError;
 use crate::codec::doc::NodeId;
 
-/// An opcode that has to be removed or replaced. Numbers are offsets in the pickle unless said otherwise.
+/// An opcode that may have to be removed or replaced.
 #[derive(Debug)]
 pub(super) enum Rewrite {
-    /// FRAME. Its length may become wrong, and a pickle needs no frames.
+    /// FRAME, at this offset. Its length may become wrong, and a pickle needs no frames.
     Frame(u32),
-    /// MEMOIZE, and the memo number that it stands for.
+    /// MEMOIZE, at this offset, and the memo number that it assigns.
     Memoize(u32, u32),
-    /// An int in decimal with more digits than the peers accept. It becomes a binary one.
+    /// A decimal int with more digits than the peers accept. It is written in binary instead.
     TextInt(NodeId),
 }
 
-/// All such opcodes of a pickle, in their order.
+/// All such opcodes of a pickle, in order.
 #[derive(Debug, Default)]
 pub(super) struct Rewrites(Vec<Rewrite>);
 

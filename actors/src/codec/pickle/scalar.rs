@@ -1,4 +1,4 @@
-//! Scalars: reads the operand of an opcode that makes one, and adds the value to the document.
+//! Reads the operands of opcodes that make scalars, and adds the values to the document.
 
 use std::ops::Range;
 
@@ -10,9 +10,10 @@ use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::error::malformed;
 use crate::codec::text::{CodePoints, Spelling, check_utf8};
 
-/// `pickle.loads` reads these as ASCII, so the user manager would refuse them.
+/// The error for non-ASCII strs of Python 2. `pickle.loads` decodes them as ASCII, so the user manager could not load
+/// them.
 const PYTHON_2_BYTES: &str =
-    "str of Python 2 that is not ASCII (in Python 2, send bytes as bytearray(...) and text as unicode)";
+    "Python 2 str that is not ASCII (in Python 2, send bytes as bytearray(...) and text as unicode)";
 
 /// A str in UTF-8.
 pub(super) fn unicode(operands: &Operands, doc: &mut Doc, range: Range<usize>) -> Result<NodeId, DecodeError> {
@@ -24,7 +25,7 @@ pub(super) fn unicode(operands: &Operands, doc: &mut Doc, range: Range<usize>) -
     doc.add(tag, operands.at(), range)
 }
 
-/// A str of Python 2, which `pickle.loads` reads as ASCII by default.
+/// A str of Python 2, which `pickle.loads` decodes as ASCII by default.
 pub(super) fn python_2_str(operands: &Operands, doc: &mut Doc, range: Range<usize>) -> Result<NodeId, DecodeError> {
     if !operands.bytes(range.clone()).is_ascii() {
         return Err(operands.refuse(PYTHON_2_BYTES));
@@ -32,13 +33,13 @@ pub(super) fn python_2_str(operands: &Operands, doc: &mut Doc, range: Range<usiz
     doc.add(Tag::Str, operands.at(), range)
 }
 
-/// A str in the codec `raw-unicode-escape`: opcode UNICODE.
+/// UNICODE: a str in the encoding `raw-unicode-escape`.
 pub(super) fn raw_unicode(operands: &mut Operands, doc: &mut Doc) -> Result<NodeId, DecodeError> {
     let range = operands.line()?;
     spelled(operands, doc, Tag::RawUnicodeStr, Spelling::RawUnicode, range)
 }
 
-/// A str of Python 2 in quotes: opcode STRING.
+/// STRING: a quoted str of Python 2.
 pub(super) fn quoted_string(operands: &mut Operands, doc: &mut Doc) -> Result<NodeId, DecodeError> {
     let line = operands.line()?;
     match operands.bytes(line.clone()) {
@@ -62,15 +63,15 @@ fn spelled(
     }
     match CodePoints::new(spelling, content).unreadable() {
         0 => doc.add(tag, operands.at(), range),
-        // `repr` writes a byte beyond ASCII as \x80 to \xff
+        // Python 2's `repr` writes bytes beyond ASCII as \x80 to \xff.
         rest if spelling == Spelling::Escaped && content[content.len() - rest..].starts_with(b"\\x") => {
             Err(malformed(PYTHON_2_BYTES, range.end - rest))
         }
-        rest => Err(malformed("wrong escape in a string", range.end - rest)),
+        rest => Err(malformed("invalid escape in a string", range.end - rest)),
     }
 }
 
-/// An int or a bool: opcode INT.
+/// INT: an int or a bool.
 pub(super) fn text_int(operands: &mut Operands, doc: &mut Doc, rewrites: &mut Rewrites) -> Result<NodeId, DecodeError> {
     let line = operands.line()?;
     match operands.bytes(line.clone()) {
@@ -80,7 +81,7 @@ pub(super) fn text_int(operands: &mut Operands, doc: &mut Doc, rewrites: &mut Re
     }
 }
 
-/// An int with or without a final `L`: opcode LONG.
+/// LONG: an int with or without a final `L`.
 pub(super) fn text_long(
     operands: &mut Operands,
     doc: &mut Doc,
@@ -114,14 +115,14 @@ fn decimal(
     Ok(id)
 }
 
-/// A float in decimal: opcode FLOAT.
+/// FLOAT: a decimal float.
 pub(super) fn text_float(operands: &mut Operands, doc: &mut Doc) -> Result<NodeId, DecodeError> {
     let range = operands.line()?;
     let content = operands.bytes(range);
     let number = content.strip_prefix(b"-").unwrap_or(content);
     let named = matches!(number, b"inf" | b"nan");
     let value = doc.parse_float(content)?;
-    // Rust reads more words and signs than Python does. So the first character decides whether this is a number.
+    // Rust accepts more words and signs than Python does, so the start of the text is checked too.
     match value {
         Some(value) if named || number.first().is_some_and(u8::is_ascii_digit) && value.is_finite() => {
             doc.add_float(operands.at(), value)

@@ -1,7 +1,7 @@
-//! Reads a pickle with a machine that executes the opcodes as CPython's does, except that it only describes the values.
+//! Scans a pickle: a machine executes the opcodes as CPython's does, but describes the values instead of making them.
 //!
-//! It accepts what `pickle.dumps` writes for plain values, little more, and nothing that CPython's `pickle.loads`
-//! refuses.
+//! It accepts everything that `pickle.dumps` writes for plain values, a little more, and nothing that CPython's
+//! `pickle.loads` refuses.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use super::{container, depth, hash_flood, opcode as op, scalar};
 use crate::codec::doc::{Doc, NodeId, Tag};
 use crate::codec::{DecodeError, Effort};
 
-/// A pickle that was read, and what forwarding it needs.
+/// A pickle that was read, with what is needed to forward it.
 #[derive(Debug)]
 pub(in crate::codec) struct Pickle {
     pub(in crate::codec) doc: Doc,
@@ -43,8 +43,7 @@ pub(in crate::codec) fn read(body: Bytes, effort: Effort) -> Result<Pickle, Deco
     Ok(pickle)
 }
 
-/// What the opcodes work on. Each family of opcodes has a module of its own, whose functions get the parts that they
-/// need.
+/// The state that the opcodes work on. Each family of opcodes has a module; its functions get the parts that they need.
 struct Machine<'a> {
     operands: Operands<'a>,
     doc: Doc,
@@ -64,9 +63,8 @@ impl Machine<'_> {
                 op::PROTO => {
                     self.protocol = self.operands.byte()?;
                     if self.protocol > 5 {
-                        return Err(self
-                            .operands
-                            .refuse(format!("pickle of protocol {}; 0 to 5 are known,", self.protocol)));
+                        let what = format!("pickle of protocol {} (0 to 5 are supported)", self.protocol);
+                        return Err(self.operands.refuse(what));
                     }
                 }
                 op::FRAME => {
@@ -219,17 +217,15 @@ impl Machine<'_> {
                     return Err(self.operands.refuse("pickle names a class by an extension code"));
                 }
                 op::OBJ | op::NEWOBJ | op::NEWOBJ_EX | op::BUILD => {
-                    return Err(self
-                        .operands
-                        .refuse("pickle makes an instance of a class; plain values are expected,"));
+                    return Err(self.operands.refuse("pickle makes an instance of a class, not a plain value,"));
                 }
                 op::PERSID | op::BINPERSID => {
-                    return Err(self.operands.refuse("pickle refers to an object outside by a persistent id"));
+                    return Err(self.operands.refuse("pickle refers to an external object by a persistent id"));
                 }
                 op::NEXT_BUFFER | op::READONLY_BUFFER => {
-                    return Err(self.operands.refuse("pickle refers to a buffer outside of it"));
+                    return Err(self.operands.refuse("pickle refers to an out-of-band buffer"));
                 }
-                _ => return Err(self.operands.refuse(format!("no pickle: unknown opcode 0x{opcode:02x}"))),
+                _ => return Err(self.operands.refuse(format!("invalid pickle: unknown opcode 0x{opcode:02x}"))),
             }
         }
         let root = self.pop()?;
@@ -276,7 +272,7 @@ impl Machine<'_> {
     fn build_of(&mut self, count: usize) -> Result<(), DecodeError> {
         match self.stack.start_of_last(count) {
             Some(start) => self.build_from(Tag::Tuple, start),
-            None => Err(self.operands.refuse("tuple of more values than there are")),
+            None => Err(self.operands.refuse("tuple of more values than are on the stack")),
         }
     }
 
@@ -285,7 +281,7 @@ impl Machine<'_> {
         self.build_from(tag, start)
     }
 
-    /// Replaces the values from `start` by a container of them.
+    /// Replaces the values from `start` on by a container with these items.
     fn build_from(&mut self, tag: Tag, start: usize) -> Result<(), DecodeError> {
         let id = container::build(&mut self.doc, tag, self.stack.from(start), self.operands.at())?;
         self.stack.truncate(start);
@@ -295,7 +291,7 @@ impl Machine<'_> {
     fn add_last(&mut self, tag: Tag, count: usize) -> Result<(), DecodeError> {
         match self.stack.start_of_last(count) {
             Some(start) => self.add_from(tag, start),
-            None => Err(self.operands.refuse("opcode without a value to work on")),
+            None => Err(self.operands.refuse("opcode needs a value, but the stack has none")),
         }
     }
 
@@ -304,10 +300,10 @@ impl Machine<'_> {
         self.add_from(tag, start)
     }
 
-    /// Moves the values from `start` into the container below them.
+    /// Moves the values from `start` on into the container below them.
     fn add_from(&mut self, tag: Tag, start: usize) -> Result<(), DecodeError> {
         let Some(container) = self.stack.below(start) else {
-            return Err(self.operands.refuse("items without a container"));
+            return Err(self.operands.refuse("opcode adds items, but no container is below them on the stack"));
         };
         container::add(&mut self.doc, tag, container, self.stack.from(start), self.operands.at())?;
         self.stack.truncate(start);

@@ -10,7 +10,7 @@ use super::{Output, memo_opcode, put_long};
 use crate::codec::doc::{NodeId, Tag};
 use crate::codec::pieces::Pieces;
 
-/// A scalar that is not in the memo is copied if its opcode has at most this many bytes; otherwise it is memoized and
+/// A scalar that is not in the memo is copied if its opcode has at most this many bytes. A longer one is memoized and
 /// fetched.
 const WRITTEN_AGAIN: usize = 256;
 
@@ -35,7 +35,7 @@ impl<'a> Splice<'a> {
         Splice { pickle, kept: Vec::new(), next_memo: pickle.memo.end(), end: vec![op::POP] }
     }
 
-    /// How many bytes have been put, after the pickle's own opcodes.
+    /// How many bytes have been put after the pickle's own opcodes.
     pub(in crate::codec) fn end_len(&self) -> u64 {
         self.end.len() as u64
     }
@@ -59,7 +59,7 @@ impl<'a> Splice<'a> {
             let mut replacement = Vec::new();
             match rewrite {
                 Rewrite::Frame(_) => {}
-                // Counts the entries of the memo, to which one has been added.
+                // MEMOIZE uses the number of memo entries, which an inserted LONG_BINPUT has changed.
                 Rewrite::Memoize(_, number) if self.kept.first().is_some_and(|first| first.after <= start) => {
                     replacement.extend(memo_opcode(op::LONG_BINPUT, *number));
                 }
@@ -103,7 +103,7 @@ impl<'a> Splice<'a> {
     }
 }
 
-/// The length of the rest of a line, its end included.
+/// The length of the rest of a line, including its line feed.
 fn line_end(rest: &[u8]) -> usize {
     rest.iter().take_while(|byte| **byte != b'\n').count() + 1
 }
@@ -121,7 +121,7 @@ impl Output for Splice<'_> {
             Tag::False => return self.end.push(op::NEWFALSE),
             _ => {}
         }
-        // What counts is what the memo holds at the end: numbers may be given twice.
+        // Looked up in the memo at the end of the pickle, because a later PUT may have replaced an entry.
         if let Some(number) = self.pickle.memo.number_of(id) {
             return self.memo_get(number);
         }

@@ -4,7 +4,7 @@ use crate::codec::DecodeError;
 use crate::codec::doc::NodeId;
 use crate::codec::error::malformed;
 
-/// The values on the stack. Errors name `at`, the offset of the opcode that is being executed.
+/// The values on the stack. Errors name `at`, the offset of the current opcode.
 #[derive(Debug, Default)]
 pub(super) struct Stack {
     values: Vec<NodeId>,
@@ -23,9 +23,12 @@ impl Stack {
         Ok(())
     }
 
-    /// The value on top. Values below the last MARK are out of reach.
+    /// The value on top. Opcodes cannot reach values below the last MARK.
     pub(super) fn top(&self, at: usize) -> Result<NodeId, DecodeError> {
-        self.values[self.fence()..].last().copied().ok_or_else(|| malformed("opcode without a value to work on", at))
+        self.values[self.fence()..]
+            .last()
+            .copied()
+            .ok_or_else(|| malformed("opcode needs a value, but the stack has none", at))
     }
 
     pub(super) fn pop(&mut self, at: usize) -> Result<NodeId, DecodeError> {
@@ -42,10 +45,10 @@ impl Stack {
 
     /// Removes the last MARK. Returns the index of the first value above it.
     pub(super) fn pop_mark(&mut self, at: usize) -> Result<usize, DecodeError> {
-        self.marks.pop().ok_or_else(|| malformed("opcode without a MARK before it", at))
+        self.marks.pop().ok_or_else(|| malformed("opcode needs a MARK, but the stack has none", at))
     }
 
-    /// Removes the last MARK if no value is above it, as POP does. Returns whether it did.
+    /// Removes the last MARK if no value is above it, as POP does. Returns whether there was one.
     pub(super) fn pop_bare_mark(&mut self) -> bool {
         let is_bare = self.marks.last() == Some(&self.values.len());
         if is_bare {
@@ -54,7 +57,7 @@ impl Stack {
         is_bare
     }
 
-    /// The index of the first of the last `count` values; `None` if there are not so many above the last MARK.
+    /// The index of the first of the last `count` values. `None` if fewer are above the last MARK.
     pub(super) fn start_of_last(&self, count: usize) -> Option<usize> {
         self.values.len().checked_sub(count).filter(|start| *start >= self.fence())
     }

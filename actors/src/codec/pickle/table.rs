@@ -1,68 +1,69 @@
-//! CPython's hash tables, as far as it takes to know how long filling them keeps it busy.
+//! Simulates CPython's hash tables, to know how long it takes to fill them.
 //!
-//! Equal hashes are not all that makes a table slow: keys may also be chosen to lie along the probe sequence of
-//! another, which then passes all of them, at each use. So each insertion is carried out here, in a table of the same
-//! size, along the same sequence. What dicts and sets do has been the same from CPython 3.8 to 3.13, but for one thing:
-//! since 3.11 a dict of strs makes its table anew at the first other key, and it is up to twice as large for a while.
-//! No key passes more entries there: its sequence in the smaller table is that in the larger one modulo the size, and
-//! each entry of the larger one is among those that it passes in the smaller one.
+//! Equal hashes are not the only thing that makes a table slow. An attacker can also choose keys whose slots lie on the
+//! probe sequence of another key; each use of that key then probes all of them. So each insertion is simulated in a
+//! table of the same size, along the same probe sequence. Dicts and sets have worked the same way from CPython 3.8 to
+//! 3.13, with one exception: since 3.11 a dict of strs rebuilds its table at the first other key, and the new table is
+//! up to twice as large for a while. No key probes more entries in it: its probe sequence in the smaller table is the
+//! one in the larger table modulo the size, so in the smaller table it passes all entries that it passes in the larger.
 
 use crate::codec::doc::NodeId;
 
-/// How many bits of the hash the next place depends on in addition.
+/// How many more bits of the hash each step of a probe sequence depends on.
 const PERTURB_SHIFT: u32 = 5;
 
-/// How many neighbours a set looks at before it goes on to the next place of the sequence.
+/// How many neighbours of a slot a set probes before it takes the next step of the probe sequence.
 const LINEAR_PROBES: usize = 9;
 
-/// The size of the smallest table.
+/// The size of the smallest table, in slots.
 const MIN_SLOTS: usize = 8;
 
-/// The used entries above which a set doubles its table; below, it takes four times the used entries.
+/// A set with more entries than this grows its table to twice the number of entries; a smaller set to four times that.
 const LARGE_SET: usize = 50_000;
 
-/// What it takes to compare two scalars that the processor's caches hold, in nanoseconds.
+/// The time to compare two small scalars that are in the processor's caches, in nanoseconds.
 const COMPARISON_NS: u64 = 35;
 
-/// The most that it takes to get a value that the caches do not hold, in nanoseconds.
+/// The longest time to load a value that is not in the caches, in nanoseconds.
 const MISS_NS: u64 = 200;
 
-/// Of how many values each nanosecond of [`MISS_NS`] is expected: 60,000 floats, 3 MB, take 90 ns each, a million 300.
+/// Each nanosecond of the time to load a value is charged for this many values, up to [`MISS_NS`]. Measured: 90 ns per
+/// float with 60,000 floats (3 MB), 300 ns with a million.
 const VALUES_PER_MISS_NS: u64 = 1_024;
 
-/// What the memory of one more entry costs, in nanoseconds: it comes fresh from the system.
+/// The time to allocate memory for one more entry, in nanoseconds. The memory is new from the kernel.
 const ENTRY_NS: u64 = 25;
 
-/// A key as a table knows it.
+/// What a table knows of a key.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Key {
-    /// CPython's hash, or one as good where CPython puts chance into it.
+    /// CPython's hash. If CPython randomizes it, another random hash.
     pub(super) hash: u64,
-    /// Whether keys are equal; they have one hash then.
+    /// The same for equal keys. These also have the same hash.
     pub(super) identity: u64,
-    /// How many scalars at most are compared with those of an equal key.
+    /// What it costs at most to compare it with an equal key, in comparisons of small scalars.
     pub(super) weight: u32,
-    /// How many more scalars' comparisons the long ints in it cost if they are compared with floats.
+    /// What it costs in addition if its long ints are compared with floats.
     pub(super) long_ints: u32,
-    /// How many the large floats cost if they are compared with ints.
+    /// What it costs in addition if its large floats are compared with ints.
     pub(super) large_floats: u32,
-    /// The hash depends on chance: on a str or a bytes.
-    pub(super) chance: bool,
+    /// Whether the hash is randomized, because it depends on a str or a bytes.
+    pub(super) random: bool,
 }
 
 impl Key {
-    /// How many scalars' comparisons it costs at most to compare two keys of one hash.
+    /// What it costs at most to compare two keys with the same hash, in comparisons of small scalars.
     fn comparisons(&self, other: &Key) -> u64 {
         let conversions = [self.long_ints.min(other.large_floats), self.large_floats.min(other.long_ints)];
         u64::from(self.weight.min(other.weight)) + conversions.map(u64::from).iter().sum::<u64>()
     }
 }
 
-/// The bound is reached.
+/// The work exceeds its bound.
 #[derive(Debug)]
 pub(super) struct Exceeded;
 
-/// The time that CPython takes, in nanoseconds of the processors that this was measured on.
+/// The time that CPython would have spent so far, in nanoseconds on the processors that this was measured on.
 #[derive(Debug)]
 pub(super) struct Work {
     spent: u64,
@@ -75,12 +76,12 @@ impl Work {
         Work { spent: 0, bound, miss_ns: 0 }
     }
 
-    /// Declares how many values the keys hold: more than a few do not fit the processor's caches.
+    /// Sets how many values the keys have. Many values do not fit in the processor's caches.
     pub(super) fn spread_over(&mut self, values: u64) {
         self.miss_ns = (values / VALUES_PER_MISS_NS).min(MISS_NS);
     }
 
-    /// What it takes to get one of the values, beside what is done with it.
+    /// The time to load one of the values from memory.
     pub(super) fn miss_ns(&self) -> u64 {
         self.miss_ns
     }
@@ -95,27 +96,27 @@ impl Work {
     }
 }
 
-/// What one place of a probe sequence costs in a table of so many slots: a larger one does not fit the processor's
+/// The time for one step of a probe sequence in a table of so many slots. A large table does not fit in the processor's
 /// caches.
 pub(super) fn probe_ns(slots: usize) -> u64 {
     5 + (slots as u64 >> 14).min(120)
 }
 
-/// The places at which a key may be found.
+/// A probe sequence: the slots in which a key may be found.
 struct Probes {
-    place: usize,
+    slot: usize,
     perturb: u64,
     mask: usize,
 }
 
 impl Probes {
     fn of(hash: u64, slots: usize) -> Probes {
-        Probes { place: hash as usize & (slots - 1), perturb: hash, mask: slots - 1 }
+        Probes { slot: hash as usize & (slots - 1), perturb: hash, mask: slots - 1 }
     }
 
     fn advance(&mut self) {
         self.perturb >>= PERTURB_SHIFT;
-        self.place = (self.place * 5).wrapping_add(self.perturb as usize).wrapping_add(1) & self.mask;
+        self.slot = (self.slot * 5).wrapping_add(self.perturb as usize).wrapping_add(1) & self.mask;
     }
 }
 
@@ -123,19 +124,19 @@ impl Probes {
 #[derive(Debug, Default)]
 struct Entries {
     entries: Vec<(NodeId, Key)>,
-    /// Those whose hashes do not depend on chance.
+    /// How many entries have hashes that are not randomized.
     foreseeable: u64,
 }
 
 impl Entries {
     fn add(&mut self, id: NodeId, key: Key) -> u32 {
-        self.foreseeable += u64::from(!key.chance);
+        self.foreseeable += u64::from(!key.random);
         self.entries.push((id, key));
-        // As many as a message has places.
+        // Lossless: at most `MAX_VALUES`.
         self.entries.len() as u32
     }
 
-    /// Whether the entry of this number is the key.
+    /// Whether the entry with this number (its index plus one) has this key. Charges for the comparison.
     fn is(&self, number: u32, id: NodeId, key: &Key, work: &mut Work) -> Result<bool, Exceeded> {
         let (other_id, other) = &self.entries[number as usize - 1];
         if *other_id == id {
@@ -149,14 +150,15 @@ impl Entries {
         Ok(other.identity == key.identity)
     }
 
-    /// A key is there already. With another chance than here, its sequence might lead past all that can be chosen; no
-    /// pickler writes a key twice.
+    /// Charges for a key that is in the table already. If its hash is randomized, its probe sequence in CPython may
+    /// pass all entries whose hashes an attacker can choose. No pickler writes a key twice, so this costs honest
+    /// pickles nothing.
     fn found(&self, key: &Key, probe_ns: u64, work: &mut Work) -> Result<(), Exceeded> {
-        work.charge(if key.chance { probe_ns * self.foreseeable } else { 0 })
+        work.charge(if key.random { probe_ns * self.foreseeable } else { 0 })
     }
 }
 
-/// A dict's table: slots that hold the number of an entry, 0 for none.
+/// A dict's table. A slot has the index of an entry plus one, or 0 if it is free.
 #[derive(Debug, Default)]
 pub(super) struct DictTable {
     slots: Vec<u32>,
@@ -172,7 +174,7 @@ impl DictTable {
         let mut probes = Probes::of(key.hash, self.slots.len());
         loop {
             work.charge(probe_ns)?;
-            let number = self.slots[probes.place];
+            let number = self.slots[probes.slot];
             if number == 0 {
                 break;
             }
@@ -186,24 +188,24 @@ impl DictTable {
         }
         work.charge(ENTRY_NS)?;
         let number = self.entries.add(id, key);
-        self.place(key.hash, number, work)
+        self.occupy(key.hash, number, work)
     }
 
     fn resize(&mut self, work: &mut Work) -> Result<(), Exceeded> {
         let used = self.entries.entries.len();
         self.slots = vec![0; (used * 3).next_power_of_two().max(MIN_SLOTS)];
         for index in 0..used {
-            self.place(self.entries.entries[index].1.hash, index as u32 + 1, work)?;
+            self.occupy(self.entries.entries[index].1.hash, index as u32 + 1, work)?;
         }
         Ok(())
     }
 
-    fn place(&mut self, hash: u64, number: u32, work: &mut Work) -> Result<(), Exceeded> {
+    fn occupy(&mut self, hash: u64, number: u32, work: &mut Work) -> Result<(), Exceeded> {
         let probe_ns = probe_ns(self.slots.len());
         let mut probes = Probes::of(hash, self.slots.len());
         loop {
             work.charge(probe_ns)?;
-            let slot = &mut self.slots[probes.place];
+            let slot = &mut self.slots[probes.slot];
             if *slot == 0 {
                 *slot = number;
                 return Ok(());
@@ -213,7 +215,7 @@ impl DictTable {
     }
 }
 
-/// A set's table: as a dict's.
+/// A set's table. The slots are those of a dict's table.
 #[derive(Debug, Default)]
 pub(super) struct SetTable {
     slots: Vec<u32>,
@@ -229,11 +231,11 @@ impl SetTable {
         let mut probes = Probes::of(key.hash, self.slots.len());
         let free = 'free: loop {
             work.charge(probe_ns)?;
-            for place in Self::places(&probes) {
+            for slot in Self::candidates(&probes) {
                 work.charge(neighbour_ns)?;
-                let number = self.slots[place];
+                let number = self.slots[slot];
                 if number == 0 {
-                    break 'free place;
+                    break 'free slot;
                 }
                 if self.entries.is(number, id, &key, work)? {
                     return self.entries.found(&key, probe_ns, work);
@@ -251,7 +253,7 @@ impl SetTable {
         Ok(())
     }
 
-    /// The distinct keys, in the order in which they came.
+    /// The distinct keys, in the order in which they were inserted.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.entries.entries.iter().map(|(_, key)| key)
     }
@@ -261,13 +263,13 @@ impl SetTable {
         (probe_ns, 2 + probe_ns / 8)
     }
 
-    /// A place and its neighbours.
-    fn places(probes: &Probes) -> std::ops::RangeInclusive<usize> {
-        let last = probes.place + LINEAR_PROBES;
-        probes.place..=if last <= probes.mask { last } else { probes.place }
+    /// The current slot of the probe sequence, and its neighbours.
+    fn candidates(probes: &Probes) -> std::ops::RangeInclusive<usize> {
+        let last = probes.slot + LINEAR_PROBES;
+        probes.slot..=if last <= probes.mask { last } else { probes.slot }
     }
 
-    /// Moves all into another table, in the order of their places.
+    /// Moves all entries into a table of another size, in the order of their slots.
     fn resize(&mut self, slots: usize, work: &mut Work) -> Result<(), Exceeded> {
         let (probe_ns, neighbour_ns) = Self::costs(slots);
         let old = std::mem::replace(&mut self.slots, vec![0; slots]);
@@ -275,10 +277,10 @@ impl SetTable {
             let mut probes = Probes::of(self.entries.entries[number as usize - 1].1.hash, slots);
             'free: loop {
                 work.charge(probe_ns)?;
-                for place in Self::places(&probes) {
+                for slot in Self::candidates(&probes) {
                     work.charge(neighbour_ns)?;
-                    if self.slots[place] == 0 {
-                        self.slots[place] = number;
+                    if self.slots[slot] == 0 {
+                        self.slots[slot] = number;
                         break 'free;
                     }
                 }

@@ -1,4 +1,4 @@
-//! Values read from JSON, written as a pickle of protocol 4 without frames.
+//! Writes values that were read from JSON as a pickle of protocol 4 without frames.
 
 use bytes::Bytes;
 
@@ -11,8 +11,9 @@ pub(in crate::codec) struct Writer<'a> {
     doc: &'a Doc,
     out: Pieces,
     next_memo: u32,
-    /// The place that is left empty, and where in the pickle it is.
+    /// The position of the value that is left out.
     placeholder: Option<EdgeId>,
+    /// The offset in the pickle at which that value belongs.
     placeholder_offset: u64,
 }
 
@@ -23,12 +24,12 @@ impl<'a> Writer<'a> {
         Writer { doc, out, next_memo: 0, placeholder: None, placeholder_offset: 0 }
     }
 
-    /// Leaves out the str at a place. There has to be something else before the pickle can be read.
-    pub(in crate::codec) fn leave_out(&mut self, place: EdgeId) {
-        self.placeholder = Some(place);
+    /// Leaves out the value at a position. The pickle is valid only once another value is inserted there.
+    pub(in crate::codec) fn leave_out(&mut self, edge: EdgeId) {
+        self.placeholder = Some(edge);
     }
 
-    /// Where in the pickle what was left out belongs.
+    /// The offset in the pickle at which the left-out value belongs.
     pub(in crate::codec) fn placeholder_offset(&self) -> u64 {
         self.placeholder_offset
     }
@@ -68,7 +69,7 @@ impl<'a> Writer<'a> {
                 self.str_header(text.len());
                 self.out.put(text.as_bytes());
             }
-            // The reader of JSON makes no other.
+            // None. The JSON reader makes no other type.
             _ => self.out.put(&[op::NONE]),
         }
     }
@@ -93,7 +94,7 @@ impl<'a> Writer<'a> {
         if let Ok(length) = u8::try_from(length) {
             self.out.put(&[op::SHORT_BINUNICODE, length]);
         } else {
-            // A str is part of a body, the length of which fits.
+            // Lossless: a str is part of a body, which is shorter than 4 GiB.
             self.out.put(&[op::BINUNICODE]);
             self.out.put(&(length as u32).to_le_bytes());
         }
