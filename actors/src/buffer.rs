@@ -212,7 +212,7 @@ impl BufferActor {
     /// Writes a tombstone for a message with this fingerprint.
     fn bury(&mut self, fingerprint: Fingerprint) {
         let tombstone = Tombstone { fingerprint, gone_at_ms: now_ms(), boot: self.clock.boot_time() };
-        let seq = self.store.put(encode_meta(&tombstone), Vec::new());
+        let seq = self.store.put(encode_meta(&tombstone), Payload::empty());
         self.pending_puts.insert(seq, PendingWrite::Tombstone(tombstone));
         self.redeliveries.announce_tombstone(fingerprint);
     }
@@ -320,7 +320,7 @@ impl Handler<AddBufferMsg> for BufferActor {
         let stored_at_ms = now_ms();
         let cold = ColdFields::new(message.blend, delivery.map(|delivery| delivery.fingerprint));
         let meta = encode_meta(&Meta::of(uuid.clone(), stored_at_ms, self.clock.boot_time(), cold.as_deref()));
-        let cost = cost(meta.len(), message.pickle.iter().map(|part| part.len() as u64).sum());
+        let cost = cost(meta.len(), message.pickle.len());
         if let Err(error) = self.reserve(&uuid, cost) {
             return Deferred::now(Err(error));
         }

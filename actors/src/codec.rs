@@ -10,20 +10,20 @@
 //! ```
 //! use user_http_actors::codec::{Format, UserMessage, decode_communication_interface_message, decode_user_message};
 //!
-//! # fn main() -> Result<(), user_http_actors::codec::DecodeError> {
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // a worker has completed its rendering: the user manager gets this as JSON
 //! let body = r#"{"USER_ID": "me", "MAIN_DATA": {"TYPE": "RENDER_COMPLETED", "DATA": {"FRAMES": 2}}}"#;
 //! let posted = decode_user_message(Format::Json, body.into())?;
 //! assert_eq!(posted.user_id.as_bytes(), b"me");
 //! let UserMessage::Forward(message) = posted.message else { panic!("not forwarded") };
 //! assert_eq!(message.format, Format::Json);
-//! assert!(message.body.concat().ends_with(br#""MESSAGE": {"FRAMES": 2}, "USER_ID": "me"}}}"#));
+//! assert!(message.body.read_all()?.ends_with(br#""MESSAGE": {"FRAMES": 2}, "USER_ID": "me"}}}"#));
 //!
 //! // the communication interface leaves a message for a worker: it is kept as a pickle
 //! let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "job-1", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
 //! let stored = decode_communication_interface_message(Format::Json, body.into())?;
 //! assert_eq!(stored.buffer_uuid, "job-1");
-//! assert_eq!(stored.message.pickle.concat(), b"\x80\x04}(\x8c\x06FRAMES](K\x01K\x02eu.");
+//! assert_eq!(stored.message.pickle.read_all()?, &b"\x80\x04}(\x8c\x06FRAMES](K\x01K\x02eu."[..]);
 //!
 //! // an error names what is wrong and what would be right
 //! let error = decode_user_message(Format::Json, r#"{"USER_ID": 7}"#.into()).unwrap_err();
@@ -47,6 +47,8 @@ mod walk;
 use std::fmt;
 
 use bytes::Bytes;
+
+use crate::payload::Payload;
 
 pub use bounds::*;
 pub(crate) use envelope::{communication_interface_message, posted_message};
@@ -99,8 +101,8 @@ pub struct OutgoingMessage {
     pub user_id: String,
     /// How `body` is written; [`Format::Pickle`] goes with the header `DATA_FORMAT: BYTES`.
     pub format: Format,
-    /// The body, in consecutive parts. Large parts are slices of the received body.
-    pub body: Vec<Bytes>,
+    /// The body. Its large pieces are slices of the received body.
+    pub body: Payload,
 }
 
 /// A worker's message, and the user that it claims to be from.
@@ -158,8 +160,8 @@ impl UserMessage {
 /// A message for a worker, ready to be delivered.
 #[derive(Clone, Debug)]
 pub struct BufferMsg {
-    /// The message as one pickle, in consecutive parts. If `blend` has a path, a byte string is missing in it.
-    pub pickle: Vec<Bytes>,
+    /// The message as one pickle. If `blend` has a path, a byte string is missing in it.
+    pub pickle: Payload,
     /// The .blend file that the message asks for.
     pub blend: Option<BlendPlaceholder>,
 }

@@ -52,6 +52,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod blend;
+pub mod body_file;
 pub mod broker;
 pub mod buffer;
 mod buffer_uuid;

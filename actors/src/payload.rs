@@ -1,4 +1,4 @@
-//! The body of a message: a handle to bytes in memory or in a file.
+//! The body of a message: a handle to bytes in memory or in files.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -7,19 +7,20 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use rustix::io::{ReadWriteFlags, preadv2};
 
+use crate::body_file::BodyFile;
 use crate::store::disk::transient;
 use crate::store::files::SegmentFile;
 
-/// The body of a stored message: in memory, or a range of a segment file.
+/// The body of a message.
 ///
 /// Cloning is cheap: it does not copy the body. A body in a file stays readable while the value lives, even after the
 /// store has deleted that file.
 #[derive(Clone, Debug)]
 pub enum Payload {
-    /// Parts in memory that follow one another.
-    Memory(Arc<[Bytes]>),
+    /// Pieces that follow one another.
+    Pieces(Arc<[Piece]>),
     /// A range of a store's segment.
-    File {
+    Segment {
         /// The file that holds the body.
         file: Arc<SegmentFile>,
         /// The offset of the body in it, in bytes.
@@ -29,17 +30,53 @@ pub enum Payload {
     },
 }
 
+/// A piece of a body.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// In memory.
+    Memory(Bytes),
+    /// A range of a body file.
+    File {
+        /// The file.
+        file: Arc<BodyFile>,
+        /// The offset of the piece in it, in bytes.
+        offset: u64,
+        /// The length of the piece in bytes.
+        len: u64,
+    },
+}
+
+impl Piece {
+    /// The length of the piece in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { len, .. } => *len,
+        }
+    }
+
+    /// Whether the piece has no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl Payload {
     /// A body that consists of `parts`, one after the other.
     pub fn from_parts(parts: Vec<Bytes>) -> Self {
-        Self::Memory(parts.into())
+        Self::Pieces(parts.into_iter().map(Piece::Memory).collect())
+    }
+
+    /// A body without bytes.
+    pub fn empty() -> Self {
+        Self::Pieces(Arc::new([]))
     }
 
     /// The length of the body in bytes.
     pub fn len(&self) -> u64 {
         match self {
-            Self::Memory(parts) => parts.iter().map(|part| part.len() as u64).sum(),
-            Self::File { len, .. } => *len,
+            Self::Pieces(pieces) => pieces.iter().map(Piece::len).sum(),
+            Self::Segment { len, .. } => *len,
         }
     }
 
@@ -50,16 +87,16 @@ impl Payload {
 
     /// Reads up to `len` bytes from `offset` on; fewer only if the body ends before.
     ///
-    /// A body in memory is not copied if the range lies in one part. A body in a file may block on the disk, so never
+    /// A body in memory is not copied if the range lies in one piece. A body in a file may block on the disk, so never
     /// call this on an event loop unless [`Payload::is_in_memory`].
     ///
     /// # Errors
-    /// What the file system reports, and `UnexpectedEof` if the file has become shorter.
+    /// What the file system reports, and `UnexpectedEof` if a file has become shorter.
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let len = (self.len().saturating_sub(offset)).min(len as u64) as usize;
         match self {
-            Self::Memory(parts) => Ok(read_parts(parts, offset, len)),
-            Self::File { file, offset: start, .. } => {
+            Self::Pieces(pieces) => read_pieces(pieces, offset, len),
+            Self::Segment { file, offset: start, .. } => {
                 let mut buffer = BytesMut::zeroed(len);
                 file.read_exact_at(&mut buffer, start + offset)?;
                 Ok(buffer.freeze())
@@ -75,22 +112,70 @@ impl Payload {
         self.read(0, self.len() as usize)
     }
 
+    /// Calls `take` with the whole body, part by part. A body in memory is not copied. Blocks unless
+    /// [`Payload::is_in_memory`].
+    ///
+    /// # Errors
+    /// As [`Payload::read`], and those of `take`.
+    pub fn for_each_part(&self, mut take: impl FnMut(&Bytes) -> io::Result<()>) -> io::Result<()> {
+        const PART: u64 = 1 << 20;
+        if let Self::Pieces(pieces) = self
+            && self.is_in_memory()
+        {
+            let mut parts =
+                pieces.iter().filter_map(|piece| if let Piece::Memory(part) = piece { Some(part) } else { None });
+            return parts.try_for_each(take);
+        }
+        let mut offset = 0;
+        while offset < self.len() {
+            let part = self.read(offset, PART as usize)?;
+            take(&part)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
     /// Reads from `offset` on what does not require waiting for the disk, at most what fits into `buffer`. Returns the
     /// number of bytes; after 0, use [`Payload::read`].
     pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let len = (self.len().saturating_sub(offset)).min(buffer.len() as u64) as usize;
+        let buffer = &mut buffer[..len];
         match self {
-            Self::Memory(parts) => {
-                buffer[..len].copy_from_slice(&read_parts(parts, offset, len));
-                len
+            Self::Pieces(pieces) => {
+                let mut filled = 0;
+                for (piece, from) in pieces_from(pieces, offset) {
+                    let wanted = (piece.len() - from).min((len - filled) as u64) as usize;
+                    let part = &mut buffer[filled..filled + wanted];
+                    let read = match piece {
+                        Piece::Memory(bytes) => {
+                            part.copy_from_slice(&bytes[from as usize..][..wanted]);
+                            wanted
+                        }
+                        Piece::File { file, offset, .. } => file.read_cached(part, offset + from),
+                    };
+                    filled += read;
+                    if read < wanted || filled == len {
+                        break;
+                    }
+                }
+                filled
             }
-            Self::File { file, offset: start, .. } => file.read_cached(&mut buffer[..len], start + offset),
+            Self::Segment { file, offset: start, .. } => file.read_cached(buffer, start + offset),
         }
     }
 
     /// Whether reading cannot block.
     pub fn is_in_memory(&self) -> bool {
-        matches!(self, Self::Memory(_))
+        match self {
+            Self::Pieces(pieces) => pieces.iter().all(|piece| matches!(piece, Piece::Memory(_))),
+            Self::Segment { .. } => false,
+        }
+    }
+}
+
+impl FromIterator<Piece> for Payload {
+    fn from_iter<I: IntoIterator<Item = Piece>>(pieces: I) -> Self {
+        Self::Pieces(pieces.into_iter().collect())
     }
 }
 
@@ -104,23 +189,31 @@ pub(crate) fn read_cached(file: &File, offset: u64, buffer: &mut [u8]) -> usize 
     preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
 }
 
-fn read_parts(parts: &[Bytes], mut offset: u64, len: usize) -> Bytes {
+/// The pieces with bytes from `offset` on, each with the offset in it.
+fn pieces_from(pieces: &[Piece], mut offset: u64) -> impl Iterator<Item = (&Piece, u64)> {
+    pieces.iter().filter_map(move |piece| {
+        let from = offset;
+        offset = offset.saturating_sub(piece.len());
+        (from < piece.len()).then_some((piece, from))
+    })
+}
+
+fn read_pieces(pieces: &[Piece], offset: u64, len: usize) -> io::Result<Bytes> {
     let mut gathered = BytesMut::new();
-    for part in parts {
-        if offset >= part.len() as u64 {
-            offset -= part.len() as u64;
-            continue;
+    for (piece, from) in pieces_from(pieces, offset) {
+        let wanted = (len - gathered.len()).min(usize::try_from(piece.len() - from).unwrap_or(usize::MAX));
+        match piece {
+            Piece::Memory(bytes) if wanted == len => return Ok(bytes.slice(from as usize..from as usize + wanted)),
+            Piece::Memory(bytes) => gathered.extend_from_slice(&bytes[from as usize..from as usize + wanted]),
+            Piece::File { file, offset, .. } => {
+                let filled = gathered.len();
+                gathered.resize(filled + wanted, 0);
+                file.read_exact_at(&mut gathered[filled..], offset + from)?;
+            }
         }
-        let from = offset as usize;
-        let wanted = len - gathered.len();
-        if gathered.is_empty() && part.len() - from >= wanted {
-            return part.slice(from..from + wanted);
-        }
-        gathered.extend_from_slice(&part[from..part.len().min(from + wanted)]);
-        offset = 0;
         if gathered.len() == len {
             break;
         }
     }
-    gathered.freeze()
+    Ok(gathered.freeze())
 }

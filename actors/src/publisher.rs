@@ -284,7 +284,7 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
     ) -> Self::Result {
         let meta = OutboxMeta::new(&message, now_ms());
         let encoded = encode_meta(&meta);
-        let size = message.body.iter().map(|part| part.len() as u64).sum();
+        let size = message.body.len();
         let cost = cost(encoded.len(), size);
         if let Err(error) = self.check_size(size).and_then(|()| self.reserve(cost)) {
             return Deferred::now(Err(error));

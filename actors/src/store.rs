@@ -47,8 +47,8 @@ pub struct Put {
     pub seq: Seq,
     /// What its owner needs in order to find it again, at most [`MAX_META`] bytes.
     pub meta: Bytes,
-    /// Its body, in parts that follow one another, at most [`MAX_BODY`] bytes.
-    pub body: Vec<Bytes>,
+    /// Its body, at most [`MAX_BODY`] bytes.
+    pub body: Payload,
 }
 
 impl Put {
@@ -58,11 +58,7 @@ impl Put {
     /// # Errors
     /// [`StoreError::TooLarge`], which concerns this record alone.
     pub fn check(&self) -> Result<(), StoreError> {
-        check_bounds(self.meta.len() as u64, self.body_len())
-    }
-
-    fn body_len(&self) -> u64 {
-        self.body.iter().map(|part| part.len() as u64).sum()
+        check_bounds(self.meta.len() as u64, self.body.len())
     }
 }
 

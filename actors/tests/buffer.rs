@@ -12,6 +12,7 @@ use user_http_actors::lease::LeasedBufferMsg;
 use user_http_actors::messages::{
     AddBufferMsg, BrokerDelivery, BufferState, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg,
 };
+use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, OpenError, Put, Recovered, Store};
@@ -49,7 +50,7 @@ async fn reopen(directory: &Path) -> Addr<BufferActor> {
 }
 
 fn message(body: &[u8]) -> BufferMsg {
-    BufferMsg { pickle: vec![Bytes::copy_from_slice(body)], blend: None }
+    BufferMsg { pickle: Payload::from_parts(vec![Bytes::copy_from_slice(body)]), blend: None }
 }
 
 async fn add(buffer: &Addr<BufferActor>, uuid: &str, body: &[u8]) -> Result<(), Error> {
@@ -335,7 +336,7 @@ async fn a_message_from_a_clock_that_was_ahead_does_not_keep_others_from_expirin
         // the years 2096 and 2001
         for (seq, uuid, stored_at_ms) in [(1, "ahead", 4_000_000_000_000_u64), (2, "old", 1_000_000_000_000)] {
             let meta = format!(r#"{{"uuid": "{uuid}", "stored_at_ms": {stored_at_ms}}}"#).into();
-            let put = Change::Put(Put { seq, meta, body: vec![Bytes::from_static(b"message")] });
+            let put = Change::Put(Put { seq, meta, body: Payload::from_parts(vec![Bytes::from_static(b"message")]) });
             store.commit(&[put], Durable::Now).expect("room");
         }
     }
@@ -366,7 +367,7 @@ async fn a_step_of_the_wall_clock_between_two_starts_makes_no_message_older_or_y
             let mut meta = meta.clone();
             (meta["uuid"], meta["stored_at_ms"], meta["boot"]) = (uuid.into(), clock.into(), boot.clone());
             let body = vec![Bytes::from_static(b"message")];
-            Change::Put(Put { seq, meta: meta.to_string().into(), body })
+            Change::Put(Put { seq, meta: meta.to_string().into(), body: Payload::from_parts(body) })
         };
         let mut long_ago = meta["boot"].clone();
         long_ago[1] = (long_ago[1].as_i64().expect("milliseconds") - 172_800_000).into();

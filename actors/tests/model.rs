@@ -11,6 +11,7 @@ use user_http_actors::broker::Fingerprint;
 use user_http_actors::codec::BufferMsg;
 use user_http_actors::lease::LeasedBufferMsg;
 use user_http_actors::messages::{AddBufferMsg, BrokerDelivery, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg};
+use user_http_actors::payload::Payload;
 use user_http_actors::store::OpenError;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
@@ -138,7 +139,7 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
             body
         };
         let add = async |uuid: u8, body: &[u8], delivery| {
-            let message = BufferMsg { pickle: vec![Bytes::copy_from_slice(body)], blend: None };
+            let message = BufferMsg { pickle: Payload::from_parts(vec![Bytes::copy_from_slice(body)]), blend: None };
             let message = AddBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), message, delivery };
             let outcome = buffer.send(message).await.expect("alive");
             assert!(matches!(outcome, Ok(()) | Err(Error::NoRoom { .. })), "{outcome:?}");

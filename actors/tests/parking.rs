@@ -10,6 +10,7 @@ use user_http_actors::messages::{
     DeleteParkedMessage, Drain, GetOutboxState, GetParkedMessages, ParkedMessage, PublishParkedMessage,
     SendMessageToUserManager,
 };
+use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{OpenError, Recovered};
 use user_http_actors::system::OpenStore;
@@ -61,7 +62,7 @@ impl Service {
             kind: ForwardedType::FrameRendered,
             user_id: "a user".into(),
             format: Format::Pickle,
-            body: vec![Bytes::copy_from_slice(body.as_bytes())],
+            body: Payload::from_parts(vec![Bytes::copy_from_slice(body.as_bytes())]),
         };
         self.publisher.send(SendMessageToUserManager(message)).await.expect("alive").expect("room");
     }

@@ -52,7 +52,7 @@ fn frame(body: &[u8]) -> SendMessageToUserManager {
         kind: ForwardedType::FrameRendered,
         user_id: "worker".into(),
         format: Format::Pickle,
-        body: vec![Bytes::copy_from_slice(body)],
+        body: Payload::from_parts(vec![Bytes::copy_from_slice(body)]),
     })
 }
 

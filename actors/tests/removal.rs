@@ -62,7 +62,7 @@ impl Service {
             kind: ForwardedType::FrameRendered,
             user_id: "a user".into(),
             format: Format::Pickle,
-            body: vec![Bytes::from(vec![0; size])],
+            body: Payload::from_parts(vec![Bytes::from(vec![0; size])]),
         };
         self.publisher.send(SendMessageToUserManager(message)).await.expect("alive").expect("room");
     }

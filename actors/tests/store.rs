@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -29,7 +30,7 @@ mod zeros;
 fn put(seq: Seq, meta: &str, body: &[u8]) -> Change {
     let (head, tail) = body.split_at(body.len() / 3);
     let body = vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];
-    Change::Put(Put { seq, meta: Bytes::copy_from_slice(meta.as_bytes()), body })
+    Change::Put(Put { seq, meta: Bytes::copy_from_slice(meta.as_bytes()), body: Payload::from_parts(body) })
 }
 
 fn body(payload: &Payload) -> Vec<u8> {
@@ -248,7 +249,7 @@ fn a_commit_between_large_ones_gets_no_zeros_behind_it() {
 
 /// Small commits in segments of 64 KiB; those that are there in the end.
 fn small_segments(directory: &Path) -> Vec<PathBuf> {
-    let opened = LogStore::open_on(Box::new(SystemDisk), directory, 64 << 10);
+    let opened = LogStore::open_on(Arc::new(SystemDisk), directory, 64 << 10);
     let (mut store, _) = opened.expect("the store opens");
     for seq in 1..=1_000 {
         store.commit(&[put(seq, "meta", &pattern(seq, 300))], Durable::Now).expect("room");
@@ -432,7 +433,7 @@ proptest! {
                     for change in pending.drain(..) {
                         match change {
                             Change::Put(Put { seq, body, .. }) => {
-                                model.insert(seq, body.concat());
+                                model.insert(seq, body.read_all().expect("in memory").to_vec());
                                 places.insert(seq, bodies.next().expect("a body for each put"));
                             }
                             Change::Remove(seq) => {

@@ -58,10 +58,14 @@ fn removed(changes: &[Change]) -> Vec<Seq> {
     changes.iter().map(|change| if let Change::Remove(seq) = change { *seq } else { panic!("{change:?}") }).collect()
 }
 
+fn body() -> Payload {
+    Payload::from_parts(vec![Bytes::from_static(b"body")])
+}
+
 #[test]
 fn puts_that_come_while_a_commit_is_made_are_committed_together() {
     let (mut store, commits, permit) = start();
-    let put = |store: &Owner| store.handle.put(Bytes::new(), vec![Bytes::from_static(b"body")]);
+    let put = |store: &Owner| store.handle.put(Bytes::new(), body());
     let first = put(&store);
     assert_eq!(next(&commits).0.len(), 1);
     let later: Vec<_> = (0..9).map(|_| put(&store)).collect();
@@ -102,11 +106,11 @@ fn a_removal_is_written_first_and_synced_a_little_later() {
 #[test]
 fn removals_wait_for_the_commit_of_a_put_and_follow_it() {
     let (mut store, commits, permit) = start();
-    let put = store.handle.put(Bytes::new(), Vec::new());
+    let put = store.handle.put(Bytes::new(), Payload::empty());
     assert_eq!(next(&commits).0.len(), 1);
     store.handle.remove(1);
     store.handle.remove(2);
-    let later = store.handle.put(Bytes::new(), Vec::new());
+    let later = store.handle.put(Bytes::new(), Payload::empty());
     permit.send(()).expect("the thread");
     permit.send(()).expect("the thread");
     let (together, durable) = next(&commits);
@@ -239,13 +243,13 @@ fn the_owner_gets_one_event_for_each_commit_and_each_move_in_the_order_in_which_
     let store = StoreHandle::start("test", Box::new(Moving::default()), 1, on_event).expect("a thread");
     let next = || events.recv_timeout(DEADLINE).expect("an event");
     for first in [1, 3, 5] {
-        let stored = store.put(Bytes::new(), vec![Bytes::from_static(b"body")]);
+        let stored = store.put(Bytes::new(), body());
         assert_eq!(stored, first, "its number is known before it is stored");
         let StoreEvent { stored, moved, failure, .. } = next();
         assert!(matches!(&stored[..], [(seq, Ok(_))] if *seq == first) && moved.is_empty() && failure.is_none());
         let StoreEvent { stored, moved, .. } = next();
         assert!(stored.is_empty() && matches!(&moved[..], [(seq, _)] if *seq == first));
-        let refused = store.put(Bytes::new(), Vec::new());
+        let refused = store.put(Bytes::new(), Payload::empty());
         let StoreEvent { stored, failure, .. } = next();
         assert!(matches!(&stored[..], [(seq, Err(_))] if *seq == refused), "{stored:?}");
         assert!(failure.is_some_and(|error| !error.is_final()), "the state comes with it");
@@ -265,7 +269,7 @@ fn a_record_that_recovery_would_not_read_is_refused_and_those_beside_it_are_kept
     let directory = tempfile::tempdir().expect("a directory");
     let (store, _) = LogStore::open(directory.path()).expect("the store opens");
     let mut owner = Owner::start(store, 1);
-    let put = |meta: usize| owner.handle.put(Bytes::from(vec![b'm'; meta]), vec![Bytes::from_static(b"body")]);
+    let put = |meta: usize| owner.handle.put(Bytes::from(vec![b'm'; meta]), body());
     let puts = [put(MAX_META), put(MAX_META + 1), put(70_000), put(5)];
     let outcomes = puts.map(|seq| owner.outcome(seq));
     assert!(outcomes[0].is_ok() && outcomes[3].is_ok(), "{outcomes:?}");

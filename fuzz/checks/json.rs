@@ -7,7 +7,7 @@ use user_http_actors::codec::{
 /// What is forwarded of a message that a worker has sent as JSON.
 fn forwarded(body: Vec<u8>) -> Result<Option<(Format, Vec<u8>)>, DecodeError> {
     Ok(match decode_user_message(Format::Json, body.into())?.message {
-        UserMessage::Forward(message) => Some((message.format, message.body.concat())),
+        UserMessage::Forward(message) => Some((message.format, message.body.read_all().expect("in memory").to_vec())),
         _ => None,
     })
 }

@@ -24,12 +24,12 @@ pub fn check(data: &[u8]) {
             decode_user_message(Format::Pickle, body.into()).map(|posted| posted.message)
             && message.format == Format::Pickle
         {
-            read_again(message.body.concat());
+            read_again(message.body.read_all().expect("in memory").to_vec());
         }
     }
     if let Ok(stored) = decode_communication_interface_message(Format::Pickle, data.to_vec().into())
         && stored.message.blend.as_ref().is_none_or(|blend| blend.path.is_none())
     {
-        read_again(stored.message.pickle.concat());
+        read_again(stored.message.pickle.read_all().expect("in memory").to_vec());
     }
 }

@@ -14,6 +14,7 @@ use super::{
     BlendPlaceholder, BufferMsg, CommunicationInterfaceMessage, DecodeError, Effort, Format, ForwardedType,
     OutgoingMessage, PostedMessage, UserId, UserMessage,
 };
+use crate::payload::Payload;
 
 const EMPTY: &str =
     "the body is empty; expected JSON, or a pickle with the header Content-Type: application/octet-stream";
@@ -127,17 +128,17 @@ impl Message {
     }
 
     /// Writes a pickle of the value that `put` pushes.
-    fn to_pickle(&self, put: impl FnOnce(&mut dyn Output)) -> Vec<Bytes> {
+    fn to_pickle(&self, put: impl FnOnce(&mut dyn Output)) -> Payload {
         match self {
             Message::Json(doc) => {
                 let mut out = Writer::of(doc);
                 put(&mut out);
-                out.finish()
+                out.finish().payload()
             }
             Message::Pickle(pickle) => {
                 let mut out = Splice::of(pickle);
                 put(&mut out);
-                out.finish().finish()
+                out.finish().payload()
             }
         }
     }
@@ -166,7 +167,7 @@ impl Message {
                 out.leave_out(edge);
                 out.value(part);
                 let offset = out.placeholder_offset();
-                (out.finish(), offset)
+                (out.finish().payload(), offset)
             }
             Message::Pickle(pickle) => {
                 let mut out = Splice::of(pickle);
@@ -180,7 +181,7 @@ impl Message {
                 let pieces = out.finish();
                 // One byte follows what was put: STOP.
                 let offset = pieces.len() - 1 - after;
-                (pieces.finish(), offset)
+                (pieces.payload(), offset)
             }
         };
         Ok(BufferMsg { pickle, blend: Some(BlendPlaceholder { offset, path: Some(path) }) })
@@ -232,7 +233,7 @@ impl UserMessageParts {
         });
     }
 
-    fn to_json(&self, doc: &Doc) -> Result<Vec<Bytes>, NoJson> {
+    fn to_json(&self, doc: &Doc) -> Result<Payload, NoJson> {
         let mut data = Pieces::of(&doc.source);
         json::write(doc, self.data, &mut data)?;
         let data = data.finish();
@@ -251,7 +252,7 @@ impl UserMessageParts {
         out.put(br#", "USER_ID": "#);
         out.repeat(&user_id.finish());
         out.put(b"}}}");
-        Ok(out.finish())
+        Ok(out.payload())
     }
 }
 

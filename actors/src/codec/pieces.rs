@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::payload::Payload;
+
 /// A slice shorter than this is copied. A part of its own costs about as much as an allocation, and the code that sends
 /// the output handles each part separately.
 const COPIED_BELOW: usize = 4_096;
@@ -53,6 +55,11 @@ impl Pieces {
     pub(super) fn finish(mut self) -> Vec<Bytes> {
         self.flush();
         self.parts
+    }
+
+    /// All of it.
+    pub(super) fn payload(self) -> Payload {
+        Payload::from_parts(self.finish())
     }
 
     fn flush(&mut self) {

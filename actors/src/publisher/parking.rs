@@ -5,6 +5,7 @@ use actix::prelude::*;
 
 use crate::error::Error;
 use crate::messages::{GetParkedMessages, ParkedMessage, ParkedMessages, PublishParkedMessage};
+use crate::payload::Payload;
 use crate::publisher::outbox::{OutboxMessage, Parked};
 use crate::publisher::record::ParkedMarker;
 use crate::publisher::{PendingFlush, PendingWrite, Route, UserManagerPublisher};
@@ -17,7 +18,7 @@ impl UserManagerPublisher {
         let since_ms = now_ms();
         if self.outbox.park(seq, reason.clone(), since_ms) {
             let meta = ParkedMarker { parked: seq, reason, since_ms };
-            let marker = self.store.put(encode_meta(&meta), Vec::new());
+            let marker = self.store.put(encode_meta(&meta), Payload::empty());
             self.pending_puts.insert(marker, PendingWrite::ParkedMarker(seq));
         }
     }

@@ -15,7 +15,7 @@ const GATHER: usize = 64 << 10;
 
 /// Changes files. What is not synced may be lost in a power failure, in part and in any order. Tests implement this
 /// with a disk that loses power, has no space or fails.
-pub trait Disk: Send + fmt::Debug {
+pub trait Disk: Send + Sync + fmt::Debug {
     /// Creates an empty file; it replaces one of that name. The name is durable when the directory is synced.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 /// A store in a directory of its own, which it locks.
 #[derive(Debug)]
 pub struct LogStore {
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     segment_bytes: u64,
     directory: PathBuf,
     _lock: File,
@@ -117,7 +117,7 @@ impl LogStore {
     /// # Errors
     /// See [`OpenError`]. A directory that cannot be opened is not changed.
     pub fn open(directory: &Path) -> Result<(Self, Vec<Recovered>), OpenError> {
-        Self::open_on(Box::new(SystemDisk), directory, SEGMENT_BYTES)
+        Self::open_on(Arc::new(SystemDisk), directory, SEGMENT_BYTES)
     }
 
     /// The number of the next record.
@@ -137,7 +137,7 @@ impl LogStore {
         };
         segment.live += len;
         segment.put.push(record.seq);
-        Payload::File { file: Arc::clone(&segment.file), offset: record.body_offset(offset), len: record.body_len }
+        Payload::Segment { file: Arc::clone(&segment.file), offset: record.body_offset(offset), len: record.body_len }
     }
 
     fn forget(&mut self, seq: Seq) {

@@ -77,23 +77,28 @@ pub struct Record {
 
 impl Record {
     /// The header of the record that makes `change`.
-    pub fn of(change: &Change) -> Self {
-        match change {
-            Change::Put(put) => Self {
-                kind: Kind::Put,
-                seq: put.seq,
-                meta_len: put.meta.len() as u32,
-                body_crc: put.body.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part)),
-                body_len: put.body_len(),
-            },
+    ///
+    /// # Errors
+    /// What reading the body reports.
+    pub fn of(change: &Change) -> io::Result<Self> {
+        Ok(match change {
+            Change::Put(put) => {
+                let mut body_crc = 0;
+                put.body.for_each_part(|part| {
+                    body_crc = crc32c::crc32c_append(body_crc, part);
+                    Ok(())
+                })?;
+                let (meta_len, body_len) = (put.meta.len() as u32, put.body.len());
+                Self { kind: Kind::Put, seq: put.seq, meta_len, body_crc, body_len }
+            }
             Change::Remove(seq) => Self { kind: Kind::Removed, seq: *seq, meta_len: 0, body_crc: 0, body_len: 0 },
-        }
+        })
     }
 
     /// The length of that record in the file.
     pub fn len_of(change: &Change) -> u64 {
         match change {
-            Change::Put(put) => RECORD_HEADER + put.meta.len() as u64 + put.body_len(),
+            Change::Put(put) => RECORD_HEADER + put.meta.len() as u64 + put.body.len(),
             Change::Remove(_) => RECORD_HEADER,
         }
     }

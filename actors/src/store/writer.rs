@@ -142,7 +142,7 @@ impl StoreHandle {
     }
 
     /// Puts a record. Its number is known at once; [`StoreEvent::stored`] reports the outcome.
-    pub fn put(&self, meta: Bytes, body: Vec<Bytes>) -> Seq {
+    pub fn put(&self, meta: Bytes, body: Payload) -> Seq {
         let seq = self.0.next_seq();
         self.0.send_and_wake(Command::Put(Put { seq, meta, body }));
         seq
@@ -391,7 +391,7 @@ impl Group {
     fn add(&mut self, put: Put) {
         match put.check() {
             Ok(()) => {
-                self.bytes += put.body.iter().map(Bytes::len).sum::<usize>();
+                self.bytes += put.body.len() as usize;
                 self.puts.push(put);
             }
             // not those that would be committed with it

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Put, Seq, Store, StoreError};
 
@@ -34,7 +36,7 @@ struct Outcome {
 /// Puts and removes through the store's thread, some at a time.
 fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
     let mut outcome = Outcome::default();
-    let opened = LogStore::open_on(Box::new(disk.clone()), directory, SEGMENT_BYTES);
+    let opened = LogStore::open_on(Arc::new(disk.clone()), directory, SEGMENT_BYTES);
     let Ok((store, _)) = opened else { return outcome };
     let next_seq = store.next_seq();
     let mut owner = Owner::start(store, next_seq);
@@ -44,7 +46,7 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
         let put = |body: &Vec<u8>| {
             let (head, tail) = body.split_at(100);
             let parts = vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];
-            owner.handle.put(Bytes::from_static(b"meta"), parts)
+            owner.handle.put(Bytes::from_static(b"meta"), Payload::from_parts(parts))
         };
         let puts: Vec<Seq> = bodies.iter().map(put).collect();
         for (body, seq) in bodies.into_iter().zip(puts) {
@@ -76,7 +78,7 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
 
 fn check(outcome: &Outcome, directory: &Path, faulty: bool, what: &str) {
     let recovered = loop {
-        match LogStore::open_on(Box::new(UnsyncedDisk), directory, SEGMENT_BYTES) {
+        match LogStore::open_on(Arc::new(UnsyncedDisk), directory, SEGMENT_BYTES) {
             Ok((_, recovered)) => break recovered,
             // its thread is about to end
             Err(OpenError::InUse(_)) => thread::yield_now(),
@@ -197,7 +199,7 @@ fn a_disk_that_stays_full_refuses_and_loses_nothing() {
 fn on_a_disk_without_a_byte_left_removals_are_kept_and_free_space() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
-    let open = || LogStore::open_on(Box::new(disk.clone()), directory.path(), SEGMENT_BYTES);
+    let open = || LogStore::open_on(Arc::new(disk.clone()), directory.path(), SEGMENT_BYTES);
     let (store, _) = open().expect("the store opens");
     let mut owner = Owner::start(store, 1);
     let put = |owner: &mut Owner, len: usize| owner.put(&b"meta"[..], vec![Bytes::from(vec![7; len])]);
@@ -244,11 +246,14 @@ fn on_a_disk_without_a_byte_left_removals_are_kept_and_free_space() {
 fn where_there_is_no_space_for_zeros_the_record_is_written_without_them() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
-    let opened = LogStore::open_on(Box::new(disk.clone()), directory.path(), 16 << 20);
+    let opened = LogStore::open_on(Arc::new(disk.clone()), directory.path(), 16 << 20);
     let (mut store, _) = opened.expect("the store opens");
     let mut put = |seq: Seq| {
         let body = vec![Bytes::from_static(b"a small body")];
-        store.commit(&[Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body })], Durable::Now)
+        store.commit(
+            &[Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body: Payload::from_parts(body) })],
+            Durable::Now,
+        )
     };
     put(1).expect("room");
     disk.set_capacity(disk.used() + 200);

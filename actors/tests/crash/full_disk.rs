@@ -1,10 +1,12 @@
 //! A full disk: what is dead gives its space back, and nothing is written again and again in vain.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Put, Seq, Store, StoreError};
 
@@ -21,7 +23,7 @@ fn open(disk: &RecordingDisk, directory: &std::path::Path, segment_bytes: u64) -
 /// Opens a store as soon as the thread that has it open ends; with the numbers of its records.
 fn recover(disk: &RecordingDisk, directory: &std::path::Path, segment_bytes: u64) -> (LogStore, Vec<Seq>) {
     loop {
-        match LogStore::open_on(Box::new(disk.clone()), directory, segment_bytes) {
+        match LogStore::open_on(Arc::new(disk.clone()), directory, segment_bytes) {
             Ok((store, recovered)) => return (store, recovered.iter().map(|record| record.seq).collect()),
             Err(OpenError::InUse(_)) => thread::yield_now(),
             Err(error) => panic!("{error}"),
@@ -64,7 +66,7 @@ fn a_disk_that_dead_messages_fill_is_free_again_after_a_restart() {
     let disk = RecordingDisk::default();
     let mut store = open(&disk, directory.path(), 16 << 20);
     let body = || vec![Bytes::from(vec![7; MIB])];
-    let put = |seq| Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body: body() });
+    let put = |seq| Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body: Payload::from_parts(body()) });
     for seq in 1..=12 {
         store.commit(&[put(seq)], Durable::Now).expect("room");
     }
@@ -222,8 +224,13 @@ fn compaction_on_a_full_disk_ends_although_removals_have_to_stay() {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
     let mut store = open(&disk, directory.path(), MIB as u64);
-    let put =
-        |seq, len| Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body: vec![Bytes::from(vec![7; len])] });
+    let put = |seq, len| {
+        Change::Put(Put {
+            seq,
+            meta: Bytes::from_static(b"meta"),
+            body: Payload::from_parts(vec![Bytes::from(vec![7; len])]),
+        })
+    };
     // the large record keeps its segment, and so the removals of the small ones beside it
     let first: Vec<Change> = (1..=5_000).map(|seq| put(seq, 600)).chain([put(5_001, 8 * MIB)]).collect();
     store.commit(&first, Durable::Now).expect("space");

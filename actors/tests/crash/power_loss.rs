@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Recovered, Seq, Store};
 
@@ -29,7 +31,7 @@ struct Expected {
 
 impl Expected {
     fn check(&self, directory: &Path, segment_bytes: u64, what: &str) {
-        let (_, recovered) = LogStore::open_on(Box::new(UnsyncedDisk), directory, segment_bytes)
+        let (_, recovered) = LogStore::open_on(Arc::new(UnsyncedDisk), directory, segment_bytes)
             .unwrap_or_else(|error| panic!("{what}: the store does not open: {error}"));
         let found: BTreeMap<Seq, Vec<u8>> = recovered.iter().map(|record| (record.seq, body(record))).collect();
         for (seq, body) in &self.kept {
@@ -44,7 +46,7 @@ impl Expected {
 
 /// Random commits, now and then with a kill in the middle; what is expected after each number of operations.
 fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<(usize, Expected)> {
-    let open = || LogStore::open_on(Box::new(disk.clone()), directory, SEGMENT_BYTES).expect("the store opens");
+    let open = || LogStore::open_on(Arc::new(disk.clone()), directory, SEGMENT_BYTES).expect("the store opens");
     let (mut store, _) = open();
     let mut expected = Expected::default();
     let mut history = Vec::new();
@@ -58,7 +60,11 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
             let body: Vec<u8> = (0..random.random_range(0..len)).map(|_| random.random()).collect();
             let parts =
                 vec![Bytes::copy_from_slice(&body[..body.len() / 3]), Bytes::copy_from_slice(&body[body.len() / 3..])];
-            changes.push(Change::Put(Put { seq: next_seq, meta: Bytes::from_static(b"meta"), body: parts }));
+            changes.push(Change::Put(Put {
+                seq: next_seq,
+                meta: Bytes::from_static(b"meta"),
+                body: Payload::from_parts(parts),
+            }));
             kept.insert(next_seq, body.clone());
             uncertain.insert(next_seq, body);
             next_seq += 1;
@@ -147,11 +153,11 @@ fn survives_a_segment_that_could_not_be_begun(kind: FaultKind, at: usize) -> boo
     let segment_bytes = 256 << 10;
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
-    let opened = LogStore::open_on(Box::new(disk.clone()), directory.path(), segment_bytes);
+    let opened = LogStore::open_on(Arc::new(disk.clone()), directory.path(), segment_bytes);
     let (mut store, _) = opened.expect("the store opens");
     let put = |seq: Seq, len: usize| {
         let body = vec![Bytes::from(vec![seq as u8 + 1; len])];
-        Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body })
+        Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body: Payload::from_parts(body) })
     };
     let commit = |store: &mut LogStore, change| store.commit(&[change], Durable::Now).expect("space");
     commit(&mut store, put(1, 80_000));

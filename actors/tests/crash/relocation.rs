@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use user_http_actors::payload::Payload;
@@ -29,11 +30,11 @@ fn body(seq: Seq, len: usize) -> Vec<u8> {
 fn gives_space_back(at: usize, error: i32) -> bool {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
-    let (mut store, _) = LogStore::open_on(Box::new(disk.clone()), directory.path(), SEGMENT).expect("the store opens");
+    let (mut store, _) = LogStore::open_on(Arc::new(disk.clone()), directory.path(), SEGMENT).expect("the store opens");
     let mut places: BTreeMap<Seq, Payload> = BTreeMap::new();
     let mut commit = |store: &mut LogStore, seq: Seq, len: usize| {
         let meta = Bytes::from_static(b"meta");
-        let put = Change::Put(Put { seq, meta, body: vec![Bytes::from(body(seq, len))] });
+        let put = Change::Put(Put { seq, meta, body: Payload::from_parts(vec![Bytes::from(body(seq, len))]) });
         let stored = store.commit(&[put], Durable::Now).expect("space");
         places.extend([seq].into_iter().zip(stored));
     };
@@ -70,7 +71,7 @@ fn gives_space_back(at: usize, error: i32) -> bool {
     drop(store);
     let was_hit = disk.was_hit();
     disk.set_fault(None);
-    let (_, found) = LogStore::open_on(Box::new(disk.clone()), directory.path(), SEGMENT).expect("the store opens");
+    let (_, found) = LogStore::open_on(Arc::new(disk.clone()), directory.path(), SEGMENT).expect("the store opens");
     assert_eq!(found.iter().map(|record| record.seq).collect::<Vec<_>>(), [1, 2], "{what}");
     was_hit
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ struct Known {
 /// Puts, and removes one at a time, durably; now and then one that nobody waits for is on its way with it.
 fn scenario(disk: &RecordingDisk, directory: &Path) -> Known {
     let mut known = Known::default();
-    let Ok((store, _)) = LogStore::open_on(Box::new(disk.clone()), directory, SEGMENT_BYTES) else { return known };
+    let Ok((store, _)) = LogStore::open_on(Arc::new(disk.clone()), directory, SEGMENT_BYTES) else { return known };
     let next_seq = store.next_seq();
     let mut owner = Owner::start(store, next_seq);
     for round in 0..10 {
@@ -64,7 +65,7 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Known {
 
 fn check(known: &Known, directory: &Path, what: &str) {
     let found = loop {
-        match LogStore::open_on(Box::new(UnsyncedDisk), directory, SEGMENT_BYTES) {
+        match LogStore::open_on(Arc::new(UnsyncedDisk), directory, SEGMENT_BYTES) {
             Ok((_, found)) => break found,
             Err(OpenError::InUse(_)) => thread::yield_now(),
             Err(error) => panic!("{what}: the store does not open: {error}"),

@@ -172,7 +172,7 @@ proptest! {
                 let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid.into(), max_single_write: 0 };
                 let leased = actor.send(lease).await.expect("alive");
                 let view = leased.expect("it is there").view;
-                prop_assert_eq!(view.payload.read_all().expect("readable"), decoded.message.pickle.concat());
+                prop_assert_eq!(view.payload.read_all().expect("readable"), decoded.message.pickle.read_all().expect("in memory"));
                 prop_assert_eq!(view.blend, decoded.message.blend);
                 Ok(())
             })?,
@@ -206,7 +206,7 @@ proptest! {
             prop_assert_eq!(actor.send(GetOutboxState).await.expect("alive").messages, 1);
             let take = TakeNextMessage { lease: Duration::from_secs(60), wait: false };
             let next = actor.send(take).await.expect("alive").expect("no broker").expect("a message");
-            prop_assert_eq!(next.payload.read_all().expect("readable"), message.body.concat());
+            prop_assert_eq!(next.payload.read_all().expect("readable"), message.body.read_all().expect("in memory"));
             Ok(())
         })?;
     }

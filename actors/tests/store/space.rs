@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use user_http_actors::store::disk::SystemDisk;
@@ -14,7 +15,7 @@ use crate::{body, compacted, pattern, put, reopened, segments};
 const SEGMENT: u64 = 64 << 10;
 
 fn open_small(directory: &Path) -> LogStore {
-    LogStore::open_on(Box::new(SystemDisk), directory, SEGMENT).expect("the store opens").0
+    LogStore::open_on(Arc::new(SystemDisk), directory, SEGMENT).expect("the store opens").0
 }
 
 fn commit(store: &mut LogStore, changes: &[Change]) {

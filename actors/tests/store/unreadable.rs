@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use user_http_actors::payload::Payload;
 use user_http_actors::store::disk::SystemDisk;
@@ -23,7 +24,7 @@ struct Owner {
 
 impl Owner {
     fn open(directory: &Path) -> Self {
-        let (store, found) = LogStore::open_on(Box::new(SystemDisk), directory, SEGMENT).expect("the store opens");
+        let (store, found) = LogStore::open_on(Arc::new(SystemDisk), directory, SEGMENT).expect("the store opens");
         Self { store, bodies: found.into_iter().map(|record| (record.seq, record.body)).collect() }
     }
 

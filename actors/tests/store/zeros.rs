@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use user_http_actors::store::disk::SystemDisk;
 use user_http_actors::store::log::LogStore;
@@ -17,13 +18,13 @@ fn add_zeros(path: &Path, len: u64) {
 }
 
 fn open_small(directory: &Path) -> Result<Vec<Seq>, OpenError> {
-    let (_, found) = LogStore::open_on(Box::new(SystemDisk), directory, SEGMENT)?;
+    let (_, found) = LogStore::open_on(Arc::new(SystemDisk), directory, SEGMENT)?;
     Ok(found.iter().map(|record| record.seq).collect())
 }
 
 /// Some full segments, with records of such sizes that the first of them does not end where a segment may.
 fn full_segments(directory: &Path) -> Vec<PathBuf> {
-    let (mut store, _) = LogStore::open_on(Box::new(SystemDisk), directory, SEGMENT).expect("the store opens");
+    let (mut store, _) = LogStore::open_on(Arc::new(SystemDisk), directory, SEGMENT).expect("the store opens");
     for seq in 1..=40 {
         store.commit(&[put(seq, "meta", &pattern(seq, 10_000))], Durable::Now).expect("space");
     }
@@ -46,7 +47,7 @@ fn zeros_behind_full_segments_as_version_0_1_0_left_them_are_cut_off() {
 #[test]
 fn zeros_where_a_record_was_are_refused_behind_a_full_segment_too() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (mut store, _) = LogStore::open_on(Box::new(SystemDisk), directory.path(), SEGMENT).expect("the store opens");
+    let (mut store, _) = LogStore::open_on(Arc::new(SystemDisk), directory.path(), SEGMENT).expect("the store opens");
     // one commit that goes on where a segment may end
     let group: Vec<Change> = (1..=10).map(|seq| put(seq, "meta", &pattern(seq, 10_000))).collect();
     store.commit(&group, Durable::Now).expect("space");

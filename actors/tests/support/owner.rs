@@ -75,7 +75,7 @@ impl Owner {
     }
 
     pub fn put(&mut self, meta: impl Into<Bytes>, body: Vec<Bytes>) -> Result<(Seq, Payload), StoreError> {
-        let seq = self.handle.put(meta.into(), body);
+        let seq = self.handle.put(meta.into(), Payload::from_parts(body));
         self.outcome(seq)
     }
 

@@ -84,7 +84,7 @@ impl Peer {
         match decode_user_message(format, body).map(|posted| posted.message) {
             Ok(UserMessage::Forward(message)) => {
                 let outcome = if message.format == Format::Json { b'J' } else { b'P' };
-                self.answer(outcome, &[message.user_id.as_bytes(), &message.body.concat()]);
+                self.answer(outcome, &[message.user_id.as_bytes(), &message.body.read_all().expect("in memory")]);
             }
             Ok(UserMessage::Test { user_id, data }) => {
                 self.answer(b'T', &[user_id.as_bytes(), data.as_bytes()]);
@@ -104,7 +104,7 @@ impl Peer {
                 let offset = blend.as_ref().map_or(0, |blend| blend.offset).to_string();
                 let path =
                     blend.map_or(String::new(), |blend| blend.path.map_or("-".to_owned(), |path| format!("+{path}")));
-                let pickle = stored.message.pickle.concat();
+                let pickle = stored.message.pickle.read_all().expect("in memory");
                 self.answer(b'B', &[stored.buffer_uuid.as_bytes(), &pickle, offset.as_bytes(), path.as_bytes()]);
             }
             Err(error) => self.refused(&error.to_string(), start.elapsed()),

@@ -1,7 +1,5 @@
 //! Writes values that were read from JSON as a pickle of protocol 4 without frames.
 
-use bytes::Bytes;
-
 use super::{Output, opcode as op, put_long};
 use crate::codec::doc::{Doc, EdgeId, NodeId, Tag};
 use crate::codec::pieces::Pieces;
@@ -34,9 +32,9 @@ impl<'a> Writer<'a> {
         self.placeholder_offset
     }
 
-    pub(in crate::codec) fn finish(mut self) -> Vec<Bytes> {
+    pub(in crate::codec) fn finish(mut self) -> Pieces {
         self.out.put(&[op::STOP]);
-        self.out.finish()
+        self.out
     }
 
     fn is_empty(&self, container: NodeId) -> bool {

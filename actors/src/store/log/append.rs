@@ -203,12 +203,12 @@ impl LogStore {
         let has_unsynced = self.has_unsynced();
         let written = changes.iter().try_for_each(|change| {
             let mark = Mark { salt, begins_commit: records.is_empty() && !has_unsynced };
-            let record = Record::of(change);
+            let record = Record::of(change)?;
             records.push((appender.position(), record));
             match change {
                 Change::Put(put) => {
                     record.write(&put.meta, mark, &mut appender.gathered);
-                    put.body.iter().try_for_each(|part| appender.append(part))
+                    put.body.for_each_part(|part| appender.append(part))
                 }
                 Change::Remove(_) => {
                     record.write(&[], mark, &mut appender.gathered);

@@ -228,7 +228,7 @@ impl LogStore {
             let (record, meta) = self.read_head(location)?;
             let body = self.read(location, record.body_offset(0), record.body_len)?;
             check_body(&record, crc32c::crc32c(&body))?;
-            puts.push(Change::Put(Put { seq: record.seq, meta, body: vec![body] }));
+            puts.push(Change::Put(Put { seq: record.seq, meta, body: Payload::from_parts(vec![body]) }));
         }
         let (number, records) = self.append(&puts.iter().collect::<Vec<_>>(), Durable::Now)?;
         Ok(records.into_iter().map(|(offset, record)| (record.seq, self.place(number, offset, &record))).collect())
@@ -249,7 +249,7 @@ impl LogStore {
     pub(super) fn read(&mut self, location: &Location, offset: u64, len: u64) -> Result<Bytes, MoveError> {
         let Some(segment) = self.segments.get(&location.segment) else { return Ok(Bytes::new()) };
         let file = Arc::clone(&segment.file);
-        let part = Payload::File { file, offset: location.offset + offset, len };
+        let part = Payload::Segment { file, offset: location.offset + offset, len };
         part.read_all().map_err(|error| match transient(&error) {
             None if error.kind() != io::ErrorKind::NotFound => MoveError::Unreadable(error),
             _ => MoveError::Store(self.refuse(&error)),

@@ -37,7 +37,7 @@ impl LogStore {
     /// # Errors
     /// As for [`LogStore::open`].
     pub fn open_on(
-        disk: Box<dyn Disk>,
+        disk: Arc<dyn Disk>,
         directory: &Path,
         segment_bytes: u64,
     ) -> Result<(Self, Vec<Recovered>), OpenError> {
