@@ -10,6 +10,7 @@ mod browsers;
 mod concurrency;
 mod configuration;
 mod connections;
+mod embedded;
 mod health;
 mod kill;
 mod logging;
