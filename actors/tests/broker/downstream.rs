@@ -5,7 +5,7 @@ use user_http_actors::broker::{Outcome, PublisherEvent};
 use user_http_actors::codec::Format;
 
 use crate::harness::{Peer, Publishing, SHARED, SOON, config, leave};
-use crate::proxy::behind_proxy;
+use crate::proxy::{PASS, behind_proxy};
 
 /// Waits until the publisher says what it waits for, or that it waits no longer.
 fn waiting_for(publishing: &mut Publishing) -> Option<String> {
@@ -102,13 +102,14 @@ fn messages_wait_while_the_consumer_of_a_downstream_queue_is_away_and_while_the_
 }
 
 /// As `channel.close` over a passive declaration: 404 becomes 403.
-fn forbid(bytes: &mut [u8]) {
+fn forbid(bytes: &mut [u8]) -> bool {
     const CLOSE_404: [u8; 6] = [0, 20, 0, 40, 1, 148];
     for at in 0..bytes.len().saturating_sub(CLOSE_404.len()) {
         if bytes[at..].starts_with(&CLOSE_404) {
             bytes[at + 5] = 147;
         }
     }
+    true
 }
 
 #[test]
@@ -118,7 +119,7 @@ fn a_downstream_queue_that_the_broker_does_not_show_is_reported_and_looked_at_ag
     config.await_queues = vec![QUEUE.to_owned()];
     let peer = Peer::connect(&SHARED);
     peer.bind_queue(&config, "forbidden");
-    let mut publishing = Publishing::start(&behind_proxy(config, forbid));
+    let mut publishing = Publishing::start(&behind_proxy(config, PASS, forbid));
     let missing = waiting_for(&mut publishing).expect("it waits");
     assert!(missing.contains(QUEUE) && missing.contains("403"), "{missing}");
     let epoch = publishing.connected(SOON);

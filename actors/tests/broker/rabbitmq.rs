@@ -8,6 +8,7 @@ pub use node::RabbitMq;
 mod away;
 mod basics;
 mod downstream;
+mod pause;
 mod poison;
 mod restart;
 mod returned;
