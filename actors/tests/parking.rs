@@ -12,7 +12,7 @@ use user_http_actors::messages::{
 };
 use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{OpenError, Recovered};
+use user_http_actors::store::{Change, Durable, OpenError, Put, Recovered, Store};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{Error, UserManagerPublisher};
 use uuid::Uuid;
@@ -164,6 +164,26 @@ async fn a_parked_message_that_is_published_goes_out_under_its_id_and_is_parked_
     assert_eq!(texts(&published), ["2"]);
     service.outcome(published[0].0, Outcome::Confirmed);
     assert_eq!(service.publisher.send(GetOutboxState).await.expect("alive").messages, 0);
+}
+
+#[actix::test]
+async fn a_message_that_a_kill_has_left_with_two_markers_is_parked_no_more_once_it_is_published() {
+    let directory = tempfile::tempdir().expect("a directory");
+    with_a_parked_message(directory.path()).await.stop().await;
+    let (mut store, found) = open(directory.path()).await;
+    let marker = found.last().expect("the marker is behind its message").meta.clone();
+    let put = Put { seq: store.next_seq(), meta: marker, body: Vec::new() };
+    store.commit(&[Change::Put(put)], Durable::Now).expect("space");
+    drop(store);
+    let service = Service::start(directory.path()).await;
+    let parked = service.parked().await;
+    let [ParkedMessage { message_id, .. }] = parked[..] else { panic!("{parked:?}") };
+    service.publisher.send(PublishParkedMessage { message_id }).await.expect("alive").expect("it is parked");
+    service.stop().await;
+    let mut service = Service::start(directory.path()).await;
+    assert!(service.parked().await.is_empty());
+    service.connect();
+    assert_eq!(texts(&service.published().await), ["2"]);
 }
 
 #[actix::test]

@@ -1,13 +1,16 @@
 //! Removals from the outbox that the store refuses: the message is where it was before, whatever was asked meanwhile.
 
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::time::{Duration, Instant};
 
 use actix::Addr;
 use bytes::Bytes;
 use user_http_actors::broker::{Outcome, PublisherEvent};
 use user_http_actors::codec::{Format, ForwardedType, OutgoingMessage};
+use user_http_actors::lease::NextMessage;
 use user_http_actors::messages::{
-    DeleteParkedMessage, GetOutboxState, GetParkedMessages, OutboxState, PublishParkedMessage, SendMessageToUserManager,
+    DeleteMessage, DeleteParkedMessage, GetOutboxState, GetParkedMessages, OutboxState, PublishParkedMessage,
+    SendMessageToUserManager, TakeNextMessage,
 };
 use user_http_actors::payload::Payload;
 use user_http_actors::store::memory::MemoryStore;
@@ -47,24 +50,33 @@ struct Service {
     refuse: SyncSender<bool>,
 }
 
+/// A store, what it asks, and the answers to that.
+fn asking() -> (OpenStore, Receiver<()>, SyncSender<bool>) {
+    let (reached, has_reached) = mpsc::sync_channel(16);
+    let (refuse, refused) = mpsc::sync_channel(16);
+    (OpenStore::new("test", Box::new(Asking { reached, refuse: refused })), has_reached, refuse)
+}
+
+async fn post(publisher: &Addr<UserManagerPublisher>, size: usize) {
+    let message = OutgoingMessage {
+        kind: ForwardedType::FrameRendered,
+        user_id: "a user".into(),
+        format: Format::Pickle,
+        body: Payload::from_parts(vec![Bytes::from(vec![0; size])]),
+    };
+    publisher.send(SendMessageToUserManager(message)).await.expect("alive").expect("room");
+}
+
 impl Service {
     async fn start() -> Self {
-        let (reached, has_reached) = mpsc::sync_channel(16);
-        let (refuse, refused) = mpsc::sync_channel(16);
-        let store = OpenStore::new("test", Box::new(Asking { reached, refuse: refused }));
+        let (store, reached, refuse) = asking();
         let (publisher, broker) = support::start_with_broker(store, 1 << 30);
         (broker.events)(PublisherEvent::Connected { epoch: 1 });
-        Self { publisher, broker, reached: has_reached, refuse }
+        Self { publisher, broker, reached, refuse }
     }
 
     async fn post(&self, size: usize) {
-        let message = OutgoingMessage {
-            kind: ForwardedType::FrameRendered,
-            user_id: "a user".into(),
-            format: Format::Pickle,
-            body: Payload::from_parts(vec![Bytes::from(vec![0; size])]),
-        };
-        self.publisher.send(SendMessageToUserManager(message)).await.expect("alive").expect("room");
+        post(&self.publisher, size).await;
     }
 
     async fn state(&self) -> OutboxState {
@@ -146,4 +158,55 @@ async fn two_deletions_of_one_message_have_the_same_outcome() {
     }
     let state = service.state().await;
     assert_eq!((state.messages, state.parked, state.bytes), (0, 0, 0));
+}
+
+/// Leases the next message for so long.
+async fn next(publisher: &Addr<UserManagerPublisher>, lease: Duration, wait: bool) -> Option<NextMessage> {
+    publisher.send(TakeNextMessage { lease, wait }).await.expect("alive").expect("there is no broker")
+}
+
+#[actix::test]
+async fn a_leased_message_whose_removal_is_refused_stays_leased_until_the_visibility_timeout() {
+    const LEASE: Duration = Duration::from_secs(3);
+    let (store, reached, refuse) = asking();
+    let publisher = support::start(store, 1 << 30, None);
+    post(&publisher, 1).await;
+    let started = Instant::now();
+    let leased = next(&publisher, LEASE, false).await.expect("it waits");
+    let message_id = leased.message_id;
+    leased.lease.delivered();
+    refuse.send(true).expect("the store asks");
+    let deleted = publisher.send(DeleteMessage { message_id }).await.expect("alive");
+    assert!(matches!(deleted, Err(Error::Store(StoreError::NoSpace(_)))), "{deleted:?}");
+    assert_eq!(reached.try_recv(), Ok(()));
+    let again = next(&publisher, LEASE, true).await.expect("its lease ends");
+    assert!(started.elapsed() >= LEASE, "another user manager has it after {:?}", started.elapsed());
+    assert_eq!((again.message_id, again.delivery_count), (message_id, 2));
+    again.lease.delivered();
+    refuse.send(false).expect("the store asks");
+    publisher.send(DeleteMessage { message_id }).await.expect("alive").expect("the disk has space");
+    assert_eq!(publisher.send(GetOutboxState).await.expect("alive").messages, 0);
+}
+
+#[actix::test]
+async fn a_lease_that_is_dropped_while_the_removal_of_its_message_is_refused_leaves_it_to_the_next_user_manager() {
+    const LEASE: Duration = Duration::from_secs(3_600);
+    let (store, reached, refuse) = asking();
+    let publisher = support::start(store, 1 << 30, None);
+    post(&publisher, 1).await;
+    let leased = next(&publisher, LEASE, false).await.expect("it waits");
+    let message_id = leased.message_id;
+    let deletion = publisher.send(DeleteMessage { message_id });
+    let dropped = async {
+        while reached.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        drop(leased);
+        // the actor knows of the drop before it knows of the refusal
+        publisher.send(GetOutboxState).await.expect("alive");
+        refuse.send(true).expect("the store asks");
+    };
+    let (deleted, ()) = futures::join!(deletion, dropped);
+    deleted.expect("alive").expect_err("the disk is full");
+    assert!(next(&publisher, LEASE, false).await.is_some_and(|again| again.message_id == message_id));
 }

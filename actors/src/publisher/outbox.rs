@@ -77,8 +77,9 @@ enum State {
         visibility_timeout: Option<Deadline>,
     },
     Parked(Parked),
-    /// Its removal is on its way to the store. Holds what it goes back to if the store refuses.
-    Removing(Option<Parked>),
+    /// Its removal is on its way to the store. Holds the state that it goes back to if the store refuses; a lease there
+    /// ends as it would without the removal.
+    Removing(Box<State>),
 }
 
 /// Why a message is parked.
@@ -91,10 +92,16 @@ pub struct Parked {
 }
 
 impl State {
+    /// The state, or the one before a removal.
+    fn before_removal(&mut self) -> &mut Self {
+        if let Self::Removing(before) = self { before } else { self }
+    }
+
     fn parked(&self) -> Option<&Parked> {
         match self {
-            Self::Parked(parked) | Self::Removing(Some(parked)) => Some(parked),
-            Self::Waiting | Self::InFlight | Self::Leased { .. } | Self::Removing(None) => None,
+            Self::Parked(parked) => Some(parked),
+            Self::Removing(before) => before.parked(),
+            Self::Waiting | Self::InFlight | Self::Leased { .. } => None,
         }
     }
 }
@@ -115,6 +122,8 @@ impl Outbox {
                 }
                 Either::Right(ParkedMarker { parked, reason, since_ms }) => {
                     let marker = Some(record.seq);
+                    // a kill may leave two markers of a message that was published and parked again
+                    useless.extend(outbox.unpark(parked));
                     // a marker is younger than the message that it marks
                     if !outbox.enter(parked, State::Parked(Parked { reason, since_ms, marker })) {
                         useless.extend(marker);
@@ -194,21 +203,26 @@ impl Outbox {
 
     /// The visibility timeout of a lease has passed: the message waits again.
     pub fn expire_lease(&mut self, EndOfLease { seq, lease: expired }: EndOfLease) {
-        let state = self.messages.get_mut(&seq).map(|message| &mut message.state);
+        let state = self.messages.get_mut(&seq).map(|message| message.state.before_removal());
         if let Some(State::Leased { lease, visibility_timeout }) = state
             && *lease == expired
         {
             *visibility_timeout = None;
-            self.enter(seq, State::Waiting);
+            self.end_lease(seq);
         }
     }
 
     /// A lease ends early: the message waits again, unless that lease has ended before.
     pub fn release(&mut self, seq: Seq, released: OutboxLeaseId) {
-        let state = self.messages.get(&seq).map(|message| &message.state);
+        let state = self.messages.get_mut(&seq).map(|message| message.state.before_removal());
         if matches!(state, Some(State::Leased { lease, .. }) if *lease == released) {
-            self.enter(seq, State::Waiting);
+            self.end_lease(seq);
         }
+    }
+
+    fn end_lease(&mut self, seq: Seq) {
+        let is_being_removed = self.is_being_removed(seq);
+        self.enter(seq, if is_being_removed { State::Removing(Box::new(State::Waiting)) } else { State::Waiting });
     }
 
     /// Keeps a message back until somebody decides about it. Returns whether it is parked only now.
@@ -224,8 +238,8 @@ impl Outbox {
 
     /// The marker of a parked message is stored. Returns a marker that is of no use.
     pub fn marker_stored(&mut self, seq: Seq, marker: Seq) -> Option<Seq> {
-        match self.messages.get_mut(&seq).map(|message| &mut message.state) {
-            Some(State::Parked(parked) | State::Removing(Some(parked))) => parked.marker.replace(marker),
+        match self.messages.get_mut(&seq).map(|message| message.state.before_removal()) {
+            Some(State::Parked(parked)) => parked.marker.replace(marker),
             _ => Some(marker),
         }
     }
@@ -257,12 +271,12 @@ impl Outbox {
     /// Nobody gets this message while its removal is on its way to the store. One in flight stays there.
     pub fn begin_removal(&mut self, seq: Seq) {
         let Some(message) = self.messages.get_mut(&seq) else { return };
-        let parked = match &mut message.state {
-            State::InFlight | State::Removing(_) => return,
-            State::Waiting | State::Leased { .. } => None,
-            State::Parked(parked) => Some(Parked { reason: std::mem::take(&mut parked.reason), ..*parked }),
-        };
-        self.enter(seq, State::Removing(parked));
+        if let State::InFlight | State::Removing(_) = message.state {
+            return;
+        }
+        // not left, because a lease runs on
+        let before = std::mem::replace(&mut message.state, State::Waiting);
+        self.enter(seq, State::Removing(Box::new(before)));
     }
 
     /// Whether the removal of a message is on its way to the store.
@@ -270,10 +284,11 @@ impl Outbox {
         matches!(self.messages.get(&seq), Some(OutboxMessage { state: State::Removing(_), .. }))
     }
 
-    /// The store has refused the removal: the message is parked again if it was, and otherwise waits.
+    /// The store has refused the removal: the message is in the state of before again. If its lease has ended meanwhile,
+    /// it waits.
     pub fn removal_refused(&mut self, seq: Seq) {
-        let Some(OutboxMessage { state: State::Removing(parked), .. }) = self.messages.get_mut(&seq) else { return };
-        let before = parked.take().map_or(State::Waiting, State::Parked);
+        let Some(OutboxMessage { state: State::Removing(before), .. }) = self.messages.get_mut(&seq) else { return };
+        let before = std::mem::replace(&mut **before, State::Waiting);
         self.enter(seq, before);
     }
 
@@ -300,8 +315,8 @@ impl Outbox {
                 self.in_flight.insert(seq);
                 self.in_flight_bytes += message.payload.len();
             }
-            State::Parked(_) | State::Removing(Some(_)) => drop(self.parked.insert(seq)),
-            State::Leased { .. } | State::Removing(None) => {}
+            state if state.parked().is_some() => drop(self.parked.insert(seq)),
+            State::Leased { .. } | State::Parked(_) | State::Removing(_) => {}
         }
         message.state = state;
         true
@@ -315,7 +330,7 @@ impl Outbox {
         if self.in_flight.remove(&seq) {
             self.in_flight_bytes -= message.payload.len();
         }
-        if let State::Leased { visibility_timeout, .. } = &mut message.state {
+        if let State::Leased { visibility_timeout, .. } = message.state.before_removal() {
             visibility_timeout.take().into_iter().for_each(|deadline| self.visibility_timeouts.remove(deadline));
         }
     }

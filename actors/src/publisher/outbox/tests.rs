@@ -27,14 +27,26 @@ enum Step {
     Remove(Seq),
 }
 
-/// What a message is, as the model knows it; the booleans say whether it was parked.
+/// What a message is, as the model knows it, and whether it is being removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Model {
+struct Model {
+    state: ModelState,
+    is_being_removed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ModelState {
     Waiting,
     InFlight,
     Leased(OutboxLeaseId),
     Parked,
-    Removing { was_parked: bool },
+}
+use ModelState::{InFlight, Leased, Waiting};
+
+impl Model {
+    fn is(self, state: ModelState) -> bool {
+        self.state == state && !self.is_being_removed
+    }
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -58,43 +70,39 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// The state of each message after a step, by the rules of this file.
 fn follow(model: &mut BTreeMap<Seq, Model>, added: &mut Seq, leases: &mut OutboxLeaseId, step: &Step) {
-    let first = model.iter().find(|(_, state)| **state == Model::Waiting).map(|(seq, _)| *seq);
-    let mut change = |seq: &Seq, rule: &mut dyn FnMut(Model) -> Option<Model>| {
-        if let Some(state) = model.get_mut(seq) {
-            *state = rule(*state).unwrap_or(*state);
-        }
-    };
+    let first = model.iter().find(|(_, state)| state.is(Waiting)).map(|(seq, _)| *seq);
     match step {
         Step::Add => {
             *added += 1;
-            model.insert(*added, Model::Waiting);
+            model.insert(*added, Model { state: Waiting, is_being_removed: false });
         }
-        Step::Publish => first.iter().for_each(|seq| change(seq, &mut |_| Some(Model::InFlight))),
-        Step::Return(seq) => change(seq, &mut |state| (state == Model::InFlight).then_some(Model::Waiting)),
-        Step::Lease => {
-            *leases += u64::from(first.is_some());
-            first.iter().for_each(|seq| change(seq, &mut |_| Some(Model::Leased(*leases))));
-        }
-        Step::Release(seq, lease) | Step::Expire(seq, lease) => {
-            change(seq, &mut |state| (state == Model::Leased(*lease)).then_some(Model::Waiting));
-        }
-        Step::Park(seq) => change(seq, &mut |state| match state {
-            Model::Waiting | Model::InFlight | Model::Leased(_) => Some(Model::Parked),
-            Model::Parked | Model::Removing { .. } => None,
-        }),
-        Step::Mark(_) => {}
-        Step::Unpark(seq) => change(seq, &mut |state| (state == Model::Parked).then_some(Model::Waiting)),
-        Step::BeginRemoval(seq) => change(seq, &mut |state| match state {
-            Model::Waiting | Model::Leased(_) => Some(Model::Removing { was_parked: false }),
-            Model::Parked => Some(Model::Removing { was_parked: true }),
-            Model::InFlight | Model::Removing { .. } => None,
-        }),
-        Step::RemovalRefused(seq) => change(seq, &mut |state| match state {
-            Model::Removing { was_parked: true } => Some(Model::Parked),
-            Model::Removing { was_parked: false } => Some(Model::Waiting),
-            _ => None,
-        }),
         Step::Remove(seq) => drop(model.remove(seq)),
+        Step::Publish | Step::Lease => {
+            let lease = *leases + 1;
+            let Some(message) = first.and_then(|seq| model.get_mut(&seq)) else { return };
+            message.state = if let Step::Publish = step { InFlight } else { Leased(lease) };
+            *leases += u64::from(message.state == Leased(lease));
+        }
+        Step::Return(seq)
+        | Step::Release(seq, _)
+        | Step::Expire(seq, _)
+        | Step::Park(seq)
+        | Step::Mark(seq)
+        | Step::Unpark(seq)
+        | Step::BeginRemoval(seq)
+        | Step::RemovalRefused(seq) => {
+            let Some(Model { state, is_being_removed }) = model.get_mut(seq) else { return };
+            match step {
+                Step::Return(_) if *state == InFlight => *state = Waiting,
+                // also during its removal
+                Step::Release(_, lease) | Step::Expire(_, lease) if *state == Leased(*lease) => *state = Waiting,
+                Step::Park(_) if !*is_being_removed => *state = ModelState::Parked,
+                Step::Unpark(_) if *state == ModelState::Parked && !*is_being_removed => *state = Waiting,
+                Step::BeginRemoval(_) if *state != InFlight => *is_being_removed = true,
+                Step::RemovalRefused(_) => *is_being_removed = false,
+                _ => {}
+            }
+        }
     }
 }
 
@@ -125,13 +133,18 @@ fn take(outbox: &mut Outbox, added: Seq, step: Step) {
 }
 
 fn model_of(state: &State) -> Model {
-    match state {
-        State::Waiting => Model::Waiting,
-        State::InFlight => Model::InFlight,
-        State::Leased { lease, .. } => Model::Leased(*lease),
-        State::Parked(_) => Model::Parked,
-        State::Removing(parked) => Model::Removing { was_parked: parked.is_some() },
-    }
+    let (state, is_being_removed) = match state {
+        State::Removing(before) => (&**before, true),
+        state => (state, false),
+    };
+    let state = match state {
+        State::Waiting => Waiting,
+        State::InFlight => InFlight,
+        State::Leased { lease, .. } => Leased(*lease),
+        State::Parked(_) => ModelState::Parked,
+        State::Removing(_) => panic!("{state:?} is being removed twice"),
+    };
+    Model { state, is_being_removed }
 }
 
 proptest! {
@@ -139,12 +152,12 @@ proptest! {
     fn each_message_is_in_one_state_and_every_sum_is_that_of_the_states(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let _entered = runtime.enter();
-        let (mut outbox, mut model, mut added, mut leases) = (Outbox::default(), BTreeMap::new(), 0, 0);
+        let (mut outbox, mut model, mut added, mut leases) = (Outbox::default(), BTreeMap::<_, Model>::new(), 0, 0);
         // these have left the queue of deadlines by themselves, which this test cannot wait for
         let mut expired = 0;
         for step in steps {
             if let Step::Expire(seq, lease) = step {
-                expired += usize::from(model.get(&seq) == Some(&Model::Leased(lease)));
+                expired += usize::from(model.get(&seq).is_some_and(|message| message.state == Leased(lease)));
             }
             follow(&mut model, &mut added, &mut leases, &step);
             take(&mut outbox, added, step);
@@ -154,18 +167,18 @@ proptest! {
             let of = |wanted: fn(Model) -> bool| -> BTreeSet<Seq> {
                 model.iter().filter(|(_, state)| wanted(**state)).map(|(seq, _)| *seq).collect()
             };
-            prop_assert_eq!(&outbox.waiting, &of(|state| state == Model::Waiting));
-            let in_flight = of(|state| state == Model::InFlight);
+            prop_assert_eq!(&outbox.waiting, &of(|message| message.is(Waiting)));
+            let in_flight = of(|message| message.is(InFlight));
             prop_assert_eq!(&outbox.in_flight, &in_flight);
             // a message's number is its length
             prop_assert_eq!(outbox.in_flight_bytes(), in_flight.iter().sum::<u64>());
-            let parked = of(|state| matches!(state, Model::Parked | Model::Removing { was_parked: true }));
+            let parked = of(|message| message.state == ModelState::Parked);
             prop_assert_eq!(&outbox.parked, &parked);
             prop_assert!(outbox.parked().all(|(_, parked)| parked.reason == "a reason"));
             prop_assert_eq!(outbox.bytes(), model.keys().map(|seq| 10 * seq).sum::<u64>());
             let ids: BTreeSet<_> = outbox.by_id.values().copied().collect();
             prop_assert_eq!(ids, model.keys().copied().collect());
-            let leased = of(|state| matches!(state, Model::Leased(_)));
+            let leased = of(|message| matches!(message.state, Leased(_)));
             prop_assert_eq!(outbox.visibility_timeouts.len(), leased.len() + expired);
         }
     }
