@@ -120,6 +120,8 @@ type PendingPuts = BTreeMap<Seq, PendingWrite>;
 enum PendingWrite {
     Message(Box<PendingMsg>),
     Tombstone(Tombstone),
+    /// The removal of a message that is refused although it was stored.
+    Refused(Error, Reply<Result<(), Error>>),
 }
 
 #[derive(Debug)]
@@ -228,13 +230,19 @@ impl BufferActor {
             return Err(Error::Stopping);
         }
         check_failure(&self.store_failure)?;
+        self.check_space(uuid, cost)?;
+        self.reserved += cost;
+        Ok(())
+    }
+
+    /// Whether there is space for a message of this cost, which would replace the message of that UUID.
+    fn check_space(&self, uuid: &BufferUuid, cost: u64) -> Result<(), Error> {
         // a delivery keeps a replaced message until it ends
         let replaced = self.messages.get(uuid).filter(|message| !self.leases.contains_key(&message.seq));
         let held = self.bytes + self.reserved + self.lingering_bytes - replaced.map_or(0, BufferedMsg::cost);
         if held + cost > self.max_bytes {
             return Err(Error::NoRoom { what: "buffered messages", size: cost, held, limit: self.max_bytes });
         }
-        self.reserved += cost;
         Ok(())
     }
 
@@ -255,7 +263,19 @@ impl BufferActor {
                 // one that could not be written is remembered in memory, until the next restart
                 self.redeliveries.add_tombstone(self.clock.now(), tombstone.fingerprint, seq);
             }
+            Some(PendingWrite::Refused(error, reply)) => reply.send(Err(error)),
             None => {}
+        }
+    }
+
+    /// Handles the outcome of the removal of a message that is refused.
+    fn finish_removal(&mut self, seq: Seq, outcome: Result<(), StoreError>) {
+        if outcome.is_err() {
+            // retried until it succeeds
+            self.store.remove(seq);
+        }
+        if let Some(PendingWrite::Refused(error, reply)) = self.pending_puts.remove(&seq) {
+            reply.send(Err(error));
         }
     }
 
@@ -275,6 +295,12 @@ impl BufferActor {
         if self.is_duplicate(delivery) {
             // the message was still being stored when the broker redelivered it
             self.store.remove(seq);
+        } else if let Err(error) = self.check_space(&uuid, cost) {
+            // What it replaces has been leased meanwhile, and stays until that delivery ends. The reply follows the
+            // removal: after it, a restart must not find this message in place of the other.
+            self.store.remove_durably(seq);
+            self.pending_puts.insert(seq, PendingWrite::Refused(error, reply));
+            return;
         } else {
             let since = self.clock.now();
             let message = BufferedMsg { seq, payload, meta_len, stored_at_ms, since, cold };
@@ -337,10 +363,13 @@ impl Handler<FromStore> for BufferActor {
     type Result = ();
 
     fn handle(&mut self, FromStore(event): FromStore, ctx: &mut Self::Context) {
-        let StoreEvent { stored, removed: _, flushed, moved, failure } = event;
+        let StoreEvent { stored, removed, flushed, moved, failure } = event;
         self.store_failure = failure;
         for (seq, outcome) in stored {
             self.finish_put(seq, outcome, ctx);
+        }
+        for (seq, outcome) in removed {
+            self.finish_removal(seq, outcome);
         }
         for (seq, payload) in moved {
             let message = self.uuids.get(&seq).and_then(|uuid| self.messages.get_mut(uuid));

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
 use actix::Addr;
@@ -15,7 +16,7 @@ use user_http_actors::messages::{
 use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, OpenError, Put, Recovered, Store};
+use user_http_actors::store::{Change, Durable, OpenError, Put, Recovered, Store, StoreError};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
 
@@ -277,6 +278,50 @@ async fn a_replaced_message_counts_until_its_delivery_is_over() {
     add(&buffer, "a", &large).await.expect("one of the deliveries is over");
     drop(later);
     add(&buffer, "b", &large).await.expect("and so is the other");
+}
+
+/// A store that reports each commit with a put of more than 100 bytes, and waits for a permit.
+struct Permitted {
+    reached: SyncSender<()>,
+    permits: Receiver<()>,
+}
+
+impl Store for Permitted {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
+        let is_large = |change: &Change| matches!(change, Change::Put(put) if put.body.len() > 100);
+        if changes.iter().any(is_large) {
+            let _ = self.reached.send(());
+            let _ = self.permits.recv();
+        }
+        MemoryStore.commit(changes, durable)
+    }
+}
+
+#[actix::test]
+async fn a_replacement_is_refused_if_what_it_replaces_is_leased_while_it_is_stored_and_there_is_no_space_for_both() {
+    let (reached, has_reached) = mpsc::sync_channel(1);
+    let (permit, permits) = mpsc::sync_channel(1);
+    let limit = 1_500;
+    let buffer = start_on(OpenStore::new("test", Box::new(Permitted { reached, permits })), limit, DAY);
+    add(&buffer, "a", &[0; 100]).await.expect("space");
+    let replacing = add(&buffer, "a", &[0; 800]);
+    let leasing = async {
+        while has_reached.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        let earlier = lease(&buffer, "a").await.expect("it is there");
+        permit.send(()).expect("the store waits");
+        earlier
+    };
+    let (replaced, earlier) = futures::join!(replacing, leasing);
+    assert!(matches!(replaced, Err(Error::NoRoom { limit: 1_500, .. })), "{replaced:?}");
+    assert_eq!(body(&earlier), [0; 100]);
+    drop(earlier);
+    permit.send(()).expect("the store waits");
+    add(&buffer, "a", &[1; 800]).await.expect("the earlier one is not leased");
+    assert_eq!(body(&lease(&buffer, "a").await.expect("it is there")), [1; 800]);
+    let state = state(&buffer).await;
+    assert_eq!((state.messages, state.room), (1, limit - state.bytes));
 }
 
 #[actix::test]

@@ -172,7 +172,7 @@ async fn a_message_that_a_kill_has_left_with_two_markers_is_parked_no_more_once_
     with_a_parked_message(directory.path()).await.stop().await;
     let (mut store, found) = open(directory.path()).await;
     let marker = found.last().expect("the marker is behind its message").meta.clone();
-    let put = Put { seq: store.next_seq(), meta: marker, body: Vec::new() };
+    let put = Put { seq: store.next_seq(), meta: marker, body: Payload::empty() };
     store.commit(&[Change::Put(put)], Durable::Now).expect("space");
     drop(store);
     let service = Service::start(directory.path()).await;
