@@ -1,10 +1,10 @@
-//! `RefineDataFromMetaData`: opens the .blend file that a message names, if it lies in a blend root.
+//! `RefineDataFromMetaData`: opens the .blend file that a message names, if it is in a blend root.
 //!
 //! | to find | look in |
 //! | --- | --- |
 //! | the blend roots, and how a request for a file goes through them | `roots` |
 //! | from a path to an open file, link by link | `resolve` |
-//! | files that are never sent, wherever they lie | `never_sent` |
+//! | files that are never sent, wherever they are | `never_sent` |
 //! | the threads that may block on a file system | `io_pool` |
 //! | an open file, and the ETag of its version | `file`, `tag` |
 //! | what is wrong with a path that names no file | `error_text` |
@@ -51,17 +51,17 @@ pub use roots::{BlendConfig, BlendRoots, DEFAULT_MAX_OPEN_BLEND_FILES, check_roo
 /// Why a .blend file cannot be sent. The texts name the path as the sender has written it, and no other path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlendError {
-    /// The message asks for a file and names none.
-    #[error("DATA.BINARY_BLEND_FILE is missing, empty or no str; the path of a .blend file is expected")]
+    /// The message has a blend reference without a path.
+    #[error("DATA.BINARY_BLEND_FILE is missing, empty or not a str; the path of a .blend file is expected")]
     NoPath,
-    /// The path leads out of the blend roots, by itself or by a link.
+    /// The path leads out of the blend roots, by itself or through a link.
     #[error("blend file {0} is outside the permitted folders{1}")]
     Outside(SentPath, Hint),
     /// No file has this path.
     #[error("blend file {0} is missing{1}")]
     Missing(SentPath, Hint),
     /// The path is that of a folder, a device, a pipe or the like.
-    #[error("blend file {0} is no regular file")]
+    #[error("blend file {0} is not a regular file")]
     NoRegularFile(SentPath),
     /// The file system refuses to open it, for the reason given.
     #[error("blend file {0} is unreadable: {1}")]
@@ -119,7 +119,7 @@ impl fmt::Display for Hint {
 }
 
 /// Opens the file that a message names as `path` (`RefineDataFromMetaData` of the specification). Waits for the file
-/// system on threads of `roots`, never on the caller's, and for 5 s at the most.
+/// system on threads of `roots`, never on the caller's thread, and for at most 5 s.
 ///
 /// # Errors
 /// See [`BlendError`].

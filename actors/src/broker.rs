@@ -13,10 +13,10 @@ use crate::payload::Payload;
 /// One message to hand to the broker.
 #[derive(Debug)]
 pub struct Publication {
-    /// As in [`PublisherEvent::Connected`]. A publication of an earlier epoch is dropped silently, because
+    /// The epoch from [`PublisherEvent::Connected`]. A publication of an earlier epoch is dropped silently, because
     /// [`PublisherEvent::Disconnected`] has reported the end of that epoch.
     pub epoch: u64,
-    /// The sender's number for it, which comes back in the outcome.
+    /// The sender's number for it; the outcome has the same number.
     pub seq: u64,
     /// AMQP `message-id`.
     pub message_id: Uuid,
@@ -29,54 +29,55 @@ pub struct Publication {
 /// What happens on the publisher's connection, in order.
 #[derive(Debug)]
 pub enum PublisherEvent {
-    /// Connected, topology declared, confirms on: publications of this epoch are taken from now on.
+    /// Connected, the topology is declared, and confirms are on: publications of this epoch are accepted from now on.
     Connected {
         /// The number of the connection; every later one has a greater number.
         epoch: u64,
     },
-    /// The connection has ended, or the attempt to make one. Everything published in it without an outcome is unknown
-    /// and must be sent again. A next attempt follows by itself, after a back-off.
+    /// The connection has ended, or could not be made. It is unknown whether the broker has the publications without an
+    /// outcome, so they must be published again. The publisher reconnects by itself, after a back-off.
     Disconnected {
         /// Why; without any password.
         reason: String,
-        /// Whether it was lost, and the broker maybe restarted. Otherwise the broker has only refused something, and
-        /// the connection was given up because of that.
+        /// Whether the connection was lost, so that the broker may have been restarted. Otherwise the broker has
+        /// refused something, and only that ended the connection.
         lost: bool,
     },
-    /// The broker has blocked the connection (`connection.blocked`) or unblocked it. Every connection starts unblocked,
-    /// even at a broker that is short of memory or disk: it blocks only connections that publish.
+    /// The broker has blocked the connection (`connection.blocked`) or unblocked it. Every connection starts unblocked:
+    /// a broker that is short of memory or disk blocks a connection only once that publishes.
     Blocked(bool),
-    /// One of the publications without an outcome is a poison message: the broker has closed the channel over it and
-    /// will never take it, but does not say which it is. `Disconnected` follows.
+    /// One of the publications without an outcome is a poison message: the broker closed the channel because of it and
+    /// will never accept it, but does not say which one it is. `Disconnected` follows.
     Suspected {
         /// The reply code and text.
         reason: String,
     },
-    /// Nothing is published for the time being, because the downstream queues are not ready: what is waited for, in
-    /// words. `None` once they are ready. Also comes right before `Connected`.
+    /// Publishing is paused because the downstream queues are not ready. The text says what it waits for. `None` once
+    /// they are ready. Also reported right before `Connected`.
     WaitingFor(Option<String>),
-    /// The broker takes no message larger than this, in bytes: it has refused one. True until the connection is lost.
+    /// The broker accepts no message larger than this, in bytes; it has refused one. Valid until the connection is
+    /// lost.
     SizeLimit(u64),
-    /// What became of one publication of the current epoch: exactly one for each, unless `Disconnected` comes first.
+    /// The outcome of one publication of the current epoch: exactly one for each, unless `Disconnected` comes first.
     Outcome {
         /// The publication's number.
         seq: u64,
-        /// What became of it.
+        /// Its outcome.
         outcome: Outcome,
     },
 }
 
-/// What became of a publication.
+/// The outcome of a publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The broker has it, and has routed it to a queue.
+    /// The broker has stored it, and has routed it to a queue.
     Confirmed,
     /// The broker has refused it (`basic.nack`).
     Nacked,
     /// The broker has no queue for it (`basic.return`); holds the reply code and text.
     Returned(String),
-    /// The broker will never take it, because it is larger than the broker's `max_message_size`; holds the reply code
-    /// and text. The connection ends over it.
+    /// The broker will never accept it, because it is larger than the broker's `max_message_size`; holds the reply code
+    /// and text. The connection ends because of it.
     Refused(String),
     /// Its body cannot be read; holds the reason.
     Unreadable(String),
@@ -93,13 +94,13 @@ pub trait PublisherLink: Send {
 pub struct Delivery {
     /// The body as received.
     pub body: Bytes,
-    /// Its `message-id` for the log, cut where it is long.
+    /// Its `message-id`, for the log; truncated if it is long.
     pub message_id: Option<String>,
-    /// [`Format::Pickle`] where the header `DATA_FORMAT` is `BYTES`, as a string or as a byte array, in any case.
+    /// [`Format::Pickle`] if the header `DATA_FORMAT` is `BYTES`, as a string or a byte array, in upper or lower case.
     pub format: Format,
     /// That header, for the log.
     pub data_format: String,
-    /// The hash by which a redelivery of it is found.
+    /// The hash by which a redelivery is recognised.
     pub fingerprint: Fingerprint,
     /// Whether the broker may have delivered this before (`redelivered`).
     pub redelivered: bool,
@@ -115,7 +116,7 @@ impl Fingerprint {
     /// The fingerprint of a message with this body and this `message-id`, if it has one.
     pub fn new(body: &[u8], message_id: Option<&str>) -> Self {
         let mut hash = Sha256::new_with_prefix(message_id.unwrap_or_default());
-        // no UTF-8 text contains this byte
+        // A separator: no UTF-8 text contains this byte.
         hash.update([0xff]);
         hash.update(body);
         let hash = hash.finalize();
@@ -171,27 +172,27 @@ impl std::fmt::Debug for Settler {
 /// What happens on the consumer's connection, in order.
 #[derive(Debug)]
 pub enum ConsumerEvent {
-    /// Connected, topology declared; consuming, unless a prefetch of 0 is ordered.
+    /// Connected, and the topology is declared; consuming, unless the prefetch is 0.
     Connected,
-    /// The connection, or the attempt to make one, has ended; a next attempt follows by itself, after a back-off.
+    /// The connection has ended, or could not be made. The consumer reconnects by itself, after a back-off.
     Disconnected {
         /// Why; without any password.
         reason: String,
     },
     /// A message was delivered.
     Delivered(Delivery),
-    /// As ordered by [`ConsumerLink::consume`] with 0: everything that was delivered before has been reported.
+    /// The answer to [`ConsumerLink::consume`] with 0: every message that was delivered before has been reported.
     Cancelled,
 }
 
 /// A connection that consumes. Dropping it ends the connection, without blocking.
 pub trait ConsumerLink: Send {
-    /// From now on, and on later connections too, at most `prefetch` deliveries are unsettled at any time. With 0
-    /// nothing is delivered, once [`ConsumerEvent::Cancelled`] is reported. What was settled before this call is
-    /// settled before it takes effect. Never blocks.
+    /// Sets how many deliveries may be unsettled at any time, on this connection and on later ones. With 0 nothing is
+    /// delivered after [`ConsumerEvent::Cancelled`]. Settlements made before this call reach the broker before the new
+    /// value does. Never blocks.
     fn consume(&self, prefetch: u16);
 
-    /// Sends all settlements to the broker, and then ends the connection. Blocks for `deadline` at the most; returns
+    /// Sends all settlements to the broker, and then ends the connection. Blocks for at most `deadline`; returns
     /// whether the broker has all settlements.
     fn stop(self: Box<Self>, deadline: std::time::Duration) -> bool;
 }

@@ -1,29 +1,28 @@
-//! Error texts: what is wrong with a path that names no file, and what would be right. A file that exists is sent
-//! whatever its name looks like: on Linux all of these are valid names.
+//! The error texts for a path that names no file: what is wrong with it, and what would be right. A file that exists is
+//! sent whatever its name looks like, because on Linux all of these names are valid.
 
 use std::ffi::OsStr;
 
 use unicode_normalization::UnicodeNormalization;
 
-/// The longest path in bytes, as Linux has it (`PATH_MAX` without the final NUL).
+/// The length of Linux's longest path, in bytes (`PATH_MAX` without the final NUL).
 const MAX_PATH: usize = 4095;
 
 /// Why a file is outside the blend roots although its path begins in one.
 pub const LINK_LEAVES: &str = "a symbolic link on its path leads out of them";
 
 /// Why a file is missing if its blend root is.
-pub const ROOT_IS_MISSING: &str = "its blend root is not there; is it mounted?";
+pub const ROOT_IS_MISSING: &str = "its blend root does not exist; is it mounted?";
 
 /// Why a file is missing if its name is too long for the file system.
-pub const NAME_TOO_LONG: &str = "a name in it is longer than the file system allows (255 bytes as a rule)";
+pub const NAME_TOO_LONG: &str = "a name in it is longer than the file system allows (usually 255 bytes)";
 
 /// Why no file can have this path.
 pub fn impossible(path: &str) -> Option<String> {
     if path.contains('\0') {
-        return Some("the path contains a NUL character, which no path can; send it without".to_owned());
+        return Some("the path contains a NUL character, which is never valid; send it without that".to_owned());
     }
-    (path.len() > MAX_PATH)
-        .then(|| format!("the path has {} bytes, and a path has at most {MAX_PATH}; send a shorter one", path.len()))
+    (path.len() > MAX_PATH).then(|| format!("the path has {} bytes; at most {MAX_PATH} are possible", path.len()))
 }
 
 /// What the sender may have meant.
@@ -46,13 +45,13 @@ fn kind(path: &str) -> Option<&'static str> {
     } else if bytes.len() >= 2 && bytes[0].is_ascii_alphabetic() && bytes[1] == b':' {
         "it is a Windows path, with a drive letter"
     } else if is_url(path) {
-        "it is a URL and no path"
+        "it is a URL, not a path"
     } else if path.starts_with('~') {
         "~ is not replaced by a home folder here"
     } else if path.contains('$') || path.matches('%').count() >= 2 {
         "environment variables are not replaced here"
     } else if backslash {
-        "it contains backslashes, which are no separators on Linux; use /"
+        "it contains backslashes, which do not separate folders on Linux; use /"
     } else if path.trim() != path {
         "it begins or ends with white space"
     } else {
@@ -67,7 +66,7 @@ fn is_url(path: &str) -> bool {
     is_scheme && (rest.starts_with("//") || scheme.eq_ignore_ascii_case("file"))
 }
 
-/// The same name in the other Unicode forms, each with the error text for the case that a file has that name instead.
+/// The name in its other Unicode forms, each with the error text to use if a file with that form exists.
 pub fn other_forms(name: &OsStr) -> Vec<(String, String)> {
     let Some(name) = name.to_str() else { return Vec::new() };
     let forms = [("composed (NFC)", name.nfc().collect::<String>()), ("decomposed (NFD)", name.nfd().collect())];
@@ -75,8 +74,8 @@ pub fn other_forms(name: &OsStr) -> Vec<(String, String)> {
     others
         .map(|(form, other)| {
             let why = format!(
-                "a name in it differs in its Unicode form from the name that is there, which is {form}; send the name \
-                 in that form, or rename what is there"
+                "a file or folder of that name exists in another Unicode form, which is {form}; send the name in that \
+                 form, or rename the file or folder"
             );
             (other, why)
         })

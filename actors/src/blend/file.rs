@@ -13,41 +13,41 @@ use super::io_pool::{IoPool, NotDone};
 use super::tag::TagKey;
 use crate::payload;
 
-/// How long one read of a delivery may take, the wait for a thread included. This is longer than opening may take,
-/// because a failed read breaks the delivery off, while a failed request is only repeated.
+/// How long one read of a delivery may take, including the wait for a thread. Longer than opening may take, because a
+/// failed read breaks off the delivery, while a request that fails at opening can simply be repeated.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An open .blend file. Its bytes are those of the moment when it was opened, or reading fails. Later changes of its
+/// An open .blend file. Reading returns the bytes that the file had when it was opened, or fails. Later changes of its
 /// names, links, owner and permissions do not matter.
 #[derive(Debug)]
 pub struct BlendFile {
     /// The file, and its permit to be open. `None` only while this is dropped.
-    held: Option<(File, OwnedSemaphorePermit)>,
+    open: Option<(File, OwnedSemaphorePermit)>,
     pool: IoPool,
     stamp: Stamp,
     version: String,
 }
 
-/// What changes when the content of a file changes. The time of the last change of its metadata (ctime) and the number
-/// of its links are not part of it: a hard link, a rename (as Blender's own save does with the file that is being
-/// sent), `chmod` and the like change these, but no byte.
+/// What changes when the content of a file changes. The time of the last change of its metadata (ctime) and its link
+/// count are not part of it: they also change when no byte does, for example by `chmod`, a hard link, or a rename
+/// (which Blender does to the old file when it saves).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// In bytes.
     pub len: u64,
     /// The file system.
     pub device: u64,
-    /// The file's number there.
+    /// The file's number in that file system.
     pub inode: u64,
     /// Seconds and nanoseconds of the last change of its content.
     pub modified: (i64, i64),
 }
 
 impl BlendFile {
-    /// A file that has just been opened. `pool` is that of its blend root, `permit` its share of the bound on open
+    /// A file that has just been opened. `pool` belongs to its blend root; `permit` is its share of the limit of open
     /// files.
     pub(super) fn new(file: File, stamp: Stamp, permit: OwnedSemaphorePermit, pool: IoPool, key: &TagKey) -> Self {
-        Self { held: Some((file, permit)), pool, stamp, version: key.tag(&stamp) }
+        Self { open: Some((file, permit)), pool, stamp, version: key.tag(&stamp) }
     }
 
     /// The length in bytes.
@@ -60,8 +60,8 @@ impl BlendFile {
         self.len() == 0
     }
 
-    /// Differs between two files, and between two contents of one file, as far as the file system reports: 32
-    /// hexadecimal digits that disclose nothing else.
+    /// 32 hexadecimal digits that differ between two files, and between two contents of one file, as far as the file
+    /// system reports changes. They reveal nothing else.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -70,8 +70,8 @@ impl BlendFile {
     /// blend root, for at most 30 s.
     ///
     /// # Errors
-    /// What the file system reports, `InvalidData` if the file has changed since it was opened or is shorter than its
-    /// length, and `TimedOut`.
+    /// What the file system reports; `InvalidData` if the file has changed since it was opened, or is shorter than
+    /// reported; `TimedOut`.
     pub async fn read(self: Arc<Self>, offset: u64, len: usize) -> io::Result<Bytes> {
         let pool = self.pool.clone();
         pool.run(READ_TIMEOUT, move || self.read_now(offset, len)).await.unwrap_or_else(|not_done| {
@@ -96,8 +96,8 @@ impl BlendFile {
         }
     }
 
-    /// Reads what the page cache has from `offset` on, up to the length of `buffer`. Returns how many bytes that is. If
-    /// it is 0, [`BlendFile::read`] has to read them.
+    /// Reads bytes from `offset` on that are in the page cache, up to the length of `buffer`. Returns how many. If it
+    /// returns 0, use [`BlendFile::read`].
     ///
     /// # Errors
     /// `InvalidData` if the file has changed since it was opened.
@@ -113,7 +113,7 @@ impl BlendFile {
     }
 
     fn file(&self) -> io::Result<&File> {
-        self.held.as_ref().map(|(file, _)| file).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.open.as_ref().map(|(file, _)| file).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn check_unchanged(&self) -> io::Result<()> {
@@ -125,10 +125,10 @@ impl BlendFile {
 }
 
 impl Drop for BlendFile {
-    /// Closing may block as reading does, so the pool does it. The file counts as open until then.
+    /// Closing may block, as reading may, so a thread of the pool closes the file. It counts as open until then.
     fn drop(&mut self) {
-        let held = self.held.take();
-        self.pool.detach(move || drop(held));
+        let open = self.open.take();
+        self.pool.detach(move || drop(open));
     }
 }
 
@@ -153,11 +153,11 @@ mod tests {
     fn a_file_is_closed_on_the_threads_of_its_root_and_counts_as_open_until_then() {
         let pool = IoPool::new("test".to_owned());
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
-        // more than there are threads
+        // More jobs than the pool has threads.
         for _ in 0..32 {
             let gate = gate.clone();
             pool.detach(move || {
-                // ends when the other side is gone
+                // Returns when `release` is dropped.
                 let _ = gate.recv();
             });
         }
@@ -166,7 +166,7 @@ mod tests {
         let file = tempfile::tempfile().expect("a file");
         let stamp = Stamp::of(&file).expect("a version");
         drop(BlendFile::new(file, stamp, permit, pool, &TagKey::random()));
-        assert_eq!(open_files.available_permits(), 0, "it was closed by whoever dropped it");
+        assert_eq!(open_files.available_permits(), 0, "the thread that dropped it closed it");
         drop(release);
         let closed = async { tokio::time::timeout(Duration::from_secs(30), open_files.acquire()).await.is_ok() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

@@ -1,5 +1,5 @@
 //! A thread pool for the file system of one blend root. A file system that does not answer (a network mount whose
-//! server is away) blocks the threads of this pool and nothing else.
+//! server is down) blocks only the threads of this pool.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
-/// How many threads a pool has at most; more work waits for a permit. A thread costs up to 256 KiB of stack, and one
-/// file descriptor for each level of the path that it opens. 16 threads keep a disk or a file server busy.
+/// The largest number of threads in a pool; further work waits for a permit. A thread costs up to 256 KiB of stack, and
+/// one file descriptor for each level of the path that it opens. 16 threads keep a disk or a file server busy.
 const THREADS: usize = 16;
 
-/// Enough because resolving a path does not recurse and chunks of files are on the heap.
+/// Small, because resolving a path does not recurse, and chunks of files are on the heap.
 const STACK_BYTES: usize = 256 << 10;
 
 /// How long a thread without work stays alive.
@@ -35,8 +35,8 @@ pub struct IoPool(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     name: String,
-    /// One permit for each job that runs or is about to run. It is released when the job has ended, even if nobody
-    /// waits for its outcome any more.
+    /// One permit for each job that runs or is about to run. A job keeps its permit until it ends, even if nobody waits
+    /// for its outcome any more.
     permits: Arc<Semaphore>,
     state: Mutex<State>,
     wake: Condvar,
@@ -59,7 +59,7 @@ impl std::fmt::Debug for State {
 }
 
 impl IoPool {
-    /// A pool whose threads have this name. It starts them when they are needed.
+    /// A pool whose threads have this name.
     pub fn new(name: String) -> Self {
         Self(Arc::new(Shared {
             name,
@@ -69,8 +69,8 @@ impl IoPool {
         }))
     }
 
-    /// Does `work` on a thread of the pool. Waits for a permit and for the outcome, for `timeout` in all. Work that
-    /// nobody waits for any more when it gets its permit is not begun. Work that has begun keeps its permit until it
+    /// Runs `work` on a thread of the pool. Waits for a permit and for the outcome, for at most `timeout` in total. If
+    /// that passes before a thread starts the work, it is never done. Work that has started keeps its permit until it
     /// ends.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl IoPool {
             let (reply, outcome) = oneshot::channel();
             self.submit(Box::new(move || {
                 if !reply.is_closed() {
-                    // the receiver may have been dropped meanwhile
+                    // Fails if the receiver has been dropped meanwhile.
                     let _ = reply.send(work());
                 }
                 drop(permit);
@@ -96,8 +96,8 @@ impl IoPool {
         tokio::time::timeout(timeout, outcome).await.unwrap_or(Err(NotDone::TimedOut))
     }
 
-    /// Does `work`, whose outcome nobody needs, once a thread is free. If no thread can be started at all, the caller's
-    /// thread does it.
+    /// Runs `work`, whose outcome nobody needs, once a thread is free. If the pool has no thread and cannot start one,
+    /// the caller's thread runs it.
     pub fn detach(&self, work: impl FnOnce() + Send + 'static) {
         if let Err((job, _)) = self.submit(Box::new(work)) {
             job();
@@ -114,7 +114,7 @@ impl IoPool {
             let builder = thread::Builder::new().name(self.0.name.clone()).stack_size(STACK_BYTES);
             match builder.spawn(move || PoolThread { shared, counted: true }.work()) {
                 Ok(_) => state.threads += 1,
-                // without any thread it would never be done
+                // Without any thread, nobody would ever run it.
                 Err(error) if state.threads == 0 => {
                     return state.jobs.pop_back().map_or(Ok(()), |job| Err((job, error)));
                 }
@@ -127,7 +127,7 @@ impl IoPool {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // no job runs while the lock is held, so a panic leaves the state intact
+        // No job runs under this lock, so a panic leaves the state intact.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -135,7 +135,7 @@ impl Shared {
 /// One thread of a pool.
 struct PoolThread {
     shared: Arc<Shared>,
-    /// Whether [`State::threads`] counts it: until it decides to end, which it does while it sees that there is no job.
+    /// Whether [`State::threads`] counts this thread. It does until the thread decides to end because there is no job.
     counted: bool,
 }
 
@@ -165,7 +165,7 @@ impl PoolThread {
 }
 
 impl Drop for PoolThread {
-    /// After a panic.
+    /// Uncounts the thread if a job has panicked.
     fn drop(&mut self) {
         if self.counted {
             self.shared.lock().threads -= 1;
@@ -199,7 +199,7 @@ mod tests {
                 let timeout = if round < THREADS { AT_ONCE } else { Duration::ZERO };
                 let work = move || {
                     begun.fetch_add(1, Ordering::SeqCst);
-                    // ends when the other side is gone
+                    // Returns when `release` is dropped.
                     let _ = gate.recv();
                 };
                 assert_eq!(hung.run(timeout, work).await, Err(NotDone::TimedOut));
@@ -207,7 +207,7 @@ mod tests {
             assert_eq!(healthy.run(SOON, || 7).await, Ok(7));
         });
         drop(release);
-        // the pool works again, and work that nobody waited for any more has not been begun
+        // The pool works again. Work that timed out before it got a thread was never started.
         assert_eq!(block_on(hung.run(SOON, || 8)), Ok(8));
         assert!(begun.load(Ordering::SeqCst) <= THREADS, "{begun:?} have begun");
         assert!(hung.0.lock().threads <= THREADS);
@@ -230,7 +230,7 @@ mod tests {
     fn a_panic_is_an_error_and_its_thread_is_replaced() {
         let pool = IoPool::new("test".to_owned());
         for _ in 0..2 * THREADS {
-            let outcome: Result<(), _> = block_on(pool.run(SOON, || panic!("as the test wants")));
+            let outcome: Result<(), _> = block_on(pool.run(SOON, || panic!("part of the test")));
             assert_eq!(outcome, Err(NotDone::NoThread));
         }
         let start = Instant::now();

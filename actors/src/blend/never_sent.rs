@@ -1,5 +1,5 @@
-//! Files that are never sent, wherever the blend roots are: the data directory and the files that hold secrets. They
-//! are recognised by device and inode, not by name, so that a hard link or a bind mount of one is recognised too.
+//! Files that are never sent, wherever the blend roots are: those in the data directory, and those that hold secrets.
+//! They are recognised by device and inode instead of by name, so that hard links and bind mounts are recognised too.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::resolve::{Dir, FileId, OpenedFile};
 
-/// The magic numbers (`linux/magic.h`) of file systems whose files the kernel generates, such as its memory and the
-/// environment of processes. They may be mounted anywhere.
+/// The magic numbers (`linux/magic.h`) of file systems whose files the kernel generates. They reveal, for example, its
+/// memory and the environment of processes. They may be mounted anywhere.
 const GENERATED: [u32; 10] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
@@ -24,7 +24,7 @@ const GENERATED: [u32; 10] = [
     0xde5e_81e4, // efivarfs
 ];
 
-/// The paths of these files. Their device and inode are read for each request, because certificates and tokens are
+/// The paths of these files. Their device and inode are read for each request, because certificates and tokens may be
 /// replaced while the service runs.
 #[derive(Debug)]
 pub struct NeverSent {
@@ -38,14 +38,14 @@ impl NeverSent {
     /// Whether `found` is one of them. `dirs` are the folders on its path, from the blend root (or `/`) on.
     ///
     /// # Errors
-    /// What the file system reports. Then it is unknown whether the file is one.
+    /// What the file system reports. It is then unknown whether the file is one of them.
     pub fn holds(&self, dirs: &[Dir], found: &OpenedFile) -> io::Result<bool> {
         for path in &self.files {
             if identity(path)? == Some(found.id) {
                 return Ok(true);
             }
         }
-        // the kernel's own file systems always answer; others, such as some in FUSE, may not
+        // The kernel's own file systems always answer. Others, such as some FUSE file systems, may fail here.
         if rustix::fs::fstatfs(&found.file).is_ok_and(|stat| GENERATED.contains(&(stat.f_type as u32))) {
             return Ok(true);
         }
@@ -54,27 +54,27 @@ impl NeverSent {
         if dirs.iter().any(|dir| dir.id == data_id) {
             return Ok(true);
         }
-        // the blend root itself may lie in there
+        // The blend root itself may be in the data directory.
         if let Some(first) = dirs.first()
             && first.lies_in(data_id)?
         {
             return Ok(true);
         }
-        // Otherwise only a hard link or another mount can lead into the data directory. Only then is all of it listed.
-        let other_ways: Vec<FileId> = dirs.iter().filter(|dir| dir.is_mounted).map(|dir| dir.id).collect();
-        let has_other_ways = !other_ways.is_empty() || found.links > 1 || found.is_mounted;
-        if !has_other_ways {
+        // Otherwise only a hard link or another mount can lead into the data directory. If there is one, the whole data
+        // directory is listed.
+        let mounts: Vec<FileId> = dirs.iter().filter(|dir| dir.is_mounted).map(|dir| dir.id).collect();
+        if mounts.is_empty() && found.links <= 1 && !found.is_mounted {
             return Ok(false);
         }
         let inside = identities_below(data_dir)?;
-        Ok(inside.contains(&found.id) || other_ways.iter().any(|id| inside.contains(id)))
+        Ok(inside.contains(&found.id) || mounts.iter().any(|id| inside.contains(id)))
     }
 }
 
 fn identity(path: &Path) -> io::Result<Option<FileId>> {
     match fs::metadata(path) {
         Ok(meta) => Ok(Some(FileId { device: meta.dev(), inode: meta.ino() })),
-        // being replaced, deleted, or in a folder that this process may not enter
+        // It is being replaced, was deleted, or is in a folder that this process may not enter.
         Err(error)
             if matches!(
                 error.kind(),
@@ -96,7 +96,7 @@ fn identities_below(folder: &Path) -> io::Result<HashSet<FileId>> {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            // another user's folder, such as the lost+found of a volume: this process can list what it writes itself
+            // A folder of another user, such as `lost+found`. It has no files of this process.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_first => continue,
             Err(error) => return Err(error),
         };
@@ -105,7 +105,7 @@ fn identities_below(folder: &Path) -> io::Result<HashSet<FileId>> {
             let entry = entry?;
             let meta = match entry.metadata() {
                 Ok(meta) => meta,
-                // the store has deleted it meanwhile
+                // The store has deleted it meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };

@@ -1,7 +1,8 @@
-//! Resolves a path to an open file, one component after the other.
-//! Each folder is opened relative to the one before it, without following links; links are read and followed here. So
-//! the open folders prove where a file lies, whatever is renamed or linked meanwhile: no name is checked first and
-//! opened later.
+//! Resolves a path to an open file, one component after another.
+//!
+//! Each folder is opened relative to the previous one, without following links; this module reads and follows them
+//! itself. So the open folders prove where a file is, whatever is renamed or linked meanwhile: no name is checked first
+//! and opened later.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -25,7 +26,7 @@ use super::roots::Root;
 /// How many symbolic links one path may contain, as in the kernel.
 const MAX_LINKS: u32 = 40;
 
-/// How many folders deep a file may lie: each costs a file descriptor while the path is resolved.
+/// How many folders deep a file may be. Each costs a file descriptor while the path is resolved.
 const MAX_DEPTH: usize = 100;
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -42,9 +43,9 @@ pub struct FileId {
 pub struct Dir {
     fd: OwnedFd,
     pub id: FileId,
-    /// Whether a file system is mounted here, so that its files may have other names elsewhere.
+    /// Whether a file system is mounted here, so that its files may have other paths too.
     pub is_mounted: bool,
-    /// The index of the blend root that this is.
+    /// The index of the blend root, if this is one.
     root: Option<usize>,
 }
 
@@ -57,7 +58,7 @@ pub struct OpenedFile {
     pub is_mounted: bool,
 }
 
-/// Where resolving starts. Each start has an [`IoPool`](super::io_pool::IoPool) of its own.
+/// Where resolving starts. Each start has its own [`IoPool`](super::io_pool::IoPool).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At a blend root.
@@ -66,7 +67,7 @@ pub enum Start {
     Slash,
 }
 
-/// The rest of a path, and where it starts.
+/// A path, or what remains of it, and where it starts.
 #[derive(Clone, Debug)]
 pub struct UnresolvedPath {
     pub start: Start,
@@ -77,9 +78,10 @@ pub struct UnresolvedPath {
 /// The result of resolving an [`UnresolvedPath`].
 #[derive(Debug)]
 pub enum Resolved {
-    /// A regular file inside the blend root of this index.
+    /// A regular file inside the blend root with this index.
     File(OpenedFile, usize),
-    /// A link or a `..` leads out of the start, or the path enters another blend root: the rest has another start.
+    /// A link or a `..` leads out of the start, or the path enters another blend root. The remaining path has another
+    /// start.
     Elsewhere(UnresolvedPath),
 }
 
@@ -94,7 +96,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The meaning of a system error. A lack of resources is temporary.
+    /// The refusal for a system error. A lack of resources counts as temporary.
     pub fn of(error: &io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE) => Self::NotNow("too many files are open".to_owned()),
@@ -119,8 +121,8 @@ impl UnresolvedPath {
         Self { start, rest, links: 0 }
     }
 
-    /// An absolute path. If it begins with the path of a blend root, it starts there, so that nothing waits for the
-    /// file systems of the folders above.
+    /// An absolute path. If it begins with the path of a blend root, resolving starts there, so that nothing waits for
+    /// the file systems of the folders above.
     fn from_slash(mut rest: VecDeque<OsString>, links: u32, roots: &[Root]) -> Self {
         let begins = |root: &&(usize, &VecDeque<OsString>)| {
             root.1.len() <= rest.len() && root.1.iter().zip(&rest).all(|(one, other)| one == other)
@@ -136,8 +138,8 @@ impl UnresolvedPath {
         }
     }
 
-    /// Resolves the path as far as its start reaches. If it starts at `/`, `known` has the blend roots, opened; only
-    /// these are recognised. Blocks on the file system.
+    /// Resolves the path until it leaves its start. If it starts at `/`, `known` has the opened blend roots; only these
+    /// are recognised. Blocks on the file system.
     pub fn resolve(self, roots: &[Root], known: &[Option<Dir>], never_sent: &NeverSent) -> Result<Resolved, Refusal> {
         let Self { start, rest, links } = self;
         let first = match start {
@@ -163,7 +165,7 @@ impl UnresolvedPath {
     }
 }
 
-/// The components of a path. A final `/` counts as `.`, because only a folder can be named like that.
+/// The components of a path. A final `/` becomes a `.`, because the path then names a folder.
 pub fn components(path: &OsStr) -> VecDeque<OsString> {
     let bytes = path.as_bytes();
     let parts = bytes.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".");
@@ -175,7 +177,7 @@ pub fn components(path: &OsStr) -> VecDeque<OsString> {
 }
 
 impl Dir {
-    /// Opens a folder by its path, as the system finds it.
+    /// Opens a folder by its path; the kernel resolves it.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self::of(open(path, FOLDER, Mode::empty())?)?)
     }
@@ -203,14 +205,14 @@ impl Dir {
 /// A file's identity, whether something is mounted on it, and how many links it has.
 fn describe(fd: impl AsFd) -> Result<(FileId, bool, u32), Errno> {
     let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::NLINK)?;
-    // Linux before 5.8 does not report this
+    // Linux before 5.8 does not report this. Then every file and folder counts as mounted.
     let is_reported = stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
     let is_mounted = !is_reported || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
     let device = makedev(stat.stx_dev_major, stat.stx_dev_minor);
     Ok((FileId { device, inode: stat.stx_ino }, is_mounted, stat.stx_nlink))
 }
 
-/// The index of the blend root that a folder is.
+/// The index of the blend root, if this folder is one.
 fn root_of(known: &[Option<Dir>], dir: &Dir) -> Option<usize> {
     known.iter().position(|root| root.as_ref().is_some_and(|root| root.id == dir.id))
 }
@@ -227,7 +229,7 @@ struct Resolver<'a> {
     known: &'a [Option<Dir>],
     /// The open folders from the start to the current one. Never empty.
     stack: Vec<Dir>,
-    /// The path of the current folder by its names, links aside.
+    /// The path of the current folder, with links resolved.
     names: Vec<OsString>,
     rest: VecDeque<OsString>,
     links: u32,
@@ -258,7 +260,7 @@ impl Resolver<'_> {
                 continue;
             }
             if let Some(index) = self.root_named(&name) {
-                // it may not answer, and then blocks its own threads and not those of the folder that it is in
+                // If that root's file system does not answer, only the root's own threads may block.
                 return Ok(Resolved::Elsewhere(UnresolvedPath {
                     start: Start::Root(index),
                     rest: self.rest,
@@ -277,7 +279,7 @@ impl Resolver<'_> {
                             return Ok(Resolved::Elsewhere(rest));
                         }
                     }
-                    // a file where a folder should be
+                    // A component that should be a folder is a file.
                     Err(Errno::INVAL) => return Err(self.refuse(Errno::NOTDIR, &name)),
                     Err(error) => return Err(self.refuse(error, &name)),
                 },
@@ -287,16 +289,16 @@ impl Resolver<'_> {
                 return Err(self.unreadable(format!("it lies more than {MAX_DEPTH} folders deep")));
             }
         }
-        // the path names a folder
+        // The path names a folder.
         Err(if self.root().is_some() { Refusal::NoRegularFile } else { self.outside() })
     }
 
-    /// The index of the blend root that the current folder lies in, the innermost if there are several.
+    /// The index of the blend root that the current folder is in; the innermost if there are several.
     fn root(&self) -> Option<usize> {
         self.stack.iter().rev().find_map(|dir| dir.root)
     }
 
-    /// The blend root whose path is that of the last folder and `name`.
+    /// The index of the blend root with the path of `name` in the current folder.
     fn root_named(&self, name: &OsStr) -> Option<usize> {
         let is_named = |root: &Root| {
             let path = &root.components;
@@ -306,7 +308,7 @@ impl Resolver<'_> {
     }
 
     fn top(&self) -> &Dir {
-        // never empty
+        // In bounds: the stack is never empty.
         &self.stack[self.stack.len() - 1]
     }
 
@@ -327,11 +329,11 @@ impl Resolver<'_> {
             return Err(Errno::LOOP);
         }
         let Some(root) = self.root() else { return Ok(Step::Outside) };
-        // opening a device may have effects
+        // Opening a device may have side effects.
         if kind != FileType::RegularFile {
             return Ok(Step::NoRegularFile);
         }
-        // the file may have been replaced by a pipe meanwhile, and opening that must not block
+        // NONBLOCK, because the file may have been replaced by a pipe meanwhile, and opening that must not block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(openat(top, name, flags, Mode::empty())?);
         if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
@@ -349,7 +351,7 @@ impl Resolver<'_> {
         readlinkat(&self.top().fd, name, Vec::new()).map(|target| OsString::from_vec(target.into_bytes()))
     }
 
-    /// Continues at the target of a link. Returns the rest of the path if that has another start.
+    /// Continues at the target of a link. Returns the remaining path if it has another start.
     fn follow(&mut self, target: &OsStr) -> Result<Option<UnresolvedPath>, Refusal> {
         self.links += 1;
         if self.links > MAX_LINKS {
@@ -364,11 +366,11 @@ impl Resolver<'_> {
         Ok(None)
     }
 
-    /// The rest of the path after a `..` that leads out of a blend root. It may lead into another one, or back.
+    /// The remaining path after a `..` that leads out of a blend root. It may lead into another one, or back.
     fn leave(self, index: usize) -> Result<UnresolvedPath, Refusal> {
         let real = std::fs::canonicalize(&self.roots[index].path).map_err(|error| Refusal::of(&error))?;
         let mut rest = components(real.as_os_str());
-        // the path has no links, so the folder above is the component before
+        // The canonical path has no links, so the parent folder is the path without its last component.
         rest.pop_back();
         rest.extend(self.rest);
         Ok(UnresolvedPath::from_slash(rest, self.links, self.roots))
@@ -384,7 +386,7 @@ impl Resolver<'_> {
                 refusal => refusal,
             };
         }
-        // nothing about files outside the blend roots is disclosed
+        // Nothing about files outside the blend roots is revealed.
         self.outside()
     }
 

@@ -1,4 +1,4 @@
-//! The blend roots, and how a request for a file goes through them.
+//! The blend roots, and how a path is opened in them.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -17,10 +17,10 @@ use super::never_sent::NeverSent;
 use super::resolve::{Dir, Refusal, Resolved, Start, UnresolvedPath, components};
 use super::tag::TagKey;
 
-/// How long opening a file may take, the wait for a thread included. A healthy file server takes milliseconds.
+/// How long opening a file may take, including the wait for a thread. A healthy file server takes milliseconds.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a request whose path does not start in a root waits for each of the roots to be opened.
+/// How long a request waits for each blend root to be opened if its path does not begin with that of a blend root.
 const ROOT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NO_ANSWER: &str = "its file system does not answer";
@@ -31,15 +31,15 @@ pub const DEFAULT_MAX_OPEN_BLEND_FILES: usize = 4096;
 /// The settings for .blend files.
 #[derive(Clone, Debug)]
 pub struct BlendConfig {
-    /// The folders in which .blend files may lie. Relative paths are relative to the first. They are opened anew for
-    /// each request, and need not exist at the start.
+    /// The folders from which .blend files may be sent. Relative paths are relative to the first. They are opened anew
+    /// for each request, and need not exist at start.
     pub roots: Vec<PathBuf>,
-    /// The data directory: never sent, with everything below it. It holds the key of the ETags; without it they change
-    /// with each start.
+    /// The data directory. Nothing in it is ever sent. It has the key for the ETags of files; without a data directory,
+    /// the ETags change at each start.
     pub data_dir: Option<PathBuf>,
     /// Single files that are never sent.
     pub private_files: Vec<PathBuf>,
-    /// How many .blend files may be open at once. Each costs a file descriptor. A request beyond this fails with
+    /// How many .blend files may be open at once. Each costs a file descriptor. A request for one more fails with
     /// [`BlendError::NotNow`](super::BlendError::NotNow).
     pub max_open: usize,
 }
@@ -52,7 +52,7 @@ pub struct BlendRoots(Arc<Shared>);
 struct Shared {
     roots: Vec<Root>,
     pools: Vec<IoPool>,
-    /// For paths that start in none of the roots.
+    /// For paths that start at `/`.
     elsewhere: IoPool,
     never_sent: NeverSent,
     key: TagKey,
@@ -63,7 +63,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Root {
     pub path: PathBuf,
-    /// Those of the absolute path.
+    /// The components of the absolute path.
     pub components: VecDeque<OsString>,
 }
 
@@ -74,11 +74,11 @@ impl Root {
 }
 
 impl BlendRoots {
-    /// Logs a warning for each folder that cannot be opened. Does not wait for the folders.
+    /// Checks the roots in the background, and logs a warning for each that cannot be opened.
     ///
     /// # Errors
-    /// The data directory, if its key can be neither read nor made, or the folder whose path cannot be made absolute;
-    /// and why.
+    /// The path of the data directory, if the key in it can be neither read nor created, or of a folder that cannot be
+    /// made absolute; and why.
     pub fn new(config: BlendConfig) -> Result<Self, (PathBuf, io::Error)> {
         let key = match &config.data_dir {
             None => TagKey::random(),
@@ -86,7 +86,7 @@ impl BlendRoots {
         };
         let roots = config.roots.into_iter().map(|path| {
             let path = std::path::absolute(&path).map_err(|error| (path, error))?;
-            // without a final slash
+            // `Path::components` drops a final slash.
             let components = components(path.components().as_path().as_os_str());
             Ok(Root { path, components })
         });
@@ -106,7 +106,7 @@ impl BlendRoots {
                 let Root { path, .. } = &shared.roots[index];
                 if let Err(error) = shared.roots[index].open() {
                     log::warn!(
-                        "blend root {} cannot be opened: {error}; until it can, .blend files in it are missing",
+                        "blend root {} cannot be opened: {error}; until it can, requests for .blend files in it fail",
                         path.display()
                     );
                 }
@@ -146,7 +146,8 @@ impl BlendRoots {
         }
     }
 
-    /// Opens all roots, each on its own threads, so that one that does not answer delays this little.
+    /// Opens all roots at once, each on its own threads, so that one that does not answer delays this by at most
+    /// [`ROOT_TIMEOUT`].
     async fn open_roots(&self) -> Result<OpenRoots, Refusal> {
         let open = |index: usize| {
             let shared = Arc::clone(&self.0);
@@ -158,7 +159,7 @@ impl BlendRoots {
                 Ok(Ok(dir)) => Some(dir),
                 Ok(Err(error)) => match Refusal::of(&error) {
                     refusal @ Refusal::NotNow(_) => return Err(refusal),
-                    // no file can be found in a root that cannot be opened
+                    // No file can be found in a root that cannot be opened.
                     _ => None,
                 },
                 Err(_) => {
@@ -171,7 +172,7 @@ impl BlendRoots {
     }
 }
 
-/// The blend roots, opened for a path that does not start in one.
+/// The opened blend roots, for a path that starts at `/`.
 struct OpenRoots {
     dirs: Vec<Option<Dir>>,
     /// Whether all of them have answered.
@@ -200,11 +201,11 @@ impl Shared {
 
     /// Resolves a path from its start. Blocks on the file system.
     fn resolve(&self, path: UnresolvedPath, known: &OpenRoots) -> Result<Outcome, Refusal> {
-        // Taken only now, so that requests to a file system that does not answer hold no permits.
+        // Acquired on a thread of the pool, so that requests that wait for a thread hold no permits.
         let permit = Arc::clone(&self.open_files).try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::NotNow("too many .blend files are being sent".to_owned()))?;
         let resolved = path.resolve(&self.roots, &known.dirs, &self.never_sent).map_err(|refusal| match refusal {
-            // the file may lie in a root that has not answered
+            // The file may be in a root that has not answered.
             Refusal::Outside { .. } if !known.is_complete => Refusal::NotNow(NO_ANSWER.to_owned()),
             refusal => refusal,
         });
@@ -218,17 +219,17 @@ impl Shared {
     }
 }
 
-/// Checks that a folder exists and can be used as a blend root. A folder that does not answer within 5 s passes: the
-/// service runs without it until it answers.
+/// Checks that a folder exists and can be used as a blend root. A folder that does not answer within 5 s passes,
+/// because the service can run without it until it answers.
 ///
 /// # Errors
 /// Why it cannot be opened.
 pub fn check_root(path: &Path) -> io::Result<()> {
     let (reply, outcome) = mpsc::channel();
     let path = path.to_owned();
-    // detached, since it may wait for a dead file server
+    // On a thread that is never joined, because it may wait for a dead file server.
     std::thread::Builder::new().name("blend-check".to_owned()).spawn(move || {
-        // after 5 s nobody receives it
+        // Fails after 5 s, when nobody waits any more.
         let _ = reply.send(Dir::open(&path).map(|_| ()));
     })?;
     outcome.recv_timeout(OPEN_TIMEOUT).unwrap_or(Ok(()))

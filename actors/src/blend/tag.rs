@@ -1,4 +1,4 @@
-//! The ETag of a file's version: a keyed hash, which discloses neither device nor inode.
+//! The ETag of a file's version: a keyed hash, so that it reveals neither device nor inode.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 
 use super::file::Stamp;
 
-/// The file in the data directory that holds the key.
+/// The file in the data directory that has the key.
 const KEY_FILE: &str = "etag.key";
 
-/// How many bytes of the hash are used: enough that two versions of a file never have the same.
+/// How many bytes of the hash are used. Enough to rule out that two versions of a file have the same tag.
 const SHOWN_BYTES: usize = 16;
 
 /// The key of the hash. It survives restarts, so that a transfer can be resumed after one.
@@ -27,13 +27,13 @@ impl std::fmt::Debug for TagKey {
 }
 
 impl TagKey {
-    /// A key for the lifetime of the process.
+    /// A new key, for use until the process ends.
     pub fn random() -> Self {
         Self(rand::random())
     }
 
-    /// The key that `data_dir` holds. A missing or damaged one is replaced by a new one; then transfers that began
-    /// before start again.
+    /// The key in `data_dir`. A missing or damaged key is replaced by a new one; transfers in progress cannot be
+    /// resumed then, and start again.
     ///
     /// # Errors
     /// What the file system reports.
@@ -59,7 +59,7 @@ impl TagKey {
 
     /// The tag of a version, in hexadecimal digits.
     pub fn tag(&self, stamp: &Stamp) -> String {
-        // every part has a fixed length and the hash is truncated, so length extension is impossible
+        // Every part has a fixed length and the hash is truncated, so length extension is impossible.
         let mut hash = Sha256::new().chain_update(self.0);
         for part in [stamp.device, stamp.inode, stamp.len] {
             hash.update(part.to_le_bytes());
@@ -68,7 +68,7 @@ impl TagKey {
             hash.update(part.to_le_bytes());
         }
         hash.finalize()[..SHOWN_BYTES].iter().fold(String::new(), |mut digits, byte| {
-            // writing to a String never fails
+            // Writing to a String never fails.
             let _ = write!(digits, "{byte:02x}");
             digits
         })

@@ -1,15 +1,15 @@
-//! The broker over AMQP 0-9-1, through amiquip; nothing outside this module names amiquip.
+//! The broker over AMQP 0-9-1, through amiquip. Nothing outside this module uses amiquip.
 //!
 //! amiquip is synchronous and does not reconnect. So the publisher and the consumer each have a thread that connects,
-//! declares the topology, runs until the connection ends, reports why, and begins again:
+//! declares the topology, runs until the connection ends, reports why, and starts again:
 //!
 //! ```text
 //! AmqpPublisher ──commands──▶ thread "amqp-publisher" ◀──confirms, returns── amiquip's I/O thread ◀──▶ socket
 //! Settler ─────settlements──▶ thread "amqp-consumer"  ◀──deliveries───────── amiquip's I/O thread ◀──▶ socket
 //! ```
 //!
-//! Two connections, since RabbitMQ stops *reading* from one that publishes while it is short of memory or disk, and
-//! acknowledgements must get through then.
+//! There are two connections because RabbitMQ stops *reading* from a connection that publishes while it is short of
+//! memory or disk, and acknowledgements must still reach it then.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,21 +31,21 @@ pub use consumer::{AmqpConsumer, start_consumer};
 pub use publisher::{AmqpPublisher, start_publisher};
 pub use url::{AmqpUrl, AmqpUrlError};
 
-/// The log target of the AMQP client library. At `warn` it logs what the actors log too, once for each look at a
-/// downstream queue, so an application should log only its errors.
+/// The log target of the AMQP client library. An application should log only its errors: at `warn` it repeats what the
+/// actors log, and adds a line for each check of a downstream queue.
 pub const CLIENT_LOG_TARGET: &str = "amiquip";
 /// The log target within [`CLIENT_LOG_TARGET`] that logs the broker's password at `debug` and below. An application
 /// must not enable these levels.
 pub const PASSWORD_LOG_TARGET: &str = "amiquip::io_loop::handshake_state";
 
-/// AMQP 0-9-1 sends names as short strings, with a length of one byte. amiquip would cut the length and send a broken
-/// frame.
+/// AMQP 0-9-1 sends names as short strings, with a length of one byte. For a longer name, amiquip would truncate the
+/// length and send a broken frame.
 const MAX_NAME_BYTES: usize = 255;
 
-/// The farm's services look for a lost broker every 5 s, each on its own cycle: by then all of them have found it.
+/// The farm's services try to reconnect every 5 s, each on its own cycle. After this time all of them have reconnected.
 const DEFAULT_SETTLE: Duration = Duration::from_secs(10);
 
-/// The address of the broker, and the names that are used there.
+/// The address of the broker, and the names of exchanges and queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmqpConfig {
     /// The broker.
@@ -61,12 +61,12 @@ pub struct AmqpConfig {
     pub publish_exchange: String,
     /// The routing key of everything that is published.
     pub routing_key: String,
-    /// Downstream queues: nothing is published while one of them does not exist or has no consumer. RabbitMQ does not
-    /// show the consumers of an exclusive queue, so such a queue counts as ready when it exists.
+    /// The downstream queues: nothing is published while one of them does not exist or has no consumer. RabbitMQ does
+    /// not report the consumers of an exclusive queue to others, so such a queue counts as ready if it exists.
     pub await_queues: Vec<String>,
-    /// Without `await_queues`: the settle delay, during which nothing is published after a lost connection, once there
-    /// is another. The farm's services have lost the broker too, and one that is back drops what it has for one that is
-    /// not.
+    /// The settle delay, used without `await_queues`: how long nothing is published on a new connection after one was
+    /// lost. The farm's services have lost the broker too, and one that has reconnected drops the messages for one that
+    /// has not.
     pub settle: Duration,
 }
 
@@ -88,7 +88,7 @@ impl AmqpConfig {
     /// Checks that AMQP can carry the names: 1 to 255 bytes each.
     ///
     /// # Errors
-    /// Names the first one that it cannot.
+    /// The text names the first name that is wrong.
     pub fn validate(&self) -> Result<(), String> {
         let names = [
             ("consumed exchange", &self.consume_exchange),
@@ -100,7 +100,7 @@ impl AmqpConfig {
         match names.into_iter().chain(awaited).find(|(_, name)| name.is_empty() || name.len() > MAX_NAME_BYTES) {
             None => Ok(()),
             Some((what, name)) => {
-                Err(format!("the name of the {what} has {} bytes; AMQP takes 1 to {MAX_NAME_BYTES}", name.len()))
+                Err(format!("the name of the {what} has {} bytes; AMQP allows 1 to {MAX_NAME_BYTES}", name.len()))
             }
         }
     }

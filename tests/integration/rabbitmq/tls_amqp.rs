@@ -107,9 +107,14 @@ fn messages_flow_in_both_directions_over_tls() {
 fn a_broker_whose_certificate_is_of_another_ca_is_not_trusted() {
     let broker = TlsBroker::get();
     let stranger = Ca::new();
-    let reason = format!("the broker's certificate is not trusted: it is not of a CA in {}", stranger.path().display());
+    let reason =
+        format!("the broker's certificate is not trusted: it was not issued by a CA in {}", stranger.path().display());
     assert_disconnected(&broker.url("127.0.0.1"), Some(&stranger.path()), &reason);
-    assert_disconnected(&broker.url("127.0.0.1"), None, "not trusted: it is not of a CA that the system trusts");
+    assert_disconnected(
+        &broker.url("127.0.0.1"),
+        None,
+        "not trusted: it was not issued by a CA that the system trusts",
+    );
 }
 
 #[test]

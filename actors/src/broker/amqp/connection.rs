@@ -15,32 +15,32 @@ use super::tls::{TlsStream, shake_hands};
 use super::topology::UNEXPECTED_FRAME;
 use super::{AmqpConfig, AmqpUrl};
 
-/// For each address that the host's name resolves to.
+/// How long one attempt to connect may take. There is one for each address that the host name resolves to.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest silence of the broker during the handshake of AMQP, and the time for that of TLS before it. RabbitMQ
-/// makes a client with a wrong password wait for 3 s before it hangs up, so less would hide the reason.
+/// How long the broker may be silent during the AMQP handshake, and how long the TLS handshake may take. RabbitMQ
+/// disconnects a client with a wrong password after 3 s; with a shorter time than that, the error would be a timeout.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The operating system probes a silent peer after this time, and then after each third of it. AMQP's heartbeats find a
-/// broker that is gone, this finds a machine that is gone.
+/// The operating system probes a silent peer after this time, and then after each third of it. AMQP's heartbeats detect
+/// a broker that has stopped, these probes a machine that has.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 3;
-/// How long sent bytes may stay unacknowledged by the peer's machine, or wait for space in its receive buffer. A broker
-/// with a slow disk does not read for some seconds now and then.
+/// How long sent bytes may stay unacknowledged by the peer's machine, or wait for space in its receive buffer. Long
+/// because a broker with a slow disk sometimes does not read for some seconds.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the broker has to confirm a close. It never does while it blocks the connection, because it does not read
-/// from it then; and amiquip would wait forever, because the broker's heartbeats still come.
+/// How long the broker may take to confirm a close. A broker that blocks the connection does not read from it, so it
+/// never confirms; amiquip would wait forever, because the broker's heartbeats still arrive.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// RabbitMQ's own default. amiquip counts channel numbers up to the maximum before it reuses one, and at 65,535 its
-/// counter would overflow. Each look at a downstream queue that does not exist costs a channel.
+/// counter would overflow. Each check of a downstream queue that does not exist costs a channel.
 const CHANNEL_MAX: u16 = 2_047;
-/// Frames on their way to amiquip's I/O thread, of up to 128 KiB each (RabbitMQ's `frame_max`): with 16, at most
-/// 2 MiB. Enough to keep that thread busy; when it is full, the thread that publishes waits.
+/// How many frames the channel to amiquip's I/O thread holds, of up to 128 KiB each (RabbitMQ's `frame_max`): at most
+/// 2 MiB. Enough to keep that thread busy. When the channel is full, the thread that publishes waits.
 const FRAMES_TO_IO_THREAD: usize = 16;
-/// Above this many bytes, amiquip's I/O thread takes no more frames until it has written all but [`LOW_WATER_BYTES`] of
-/// them. So a body of 50 MiB is not held twice. amiquip also moves the remaining buffer forward after each partial
-/// write, so the cost of a large buffer grows with its square.
+/// When amiquip's I/O thread has buffered this many bytes, it takes no more frames until it has written all but
+/// [`LOW_WATER_BYTES`] of them. So a body of 50 MiB is not in memory twice. Also, amiquip moves the remaining buffer to
+/// the front after each partial write, so the cost of a large buffer grows with its square.
 const HIGH_WATER_BYTES: usize = 4 << 20;
-/// Above zero, so that the socket does not run dry while the next frames are fetched.
+/// Above zero, so that the socket has bytes to send while the I/O thread fetches the next frames.
 const LOW_WATER_BYTES: usize = 1 << 20;
 
 /// Why a session has ended by itself.
@@ -52,19 +52,19 @@ pub(super) enum SessionError {
     ConsumerCancelled,
     #[error("the broker has returned a message that was not published")]
     UnknownReturn,
-    /// Over a publication that the broker never takes.
+    /// The broker has closed the channel because of a publication that it will never accept.
     #[error("{0}")]
     Poison(Error),
     #[error("{0}")]
     Tls(String),
-    #[error("no thread: {0}")]
+    #[error("no thread could be started: {0}")]
     Thread(io::Error),
 }
 
 impl SessionError {
-    /// Whether the broker was there at the end. It has only refused something on a channel, or the message that the
-    /// close of this channel has cut short: amiquip stops in the middle of a body then, over which RabbitMQ closes the
-    /// connection.
+    /// Whether the broker was running and only refused something. It closes the channel, or the connection: when it
+    /// closes a channel, amiquip stops in the middle of a body, and RabbitMQ closes the connection because of that
+    /// unfinished message.
     fn is_refusal(&self) -> bool {
         match self {
             Self::Amqp(error) => matches!(
@@ -76,7 +76,7 @@ impl SessionError {
         }
     }
 
-    /// Whether this says only that amiquip's I/O thread has ended, and another error says why.
+    /// Whether this only says that amiquip's I/O thread has ended. Another error says why.
     fn is_symptom(&self) -> bool {
         matches!(
             self,
@@ -90,7 +90,7 @@ impl SessionError {
     }
 }
 
-/// The cause among two results of the same end: `second` where `first` is `Ok` or only a symptom.
+/// Picks the cause from two results of one end: `second` if `first` is `Ok` or only a symptom.
 pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionError>) -> Result<(), SessionError> {
     match (first, second) {
         (Err(first), Err(second)) if first.is_symptom() && !second.is_symptom() => Err(second),
@@ -101,12 +101,12 @@ pub(super) fn cause(first: Result<(), SessionError>, second: Result<(), SessionE
 
 /// Why a connection has ended, or could not be made.
 pub(super) struct ConnectionEnd {
-    /// Without any password.
+    /// Does not contain the password.
     pub(super) reason: String,
     /// Whether the broker may have been restarted.
     pub(super) lost: bool,
-    /// Whether a poison message was the reason. Each time one is parked or fewer are suspected, so the next attempt
-    /// need not wait for long.
+    /// Whether a poison message was the reason. Each such end parks one message or narrows the suspects down, so the
+    /// next attempt need not wait for long.
     pub(super) by_poison: bool,
 }
 
@@ -119,12 +119,12 @@ impl ConnectionEnd {
 
 /// Connects, runs `session` and closes the connection. The session opens its channels and closes them.
 ///
-/// Once `stop` is disconnected, this returns within [`CLOSE_TIMEOUT`], whatever the broker does; only the look-up of
-/// its address and the attempts to connect are not cut short. When a session ends by itself, its connection is closed
+/// Once `stop` is disconnected, this returns within [`CLOSE_TIMEOUT`], whatever the broker does. Only the look-up of
+/// its address and the attempts to connect cannot be interrupted. If a session ends by itself, its connection is closed
 /// within the same time.
 ///
 /// # Errors
-/// Why it has ended, unless the session has ended without an error. Never holds the password.
+/// Why the session has ended, unless it ended without an error. Never contains the password.
 pub(super) fn run_session(
     config: &AmqpConfig,
     stop: &Receiver<Infallible>,
@@ -136,7 +136,7 @@ pub(super) fn run_session(
     let socket = Socket(stream.try_clone().map_err(|error| ConnectionEnd::lost(error.to_string()))?);
     let (phase, phases) = bounded(1);
     let ended = thread::scope(|scope| {
-        // Dropped however this closure ends, so that the guard ends before the scope does.
+        // Dropped on every return from this closure, also by unwinding, so that the guard ends before the scope does.
         let phase = phase;
         thread::Builder::new()
             .name("amqp-guard".to_owned())
@@ -151,7 +151,7 @@ pub(super) fn run_session(
     let by_poison = matches!(ended, Err(SessionError::Poison(_)));
     let reason = |error| match error {
         SessionError::Amqp(Error::InvalidCredentials) => {
-            format!("{} has hung up during the login: wrong user or password, most likely", config.url)
+            format!("{} has disconnected during the login: the user or password is probably wrong", config.url)
         }
         SessionError::Amqp(Error::ConnectionTimeout) => {
             format!("{} does not answer the AMQP handshake within {HANDSHAKE_TIMEOUT:?}", config.url)
@@ -165,12 +165,12 @@ pub(super) fn run_session(
 pub(super) struct Socket(TcpStream);
 
 impl Socket {
-    /// Notes whether the broker blocks the connection. While it does, it does not read, and the kernel would take that
-    /// for a dead peer.
+    /// Adapts the socket to whether the broker blocks the connection. While it does, it does not read, and the kernel
+    /// would take it for dead.
     pub(super) fn set_blocked(&self, blocked: bool) {
         let timeout = if blocked { Duration::ZERO } else { USER_TIMEOUT };
         if let Err(error) = set_user_timeout(&self.0, timeout) {
-            log::debug!("the socket's timeout cannot be set: {error}");
+            log::debug!("cannot set the timeout of the broker's socket: {error}");
         }
     }
 }
@@ -179,17 +179,17 @@ fn set_user_timeout(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     Ok(sockopt::set_tcp_user_timeout(stream, timeout.as_millis() as u32)?)
 }
 
-/// To the guard: the connection is being closed.
+/// Notifies the guard that the connection is being closed.
 struct Closing;
 
-/// Shuts `socket` down if the orderly close of the connection takes too long. Every wait inside amiquip ends with the
-/// socket, also the wait for space in its buffer.
+/// Shuts `socket` down if the orderly close of the connection takes too long. That ends every wait inside amiquip, also
+/// the wait for space in the socket's buffer.
 fn guard(socket: &Socket, stop: &Receiver<Infallible>, phases: &Receiver<Closing>) {
     select! {
         recv(stop) -> _ => {}
         recv(phases) -> phase => if phase.is_err() { return },
     }
-    // A second message at most: where `stop` came first, `Closing` does not prolong the time.
+    // `Closing` may arrive here if `stop` came first. It does not prolong the time.
     let deadline = crossbeam_channel::after(CLOSE_TIMEOUT);
     loop {
         select! {
@@ -198,7 +198,7 @@ fn guard(socket: &Socket, stop: &Receiver<Infallible>, phases: &Receiver<Closing
         }
     }
     log::warn!("the broker has not confirmed the close within {CLOSE_TIMEOUT:?}; the connection is shut down");
-    // An error says that it is shut down already.
+    // Fails if the socket is shut down already.
     let _ = socket.0.shutdown(Shutdown::Both);
 }
 
@@ -207,8 +207,8 @@ fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
     for address in (url.host.as_str(), url.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(stream) => {
-                // amiquip does not set it. Without it, each message waits for the TCP acknowledgement of the one
-                // before: 35 messages a second, confirmed one at a time, against 1,590 (RabbitMQ 3.10, loopback).
+                // amiquip does not set it. Without it, each message waits for the TCP acknowledgement of the previous
+                // one: 35 messages per second, confirmed one at a time, instead of 1,590 (RabbitMQ 3.10, loopback).
                 stream.set_nodelay(true)?;
                 sockopt::set_socket_keepalive(&stream, true)?;
                 sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
@@ -232,14 +232,14 @@ fn open(config: &AmqpConfig, stream: TcpStream) -> Result<Connection, SessionErr
         .heartbeat(HEARTBEAT_SECONDS)
         .channel_max(CHANNEL_MAX)
         .connection_timeout(Some(HANDSHAKE_TIMEOUT))
-        // RabbitMQ's list of connections shows it beside amiquip's own name.
+        // RabbitMQ's list of connections shows this beside amiquip's own name.
         .information(Some(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned()));
     let tuning = ConnectionTuning::default()
         .mem_channel_bound(FRAMES_TO_IO_THREAD)
         .buffered_writes_high_water(HIGH_WATER_BYTES)
         .buffered_writes_low_water(LOW_WATER_BYTES);
     let stream = mio::net::TcpStream::from_stream(stream).map_err(|source| Error::IoErrorWritingSocket { source })?;
-    // amiquip calls a stream that it does not encrypt itself "insecure".
+    // "insecure" means only that amiquip does not encrypt the stream itself.
     Ok(match session {
         None => Connection::insecure_open_stream(Sanitized::new(stream), options, tuning)?,
         Some(session) => {

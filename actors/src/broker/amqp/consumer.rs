@@ -1,4 +1,4 @@
-//! Consumes, and settles what was delivered.
+//! Consumes a queue, and settles its deliveries.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,11 +16,11 @@ use super::topology;
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Fingerprint, Settlement, Settler};
 use crate::codec::Format;
 
-/// How much of a message's properties is kept for the log.
+/// How many characters of a property are kept for the log.
 const SHOWN_CHARS: usize = 100;
 
-/// A running consumer. Dropping it ends the connection, without blocking, and the broker delivers what was not settled
-/// again.
+/// A running consumer. Dropping it ends the connection, without blocking; the broker then redelivers what was not
+/// settled.
 #[derive(Debug)]
 pub struct AmqpConsumer {
     orders: Sender<Order>,
@@ -28,8 +28,8 @@ pub struct AmqpConsumer {
 }
 
 impl AmqpConsumer {
-    /// Ends it and waits for its end, for `deadline` at the most; 3 s are enough where it is connected. Returns whether
-    /// it has ended, and every settlement made before this call has been sent.
+    /// Ends it, and waits for that for at most `deadline`; 3 s are enough if it is connected. Returns whether it has
+    /// ended and every settlement made before this call has been sent.
     pub fn stop(self, deadline: Duration) -> bool {
         self.worker.stop(deadline)
     }
@@ -37,7 +37,7 @@ impl AmqpConsumer {
 
 impl ConsumerLink for AmqpConsumer {
     fn consume(&self, prefetch: u16) {
-        // Fails only where the thread has ended, by a panic of `on_event`.
+        // Fails only if `on_event` has panicked, which ends the thread.
         let _ = self.orders.send(Order::Consume(prefetch));
     }
 
@@ -51,17 +51,17 @@ impl ConsumerLink for AmqpConsumer {
 /// At most `prefetch` deliveries are unsettled at any time, which bounds their memory to `prefetch` times the largest
 /// message. With 0 nothing is delivered until [`ConsumerLink::consume`] is called.
 ///
-/// `on_event` is called on the consumer's own thread, so it must not block for long: settlements wait meanwhile,
-/// heartbeats do not. The end after the drop of the handle is not reported.
+/// `on_event` is called on the consumer's own thread, so it must not block for long: settlements wait for it
+/// (heartbeats do not). After the handle is dropped, the end of the connection is not reported.
 ///
 /// # Panics
-/// Where the operating system has no thread to give, as [`std::thread::spawn`].
+/// If no thread can be started, as [`std::thread::spawn`] does.
 pub fn start_consumer(
     config: AmqpConfig,
     prefetch: u16,
     on_event: impl Fn(ConsumerEvent) + Send + 'static,
 ) -> AmqpConsumer {
-    // Unbounded: its length is at most `prefetch` for each connection since the session started.
+    // Unbounded, but short: at most `prefetch` settlements for each connection since the thread last read it.
     let (orders, ordered) = unbounded();
     let order = orders.clone();
     let worker = Worker::spawn("amqp-consumer", move |stop| {
@@ -83,8 +83,8 @@ pub fn start_consumer(
                     on_event: &on_event,
                 }
                 .run(&config.consume_queue, stop);
-                // Sent behind the acknowledgements: once the broker answers, they have arrived. The close of the
-                // connection goes through another queue of amiquip's and might overtake them.
+                // Sent after the acknowledgements on the same channel: once the broker answers, they have arrived.
+                // amiquip sends the close of the connection through another queue, so that might overtake them.
                 cause(ended, channel.close().map_err(SessionError::from))
             },
         );
@@ -92,7 +92,7 @@ pub fn start_consumer(
     AmqpConsumer { orders, worker }
 }
 
-/// To the thread, in order.
+/// What the handle and the settlers send to the thread, in order.
 #[derive(Debug)]
 enum Order {
     /// From a [`Settler`].
@@ -113,9 +113,9 @@ struct Session<'a, F> {
     channel: &'a Channel,
     order: &'a Sender<Order>,
     ordered: &'a Receiver<Order>,
-    /// As last ordered.
+    /// The last value of [`ConsumerLink::consume`].
     prefetch: &'a mut u16,
-    /// By delivery tag, without their bodies. amiquip settles by these values.
+    /// Unsettled deliveries by delivery tag, without their bodies. amiquip needs these values to settle.
     unsettled: HashMap<u64, amiquip::Delivery>,
     on_event: &'a F,
 }
@@ -125,7 +125,7 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
         let mut consumer = self.consume(queue)?;
         (self.on_event)(ConsumerEvent::Connected);
         if consumer.is_none() {
-            // the connection may have ended while the order to pause was carried out
+            // The previous connection may have ended before it reported this.
             (self.on_event)(ConsumerEvent::Cancelled);
         }
         let nothing = never();
@@ -164,7 +164,8 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
         Ok(())
     }
 
-    /// Begins to consume with the prefetch that was ordered. RabbitMQ applies a prefetch only to later consumers.
+    /// Starts a consumer with the current prefetch, unless that is 0. RabbitMQ applies a prefetch only to consumers
+    /// that start later.
     fn consume(&self, queue: &str) -> Result<Option<Consumer<'a>>, Error> {
         if *self.prefetch == 0 {
             return Ok(None);
@@ -173,14 +174,14 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
         self.channel.basic_consume(queue, ConsumerOptions::default()).map(Some)
     }
 
-    /// Cancels a consumer, and takes what it still delivers.
+    /// Cancels a consumer, and handles what it still delivers.
     fn end(&mut self, consumer: &Consumer<'_>) -> Result<(), SessionError> {
         consumer.cancel()?;
         while self.take(consumer.receiver().recv().ok())? {}
         Ok(())
     }
 
-    /// Takes in what a consumer has received. Returns whether there may be more.
+    /// Handles what a consumer has received. Returns whether more may follow.
     fn take(&mut self, message: Option<ConsumerMessage>) -> Result<bool, SessionError> {
         match message {
             Some(ConsumerMessage::Delivery(delivery)) => {
@@ -213,7 +214,7 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
             data_format,
             redelivered: delivery.redelivered,
             settler: Settler::new(move |settlement| {
-                // An error says that the consumer has ended; the broker requeues by itself then.
+                // Fails if the consumer has ended. The broker then requeues the delivery by itself.
                 let _ = order.send(Order::Settle(Settle { epoch, delivery_tag, settlement }));
             }),
         });
@@ -222,7 +223,7 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
     }
 
     fn settle(&mut self, settle: Settle) -> Result<(), Error> {
-        // A delivery tag is valid on its own connection only. The broker has requeued what an earlier one delivered.
+        // A delivery tag is valid only on its own connection. The broker has requeued the deliveries of earlier ones.
         if settle.epoch != self.epoch {
             return Ok(());
         }
@@ -235,13 +236,13 @@ impl<'a, F: Fn(ConsumerEvent)> Session<'a, F> {
     }
 }
 
-/// The format, and the header `DATA_FORMAT` as the log shows it.
+/// The format, and the header `DATA_FORMAT` as it is logged.
 fn format_of(properties: &AmqpProperties) -> (Format, String) {
     let header = properties.headers().as_ref().and_then(|headers| headers.get("DATA_FORMAT"));
     let (value, shown) = match header {
-        // amiquip reads a short string as a long one.
+        // amiquip turns short strings into long ones.
         Some(AmqpValue::LongString(value)) => (value.as_bytes(), format!("{value:?}")),
-        // Python's aio_pika sends `bytes` as this.
+        // Python's aio_pika sends `bytes` as a byte array.
         Some(AmqpValue::ByteArray(value)) => (&value[..], format!("b\"{}\"", value.escape_ascii())),
         Some(other) => (&[][..], format!("{other:?}")),
         None => (&[][..], "not given".to_owned()),

@@ -1,5 +1,5 @@
-//! The queues behind the exchange that is published to. The farm's services drop what they cannot pass on, so nothing
-//! is published before the downstream queues are back.
+//! Watches the downstream queues: those behind the exchange that the gateway publishes to. The farm's services drop
+//! what they cannot pass on, so nothing is published until the downstream queues exist and have consumers.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::AmqpConfig;
 use super::topology::{NOT_FOUND, RESOURCE_LOCKED};
 
-/// How often a downstream queue that is not ready is checked. RabbitMQ logs every check of a missing queue.
+/// The pause between checks while a downstream queue is not ready. RabbitMQ logs every check of a missing queue.
 const INTERVAL_WHILE_WAITING: Duration = Duration::from_secs(1);
-/// How often they are checked while messages flow. Messages published after a service has stopped and before the next
-/// check are lost in that service. A check takes less than a millisecond.
+/// The pause between checks while messages flow. If a service stops, messages that are published before the next check
+/// are lost. A check takes less than a millisecond.
 const INTERVAL_WHILE_FLOWING: Duration = Duration::from_millis(250);
 
-/// Watches the downstream queues, or the settle delay where no queue is named.
+/// Watches the downstream queues, or the settle delay if no queue is named.
 pub(super) struct Downstream<'a> {
     config: &'a AmqpConfig,
-    /// When the settle delay is over.
+    /// The end of the settle delay.
     settled: Option<Instant>,
     /// What publishing waits for, as text for the log and `/readyz`.
     waiting_for: Option<String>,
@@ -28,7 +28,7 @@ pub(super) struct Downstream<'a> {
 }
 
 impl<'a> Downstream<'a> {
-    /// Takes a first look. `settled` is when the settle delay after the last loss of a connection is over.
+    /// Checks the queues for the first time. `settled` is the end of the settle delay after the last lost connection.
     pub(super) fn look(
         connection: &mut Connection,
         config: &'a AmqpConfig,
@@ -39,7 +39,8 @@ impl<'a> Downstream<'a> {
             downstream.waiting_for = downstream.missing(connection)?;
         } else if settled.is_some_and(|settled| settled > Instant::now()) {
             let settle = config.settle;
-            downstream.waiting_for = Some(format!("the farm's services to come back, {settle:?} long (--amqp-settle)"));
+            downstream.waiting_for =
+                Some(format!("the farm's services to reconnect to the broker, for {settle:?} (--amqp-settle)"));
         }
         Ok(downstream)
     }
@@ -89,14 +90,14 @@ impl<'a> Downstream<'a> {
             };
             let consumers = match channel.queue_declare_passive(name.as_str()) {
                 Ok(queue) => queue.declared_consumer_count().unwrap_or(0),
-                // whatever the reason, the broker has closed the channel
+                // The broker has closed the channel in all of these cases.
                 Err(Error::ServerClosedChannel { code: NOT_FOUND, .. }) => {
                     return Ok(Some(format!("queue {name:?}, which does not exist (--amqp-await-queue)")));
                 }
                 Err(Error::ServerClosedChannel { code: RESOURCE_LOCKED, .. }) => continue,
                 Err(Error::ServerClosedChannel { code, message, .. }) => {
                     return Ok(Some(format!(
-                        "queue {name:?}, which the broker does not show (--amqp-await-queue): {code} {message}"
+                        "queue {name:?}, which the broker does not let us check (--amqp-await-queue): {code} {message}"
                     )));
                 }
                 Err(error) => return Err(error),
@@ -110,7 +111,7 @@ impl<'a> Downstream<'a> {
     }
 }
 
-/// Waits. Returns whether the whole `time` has passed before `ended` was disconnected.
+/// Waits for `time`, or until `ended` is disconnected. Returns whether the whole time has passed.
 fn elapses(ended: &Receiver<Infallible>, time: Duration) -> bool {
     ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
 }

@@ -1,4 +1,4 @@
-//! Publishes, and reports the outcome of each publication.
+//! Publishes messages, and reports the outcome of each publication.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,18 +25,19 @@ use crate::payload::may_be_readable_later;
 /// `delivery-mode` of AMQP 0-9-1: a durable queue keeps the message through a restart of the broker.
 const PERSISTENT: u8 = 2;
 
-/// A running publisher. Dropping it ends the connection, without blocking; what has no outcome then never gets one.
+/// A running publisher. Dropping it ends the connection, without blocking. Publications without an outcome then never
+/// get one.
 #[derive(Debug)]
 pub struct AmqpPublisher {
-    /// Unbounded, so that publishing never blocks. The sender bounds how many publications have no outcome. One costs
+    /// Unbounded, so that publishing never blocks. The sender bounds how many publications have no outcome. Each costs
     /// about 100 bytes if its body is in a file.
     publications: Sender<Publication>,
     worker: Worker,
 }
 
 impl AmqpPublisher {
-    /// Ends it and waits for its end, for `deadline` at the most; 3 s are enough where it is connected. Returns whether
-    /// it has ended.
+    /// Ends it, and waits for that for at most `deadline`; 3 s are enough if it is connected. Returns whether it has
+    /// ended.
     pub fn stop(self, deadline: Duration) -> bool {
         self.worker.stop(deadline)
     }
@@ -44,23 +45,23 @@ impl AmqpPublisher {
 
 impl PublisherLink for AmqpPublisher {
     fn publish(&self, publication: Publication) {
-        // Fails only where the thread has ended, by a panic of `on_event`.
+        // Fails only if `on_event` has panicked, which ends the thread.
         let _ = self.publications.send(publication);
     }
 }
 
 /// Starts a publisher to `config.publish_exchange`, and reconnects after every loss of the connection.
 ///
-/// `on_event` is called on the publisher's own threads, by one at a time; it must not block for long. The end after the
-/// drop of the handle is not reported.
+/// `on_event` is called on the publisher's own threads, by one at a time; it must not block for long. After the handle
+/// is dropped, the end of the connection is not reported.
 ///
 /// # Panics
-/// Where the operating system has no thread to give, as [`std::thread::spawn`].
+/// If no thread can be started, as [`std::thread::spawn`] does.
 pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + Send + 'static) -> AmqpPublisher {
     let (publications, queued) = unbounded();
     let worker = Worker::spawn("amqp-publisher", move |stop| {
         let reporter = Reporter(Mutex::new(on_event));
-        // When the settle delay is over.
+        // The end of the settle delay.
         let mut settled = None;
         reconnect(
             "AMQP publisher",
@@ -68,7 +69,7 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
             stop,
             |ConnectionEnd { reason, lost, .. }| reporter.report(PublisherEvent::Disconnected { reason, lost }),
             |Attempt { number: epoch, after_loss }, connection, socket| {
-                // The farm's services may have lost the broker too, and need time to find it again.
+                // The farm's services may have lost the broker too, and need time to reconnect.
                 settled = if after_loss { Some(Instant::now() + config.settle) } else { settled };
                 let reporter = &reporter;
                 Publisher { epoch, config: &config, reporter, queued: &queued, stop, settled }.run(connection, socket)
@@ -101,20 +102,20 @@ struct Unconfirmed {
     returned: Option<String>,
 }
 
-/// Why nothing is published for the time being, if so.
+/// The reasons for a pause of publishing.
 #[derive(Default)]
 struct Gates {
     blocked: bool,
     waiting: bool,
 }
 
-/// From the threads that watch the connection, to the one that publishes.
+/// What the threads that watch the connection send to the one that publishes.
 enum Change {
-    /// By `connection.blocked`.
+    /// Whether the broker blocks the connection (`connection.blocked`).
     Blocked(bool),
-    /// Until the downstream queues are ready.
+    /// Whether publishing waits for the downstream queues.
     Waiting(bool),
-    /// The downstream queues can be watched no longer.
+    /// The downstream queues can no longer be watched.
     Failed(Error),
 }
 
@@ -136,7 +137,7 @@ struct Publisher<'a, F> {
     reporter: &'a Reporter<F>,
     queued: &'a Receiver<Publication>,
     stop: &'a Receiver<Infallible>,
-    /// When the settle delay after the last loss is over.
+    /// The end of the settle delay after the last lost connection.
     settled: Option<Instant>,
 }
 
@@ -187,7 +188,8 @@ impl<F: Fn(PublisherEvent) + Send> Publisher<'_, F> {
         let (end, ended) = bounded(0);
         let (notifications, ended) = (&notifications, &ended);
         thread::scope(|scope| {
-            // Dropped however this closure ends, so that the other threads end before the scope does.
+            // Dropped on every return from this closure, also by unwinding, so that the other threads end before the
+            // scope does.
             let _end: Sender<Infallible> = end;
             spawn_scoped("amqp-blocked", scope, move || forward_blocked(notifications, ended, block))?;
             spawn_scoped("amqp-downstream", scope, move || self.watch(downstream, connection, ended, &change))?;
@@ -220,7 +222,7 @@ fn spawn_scoped<'scope>(
     thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, body).map(drop).map_err(SessionError::Thread)
 }
 
-/// What is published on one channel.
+/// The publications on one channel.
 struct Session<'a, F> {
     epoch: u64,
     config: &'a AmqpConfig,
@@ -228,8 +230,8 @@ struct Session<'a, F> {
     reporter: &'a Reporter<F>,
     /// The delivery tag of the last publication. The broker counts the messages of a channel from 1.
     last_tag: u64,
-    /// By delivery tag. amiquip's `ConfirmSmoother` is not used: a `multiple` that covers an earlier nack turns it into
-    /// an ack, and it delays each confirm until all before it have come.
+    /// Publications without an outcome, by delivery tag. amiquip's `ConfirmSmoother` is not used: it turns an earlier
+    /// nack into an ack if a later `multiple` covers it, and delays each confirm until all earlier ones have arrived.
     unconfirmed: BTreeMap<u64, Unconfirmed>,
 }
 
@@ -304,8 +306,8 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         self.channel.basic_publish(self.config.publish_exchange.as_str(), publish)
     }
 
-    /// Notes that the broker has returned a message. Where the `message-id` does not say which, all of the same length
-    /// count as returned: better twice than never.
+    /// Records that the broker has returned a message. If its `message-id` does not identify it, all publications of
+    /// the same length count as returned: publishing one twice is better than losing one.
     fn take_return(&mut self, returned: Return) -> Result<(), SessionError> {
         let reason = format!("{} {}", returned.reply_code, returned.reply_text);
         let id = returned.properties.message_id().as_deref().and_then(|id| Uuid::parse_str(id).ok());
@@ -323,13 +325,16 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         if !found {
             return Err(SessionError::UnknownReturn);
         }
-        log::warn!("the broker has returned a message without its message-id; all of {bytes} bytes are sent again");
+        log::warn!(
+            "the broker has returned a message without its message-id; all unconfirmed messages of {bytes} bytes are \
+             published again"
+        );
         Ok(())
     }
 
     fn take_confirm(&mut self, confirm: Confirm, returns: &Receiver<Return>) -> Result<(), SessionError> {
-        // The broker sends the return of a message before its confirm. amiquip's I/O thread passes both on in that
-        // order, but through two channels: only now it is certain that the return is in the other one.
+        // The broker sends the return of a message before its confirm. amiquip's I/O thread forwards both in that
+        // order, but through two channels: now that the confirm is here, the return is certain to be in its channel.
         for returned in returns.try_iter() {
             self.take_return(returned)?;
         }
@@ -346,8 +351,8 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
     }
 }
 
-/// Reports when the broker blocks or unblocks the connection. On a thread of its own, because the one that publishes
-/// may be waiting inside amiquip for space, in the middle of a body.
+/// Reports when the broker blocks or unblocks the connection. Runs on its own thread, because the thread that publishes
+/// may be waiting for space inside amiquip, in the middle of a body.
 fn forward_blocked(
     notifications: &Receiver<ConnectionBlockedNotification>,
     ended: &Receiver<Infallible>,
@@ -368,10 +373,10 @@ fn forward_blocked(
     }
 }
 
-/// Reports the publications that the broker never takes, if the channel has ended over one. The broker closes
-/// the channel over a message larger than its `max_message_size` without saying which; published again, that one would
-/// close the next channel, and so on forever. Where the reply text does not name the limit either, any of those without
-/// an outcome may be the poison message.
+/// Reports the publications that the broker will never accept, if one of them has ended the channel. Returns whether
+/// there is one. The broker closes the channel because of a message larger than its `max_message_size`, without saying
+/// which one. Published again, that message would close the next channel, and so on forever. If the reply text does not
+/// name the limit either, every publication without an outcome may be the poison message.
 fn report_refused<F: Fn(PublisherEvent)>(
     error: &Error,
     unconfirmed: &BTreeMap<u64, Unconfirmed>,
@@ -398,8 +403,8 @@ fn report_refused<F: Fn(PublisherEvent)>(
     true
 }
 
-/// The limit, in bytes, in "… message size S is larger than max size L" (RabbitMQ 3.10; 4.0 says "configured max
-/// size").
+/// The limit in bytes from the reply text "… message size S is larger than max size L" (RabbitMQ 3.10; 4.0 says
+/// "configured max size").
 fn message_size_limit(text: &str) -> Option<u64> {
     let (_, after) = text.split_once("message size ")?;
     let (_, limit) = after.split_once("max size ")?;

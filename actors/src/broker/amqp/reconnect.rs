@@ -1,4 +1,4 @@
-//! The thread behind a publisher or a consumer: one connection after the other, with a back-off between them.
+//! The thread of a publisher or a consumer: one connection after another, with a back-off between them.
 
 use std::convert::Infallible;
 use std::thread;
@@ -10,18 +10,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 use super::AmqpConfig;
 use super::connection::{ConnectionEnd, SessionError, Socket, run_session};
 
-/// The first pause; it doubles with every further failure.
+/// The first pause of the back-off. It doubles with every further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Together with the time that connecting takes, a broker that is back is found within 5 s.
+/// The longest pause of the back-off. With the time that connecting takes, a restarted broker is found within 5 s.
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// A session this long resets the back-off. Longer than the longest pause, so that one that always ends soon does not
-/// make for more attempts than none at all.
+/// A session this long resets the back-off. Longer than the longest pause, so that sessions that always end soon do not
+/// cause more attempts than a broker that does not answer.
 const LONG_SESSION: Duration = Duration::from_secs(5);
 
 /// A running thread. Dropping this ends the thread, without waiting for it.
 #[derive(Debug)]
 pub(super) struct Worker {
-    // Neither channel ever carries a message: each is a signal by being disconnected.
+    // Neither channel ever carries a message. The signal is its disconnection.
     stop: Sender<Infallible>,
     ended: Receiver<Infallible>,
 }
@@ -30,35 +30,35 @@ impl Worker {
     /// Starts a thread that runs `body` until the receiver given to it is disconnected.
     ///
     /// # Panics
-    /// Where the operating system has no thread to give, as [`std::thread::spawn`].
+    /// If no thread can be started, as [`std::thread::spawn`] does.
     pub(super) fn spawn(name: &str, body: impl FnOnce(&Receiver<Infallible>) + Send + 'static) -> Self {
         let (stop, stopped) = bounded(0);
         let (end, ended) = bounded(0);
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                // Dropped last, by unwinding too.
+                // Dropped last, also by unwinding.
                 let _end: Sender<Infallible> = end;
                 body(&stopped);
             })
-            .expect("the operating system gives a thread");
+            .expect("a thread can be started");
         Self { stop, ended }
     }
 
-    /// Ends the thread and waits for its end, for `deadline` at the most. Returns whether it has ended.
+    /// Ends the thread, and waits for that for at most `deadline`. Returns whether it has ended.
     pub(super) fn stop(self, deadline: Duration) -> bool {
         drop(self.stop);
         self.ended.recv_timeout(deadline) == Err(RecvTimeoutError::Disconnected)
     }
 }
 
-/// The pauses between attempts that fail.
+/// The pauses between failed attempts.
 struct BackOff(Duration);
 
 impl BackOff {
     fn next(&mut self) -> Duration {
-        // Downwards only, so that the longest pause stays the longest. Many clients of a restarted broker must not all
-        // come back at the same moment.
+        // Random, so that the clients of a restarted broker do not all reconnect at the same moment. Only ever shorter,
+        // so that `LONGEST_PAUSE` is the longest.
         let jittered = self.0.mul_f64(rand::random_range(0.5..=1.0));
         self.0 = (self.0 * 2).min(LONGEST_PAUSE);
         jittered
@@ -67,14 +67,15 @@ impl BackOff {
 
 /// What a session needs to know about the attempts before it.
 pub(super) struct Attempt {
-    /// From 1 on.
+    /// Counts from 1.
     pub(super) number: u64,
-    /// Whether the broker may have been restarted since the last session: a connection was lost, or could not be made.
+    /// Whether the broker may have been restarted since the last session, because a connection was lost or could not be
+    /// made.
     pub(super) after_loss: bool,
 }
 
-/// Runs `session` on one connection after the other until `stop` is disconnected. Calls `report` each time that a
-/// connection has ended or could not be made, unless by `stop`.
+/// Runs `session` on one connection after another until `stop` is disconnected. Calls `report` whenever a connection
+/// has ended or could not be made, but not for an end that `stop` has caused.
 pub(super) fn reconnect(
     role: &str,
     config: &AmqpConfig,

@@ -1,20 +1,21 @@
-//! What the broker sends, made readable for amiquip.
+//! Sanitizes what the broker sends, so that amiquip can read it.
 //!
 //! A publisher may put any bytes into properties, headers and the routing key. amiquip's parser (amq-protocol 1.4)
-//! gives the connection up over a property that is not UTF-8, drops the headers behind such a header, and recurses into
-//! nested headers without a bound. Such a poison message would come again on every connection, and nothing behind it
-//! would ever be consumed. So [`Sanitized`] changes the frames on their way to amiquip, without changing their length:
+//! closes the connection because of a property that is not UTF-8, drops the headers after a header that is not, and
+//! recurses into nested headers without a bound. The broker would redeliver such a poison message on every connection,
+//! and no message behind it would ever be consumed. So [`Sanitized`] changes the frames before amiquip reads them,
+//! without changing their length:
 //!
 //! - invalid bytes of a string become `?`;
 //! - a header nested deeper than [`MAX_NESTING`] becomes a byte array, which has the same layout;
-//! - the flags of a property that the frame is too short for, and of those behind it, are cleared;
+//! - the flags of a property that the frame is too short for, and of all later ones, are cleared;
 //! - a heartbeat of 0 in `connection.tune` becomes [`HEARTBEAT_SECONDS`].
 //!
-//! All other frames pass unchanged. This file uses the standard library alone: the fuzz target includes it.
+//! All other frames pass unchanged. This file uses only the standard library, because the fuzz target includes it.
 
 use std::io::{self, Read};
 
-/// The heartbeat interval. amiquip gives a connection up after two intervals without a byte, so a dead peer is noticed
+/// The heartbeat interval. amiquip ends a connection after two intervals without a byte, so it notices a dead peer
 /// within 20 s.
 pub(super) const HEARTBEAT_SECONDS: u16 = 10;
 
@@ -24,9 +25,9 @@ const MAX_NESTING: usize = 16;
 
 /// A frame's type, channel and size.
 const HEAD: usize = 7;
-/// The byte behind a frame's payload.
+/// The byte after a frame's payload.
 const END: usize = 1;
-/// How much of a frame is read at once, so that a large size in its head takes no memory by itself.
+/// How many bytes of a frame are read at once, so that a large size in its head does not take memory by itself.
 const CHUNK: usize = 64 << 10;
 
 const METHOD: u8 = 1;
@@ -37,11 +38,11 @@ const CONTENT_HEADER: u8 = 2;
 enum Field {
     /// This many bytes.
     Fixed(usize),
-    /// A string behind a length of one byte.
+    /// A length of one byte, then a string.
     Short,
-    /// A string behind a length of four bytes.
+    /// A length of four bytes, then a string.
     Long,
-    /// Names and values behind a length of four bytes.
+    /// A length of four bytes, then names and values.
     Table,
 }
 use Field::{Fixed, Long, Short, Table};
@@ -61,27 +62,27 @@ const METHODS: &[(u16, u16, &[Field])] = &[
     (60, 71, &[Fixed(8), Fixed(1), Short, Short, Fixed(4)]), // basic.get-ok
 ];
 const CONNECTION_TUNE: (u16, u16) = (10, 30);
-/// In the arguments of connection.tune, behind the number of channels and the size of a frame.
+/// The range in the arguments of connection.tune, after the number of channels and the size of a frame.
 const TUNE_HEARTBEAT: std::ops::Range<usize> = 6..8;
 
-/// The properties of a message in their order; the first has the highest bit of the flags.
+/// The properties of a message, in order. The first has the highest bit of the flags.
 const PROPERTIES: [Field; 14] =
     [Short, Short, Table, Fixed(1), Fixed(1), Short, Short, Short, Short, Fixed(8), Short, Short, Short, Short];
-/// Behind the class, the weight and the size of the body.
+/// The range in a content header, after the class, the weight and the size of the body.
 const PROPERTY_FLAGS: std::ops::Range<usize> = 12..14;
 
 /// A stream whose frames are sanitized as they are read.
 ///
-/// Frames that may need it are buffered until they are complete, as amiquip does too. Nothing else stays here: amiquip
-/// reads only when something arrives at the socket.
+/// Frames that may need it are buffered until they are complete, as amiquip does too. Nothing else is buffered, because
+/// amiquip reads only when something arrives at the socket.
 #[derive(Debug)]
 pub(super) struct Sanitized<S> {
     pub(super) stream: S,
-    /// How many bytes are still to come of a frame that passes unchanged.
+    /// How many bytes are missing from a frame that passes unchanged.
     passing: usize,
-    /// The beginning of a frame; of one that passes unchanged, at most its head.
+    /// The start of a frame; if it passes unchanged, at most its head.
     incomplete: Vec<u8>,
-    /// Once the frame in `incomplete` is complete: how much of it has been read by the caller.
+    /// Once the frame in `incomplete` is complete: how many of its bytes the caller has read.
     returned: Option<usize>,
 }
 
@@ -90,7 +91,8 @@ impl<S> Sanitized<S> {
         Self { stream, passing: 0, incomplete: Vec::new(), returned: None }
     }
 
-    /// Sanitizes the complete frames in `bytes`, and keeps what is behind them. Returns the length of the former.
+    /// Sanitizes the complete frames in `bytes`, and buffers what follows them. Returns the length of the complete
+    /// ones.
     fn sanitize(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -128,7 +130,7 @@ impl<S> Sanitized<S> {
         Some(len)
     }
 
-    /// Sanitizes the frame in `incomplete` if it is complete, and gives up keeping one that passes unchanged.
+    /// Sanitizes the frame in `incomplete` if it is complete. Stops buffering one that passes unchanged.
     fn check_incomplete(&mut self) {
         match frame_len(&self.incomplete) {
             Some(len) if !may_need_sanitizing(&self.incomplete) => self.passing = len - self.incomplete.len(),
@@ -152,7 +154,7 @@ impl<S: Read> Read for Sanitized<S> {
                     whole => return Ok(whole),
                 }
             }
-            // no more than belongs to this frame
+            // Reads no further than the end of this frame.
             let len = self.incomplete.len();
             let missing = frame_len(&self.incomplete).unwrap_or(HEAD) - len;
             self.incomplete.resize(len + missing.min(CHUNK), 0);
@@ -166,7 +168,7 @@ impl<S: Read> Read for Sanitized<S> {
     }
 }
 
-/// The length of the frame that begins here, once its head is there.
+/// The length of the frame that starts here. `None` until its head is complete.
 fn frame_len(bytes: &[u8]) -> Option<usize> {
     let size = bytes.get(3..HEAD)?;
     Some(HEAD + number(size) + END)
@@ -227,7 +229,7 @@ fn sanitize_content_header(payload: &mut [u8]) {
     }
 }
 
-/// Sanitizes the field at the beginning. Returns what is behind it, or `None` if the frame ends before the field does.
+/// Sanitizes the field at the start. Returns what follows it, or `None` if the frame ends before the field does.
 fn sanitize_field(field: Field, bytes: &mut [u8]) -> Option<&mut [u8]> {
     let (content, rest) = match field {
         Fixed(len) => return bytes.get_mut(len..),
@@ -241,7 +243,7 @@ fn sanitize_field(field: Field, bytes: &mut [u8]) -> Option<&mut [u8]> {
     Some(rest)
 }
 
-/// Splits off what a length of `width` bytes counts. Returns it, and the rest.
+/// Splits off a length of `width` bytes and the content of that length. Returns the content, and what follows it.
 fn split(bytes: &mut [u8], width: usize) -> Option<(&mut [u8], &mut [u8])> {
     let (len, rest) = bytes.split_at_mut_checked(width)?;
     rest.split_at_mut_checked(number(len))
@@ -258,8 +260,8 @@ fn sanitize_table(bytes: &mut [u8], depth: usize) {
     }
 }
 
-/// Sanitizes the value at the beginning, which starts with its type. Returns what is behind it, or `None` for a type of
-/// unknown length: amq-protocol does not read on there either.
+/// Sanitizes the value at the start; its first byte is its type. Returns what follows it, or `None` for a type of
+/// unknown length, after which amq-protocol does not read on either.
 fn sanitize_value(bytes: &mut [u8], depth: usize) -> Option<&mut [u8]> {
     let (kind, value) = bytes.split_first_mut()?;
     let len = match kind {

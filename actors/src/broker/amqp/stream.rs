@@ -1,4 +1,4 @@
-//! The stream below amiquip: the socket or TLS, with what the broker sends [sanitized](super::sanitize).
+//! The stream that amiquip uses: a socket or TLS. What the broker sends is [sanitized](super::sanitize).
 
 use std::io::{self, Write};
 

@@ -1,4 +1,4 @@
-//! TLS below AMQP: the handshake, and a stream as amiquip's I/O thread drives it.
+//! TLS for AMQP: the handshake, and a stream for amiquip's I/O thread.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
@@ -37,7 +37,7 @@ pub(super) fn shake_hands(config: &AmqpConfig, socket: &TcpStream) -> Result<Cli
                 return Err(ErrorKind::UnexpectedEof.into());
             }
             if let Err(error) = session.process_new_packets() {
-                // The alert for the broker. What counts is the error before.
+                // Sends the alert to the broker. If that fails, `error` is still the one to report.
                 let _ = session.write_tls(&mut socket);
                 return Err(io::Error::new(ErrorKind::InvalidData, error));
             }
@@ -55,7 +55,7 @@ pub(super) fn shake_hands(config: &AmqpConfig, socket: &TcpStream) -> Result<Cli
                 ErrorKind::TimedOut | ErrorKind::WouldBlock => {
                     format!("the TLS handshake did not finish within {HANDSHAKE_TIMEOUT:?}")
                 }
-                ErrorKind::UnexpectedEof => "the broker has hung up during the TLS handshake".to_owned(),
+                ErrorKind::UnexpectedEof => "the broker has disconnected during the TLS handshake".to_owned(),
                 _ => format!("the TLS handshake has failed: {error}"),
             },
         }),
@@ -68,7 +68,7 @@ fn session(config: &AmqpConfig) -> Result<ClientConnection, String> {
         None => system_roots()?,
     };
     let name = ServerName::try_from(config.url.host.clone())
-        .map_err(|_| format!("no certificate can be for the name {:?}", config.url.host))?;
+        .map_err(|_| format!("{:?} is not a host name or address that a certificate can name", config.url.host))?;
     let tls = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
@@ -77,15 +77,15 @@ fn session(config: &AmqpConfig) -> Result<ClientConnection, String> {
     ClientConnection::new(Arc::new(tls), name).map_err(|error| error.to_string())
 }
 
-/// The CAs that the system trusts: a farm with a CA of its own installs it there, and updates come with the system.
+/// The CAs that the system trusts. A farm that has its own CA can install it there.
 fn system_roots() -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
     match (roots.is_empty(), found.errors.first()) {
         (false, _) => Ok(roots),
-        (true, None) => Err("no certificate can be trusted: the system has no CAs".to_owned()),
-        (true, Some(error)) => Err(format!("no certificate can be trusted, the system's CAs cannot be read: {error}")),
+        (true, None) => Err("no certificate can be verified: the system has no CAs (set --amqp-ca-file)".to_owned()),
+        (true, Some(error)) => Err(format!("no certificate can be verified: the system's CAs cannot be read: {error}")),
     }
 }
 
@@ -96,26 +96,26 @@ fn refusal(error: &Error, config: &AmqpConfig) -> String {
                 Some(path) => format!("a CA in {}", path.display()),
                 None => "a CA that the system trusts".to_owned(),
             };
-            format!("the broker's certificate is not trusted: it is not of {trusted}")
+            format!("the broker's certificate is not trusted: it was not issued by {trusted}")
         }
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => format!("the name does not match: the broker's certificate is not for {:?}", config.url.host),
         Error::InvalidCertificate(error) => format!("the broker's certificate is not accepted: {error}"),
-        Error::InvalidMessage(_) => format!("what listens there does not speak TLS: {error}"),
+        Error::InvalidMessage(_) => format!("the server at this address does not speak TLS: {error}"),
         error => format!("the TLS handshake has failed: {error}"),
     }
 }
 
 /// A connection after its handshake.
 ///
-/// amiquip waits until the socket is writable only while it has bytes to write itself, and reads only when the socket
-/// is readable. So nothing may stay in here: a write returns once the socket has taken all encrypted bytes, and a read
-/// goes on until the socket is empty.
+/// amiquip waits for a writable socket only while it has bytes to write itself, and reads only when the socket is
+/// readable. So no bytes may stay in this buffer: a write returns once the socket has accepted all encrypted bytes, and
+/// a read goes on until the socket is empty.
 pub(super) struct TlsStream {
     session: ClientConnection,
     socket: mio::net::TcpStream,
-    /// How many of the caller's bytes are encrypted, while the socket has not taken them.
+    /// How many of the caller's bytes are encrypted but not yet accepted by the socket.
     taken: usize,
 }
 
@@ -134,7 +134,7 @@ impl Read for TlsStream {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 done => return done,
             }
-            // AMQP frames have a length, so an end of the stream without an alert of TLS truncates nothing unnoticed.
+            // AMQP frames have a length, so a stream that ends without a TLS alert cannot truncate one unnoticed.
             if self.session.read_tls(&mut self.socket)? == 0 {
                 return Ok(0);
             }
@@ -144,7 +144,7 @@ impl Read for TlsStream {
 }
 
 impl Write for TlsStream {
-    /// After an error of the kind `WouldBlock`, the next call must be with the same bytes, or with more behind them.
+    /// After an error of the kind `WouldBlock`, the next call must pass the same bytes, or these and more.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.taken == 0 {
             self.taken = self.session.writer().write(buf)?;

@@ -1,8 +1,8 @@
-//! What must exist on the broker before anything is published or consumed. Each role declares its own names only, so
-//! that a fault of the other role's names does not stop it.
+//! Declares the exchanges and the queue. The publisher and the consumer each declare only their own names, so that a
+//! problem with the names of one does not stop the other.
 //!
-//! The peer's queue is not declared. It is `auto_delete` and does not exist while the peer is down, so the broker
-//! returns what is published then.
+//! The peer's queue is not declared. It is `auto_delete` and does not exist while the peer is down; the broker then
+//! returns what is published.
 
 use amiquip::{Channel, Connection, Error, ExchangeDeclareOptions, ExchangeType, FieldTable, QueueDeclareOptions};
 
@@ -13,7 +13,7 @@ pub(super) const ACCESS_REFUSED: u16 = 403;
 pub(super) const NOT_FOUND: u16 = 404;
 /// The queue is exclusive to another connection.
 pub(super) const RESOURCE_LOCKED: u16 = 405;
-/// Among others, what is declared exists with other properties.
+/// Among others: a declared exchange or queue exists with other properties.
 pub(super) const PRECONDITION_FAILED: u16 = 406;
 /// The frames of a message are not complete.
 pub(super) const UNEXPECTED_FRAME: u16 = 505;
@@ -37,7 +37,7 @@ pub(super) fn for_consuming(connection: &mut Connection, config: &AmqpConfig) ->
         Ok(()) => Ok(channel),
         Err(Error::ServerClosedChannel { code: ACCESS_REFUSED, message, .. }) => {
             log::warn!(
-                "queue {queue:?} cannot be bound to exchange {consume_exchange:?}, so it has to be bound already: {message}"
+                "queue {queue:?} cannot be bound to exchange {consume_exchange:?}; make sure that it is bound: {message}"
             );
             connection.open_channel(None)
         }
@@ -47,16 +47,16 @@ pub(super) fn for_consuming(connection: &mut Connection, config: &AmqpConfig) ->
 
 fn exchange(connection: &mut Connection, name: &str) -> Result<Channel, Error> {
     let declare = |channel: &Channel| {
-        // The default options are what the peers declare: not durable, not auto-delete.
+        // The defaults are the options that the peers declare: not durable, not auto-delete.
         channel.exchange_declare(ExchangeType::Direct, name, ExchangeDeclareOptions::default()).map(drop)
     };
     let look = |channel: &Channel| channel.exchange_declare_passive(name).map(drop);
     ensure(connection, "exchange", name, declare, look)
 }
 
-/// Declares a name. What exists already is used as it is: with other properties, or where this account may not declare
-/// it (a passive declaration needs no right). The broker closes the channel over a refused declaration, so another one
-/// is opened.
+/// Declares an exchange or a queue. An existing one is used as it is, even with other properties, or if this account
+/// may not declare it (a passive declaration needs no permission). When the broker refuses a declaration, it closes the
+/// channel, so another one is opened.
 fn ensure(
     connection: &mut Connection,
     kind: &str,
@@ -75,7 +75,7 @@ fn ensure(
             let channel = connection.open_channel(None)?;
             match look(&channel) {
                 Ok(()) => Ok(channel),
-                // The operator has to do something about the missing right, not about the missing name.
+                // The missing permission is what the operator has to fix.
                 Err(Error::ServerClosedChannel { code: NOT_FOUND, .. }) => Err(refused),
                 Err(error) => Err(error),
             }

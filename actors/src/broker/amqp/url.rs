@@ -1,4 +1,4 @@
-//! The URL of the broker: its address and the account.
+//! The URL of the broker: address and account.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,19 +10,18 @@ use url::{Host, Url};
 const DEFAULT_PORT: u16 = 5672;
 /// The port registered for AMQP with TLS.
 const DEFAULT_TLS_PORT: u16 = 5671;
-/// RabbitMQ's preset user, and the password of that user.
+/// The name and the password of RabbitMQ's default user.
 const DEFAULT_CREDENTIAL: &str = "guest";
 const DEFAULT_VHOST: &str = "/";
 /// AMQP 0-9-1 sends a vhost as a short string: one byte of length.
 const MAX_VHOST_BYTES: usize = 255;
-/// What a URL's parts may hold unescaped (RFC 3986, "unreserved").
+/// All characters that a part of a URL must escape: all but the "unreserved" ones of RFC 3986.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// `amqp://USER:PASSWORD@HOST:PORT/VHOST`, as [RabbitMQ reads it](https://www.rabbitmq.com/docs/uri-spec), or
 /// `amqps://` for TLS.
 ///
-/// Left out, the user and the password are `guest`, the host `localhost`, the port 5672 (5671 with TLS) and the vhost
-/// `/`.
+/// The defaults are `guest` for user and password, `localhost`, port 5672 (5671 with TLS) and the vhost `/`.
 /// Neither `Debug` nor `Display` shows the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AmqpUrl {
@@ -34,10 +33,10 @@ pub struct AmqpUrl {
     pub(super) vhost: String,
 }
 
-/// Why a text is no [`AmqpUrl`]. Quotes nothing that could be part of a password.
+/// Why a text is not a valid [`AmqpUrl`]. Quotes nothing that could be part of a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0}; an AMQP URL is amqp://USER:PASSWORD@HOST:PORT/VHOST (amqps:// for TLS), where a / ? # @ : or % in a part is \
+    "{0}; expected amqp://USER:PASSWORD@HOST:PORT/VHOST (amqps:// for TLS), with each / ? # @ : and % in a part \
      percent-encoded"
 )]
 pub struct AmqpUrlError(String);
@@ -52,17 +51,17 @@ impl FromStr for AmqpUrl {
     type Err = AmqpUrlError;
 
     fn from_str(text: &str) -> Result<Self, AmqpUrlError> {
-        let url = Url::parse(text).map_err(|error| AmqpUrlError::new(format!("this is no URL: {error}")))?;
+        let url = Url::parse(text).map_err(|error| AmqpUrlError::new(format!("not a valid URL: {error}")))?;
         let tls = match url.scheme() {
             "amqp" => false,
             "amqps" => true,
-            // Not quoted: in "secret@host:5672/" everything before the colon is the scheme.
+            // Not quoted: the scheme of "secret@host:5672/" is everything before the colon.
             _ => return Err(AmqpUrlError::new("the scheme is neither amqp nor amqps")),
         };
         if url.cannot_be_a_base() {
             return Err(AmqpUrlError::new(format!("the // after {}: is missing", url.scheme())));
         }
-        refuse_rest(&url)?;
+        refuse_other_parts(&url)?;
         let user = match url.username() {
             "" => DEFAULT_CREDENTIAL.to_owned(),
             user => decode("user", user)?,
@@ -74,7 +73,7 @@ impl FromStr for AmqpUrl {
         let host = match url.host() {
             None | Some(Host::Domain("")) => "localhost".to_owned(),
             Some(Host::Domain(name)) => decode("host", name)?,
-            // Without the brackets that the URL needs.
+            // Without the brackets of the URL.
             Some(Host::Ipv6(address)) => address.to_string(),
             Some(Host::Ipv4(address)) => address.to_string(),
         };
@@ -90,20 +89,18 @@ impl AmqpUrl {
     }
 }
 
-/// Refuses the parts that no AMQP URL has. An `@` there means that a password contains an unescaped character, so
-/// nothing is quoted.
-fn refuse_rest(url: &Url) -> Result<(), AmqpUrlError> {
-    let rest = [Some(url.path()), url.query(), url.fragment()];
-    if rest.iter().flatten().any(|part| part.contains('@')) {
+/// Refuses a query and a fragment. If one of them, or the path, contains an `@`, the password has an unescaped
+/// character, so nothing is quoted.
+fn refuse_other_parts(url: &Url) -> Result<(), AmqpUrlError> {
+    let after_host = [Some(url.path()), url.query(), url.fragment()];
+    if after_host.iter().flatten().any(|part| part.contains('@')) {
         return Err(AmqpUrlError::new("there is an @ after the host"));
     }
     if url.fragment().is_some() {
         return Err(AmqpUrlError::new("there is a # in it"));
     }
     match url.query_pairs().next() {
-        Some((name, _)) => {
-            Err(AmqpUrlError::new(format!("the query parameter {name:?} is not supported, nor any other")))
-        }
+        Some((name, _)) => Err(AmqpUrlError::new(format!("query parameters are not supported, but there is {name:?}"))),
         None => Ok(()),
     }
 }
