@@ -11,7 +11,7 @@ mod health;
 mod parked;
 mod user_manager;
 
-/// The body of an answer to a request that has succeeded.
+/// The body of the answer to a successful request.
 #[derive(Serialize)]
 pub struct Success {
     #[serde(rename = "STATUS")]
@@ -28,7 +28,7 @@ impl Success {
 ///
 /// The routes themselves check neither tokens nor the origin of requests. Wrap them in
 /// [`Authentication::for_services`](crate::auth::Authentication::for_services) and in a
-/// [`CrossOriginGuard`](crate::CrossOriginGuard); the guard comes last, so that it is asked first:
+/// [`CrossOriginGuard`](crate::CrossOriginGuard). Wrap in the guard last, so that it checks first:
 ///
 /// ```
 /// use actix_web::{App, test, web};
@@ -60,7 +60,7 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
             } else if method == Method::DELETE {
                 ("DELETE", route.method(method))
             } else {
-                // the connection leaves the body out of an answer to HEAD
+                // The connection omits the body of an answer to HEAD.
                 ("GET, HEAD", route.guard(guard::Any(guard::Get()).or(guard::Head())))
             };
             web::resource(path)

@@ -47,20 +47,20 @@ pub struct Config {
     pub http_bind: SocketAddr,
     /// Address of the API server.
     pub api_bind: SocketAddr,
-    /// The tokens that the worker server asks for, if any.
+    /// The tokens that the worker server accepts; `None` if it asks for none.
     pub worker_tokens: Option<Arc<Tokens>>,
-    /// The tokens that the API server asks for, if any.
+    /// The tokens that the API server accepts; `None` if it asks for none.
     pub api_tokens: Option<Arc<Tokens>>,
-    /// The hosts, besides localhost, by whose name clients may address the API server while it listens on loopback
-    /// without tokens.
+    /// The host names, in addition to localhost, under which clients may address the API server while it listens on
+    /// loopback without tokens.
     pub api_hosts: Vec<HostName>,
-    /// TLS of the worker server, if it speaks TLS.
+    /// TLS of the worker server; `None` for plain HTTP.
     pub http_tls: Option<Tls>,
-    /// TLS of the API server, if it speaks TLS.
+    /// TLS of the API server; `None` for plain HTTP.
     pub api_tls: Option<Tls>,
-    /// How many connections each server has open at the same time.
+    /// How many connections each server may have open at the same time.
     pub max_connections: usize,
-    /// How long an idle connection is kept. A proxy in front must close its own idle connections earlier.
+    /// How long an idle connection stays open. A proxy in front must close its own idle connections earlier.
     pub keep_alive: Duration,
     /// The limits of requests.
     pub limits: Limits,
@@ -140,8 +140,8 @@ impl Config {
     }
 }
 
-/// Prevents an API server that is open to the network by accident.
-const OPEN_API: &str = "anybody who can reach this address could leave and take messages; give --api-token-file, \
+/// The error for an API server that would be open to the network by accident.
+const OPEN_API: &str = "anybody who can reach this address could leave and fetch messages; give --api-token-file, \
                         --api-client-ca, or --allow-open-api if only the farm's services can reach it";
 
 /// Reads the tokens of one server, if it has any.

@@ -1,6 +1,6 @@
 //! The user HTTP server of a Blender render farm: two HTTP servers in front of the actors of `user-http-actors`.
 //!
-//! There are two ways to embed it in an application:
+//! An application can embed it in two forms:
 //!
 //! - [`UserHttpServer::start_service`] runs the whole service, as the program does: a function of a [`Config`], its
 //!   [`Listeners`] and a shutdown signal.
@@ -8,7 +8,7 @@
 //!   [`Authentication`](auth::Authentication) and [`CrossOriginGuard`] protect them there.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
-// a library writes to the log, never to the terminal of its application
+// A library writes to the log, never to the terminal of its application.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod api;

@@ -1,6 +1,6 @@
-//! The program: from arguments to a subcommand, and to its exit code.
+//! The program: runs the subcommand that the arguments name, and exits with its code.
 
-// println! panics where the reader has gone; the subcommands write and check
+// println! panics if the reader has closed the pipe. The subcommands write and handle the error.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;
@@ -15,12 +15,12 @@ use process::{allocator, scheduling};
 
 fn main() -> ExitCode {
     allocator::set_bounds();
-    // before the first thread, because threads inherit it
+    // Before the first thread starts, because threads inherit it.
     let scheduled = scheduling::set();
     let logging = match Logging::start() {
         Ok(logging) => logging,
         Err(error) => {
-            // if even this fails, the exit code must do
+            // If even this fails, the exit code has to be enough.
             let _ = writeln!(std::io::stderr(), "error: {}", ThreadError::none(error));
             return ExitCode::FAILURE;
         }

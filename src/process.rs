@@ -1,4 +1,4 @@
-//! What concerns the process rather than the service: memory, scheduling, signals, limits and the log.
+//! Settings of the process as a whole: memory, scheduling, signals, limits and the log.
 
 pub mod allocator;
 pub mod limits;

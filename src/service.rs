@@ -27,12 +27,12 @@ mod descriptors;
 use descriptors::DescriptorBudget;
 pub use descriptors::DescriptorError;
 
-/// How long a stopping service goes on answering requests on open connections, each answer being the connection's last.
-/// Without this, a request that the kernel has received when the stop begins would be discarded unread.
+/// How long a stopping service still answers requests on open connections; each answer is the last one of its
+/// connection. Without this, requests that the kernel had received before the stop would be discarded unread.
 pub(crate) const LAST_REQUESTS: Duration = Duration::from_millis(500);
 
 /// The sockets that the service listens on. The caller binds them, so that it knows the ports, or passes on sockets
-/// that it got from elsewhere.
+/// that it has inherited.
 #[derive(Debug)]
 pub struct Listeners {
     /// For workers.
@@ -66,7 +66,8 @@ pub enum ServiceError {
     /// One of the servers has failed.
     #[error("the HTTP server has failed: {0}")]
     Http(#[from] io::Error),
-    /// The disk has failed, or the data directory is gone: what is acknowledged from now on could be lost.
+    /// The disk has failed, or the data directory has been removed. Messages that would be acknowledged now could be
+    /// lost.
     #[error("{0}; {remedy}", remedy = remedy(.0))]
     Store(#[from] StoreError),
 }
@@ -88,7 +89,7 @@ pub struct UserHttpServer;
 
 impl UserHttpServer {
     /// Runs the service (`startService` of the specification) until `shutdown` resolves or the disk fails. Then it
-    /// finishes the requests in flight, settles what the actors have in hand, and returns.
+    /// finishes the requests in flight, settles the deliveries that the actors are processing, and returns.
     ///
     /// ```
     /// use std::io::{Read, Write};
@@ -191,7 +192,7 @@ impl UserHttpServer {
     }
 }
 
-/// Makes an answer its connection's last if the service is stopping when the answer begins.
+/// Closes the connection after an answer that begins while the service is stopping.
 async fn close_if<B: MessageBody>(
     is_stopping: Arc<AtomicBool>,
     answer: impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>>,

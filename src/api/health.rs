@@ -1,4 +1,4 @@
-//! `GET /healthz` and `GET /readyz`: the state of the service for its supervisor.
+//! `GET /healthz` and `GET /readyz`: the state of the service, for supervisors and load balancers.
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -24,7 +24,7 @@ pub async fn healthz() -> HttpResponse {
 struct Readiness {
     /// Whether every part accepts work.
     ready: bool,
-    /// Which parts do not, and why; empty if ready.
+    /// The parts that do not, and why; empty if ready.
     not_ready: Vec<String>,
     broker: BrokerState,
     /// Why messages for the user manager wait although the broker is connected.
@@ -98,7 +98,7 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
     }
     if outbox.full {
         let (bytes, max_bytes) = (outbox.bytes, outbox.max_bytes);
-        not_ready.push(format!("outbox: full, {bytes} of {max_bytes} bytes are taken"));
+        not_ready.push(format!("outbox: full, {bytes} of {max_bytes} bytes are in use"));
     }
     Ok(Readiness {
         ready: not_ready.is_empty(),
@@ -139,7 +139,7 @@ fn store_health(buffer: &BufferState, outbox: &OutboxState) -> StoreHealth {
     let failures = [&buffer.store_failure, &outbox.store_failure];
     let health = failures.into_iter().flatten().map(|failure| match failure {
         StoreError::NoSpace(_) | StoreError::Busy(_) => StoreHealth::Full,
-        // concerns a single record, not the state of the store
+        // Concerns a single record, not the state of the store.
         StoreError::TooLarge { .. } => StoreHealth::Ok,
         StoreError::Failed(_) | StoreError::Gone(_) => StoreHealth::Failed,
     });

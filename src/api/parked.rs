@@ -1,4 +1,4 @@
-//! The routes for parked messages: those that the broker refuses permanently. An operator decides what becomes of them.
+//! The routes for parked messages, which the broker refuses permanently. An operator publishes or deletes them.
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;

@@ -15,13 +15,13 @@ use crate::http::delivery::{self, DeliveryBody, LengthOnly, Source};
 use crate::http::error::Failure;
 use crate::http::{Gateway, request};
 
-/// The longest `wait`, in seconds, as the wire contract has it.
+/// The longest `wait`, in seconds. Fixed by the wire contract.
 const MAX_WAIT: f64 = 60.0;
 
-/// The default of `lease`, in seconds, as the wire contract has it.
+/// The default of `lease`, in seconds. Fixed by the wire contract.
 const DEFAULT_LEASE: f64 = 60.0;
 
-/// The longest `lease`, in seconds: a client that has not come back after a day has failed.
+/// The longest `lease`, in seconds: a client that has not deleted the message after a day has failed.
 const MAX_LEASE: f64 = 86_400.0;
 
 /// `GET /UserManager/NextMessage?wait=S&lease=S`: leases the oldest message that is not leased, and returns it. With
@@ -38,7 +38,7 @@ async fn lease_next(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResp
     let next = pin!(gateway.actors.next_message(lease, wait));
     let taken = match future::select(next, pin!(request::hung_up(request))).await {
         Either::Left((next, _)) => next?,
-        // if a message arrives now, its dropped lease releases it
+        // If a message arrives now, its lease is dropped, which releases it.
         Either::Right(_) => None,
     };
     let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
@@ -81,13 +81,13 @@ async fn delete(id: &str, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// The id in a path. Text that is not an id becomes the nil id, which no message has: so the actor still decides
+/// The id in a path. A text that is not an id becomes the nil id, which no message has, so that the actor decides
 /// whether the answer is 404 or, with a broker, 409.
 pub fn message_id(id: &str) -> Uuid {
     Uuid::try_parse(id).unwrap_or(Uuid::nil())
 }
 
-/// The reply of an actor, as a failure that names the missing `what` if there is none.
+/// Converts the reply of an actor. If there is no such message, the failure names `what` is missing.
 pub fn found(reply: Result<(), Error>, what: &str, id: &str) -> Result<(), Failure> {
     reply.map_err(|error| match error {
         Error::NoSuchMessage => Failure::not_found(format!("there is no {what} {id:?}")),

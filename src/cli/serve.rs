@@ -16,9 +16,9 @@ use crate::process::{limits, signals};
 
 /// Loads the configuration from `args` (the program's name first), the environment and the file, and serves.
 ///
-/// What ends it goes to standard error past the log's filter, which may be off.
+/// An error that ends it is written to standard error even if the log filter is off.
 pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitCode {
-    // the configuration opens the blend roots, which takes a thread
+    // Before the configuration is loaded: that opens the blend roots, which takes a thread.
     if let Err(error) = limits::check_threads() {
         logging.print(&format!("error: {error}"));
         return ExitCode::FAILURE;
@@ -68,7 +68,7 @@ async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec
             tokens.iter().for_each(|tokens| tokens.reload());
             tls.iter().for_each(Tls::reload);
         };
-        // a panic is logged by the panic hook
+        // The panic hook logs a panic.
         let _ = actix_web::rt::task::spawn_blocking(reload).await;
     }
 }

@@ -1,12 +1,12 @@
-//! Why there is no configuration.
+//! The errors of loading the configuration.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why there is no configuration.
+/// Why the configuration cannot be loaded.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// The command line is wrong, or asks for help or the version: clap's text.
+    /// The command line is wrong, or asks for help or the version. The text is clap's.
     CommandLine(clap::Error),
     /// The file cannot be read or parsed.
     File(PathBuf, String),

@@ -1,4 +1,5 @@
-//! Where values come from: flags override the environment, which overrides the file, which overrides the defaults.
+//! Collects the values of settings: flags override the environment, which overrides the file, which overrides the
+//! defaults.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,7 +11,7 @@ use clap::{Arg, Command};
 use super::error::ConfigError;
 use super::setting::{Declaration, Kind, PREFIX, Setting};
 
-/// The flag that names the file; in capitals, the end of the variable that does.
+/// The flag that names the file. In capitals, the name of the variable after [`PREFIX`].
 const CONFIG: &str = "config";
 
 /// Where a value was given.
@@ -29,10 +30,10 @@ struct Given {
     origin: Origin,
 }
 
-/// The values of the settings, by their keys, without those that are left to their defaults.
+/// The given values of the settings, by key. Settings without one have their defaults.
 pub struct Layers {
     given: BTreeMap<&'static str, Given>,
-    /// Every file that any layer names, even if another layer overrides it: it may hold a secret all the same.
+    /// Every file that any layer names, even if another layer overrides it, because it may still hold a secret.
     files: Vec<PathBuf>,
 }
 
@@ -87,7 +88,7 @@ impl Layers {
             return Err(unreadable(format!("its name is empty; give --{CONFIG} the path of a file, or leave it out")));
         }
         let text = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-        // the rest of the parser's error quotes the line, which may hold a password
+        // Not the whole error of the parser: it quotes the line, which may hold a password.
         let table: toml::Table = toml::from_str(&text).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
             unreadable(format!("line {line}: {}", error.message()))
@@ -262,7 +263,7 @@ impl Variables {
                 let why = "expected text in UTF-8".to_owned();
                 return Err(bad_value(*setting, "(not UTF-8)", &Origin::Environment, why));
             };
-            // in a shell or a unit file, an empty variable usually means that it is not set
+            // In a shell or a unit file, an empty variable usually means that it is not set.
             if setting.guarded || !value.is_empty() {
                 variables.values.insert(setting.key, value);
             }
@@ -271,8 +272,8 @@ impl Variables {
     }
 }
 
-/// The log line for a variable that is not a setting. Kubernetes sets such variables: their names begin with the name
-/// of a Service. The value is not shown, for the variable may be a misspelled secret.
+/// The log line for a variable that is not a setting. Kubernetes sets such variables; their names begin with the name
+/// of a Service. The value is not shown, because the variable may be a misspelled secret.
 fn unknown_variable(settings: &'static [Declaration], name: &str, key: &str) -> String {
     let known = settings.iter().map(|setting| setting.key).chain([CONFIG]);
     let nearest = nearest(key, known).replace('-', "_").to_uppercase();

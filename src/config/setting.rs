@@ -1,18 +1,18 @@
-//! What a setting is: its names, its default, its help, and how its text is parsed.
+//! A setting: its names, its default, its help, and the parser of its values.
 
 use clap::{Arg, ArgAction};
 
 /// The beginning of every environment variable.
 pub const PREFIX: &str = "USER_HTTP_SERVER_";
 
-/// A setting whose values are each a `T`.
+/// A setting whose values have the type `T`.
 #[derive(Debug)]
 pub struct Setting<T> {
     declaration: Declaration,
     parse: fn(&str) -> Result<T, String>,
 }
 
-/// What is known of a setting apart from the type of its values.
+/// A setting without the type of its values.
 #[derive(Clone, Copy, Debug)]
 pub struct Declaration {
     /// Its flag without the dashes, and its key in the file.
@@ -24,9 +24,9 @@ pub struct Declaration {
     /// The group in `--help`.
     heading: &'static str,
     pub kind: Kind,
-    /// Its value is never shown.
+    /// Whether its value is never shown.
     pub secret: bool,
-    /// An empty variable is an error; otherwise it counts as not set.
+    /// Whether an empty variable is an error. Otherwise, an empty variable counts as not set.
     pub guarded: bool,
 }
 
@@ -34,15 +34,15 @@ pub struct Declaration {
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     One,
-    /// Any number. A variable holds all of them, and this splits it.
+    /// Any number. A variable has all of them in one text, which this function splits.
     Many(fn(&str) -> Vec<String>),
     /// On or off.
     Switch,
 }
 
 impl<T> Setting<T> {
-    /// A setting with one value. `default` is empty if there is none. `parse` never gets an empty text; its error says
-    /// what would be accepted.
+    /// A setting with one value. `default` is empty if there is no default. `parse` never gets an empty text; its error
+    /// says what would be accepted.
     pub const fn new(
         key: &'static str,
         placeholder: &'static str,
@@ -67,31 +67,31 @@ impl<T> Setting<T> {
         Self { declaration, parse: self.parse }
     }
 
-    /// Puts it into a group of `--help`.
+    /// Sets the group in `--help`.
     pub const fn under(self, heading: &'static str) -> Self {
         let declaration = Declaration { heading, ..self.declaration };
         self.with(declaration)
     }
 
-    /// It may have several values, which a variable separates by colons.
+    /// Allows several values. In a variable, colons separate them.
     pub const fn many(self) -> Self {
         self.many_separated_by(split_at_colons)
     }
 
-    /// It may have several values, into which `split` divides a variable.
+    /// Allows several values. `split` separates them in a variable.
     pub const fn many_separated_by(self, split: fn(&str) -> Vec<String>) -> Self {
         let declaration = Declaration { kind: Kind::Many(split), ..self.declaration };
         self.with(declaration)
     }
 
-    /// Its value is never shown.
+    /// Never shows its value.
     pub const fn secret(self) -> Self {
         let declaration = Declaration { secret: true, ..self.declaration };
         self.with(declaration)
     }
 
-    /// An empty variable is an error. A shell or a compose file may have filled it from another one that is not set,
-    /// and to run without this setting is worse than not to start.
+    /// Makes an empty variable an error. A shell or a compose file may have filled it from another variable that is not
+    /// set, and running without this setting would be worse than not starting.
     pub const fn guarded(self) -> Self {
         let declaration = Declaration { guarded: true, ..self.declaration };
         self.with(declaration)

@@ -14,7 +14,8 @@ use crate::http::HostName;
 /// The largest body that the codec can handle, in bytes: its offsets have 32 bits.
 const MAX_MAX_BODY: u64 = u32::MAX as u64;
 
-/// Declares each setting as a constant, and all of them as [`ALL`], so that none can be declared and not read.
+/// Declares each setting as a constant, and lists all of them in [`ALL`], so that no setting is declared but never
+/// read.
 macro_rules! settings {
     ($($heading:literal { $($name:ident: $value:ty = $setting:expr;)* })*) => {
         $($(pub const $name: Setting<$value> = $setting.under($heading);)*)*
@@ -45,8 +46,8 @@ settings! {
             "api-host",
             "NAME",
             "",
-            "Host by whose name clients may address the API server, besides localhost, while it listens on\n\
-             loopback without tokens",
+            "Host name, in addition to localhost, under which clients may address the API server while it\n\
+             listens on loopback without tokens",
             host,
         ).many_separated_by(split_hosts);
         ALLOW_OPEN_API: bool = Setting::switch(
@@ -72,7 +73,7 @@ settings! {
     "Authentication" {
         WORKER_TOKEN_FILE: PathBuf = file(
             "worker-token-file",
-            "Bearer tokens of workers, one per line; a USER_ID behind a token binds it to that worker",
+            "Bearer tokens of workers, one per line; a USER_ID after a token binds it to that worker",
         );
         API_TOKEN_FILE: PathBuf = file("api-token-file", "Bearer tokens of the farm's services, one per line");
     }
@@ -89,7 +90,7 @@ settings! {
         API_TLS_KEY: PathBuf = file("api-tls-key", "Private key of the API server, in PEM");
         API_CLIENT_CA: PathBuf = file(
             "api-client-ca",
-            "CA certificates, in PEM: clients of the API server must present a certificate of one of them",
+            "CA certificates, in PEM: clients of the API server must present a certificate that one of them issued",
         );
     }
     "RabbitMQ" {
@@ -131,7 +132,7 @@ settings! {
             "amqp-settle",
             "DURATION",
             "10s",
-            "Without --amqp-await-queue: time to publish nothing after a lost connection, so that the farm's\n\
+            "Without --amqp-await-queue: how long to publish nothing after a lost connection, so that the farm's\n\
              services can reconnect first; 0 for none",
             duration_or_zero,
         );
@@ -195,7 +196,7 @@ const fn folder(key: &'static str, default: &'static str, help: &'static str) ->
     Setting::new(key, "DIR", default, help, path).guarded()
 }
 
-/// A name in the broker.
+/// The name of an exchange, a queue or a routing key.
 const fn name(key: &'static str, default: &'static str, help: &'static str) -> Setting<String> {
     Setting::new(key, "NAME", default, help, amqp_name)
 }
@@ -214,7 +215,7 @@ fn split_hosts(list: &str) -> Vec<String> {
     let mut parts: Vec<&str> = list.split(':').collect();
     let mut hosts = Vec::new();
     while !parts.is_empty() {
-        // the longest address that begins here
+        // The longest address that starts here.
         let address = (2..=parts.len()).rev().map(|len| (len, parts[..len].join(":"))).find(|(_, text)| {
             let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
             bare.parse::<Ipv6Addr>().is_ok()
@@ -259,7 +260,7 @@ fn body_size(text: &str) -> Result<u64, String> {
     size.ok_or_else(|| "expected a size of at least 1 byte and less than 4GiB, such as 64MiB".to_owned())
 }
 
-/// Without a minimum, a client that stops reading would hold its message forever.
+/// At least 1 byte per second: without a minimum, a client that stops reading would keep its message leased forever.
 fn rate(text: &str) -> Result<u64, String> {
     positive_size(text).map_err(|_| "expected a size of at least 1 byte, such as 16KiB, for each second".to_owned())
 }

@@ -1,4 +1,4 @@
-//! The TLS settings: which of them belong together, and loading the files that they name.
+//! The TLS settings: groups them by server, and loads the files that they name.
 
 use std::path::PathBuf;
 
@@ -18,15 +18,15 @@ pub struct TlsSettings {
     client_ca: Option<Setting<PathBuf>>,
 }
 
-/// Of the worker server.
+/// The TLS settings of the worker server.
 pub const HTTP: TlsSettings =
     TlsSettings { cert: settings::HTTP_TLS_CERT, key: settings::HTTP_TLS_KEY, client_ca: None };
-/// Of the API server.
+/// The TLS settings of the API server.
 pub const API: TlsSettings =
     TlsSettings { cert: settings::API_TLS_CERT, key: settings::API_TLS_KEY, client_ca: Some(settings::API_CLIENT_CA) };
 
 impl TlsSettings {
-    /// Loads the files that they name; `None` if none of them is set.
+    /// Loads the files. `None` if none of these settings is set.
     pub fn load(&self, layers: &Layers) -> Result<Option<Tls>, ConfigError> {
         let needs = |setting: &Setting<PathBuf>, other: &Setting<PathBuf>| {
             let other = other.declaration().key;
@@ -54,8 +54,8 @@ impl TlsSettings {
     }
 }
 
-/// The file of the CAs to trust for the broker. It is read again at each connection; this reads it once, to report
-/// errors at the start.
+/// The file with the CAs to trust for the broker. It is read again for each connection; this reads it once, to report
+/// errors at start.
 pub fn amqp_ca_file(layers: &Layers, url: Option<&AmqpUrl>) -> Result<Option<PathBuf>, ConfigError> {
     let Some(path) = layers.optional(&settings::AMQP_CA_FILE)? else { return Ok(None) };
     let checked = if url.is_some_and(AmqpUrl::is_tls) {

@@ -1,20 +1,20 @@
 //! One connection of a server, over TCP or TLS: HTTP/1.1 requests, strictly one after another.
 //!
-//! A request's head is decoded only after the socket has taken the whole answer to the request before. So each answer
-//! has the form that its own request asks for, and pipelined requests wait in the kernel. An answer's body is polled
-//! for its next chunk only after the socket has taken all bytes before it: polled after its last chunk, the body knows
-//! that the socket has the whole answer.
+//! The head of a request is decoded only after the socket has accepted the whole answer to the previous request. So
+//! each answer has the form that its own request asks for, and pipelined requests wait in the kernel. The body of an
+//! answer is polled for its next chunk only after the socket has accepted all bytes before it: when it is polled after
+//! its last chunk, the socket has the whole answer.
 //!
-//! | what the connection waits for | for at most |
+//! | the connection waits for | at most |
 //! | --- | --- |
 //! | the TLS handshake | 10 s (`tls::greet`) |
 //! | the head of the first request | [`HEAD_TIMEOUT`] from the accept or the end of the handshake |
 //! | the next request | `--keep-alive` |
 //! | the rest of its head | [`HEAD_TIMEOUT`] from its first byte |
-//! | its body | as long as it makes `--min-transfer-rate`, else 408 (`http::body::read`) |
-//! | a handler, the next chunk of an answer | unlimited: these are our own |
-//! | a client that reads an answer | 30 s for each write, plus the time of its length at `--min-transfer-rate` |
-//! | a client that has its last answer but still sends | [`LINGER_UNREAD`] after an unread body, else [`LINGER_READ`] |
+//! | its body | no limit while it arrives at `--min-transfer-rate`, else 408 (`http::body::read`) |
+//! | a handler, the next chunk of an answer | no limit: these are parts of the gateway |
+//! | a client that reads an answer | for each write 30 s, plus the time for its length at `--min-transfer-rate` |
+//! | a client that still sends after its last answer | [`LINGER_UNREAD`] after an unread body, else [`LINGER_READ`] |
 
 use std::cell::{OnceCell, RefCell};
 use std::future::poll_fn;
@@ -57,7 +57,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a connection stays open after its last answer while the client still sends. If the socket were closed at
-/// once, the kernel would answer further bytes with a reset, which can overtake the answer.
+/// once, the kernel would answer further bytes with a reset, which can make the client discard the answer.
 #[derive(Clone, Copy, Debug)]
 struct Linger {
     /// Since the last received byte.
@@ -66,27 +66,28 @@ struct Linger {
     total: Duration,
 }
 
-/// After an answer to a request whose rest was not read.
+/// After an answer to a request that was not read completely.
 const LINGER_UNREAD: Linger = Linger { idle: Duration::from_secs(5), total: Duration::from_secs(30) };
 
-/// After an answer to a request that was read whole: the client may have sent another one ahead.
+/// After an answer to a request that was read completely. The client may already have sent another request.
 const LINGER_READ: Linger = Linger { idle: Duration::from_secs(1), total: Duration::from_secs(1) };
 
-/// How much of an unread body is received and discarded to keep the connection usable, in bytes.
+/// How many bytes of an unread body are received and discarded to keep the connection usable.
 const MAX_DISCARDED: usize = 64 << 10;
 
-/// Up to this length, in bytes, a chunk is copied behind the head; a longer one is passed to the same write uncopied.
+/// A chunk of up to this length, in bytes, is copied into the buffer of the head. A longer one is passed to the same
+/// vectored write without a copy.
 const MAX_COPIED: usize = 16 << 10;
 
-/// Initial capacity for the head of an answer and a small body behind it, in bytes.
+/// The initial capacity for the head of an answer and a small body after it, in bytes.
 const HEAD_CAPACITY: usize = 512;
 
 /// The settings of all connections of a server.
 #[derive(Clone, Debug)]
 pub struct ConnectionSettings {
-    /// How long an idle connection is kept.
+    /// How long an idle connection stays open.
     pub keep_alive: Duration,
-    /// The minimum rate at which a client must read, and the bound of memory.
+    /// The minimum rate at which a client must read, and the limit of memory.
     pub limits: Limits,
     /// Counts the bytes of unfinished heads.
     pub inflight: Inflight,
@@ -131,7 +132,7 @@ pub async fn serve<S, A, B>(
     }
 }
 
-/// Sends a failure to a client that is not served, and closes its connection.
+/// Sends a failure to a client that is not served, and closes the connection.
 pub async fn refuse<S>(transport: Transport<S>, settings: &ConnectionSettings, failure: Failure)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -144,7 +145,7 @@ async fn respond<A: Service<Request>>(app: &A, request: Request) -> Result<A::Re
     app.call(request).await
 }
 
-/// What arrives next on a connection.
+/// What arrived on a connection.
 enum Next {
     Head(Head),
     /// Something that is not a request.
@@ -153,7 +154,7 @@ enum Next {
     Nothing,
 }
 
-/// What the form of an answer depends on in its request.
+/// The properties of a request that the form of its answer depends on.
 #[derive(Clone, Copy, Debug)]
 struct RequestForm {
     is_head: bool,
@@ -197,7 +198,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
                 if let Poll::Ready(received) = wire.poll_receive(cx) {
                     return Poll::Ready(matches!(received, Ok(1..)));
                 }
-                // an idle connection takes no memory
+                // An idle connection takes no memory for a buffer.
                 wire.received = BytesMut::new();
                 stopping.as_mut().poll(cx).map(|_| false)
             });
@@ -230,7 +231,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         }
     }
 
-    /// Makes a request of a head, whose body will be read from the connection.
+    /// Makes a request from a head. Its body will be read from the connection.
     fn begin(&mut self, head: Head, peer: Option<SocketAddr>) -> Request {
         let Head { mut request, body, expects_continue, .. } = head;
         request.head_mut().peer_addr = peer;
@@ -253,7 +254,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
             && writing != Writing::UntilClose
             && head.connection_type() == ConnectionType::KeepAlive;
         let mut out = Vec::with_capacity(HEAD_CAPACITY);
-        out.extend_from_slice(self.wire.borrow_mut().rest_of_interim());
+        out.extend_from_slice(self.wire.borrow_mut().end_of_interim());
         answer::write_head(&mut out, head, form.version, size, keep_alive);
         if writing != Writing::Nothing {
             self.send_body(&mut out, pin!(body), writing).await?;
@@ -266,7 +267,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         })
     }
 
-    /// Sends the content of `out` and then the body of an answer. Leaves in `out` what must be sent after the body.
+    /// Sends the content of `out`, and then the body of an answer. Leaves in `out` what must be sent after the body.
     async fn send_body<B: MessageBody>(
         &mut self,
         out: &mut Vec<u8>,
@@ -277,7 +278,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         loop {
             let mut next = poll_fn(|cx| Poll::Ready(body.as_mut().poll_next(cx))).await;
             if next.is_pending() {
-                // send the head while the body is not ready
+                // Sends the head while the body is not ready.
                 self.send(out, &[]).await?;
                 out.clear();
                 next = Poll::Ready(poll_fn(|cx| body.as_mut().poll_next(cx)).await);
@@ -310,7 +311,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         Ok(())
     }
 
-    /// Writes `head` and then `chunk` to the socket, whole.
+    /// Writes all of `head` and then all of `chunk` to the socket.
     async fn send(&mut self, mut head: &[u8], mut chunk: &[u8]) -> io::Result<()> {
         if head.is_empty() && chunk.is_empty() {
             return Ok(());

@@ -1,9 +1,9 @@
-//! Refuses what a web page of another origin makes a browser send.
+//! Refuses requests that a web page of another origin makes a browser send.
 //!
-//! The API server trusts its network, and any page that is open in a browser there can send it requests. A browser
-//! names the page's origin in each of them (`Origin`, or at least `Sec-Fetch-Site`), so a request of another origin is
-//! refused. A page whose own host name resolves to this machine (DNS rebinding) has the server's own origin; if
-//! nothing else protects the server, the `Host` header reveals that name.
+//! The API server trusts its network, and any page that is open in a browser in that network can send requests to it. A
+//! browser names the page's origin in each of them (`Origin`, or at least `Sec-Fetch-Site`), so a request of another
+//! origin is refused. A page whose own host name resolves to this machine (DNS rebinding) has the server's own origin.
+//! If nothing else protects the server, the `Host` header is checked, because it contains that name.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::http::gate::{Gate, impl_transform};
 /// How the page that sends a request is related to the server, according to the browser.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// How many characters of a header an answer repeats.
+/// How many characters of a header an answer shows.
 const MAX_SHOWN_CHARS: usize = 100;
 
-/// The name or address of a host in its one canonical spelling: in lower case, without a dot at its end, without the
-/// brackets of an IPv6 address.
+/// The name or address of a host in its canonical form: in lower case, without a final dot, without the brackets of an
+/// IPv6 address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName(String);
 
@@ -47,15 +47,15 @@ impl HostName {
         is_name.then(|| Self(name.to_ascii_lowercase()))
     }
 
-    /// Whether this machine is meant. Browsers and resolvers never look up `localhost` and the names below it (RFC
-    /// 6761).
+    /// Whether this is a loopback name or address. Browsers and resolvers never look up `localhost` and the names below
+    /// it (RFC 6761).
     fn is_loopback(&self) -> bool {
         let is_address = self.0.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         is_address || self.0 == "localhost" || self.0.ends_with(".localhost")
     }
 }
 
-/// A host and an optional port, as in a `Host` header and behind the scheme of an origin.
+/// A host and an optional port, as in a `Host` header and after the scheme of an origin.
 #[derive(Debug)]
 struct HostPort {
     host: HostName,
@@ -66,7 +66,7 @@ impl HostPort {
     fn parse(text: &str) -> Option<Self> {
         let authority: Authority = text.parse().ok().filter(|_| !text.contains('@'))?;
         let port = match text.strip_prefix(authority.host())? {
-            // the parser ignores what stands between host and port, and behind the port
+            // The parser ignores what is between host and port, and after the port.
             "" | ":" => None,
             port => Some(port.strip_prefix(':')?.parse().ok().filter(|_| !port.contains('+'))?),
         };
@@ -75,7 +75,7 @@ impl HostPort {
 }
 
 /// Middleware that protects routes from web pages: a request that a page of another origin makes a browser send is
-/// answered 403. Requests of programs other than browsers pass, for these send neither `Origin` nor `Sec-Fetch-Site`.
+/// answered 403. Requests of other programs pass, because these send neither `Origin` nor `Sec-Fetch-Site`.
 ///
 /// [`UserHttpServer`](crate::UserHttpServer) wraps its API server in this middleware; an application that mounts
 /// [`configure_api_routes`](crate::configure_api_routes) wraps that scope:
@@ -98,7 +98,8 @@ impl HostPort {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct CrossOriginGuard {
-    /// The hosts that a request may be for, besides loopback names and addresses; `None` if any host will do.
+    /// The hosts that a request may be for, in addition to loopback names and addresses. `None` if any host is
+    /// accepted.
     hosts: Option<Arc<[HostName]>>,
 }
 
@@ -158,9 +159,9 @@ impl Gate for CrossOriginGuard {
 impl_transform!(CrossOriginGuard);
 
 fn check_host(request: &ServiceRequest, allowed: &[HostName]) -> Result<(), Failure> {
-    // the request line may name the host too (absolute form, as sent to a proxy)
+    // The request line may name the host too (absolute form, as sent to a proxy).
     let target = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    // a request that names no host at all (HTTP/1.0) is no browser's
+    // A request that names no host at all (HTTP/1.0) does not come from a browser.
     for host in header_text(request.headers(), &header::HOST).chain(target) {
         let is_allowed =
             HostPort::parse(&host).is_some_and(|named| named.host.is_loopback() || allowed.contains(&named.host));
@@ -175,7 +176,8 @@ fn check_host(request: &ServiceRequest, allowed: &[HostName]) -> Result<(), Fail
     Ok(())
 }
 
-/// Whether an origin has the host and the port that the request is for. The scheme may differ: a proxy may end TLS.
+/// Whether an origin has the host and the port that the request is for. The scheme may differ, because a proxy may
+/// terminate TLS.
 fn is_own(origin: &str, host: Option<&str>) -> bool {
     let default_port = match origin.split_once("://") {
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => 80,

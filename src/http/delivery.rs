@@ -95,21 +95,21 @@ pub fn total_len(sources: &[Source]) -> u64 {
     sources.iter().map(Source::len).sum()
 }
 
-/// The start of an answer that delivers a message or describes one. No proxy may cache it, or buffer it: bytes that a
-/// proxy has accepted count as delivered.
+/// The start of an answer that delivers a message or describes one. Proxies must not cache it, or buffer it, because
+/// bytes that a proxy has accepted count as delivered.
 pub fn response() -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CACHE_CONTROL, "no-store")).insert_header(("X-Accel-Buffering", "no"));
     response
 }
 
-/// A lease as the body of an answer uses it. Dropping it releases the message.
+/// A lease, as needed by the body of an answer. Dropping it releases the message.
 pub trait Lease: Unpin + 'static {
     /// The last chunk is about to be handed to the connection.
     fn finishing(&self);
-    /// The socket has taken this many bytes more.
+    /// The socket has accepted this many more bytes.
     fn handed_over(&mut self, bytes: u64);
-    /// The socket has taken the whole answer.
+    /// The socket has accepted the whole answer.
     fn complete(self);
     /// The message cannot be read.
     fn unreadable(self, error: &io::Error);
@@ -155,10 +155,10 @@ pub struct DeliveryBody<L> {
     offset: u64,
     /// How many bytes are still to be handed over, including those being read.
     left: u64,
-    /// The length of the last chunk until the socket has taken it, then 0.
+    /// The length of the last chunk until the socket has accepted it, then 0.
     unconfirmed: u64,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
-    /// The page cache does not have the rest: a thread reads it.
+    /// Whether the page cache does not have the next bytes, so that a thread reads them.
     uncached: bool,
     /// The previous chunk, whose memory is reused after the connection has dropped it.
     last: Bytes,
@@ -279,7 +279,7 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let this = self.get_mut();
-        // a poll for the next chunk means that the socket has taken the previous one
+        // A poll for the next chunk means that the socket has accepted the previous one.
         let taken = std::mem::take(&mut this.unconfirmed);
         this.lease.iter_mut().for_each(|lease| lease.handed_over(taken));
         if this.left == 0 {
@@ -302,7 +302,7 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
             Some(reading) => {
                 let chunk = ready!(Pin::new(reading).poll(cx));
                 this.reading = None;
-                // the runtime stops: not an error of the message
+                // The runtime stops. This is not an error of the message.
                 chunk.unwrap_or_else(|stopped| Err(io::Error::new(io::ErrorKind::Interrupted, stopped)))
             }
         };
@@ -310,7 +310,7 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
             Ok(chunk) => {
                 let chunk = this.hand_over(chunk);
                 if this.left > 0 && this.uncached && this.would_block() {
-                    // meanwhile this chunk is sent
+                    // Reads the next chunk while this one is sent.
                     this.read_ahead();
                 }
                 Ok(chunk)

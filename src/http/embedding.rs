@@ -1,5 +1,5 @@
-//! What an application sets on its own [`HttpServer`](actix_web::HttpServer) when it mounts the routes there. The
-//! servers of [`UserHttpServer`](crate::UserHttpServer) have connections of their own and need none of it.
+//! Settings for the [`HttpServer`](actix_web::HttpServer) of an application that mounts the routes there. The servers
+//! of [`UserHttpServer`](crate::UserHttpServer) have their own connections and need none of this.
 
 use std::any::Any;
 use std::net::{Shutdown, TcpStream};
@@ -10,9 +10,9 @@ use actix_web::dev::Extensions;
 use actix_web::{HttpRequest, rt};
 
 /// The `h1_write_buffer_size` that makes the end of a delivery exact: the server asks an answer's body for the next
-/// chunk only after the socket has taken all bytes before it. So when it asks for a chunk after the last one, the
-/// socket has the whole answer. The cost: head and body of an answer are two packets. Over TLS, rustls may still hold
-/// the last 64 KiB.
+/// chunk only after the socket has accepted all bytes before it. So when it asks for a chunk after the last one, the
+/// socket has the whole answer. The cost: head and body of an answer are two packets. Over TLS, the last 64 KiB may
+/// still be in rustls's buffer.
 pub const H1_WRITE_BUFFER_SIZE: usize = 1;
 
 /// The socket of a connection.
@@ -20,21 +20,21 @@ pub const H1_WRITE_BUFFER_SIZE: usize = 1;
 pub struct Socket(Arc<TcpStream>);
 
 impl Socket {
-    /// That of the connection on which the request came, if [`remember_socket`] has seen it.
+    /// The socket of a request's connection, if [`remember_socket`] has recorded it.
     pub fn of(request: &HttpRequest) -> Option<Self> {
         request.conn_data::<Self>().cloned()
     }
 
     /// Closes the connection at once.
     pub fn close(&self) {
-        // fails only if it is closed already
+        // Fails only if it is closed already.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
-/// Makes the socket of a connection known to its requests, so that a client that reads an answer too slowly can be
-/// disconnected. For [`HttpServer::on_connect`]; without it, such a client can hold a message forever. Each connection
-/// takes a second file descriptor for this.
+/// Records the socket of a connection for its requests, so that a client that reads an answer too slowly can be
+/// disconnected. For [`HttpServer::on_connect`]; without it, such a client can keep a message leased forever. Each
+/// connection takes a second file descriptor for this.
 ///
 /// [`HttpServer::on_connect`]: actix_web::HttpServer::on_connect
 pub fn remember_socket(connection: &dyn Any, extensions: &mut Extensions) {

@@ -1,4 +1,4 @@
-//! Failures: one table from the cause to status and headers, and the two formats in which a failure is sent.
+//! Failures: a table from causes to statuses and headers, and the two formats in which a failure is sent.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const BUSY_RETRY_AFTER: u32 = 1;
 /// fetched, and a client that retries too early costs no more than one refused request.
 const CAPACITY_RETRY_AFTER: u32 = 5;
 
-/// A failure on its way to the client.
+/// A failure to be sent to the client.
 #[derive(Debug)]
 pub struct Failure {
     status: StatusCode,
@@ -113,7 +113,7 @@ impl Failure {
     }
 
     pub fn range_not_satisfiable(len: u64) -> Self {
-        let text = format!("the range starts behind the end of the message, which has {len} bytes");
+        let text = format!("the range starts after the end of the message, which has {len} bytes");
         Self::new(StatusCode::RANGE_NOT_SATISFIABLE, text).with(header::CONTENT_RANGE, format!("bytes */{len}"))
     }
 
@@ -164,7 +164,7 @@ impl From<Error> for Failure {
             ErrorKind::Setup => (StatusCode::CONFLICT, None),
         };
         let text = match &error {
-            // the cause names files of this machine, so it goes to the log only
+            // The cause names files of this machine, so it is only logged.
             Error::Store(cause) => {
                 log::error!("{cause}");
                 match cause {

@@ -1,4 +1,4 @@
-//! Middleware that lets a request pass or answers it at once, before any of its body is read.
+//! Middleware that either passes a request on or answers it at once, before any of its body is read.
 
 use std::future::{Ready, ready};
 

@@ -16,7 +16,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Routes in front of `actors`.
+    /// For routes in front of `actors`.
     pub fn new(actors: UserHttpActors, limits: Limits) -> Self {
         Self { actors, limits, inflight: Inflight::default() }
     }

@@ -1,4 +1,4 @@
-//! The bounds of what clients can make this service hold: the length of a body, the memory of all bodies, and time.
+//! Bounds what clients can cost: the length of a body, the memory for all bodies, and time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,8 +41,8 @@ impl Limits {
     }
 }
 
-/// Measures the rate of a request body, over periods of [`GRACE`]: each period must bring what the minimum rate makes
-/// of its length.
+/// Measures the rate of a request body over periods of [`GRACE`]. In each period at least as many bytes must arrive as
+/// the minimum rate makes of its length.
 #[derive(Debug)]
 pub(super) struct Pace {
     needed: u64,
@@ -77,7 +77,7 @@ impl Pace {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inflight(Arc<AtomicU64>);
 
-/// The share of [`Inflight`] that one body or head takes. It travels with the bytes and is given back on drop.
+/// The share of [`Inflight`] that one body or head takes. It travels with the bytes; its drop returns the share.
 #[derive(Debug)]
 pub(crate) struct InflightPermit {
     inflight: Inflight,
@@ -97,14 +97,14 @@ impl InflightPermit {
         self.inflight.0.load(Ordering::Relaxed).saturating_add(bytes) <= limit
     }
 
-    /// Adds `bytes`. False if that exceeds the limit; the bytes count all the same, until the drop.
+    /// Adds `bytes`. False if that exceeds the limit; the bytes count nevertheless, until the drop.
     pub fn grow(&mut self, bytes: u64, limit: u64) -> bool {
         let grown = self.inflight.0.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         self.bytes += bytes;
         grown <= limit
     }
 
-    /// Grows to `bytes` in all; as [`InflightPermit::grow`].
+    /// Grows to `bytes` in total; as [`InflightPermit::grow`].
     pub fn grow_to(&mut self, bytes: u64, limit: u64) -> bool {
         self.grow(bytes.saturating_sub(self.bytes), limit)
     }

@@ -1,4 +1,4 @@
-//! `Range`, `If-Range` and `If-Match` (RFC 9110, sections 13.1 and 14), as far as resuming a transfer needs them: one
+//! `Range`, `If-Range` and `If-Match` (RFC 9110, sections 13.1 and 14), as far as a resumed transfer needs them: one
 //! range.
 
 use actix_web::http::header::{self, ByteRangeSpec, HeaderMap};
@@ -10,7 +10,7 @@ pub enum Selected {
     Whole,
     /// The bytes `start..end`, with 206.
     Part { start: u64, end: u64 },
-    /// A part behind the end: 416.
+    /// A part after the end: 416.
     Nothing,
 }
 
@@ -29,35 +29,34 @@ pub fn select(headers: &HeaderMap, len: u64, etag: &str) -> Selected {
 /// Whether `If-Range` names this entity tag, which proves that the client has bytes of this version. `None` without the
 /// header.
 ///
-/// Tags are compared as bytes, which is the strong comparison that the RFC asks for; actix-web's typed header reads the
-/// first line of several only.
+/// Tags are compared as bytes, which is the strong comparison that the RFC asks for. actix-web's typed header is not
+/// used, because it reads only the first of several header lines.
 pub fn if_range(headers: &HeaderMap, etag: &str) -> Option<bool> {
     let mut conditions = headers.get_all(header::IF_RANGE).peekable();
     conditions.peek()?;
-    // a weak tag or a date never equals a strong tag
+    // A weak tag or a date never equals a strong tag.
     Some(conditions.all(|condition| condition.as_bytes() == etag.as_bytes()))
 }
 
-/// Whether `If-Match` is absent, `*`, or names this entity tag. actix-web's typed header cannot tell a malformed one,
-/// which matches nothing, from an absent one.
+/// Whether `If-Match` is absent, `*`, or names this entity tag. actix-web's typed header is not used, because it does
+/// not distinguish a malformed header, which matches nothing, from an absent one.
 pub fn if_match(headers: &HeaderMap, etag: &str) -> bool {
     let mut conditions = headers.get_all(header::IF_MATCH).peekable();
     if conditions.peek().is_none() {
         return true;
     }
-    // the tags of this service contain no comma
+    // The tags of this service contain no comma.
     let mut tags = conditions.flat_map(|tags| tags.as_bytes().split(|&byte| byte == b','));
     tags.any(|tag| [b"*", etag.as_bytes()].contains(&tag.trim_ascii()))
 }
 
 /// The part that a `Range` header selects of `len` bytes; `None` if the header is to be ignored.
 ///
-/// [`ByteRangeSpec`] reads one range. The whole header is not left to actix-web's `Range`: that accepts the unit in
-/// lower case alone, and drops the members of a list that are malformed, so that a list of two could pass for a single
-/// range.
+/// [`ByteRangeSpec`] reads one range. actix-web's `Range` is not used for the whole header: it accepts the unit only in
+/// lower case, and drops malformed members of a list, so that a list of two could look like a single range.
 fn parse(range: &str, len: u64) -> Option<Selected> {
     let (unit, spec) = range.split_once('=')?;
-    // the parser of numbers would accept a sign
+    // The parser of numbers would accept a sign.
     if !unit.trim().eq_ignore_ascii_case("bytes") || spec.contains('+') {
         return None;
     }

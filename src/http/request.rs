@@ -1,4 +1,4 @@
-//! What handlers ask of a request besides its body: its format, its query, and whether its client still waits.
+//! What handlers need from a request besides its body: its format, its query, and whether its client still waits.
 
 use std::future;
 
@@ -15,7 +15,7 @@ pub fn format(headers: &HeaderMap) -> Format {
     if media_type.eq_ignore_ascii_case("application/octet-stream") { Format::Pickle } else { Format::Json }
 }
 
-/// The decoded values of a query parameter, in their order.
+/// The decoded values of a query parameter, in order.
 pub fn query_values(request: &HttpRequest, name: &str) -> Vec<String> {
     let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
     let pairs = query.map(web::Query::into_inner).unwrap_or_default();

@@ -20,8 +20,8 @@ use crate::http::Failure;
 use crate::http::connection::{self, ConnectionSettings, Transport};
 use crate::tls::{Greeting, Tls, greet};
 
-/// How long a shutdown waits for requests in flight, in seconds. Together with the actors, which need 3 s at most, and
-/// [`LAST_REQUESTS`](crate::service::LAST_REQUESTS) the shutdown takes less than 10 s.
+/// How long a shutdown waits for requests in flight, in seconds. With the actors, which need at most 3 s, and
+/// [`LAST_REQUESTS`](crate::service::LAST_REQUESTS), a shutdown takes less than 10 s.
 pub const SHUTDOWN_TIMEOUT: u64 = 6;
 
 /// Starts a server for the apps that `factory` makes. At most `max_connections` are open at the same time; further ones
@@ -46,7 +46,8 @@ where
     <S::Service as Service<Request>>::Future: 'static,
     B: MessageBody + 'static,
 {
-    // one worker thread on two cores reduced the throughput of AddBufferMsg to 0.75, of a GET without a message to 0.9
+    // One thread per core. On two cores, a single thread reduced the throughput of AddBufferMsg to 0.75, and that of a
+    // GET without a message to 0.9.
     let workers = thread::available_parallelism().map_or(1, NonZero::get).min(max_connections).max(1);
     let builder = ServerBuilder::new()
         .workers(workers)
@@ -90,7 +91,7 @@ async fn serve_socket<A, B>(
     B: MessageBody,
 {
     let client = socket.peer_addr().ok();
-    // fails only if the client has disconnected already
+    // Fails only if the client has disconnected already.
     let _ = socket.set_nodelay(true);
     let transport = match tls {
         None => Transport::Plain(socket),

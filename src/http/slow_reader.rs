@@ -1,5 +1,5 @@
-//! Disconnects clients that read an answer too slowly, in an application's own server: so they do not hold a message
-//! forever. The connections of [`UserHttpServer`](crate::UserHttpServer) do that themselves.
+//! Disconnects clients that read an answer too slowly, so that they do not keep a message leased forever. Used only in
+//! an application's own server: the connections of [`UserHttpServer`](crate::UserHttpServer) do this themselves.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -39,7 +39,7 @@ impl ReaderWatch {
         Some(Self { handed_over, watch })
     }
 
-    /// The connection has taken every chunk before, and now gets one of this many bytes.
+    /// Records that the connection has taken all earlier chunks and now gets one of this many bytes.
     pub fn hand_over(&self, bytes: u64) {
         self.handed_over.set((Instant::now(), bytes));
     }

@@ -1,4 +1,4 @@
-//! TLS of the two servers: certificate, key and CA from PEM files, reloaded when the files change.
+//! TLS for the two servers: certificate, key and CAs from PEM files, which are reloaded when they change.
 
 use std::fs;
 use std::io;
@@ -20,8 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use user_http_actors::tls::{certificates, pem_error, provider, roots};
 
-/// How long a client may take for the handshake. Meanwhile it takes a socket and a few KiB, nothing that others wait
-/// for.
+/// How long a client may take for the handshake. It occupies a connection and a few KiB for that time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the files are checked for changes.
@@ -34,7 +33,7 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its private key: PKCS#8, SEC1 or PKCS#1 (RSA), not encrypted.
     pub key: PathBuf,
-    /// If given, a client must present a certificate of one of these CAs.
+    /// If set, a client must present a certificate that one of these CAs has issued.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -53,7 +52,7 @@ pub enum TlsFile {
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
 pub struct TlsError {
-    /// Which of them.
+    /// Which file.
     pub file: TlsFile,
     /// Its path.
     pub path: PathBuf,
@@ -61,8 +60,7 @@ pub struct TlsError {
     pub why: String,
 }
 
-/// The TLS configuration of a server. A reload replaces it as a whole for new connections; open ones keep theirs.
-/// Clones share it.
+/// The TLS configuration of a server. A reload replaces it for new connections; open ones keep theirs. Clones share it.
 ///
 /// ```
 /// use user_http_server::tls::{Tls, TlsFile, TlsFiles};
@@ -97,9 +95,9 @@ struct Inner {
 /// The state of the files.
 #[derive(Debug)]
 struct Watch {
-    /// At the last load.
+    /// Their state at the last load.
     acted_on: Vec<Stamp>,
-    /// At the last check.
+    /// Their state at the last check.
     seen: Vec<Stamp>,
 }
 
@@ -123,13 +121,13 @@ impl Tls {
         self.0.files.client_ca.is_some()
     }
 
-    /// Reloads the files now. If they cannot be used, the configuration stays as it is, and a warning is logged.
+    /// Reloads the files now. If they cannot be used, logs a warning, and the configuration stays as it is.
     pub fn reload(&self) {
         self.load_again(&mut self.0.watch.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Reloads the files if they have changed. They are replaced one after another, so a change counts only if the
-    /// files are the same at the next check.
+    /// Reloads the files if they have changed. Certificate and key are replaced one after another, so a change counts
+    /// only once the files are the same at two consecutive checks.
     fn reload_if_changed(&self) {
         let mut watch = self.0.watch.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.0.files.stamps();
@@ -141,17 +139,17 @@ impl Tls {
         }
     }
 
-    /// Reloads the files. `watch` is locked from before they are read until the new configuration is in use. So of two
-    /// concurrent reloads, the later one wins.
+    /// Reloads the files. The caller holds the lock of `watch` from before they are read until the new configuration is
+    /// in use, so that of two concurrent reloads the later one wins.
     fn load_again(&self, watch: &mut Watch) {
         let Inner { files, current, .. } = &*self.0;
         watch.acted_on = files.stamps();
         match files.load() {
             Ok(config) => {
                 *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-                log::info!("new connections use the certificate now in {}", files.cert.display());
+                log::info!("certificate reloaded from {}; new connections use it", files.cert.display());
             }
-            Err(error) => log::warn!("the certificate is not reloaded, new connections use the previous one: {error}"),
+            Err(error) => log::warn!("cannot reload the certificate, new connections use the previous one: {error}"),
         }
     }
 
@@ -161,11 +159,11 @@ impl Tls {
     }
 }
 
-/// How a client begins.
+/// How a client starts its connection.
 pub(crate) enum Greeting {
     /// With a TLS handshake, which is complete.
     Tls(Box<TlsStream<TcpStream>>),
-    /// With a request in plain HTTP, of which nothing has been read.
+    /// With a request in plain HTTP. Nothing of it has been read.
     Http(TcpStream),
 }
 
@@ -176,7 +174,7 @@ pub(crate) enum Greeting {
 pub(crate) async fn greet(tls: Tls, socket: TcpStream) -> io::Result<Greeting> {
     let greeting = async {
         let mut first = [0];
-        // a method begins with a letter, a TLS record with a byte below 32
+        // A method begins with a letter, a TLS record with a byte below 32.
         if socket.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
             return Ok(Greeting::Http(socket));
         }
@@ -198,7 +196,7 @@ pub(crate) async fn watch(all: Vec<Tls>) {
     while !all.is_empty() {
         tokio::time::sleep(POLL).await;
         let all = all.clone();
-        // a panic is logged by the panic hook, and the next check happens anyway
+        // The panic hook logs a panic, and the next check happens anyway.
         let _ = tokio::task::spawn_blocking(move || all.iter().for_each(Tls::reload_if_changed)).await;
     }
 }
@@ -231,7 +229,7 @@ impl TlsFiles {
         let bad_key = |why: &dyn ToString| TlsError::of(TlsFile::Key, &self.key, why.to_string());
         let chain = certificates(&self.cert).map_err(|why| bad_cert(&why))?;
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| match error {
-            pem::Error::NoItemsFound => bad_key(&"it contains no private key that is not encrypted"),
+            pem::Error::NoItemsFound => bad_key(&"it contains no unencrypted private key"),
             error => bad_key(&pem_error(error)),
         })?;
         let key = provider.key_provider.load_private_key(key).map_err(|error| bad_key(&error))?;
@@ -239,7 +237,7 @@ impl TlsFiles {
         match identity.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(identity),
             Err(rustls::Error::InconsistentKeys(_)) => {
-                Err(bad_key(&format!("it is not the key of the certificate in {}", self.cert.display())))
+                Err(bad_key(&format!("it does not belong to the certificate in {}", self.cert.display())))
             }
             Err(error) => Err(bad_cert(&error)),
         }
@@ -277,7 +275,7 @@ mod tests {
         fs::write(&key, issued.signing_key.serialize_pem()).expect("writable");
         let tls = Tls::load(TlsFiles { cert, key: key.clone(), client_ca: None }).expect("sound files");
 
-        // a reload waits for a writer of the pipe
+        // The key is a pipe, so that a reload blocks until the test writes to it.
         fs::remove_file(&key).expect("a file");
         assert!(Command::new("mkfifo").arg(&key).status().expect("mkfifo").success());
         let loading = tls.clone();

@@ -1,6 +1,6 @@
 //! Bounds how much freed memory glibc's allocator keeps.
 
-/// Blocks of at least this size, in bytes, are separate mappings, which the system gets back when they are freed.
+/// Blocks of at least this size, in bytes, are separate mappings, which return to the system when they are freed.
 /// Larger than the 1 MiB chunks in which .blend files are read: with a new mapping for each chunk, reading took three
 /// times as long.
 #[cfg(target_env = "gnu")]
@@ -10,9 +10,9 @@ const MMAP_THRESHOLD: libc::c_int = 4 << 20;
 #[cfg(target_env = "gnu")]
 const TRIM_THRESHOLD: libc::c_int = 8 << 20;
 
-/// Fixes both bounds. By default glibc raises them, up to 32 and 64 MiB, when blocks of such sizes are freed, and then
-/// keeps up to 64 MiB for each thread that has decoded a large body. mimalloc kept 90 MiB after the same requests,
-/// because an idle thread returns nothing.
+/// Fixes both bounds. By default, glibc raises them, up to 32 and 64 MiB, when blocks of such sizes are freed, and then
+/// keeps up to 64 MiB for each thread that has decoded a large body. After the same requests, mimalloc kept 90 MiB,
+/// because an idle thread does not return its memory.
 ///
 /// Call this before the first thread starts.
 #[cfg(target_env = "gnu")]

@@ -6,10 +6,11 @@ use std::{io, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Threads besides those per core: of the stores, of the broker connections, of disk reads, and of the log.
+/// How many threads there are at most in addition to those per core: for the stores, the broker connections, disk reads
+/// and the log.
 const OTHER_THREADS: usize = 24;
 
-/// The stack of a thread that is started only to see whether it can be, in bytes.
+/// The stack of a thread that only probes whether it can be started, in bytes.
 const PROBE_STACK: usize = 64 << 10;
 
 /// The system gives fewer threads than the service needs.
@@ -36,12 +37,12 @@ impl ThreadError {
 
 /// How many threads the service starts at most, besides the main thread.
 fn needed_threads() -> usize {
-    // each server has one per core and one that accepts; the decoder has one per core
+    // Each server has one per core and one that accepts; the decoder has one per core.
     3 * cores() + 2 + OTHER_THREADS
 }
 
-/// Checks that the system allows as many threads as the service needs: libraries that cannot start a thread panic, or
-/// wait forever. Call it before the configuration is loaded, which starts a thread.
+/// Checks that the system allows as many threads as the service needs, because libraries that cannot start a thread
+/// panic or wait forever. Call it before the configuration is loaded, which starts a thread.
 ///
 /// # Errors
 /// How many the system allows.
@@ -64,8 +65,8 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Raises the limit of open files to its hard limit: each connection takes a descriptor, and the soft limit is often
-/// 1,024 only for programs that use `select`.
+/// Raises the limit of open files to its hard limit, because each connection takes a descriptor. The soft limit is
+/// often 1,024, which only protects programs that use `select`.
 pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {

@@ -17,8 +17,8 @@ use user_http_actors::broker::amqp::{CLIENT_LOG_TARGET, PASSWORD_LOG_TARGET};
 
 use queue::Queue;
 
-/// What is logged unless `RUST_LOG` says otherwise: actix-server repeats at every start what this program logs, and
-/// the AMQP client what it logs about the broker.
+/// The log filter unless `RUST_LOG` sets one. It quiets two crates that repeat what this program logs: actix-server at
+/// every start, and the AMQP client about the broker.
 fn default_filter() -> String {
     format!("info,actix_server=warn,{CLIENT_LOG_TARGET}=error")
 }
@@ -46,7 +46,7 @@ impl Logging {
             .spawn(move || writing.run(queue::standard_error, |record| reports.log(record)))?;
         let lines = formatter(Box::new(Pipe { queue: Arc::clone(&queue), urgent: false }));
         let max_level = filter.filter();
-        // fails only if there is a logger already
+        // Fails only if there is a logger already.
         if log::set_boxed_logger(Box::new(Logger { filter, queue: Arc::clone(&queue), lines })).is_ok() {
             log::set_max_level(max_level);
         }
@@ -70,12 +70,12 @@ impl Drop for Logging {
     }
 }
 
-/// The filter that `RUST_LOG` sets, and what is wrong with it; then it is the default.
+/// The filter that `RUST_LOG` sets. If that is invalid: the default, and what is wrong.
 fn filter(rust_log: Option<String>) -> (Filter, Option<String>) {
     let parse = |text: &str| {
         let mut builder = env_filter::Builder::new();
         builder.try_parse(text)?;
-        // at lower levels it logs the broker's password, so RUST_LOG must not allow them
+        // At `debug` and `trace` it logs the broker's password, so RUST_LOG must not enable them.
         builder.filter_module(PASSWORD_LOG_TARGET, LevelFilter::Info);
         Ok::<_, env_filter::ParseError>(builder.build())
     };
@@ -102,7 +102,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let name = current.name().unwrap_or("unnamed");
     let location = info.location().map(ToString::to_string).unwrap_or_default();
     let what = info.payload_as_str().unwrap_or("no text").escape_debug();
-    // empty unless RUST_BACKTRACE is set
+    // Empty unless RUST_BACKTRACE is set.
     let backtrace = std::backtrace::Backtrace::capture();
     let frames = match backtrace.status() {
         std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
@@ -131,7 +131,7 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// Puts the lines of a formatter, which writes one at a time, into the queue.
+/// Queues the lines of a formatter, which writes one line at a time.
 struct Pipe {
     queue: Arc<Queue>,
     urgent: bool,

@@ -4,13 +4,13 @@ use rustix::process::getpriority_process;
 use thread_priority::unix::{set_thread_priority_and_policy, thread_native_id};
 use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy};
 
-/// The library's value for niceness 0, on its scale from 0 to 99. It sets the niceness together with the policy.
+/// Niceness 0 on the scale of `thread_priority`, from 0 to 99. The library sets the niceness together with the policy.
 const NICENESS_0: u8 = 47;
 
-/// Sets `SCHED_BATCH`: a woken thread does not preempt the running one, but waits until that sleeps or has used its
-/// time slice. So an actor finds the messages of several requests at once, and an HTTP thread several replies, instead
-/// of one context switch for each: on two cores under full load, a `GET` without a message takes a quarter less
-/// processor time. An idle core still runs a woken thread at once.
+/// Sets `SCHED_BATCH`: a thread that wakes up does not preempt the running one, but waits until that sleeps or has used
+/// its time slice. So an actor finds the messages of several requests at once, and an HTTP thread several replies,
+/// instead of one context switch for each. On two cores under full load, a `GET` without a message takes a quarter less
+/// processor time. An idle core still runs such a thread at once.
 ///
 /// Changes nothing if the process was started with a niceness.
 ///
@@ -22,7 +22,7 @@ pub fn set() -> Result<(), String> {
     }
     let batch = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
     let niceness = ThreadPriorityValue::try_from(NICENESS_0)?;
-    // later threads inherit it
+    // Threads that start later inherit it.
     set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(niceness), batch)
         .map_err(|error| error.to_string())
 }

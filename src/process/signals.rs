@@ -5,8 +5,8 @@ use std::io;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Resolves at the first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT. From now on these signals no longer kill the process.
-/// Further ones during the shutdown are ignored: it takes 10 s at most.
+/// Resolves at the first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT. From the call on, these signals no longer kill the
+/// process. Further ones during the shutdown, which takes at most 10 s, are ignored.
 ///
 /// # Errors
 /// The system refuses a handler.
@@ -28,7 +28,7 @@ pub fn stop() -> io::Result<impl Future<Output = ()>> {
 /// # Errors
 /// The system refuses a handler.
 pub fn survive_others() -> io::Result<()> {
-    // at the limit of file size (`ulimit -f`) the write fails too, and counts as a full disk
+    // At the file size limit (`ulimit -f`) the write fails too, which is handled as a full disk.
     let _ = signal(kind(Signal::XFSZ))?;
     for (kind, name) in [(SignalKind::user_defined1(), "SIGUSR1"), (SignalKind::user_defined2(), "SIGUSR2")] {
         let mut received = signal(kind)?;

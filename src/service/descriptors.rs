@@ -1,4 +1,4 @@
-//! Shares the file descriptors of the process out among connections and .blend files.
+//! Divides the file descriptors of the process among connections and .blend files.
 
 use std::num::NonZero;
 use std::thread;
@@ -47,8 +47,8 @@ pub struct DescriptorError {
 }
 
 impl DescriptorBudget {
-    /// Gives `connections` to each server and `blend_files` to .blend files, or less if the process's limit of open
-    /// files does not allow that much; then it logs a warning.
+    /// Gives `connections` to each server and `blend_files` to .blend files. If the process's limit of open files does
+    /// not allow that much, gives less and logs a warning.
     ///
     /// # Errors
     /// The limit leaves fewer than [`MIN_SHARED_FILES`].
@@ -78,7 +78,7 @@ impl DescriptorBudget {
         let services = wanted.services.min(shared / 4);
         let blend_files = wanted.blend_files.min(shared / 4);
         let workers = wanted.workers.min(shared - services - blend_files);
-        // what workers do not need
+        // What workers do not need.
         let services = wanted.services.min(shared - workers - blend_files);
         let blend_files = wanted.blend_files.min(shared - workers - services);
         Ok(Self { workers, services, blend_files })

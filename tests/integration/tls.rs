@@ -126,7 +126,7 @@ fn a_bad_new_certificate_is_reported_once_and_the_old_one_stays() {
     fs::write(&cert, "nothing at all").expect("a certificate");
     farm.wait_for_log(&format!("{cert}: there is no certificate in it"));
     fs::write(&cert, &good.chain).expect("a certificate");
-    farm.wait_for_log(&format!("{key}: it is not the key of the certificate in {cert}"));
+    farm.wait_for_log(&format!("{key}: it does not belong to the certificate in {cert}"));
     fs::remove_file(&key).expect("a key");
     farm.wait_for_log(&format!("{key}: it cannot be read: No such file"));
     assert_eq!(client.certificate_of(farm.http), old);
@@ -221,8 +221,8 @@ fn files_that_cannot_be_used_are_errors_that_name_setting_file_and_reason() {
             (vec![&cert_flag, &cert], [&cert_flag, &cert, &key_flag]),
             (vec![&key_flag, &key], [&key_flag, &key, &cert_flag]),
             (vec![&cert_flag, &empty, &key_flag, &key], [&cert_flag, &empty, &"no certificate".to_owned()]),
-            (vec![&cert_flag, &cert, &key_flag, &empty], [&key_flag, &empty, &"no private key".to_owned()]),
-            (vec![&cert_flag, &cert, &key_flag, &other_key], [&key_flag, &other_key, &"not the key of".to_owned()]),
+            (vec![&cert_flag, &cert, &key_flag, &empty], [&key_flag, &empty, &"no unencrypted private key".to_owned()]),
+            (vec![&cert_flag, &cert, &key_flag, &other_key], [&key_flag, &other_key, &"does not belong to".to_owned()]),
             (
                 vec![&cert_flag, &"/no/such.pem".to_owned(), &key_flag, &key],
                 [&cert_flag, &"/no/such.pem".to_owned(), &"No such file".to_owned()],

@@ -10,7 +10,7 @@ use crate::auth::Tokens;
 use crate::http::error::Failure;
 use crate::http::gate::{Gate, impl_transform};
 
-/// The paths that need no token: a supervisor that restarts a dead service, or a load balancer, has none.
+/// The paths that need no token, because supervisors and load balancers have none.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Middleware that asks for a bearer token: `Authorization: Bearer TOKEN`. A request without a valid one is answered
@@ -59,7 +59,7 @@ pub struct Authentication {
     audience: Audience,
 }
 
-/// Who is asked for a token.
+/// Whose tokens are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Audience {
     Workers,
@@ -67,14 +67,14 @@ enum Audience {
 }
 
 impl Authentication {
-    /// In front of [`configure_http_routes`](crate::configure_http_routes). A refused `GET` or `HEAD` is answered with
+    /// For [`configure_http_routes`](crate::configure_http_routes). A refused `GET` or `HEAD` is answered with
     /// a pickle, as the other failures of these routes are. A message that is posted with a token that is bound to a
     /// `USER_ID` must have that `USER_ID`.
     pub fn for_workers(tokens: impl Into<Option<Arc<Tokens>>>) -> Self {
         Self { tokens: tokens.into(), audience: Audience::Workers }
     }
 
-    /// In front of [`configure_api_routes`](crate::configure_api_routes). `/healthz` and `/readyz` below the scope that
+    /// For [`configure_api_routes`](crate::configure_api_routes). `/healthz` and `/readyz` below the scope that
     /// this wraps need no token.
     pub fn for_services(tokens: impl Into<Option<Arc<Tokens>>>) -> Self {
         Self { tokens: tokens.into(), audience: Audience::Services }

@@ -67,8 +67,8 @@ pub struct Tokens {
 
 impl Tokens {
     /// Reads a UTF-8 file with one token per line: the token, or `sha256:` and its hash in hexadecimal digits; then,
-    /// optionally, the `USER_ID` that it is bound to. A line that begins with `#` is a comment, and so is the rest of
-    /// a line from a `#` between white space on.
+    /// optionally, the `USER_ID` that it is bound to. A line that begins with `#` is a comment. Within a line, a
+    /// comment begins with a `#` that has white space on both sides.
     ///
     /// # Errors
     /// A text that names the file, the line, and what is wrong; never the token. A file without tokens is an error.
@@ -88,12 +88,12 @@ impl Tokens {
         match parse_file(&self.path) {
             Ok(tokens) => {
                 match tokens.len() {
-                    0 => log::warn!("{path} has no token any more: every request that needs one is refused"),
+                    0 => log::warn!("{path} has no tokens any more: every request that needs one is refused"),
                     number => log::info!("{number} tokens read from {path}"),
                 }
                 self.current.send_replace(tokens);
             }
-            Err(error) => log::error!("the tokens are not reloaded: {error}"),
+            Err(error) => log::error!("cannot reload the tokens, the previous ones stay valid: {error}"),
         }
     }
 
@@ -105,7 +105,7 @@ impl Tokens {
         }
         let hash: Hash = Sha256::digest(token.trim().as_bytes()).into();
         let tokens = self.current.borrow();
-        // compare all of them, so that the time does not depend on which one matches
+        // Compares all of them, so that the time does not depend on which one matches.
         let mut found = u32::MAX;
         for (at, token) in tokens.iter().enumerate() {
             let equal: Choice = token.hash.ct_eq(&hash);
@@ -121,7 +121,7 @@ fn parse_file(path: &Path) -> Result<Vec<Token>, String> {
     let text = String::from_utf8(bytes).map_err(|_| format!("{path_shown} is not UTF-8 text; save it as UTF-8"))?;
     let mut tokens = Vec::new();
     let mut seen = HashMap::new();
-    // some editors write a byte order mark
+    // Some editors write a byte order mark.
     for (at, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let number = at + 1;
         let bad = |why: String| format!("{path_shown}, line {number}: {why}");
@@ -131,7 +131,7 @@ fn parse_file(path: &Path) -> Result<Vec<Token>, String> {
                 continue;
             }
             return Err(bad(format!(
-                "the token of line {first} again, for another USER_ID; a token can be bound to one only"
+                "the token of line {first} again, for another USER_ID; a token can be bound to only one"
             )));
         }
         seen.insert(token.hash, (number, token.user_id.clone()));
@@ -179,9 +179,9 @@ fn without_comment(line: &str) -> Result<Option<&str>, String> {
     let sign = line.match_indices('#').map(|(at, _)| at).find(|at| line[..*at].ends_with(char::is_whitespace));
     let Some(at) = sign else { return Ok(Some(line)) };
     match line[at + 1..].chars().next() {
-        // it could be part of the USER_ID
+        // It could be part of the USER_ID.
         Some(next) if !next.is_whitespace() => {
-            Err("put a space behind the # of a comment; no word of a USER_ID may begin with #".to_owned())
+            Err("put a space after the # of a comment; no word of a USER_ID may begin with #".to_owned())
         }
         _ => Ok(Some(line[..at].trim_end())),
     }
@@ -287,8 +287,8 @@ mod tests {
             ("fine-token-0123456789\nshort", "line 2: a token has at least 16 characters"),
             ("sha256:12", "line 1: after sha256: 64 hexadecimal digits"),
             ("sha256:zz00000000000000000000000000000000000000000000000000000000000000", "64 hexadecimal digits"),
-            ("fine-token-0123456789 #7", "line 1: put a space behind the #"),
-            ("fine-token-0123456789 worker #7", "line 1: put a space behind the #"),
+            ("fine-token-0123456789 #7", "line 1: put a space after the #"),
+            ("fine-token-0123456789 worker #7", "line 1: put a space after the #"),
             ("fine-token-0123456789\n\nfine-token-0123456789 anna", "line 3: the token of line 1 again"),
             ("fine-token-0123456789 berta\nfine-token-0123456789 anna", "line 2: the token of line 1 again"),
             ("fine-token-0123456789\rfine-token-0123456788", "line 1: a line must not have control characters"),

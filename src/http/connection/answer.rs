@@ -1,4 +1,4 @@
-//! Encodes the head of an answer, and chunks.
+//! Encodes the heads of answers, and chunks.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -14,9 +14,9 @@ pub enum Writing {
     Nothing,
     /// This many bytes.
     Sized(u64),
-    /// Chunks, ended by an empty one.
+    /// Chunks; an empty one ends the body.
     Chunked,
-    /// Bytes until the connection ends.
+    /// Bytes until the end of the connection.
     UntilClose,
 }
 
@@ -46,7 +46,7 @@ pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead, version: Version, size
     let size = if head.status.is_informational() || head.status == StatusCode::NO_CONTENT {
         None
     } else if head.status == StatusCode::NOT_MODIFIED {
-        // a handler may set the length that a 200 would have
+        // A handler may set the length that a 200 would have.
         Some(BodySize::None)
     } else {
         Some(size)
@@ -65,7 +65,7 @@ pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead, version: Version, size
         false if is_new => out.extend_from_slice(b"connection: close\r\n"),
         _ => {}
     }
-    // a handler that streams without chunks may set Content-Length itself
+    // A handler that streams without chunks may set Content-Length itself.
     let keeps_length = match size {
         Some(BodySize::Stream) => !head.chunked(),
         _ => head.status == StatusCode::NOT_MODIFIED,
@@ -106,7 +106,7 @@ fn write_number(out: &mut Vec<u8>, number: u64) {
 }
 
 fn write_display(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // writing to a vector never fails
+    // Writing to a vector never fails.
     let _ = out.write_fmt(text);
 }
 

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A timer that is re-armed only if it fires too early. Most deadlines of a connection are met and followed by a later
-/// one, so most requests never touch the runtime's timer.
+/// A timer that is re-armed only when it fires too early. Most deadlines of a connection are met, and a later one
+/// follows, so most requests never touch the runtime's timer.
 #[derive(Default)]
 pub struct Deadline(Option<Pin<Box<Sleep>>>);
 

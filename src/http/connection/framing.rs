@@ -24,7 +24,7 @@ pub enum Chunked {
     Size,
     /// This many bytes of a chunk.
     Data(u64),
-    /// The line break behind a chunk.
+    /// The line break after a chunk.
     DataEnd,
     /// A trailer, or the empty line that ends the body; this many bytes of trailers have been decoded.
     Trailers(usize),
@@ -47,11 +47,11 @@ impl Framing {
         Self::Chunked(Chunked::Size)
     }
 
-    /// How many bytes to receive next, so that little of what follows the body comes with them.
+    /// How many bytes to receive next: few enough that little of what follows the body is among them.
     pub fn wanted(&self) -> usize {
         match self {
             Self::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX),
-            // plus the line break, and a last chunk with its two
+            // Plus the line break, and a last chunk with its two line breaks.
             Self::Chunked(Chunked::Data(left)) => usize::try_from(*left).unwrap_or(usize::MAX).saturating_add(7),
             Self::Chunked(_) => MAX_SIZE_LINE,
         }
@@ -120,15 +120,15 @@ impl Chunked {
 fn take(left: &mut u64, received: &mut BytesMut) -> Option<Bytes> {
     let len = (received.len() as u64).min(*left);
     *left -= len;
-    // len is at most received.len(), a usize
+    // Lossless: at most `received.len()`, which is a usize.
     (len > 0).then(|| received.split_to(len as usize).freeze())
 }
 
-/// Takes a line without its CR LF; `None` if its end has not been received. A bare LF is an error: some proxies take
-/// it for the end of a line, others do not.
+/// Takes a line without its CR LF; `None` if its end has not been received. A bare LF is an error, because proxies
+/// disagree on whether it ends a line.
 fn take_line(received: &mut BytesMut, max: usize) -> Result<Option<BytesMut>, String> {
     let Some(end) = memchr::memchr(b'\n', received) else {
-        // plus the CR
+        // Plus the CR.
         return if received.len() > max + 1 { Err(format!("a line is longer than {max} bytes")) } else { Ok(None) };
     };
     let mut line = received.split_to(end + 1);
@@ -154,7 +154,7 @@ fn chunk_size(line: &[u8]) -> Result<u64, String> {
 mod tests {
     use super::*;
 
-    /// The body of a message and the bytes behind it, if they arrive in pieces of `step` bytes.
+    /// The body of a message and the bytes after it, if they arrive in pieces of `step` bytes.
     fn decode(mut framing: Framing, text: &str, step: usize) -> Result<(String, String), String> {
         let (mut body, mut received) = (Vec::new(), BytesMut::new());
         let mut pieces = text.as_bytes().chunks(step);

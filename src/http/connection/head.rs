@@ -14,10 +14,10 @@ use crate::http::connection::framing::Framing;
 /// The longest head, in bytes. Workers send a few hundred bytes, browsers and proxies up to 8 KiB.
 pub const MAX_HEAD: usize = 16 << 10;
 
-/// The most header fields of a request.
+/// How many header fields a request may have.
 const MAX_HEADERS: usize = 96;
 
-/// How much of malformed input an error shows, in bytes.
+/// How many bytes of malformed input an error shows.
 const MAX_SHOWN: usize = 40;
 
 /// A request without its body.
@@ -25,19 +25,20 @@ pub struct Head {
     pub request: Request,
     /// The framing of the body that follows, if any.
     pub body: Option<Framing>,
-    /// The client waits for `100 Continue` before it sends the body.
+    /// Whether the client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// The client may send another request.
+    /// Whether the client may send another request.
     pub keep_alive: bool,
 }
 
 /// Decodes a head from the received bytes; `None` if more bytes are needed.
 ///
 /// # Errors
-/// The answer to a malformed request. The connection must be closed then: the start of the next request is unknown.
+/// The answer to a malformed request. The connection must then be closed, because it is unknown where the next request
+/// starts.
 pub fn decode(received: &mut BytesMut) -> Result<Option<Head>, Failure> {
-    // some clients send a line break behind a body (RFC 9112, section 2.2); it counts as part of the head, which
-    // bounds the number of line breaks
+    // Some clients send a line break after a body (RFC 9112, section 2.2). It counts as part of the head, which bounds
+    // the number of line breaks.
     let blank = received.iter().take_while(|byte| is_line_break(**byte)).count();
     let begun = &received[blank..];
     match end(begun) {
@@ -46,7 +47,7 @@ pub fn decode(received: &mut BytesMut) -> Result<Option<Head>, Failure> {
             parse(received.split_to(end).freeze()).map(Some)
         }
         None if received.len() < MAX_HEAD => {
-            // report an error as early as possible
+            // Reports an error as early as possible.
             let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
             let parsed = httparse::Request::new(&mut []).parse_with_uninit_headers(begun, &mut headers);
             parsed.map(|_| None).map_err(|error| malformed(error, begun))
@@ -173,7 +174,7 @@ fn malformed(error: httparse::Error, head: &[u8]) -> Failure {
     let line = head.split(|byte| is_line_break(*byte)).next().unwrap_or_default();
     match error {
         httparse::Error::TooManyHeaders => Failure::too_many_headers(MAX_HEADERS),
-        // the first two bytes of a handshake
+        // The first two bytes of a TLS handshake.
         _ if head.starts_with(b"\x16\x03") => bad("it is TLS, but this port speaks plain HTTP; use http://"),
         httparse::Error::HeaderName | httparse::Error::HeaderValue => {
             bad(&format!("a header is malformed ({error}); expected NAME: VALUE on one line"))

@@ -70,7 +70,7 @@ async fn assert_polled_when_the_socket_has_all(transport: Transport<DuplexStream
         }
         left += far.read(&mut buffer).await.expect("the answer");
     }
-    assert!(left + CAPACITY >= len, "{left} bytes have left, {CAPACITY} more at most are on their way");
+    assert!(left + CAPACITY >= len, "{left} bytes have left, and at most {CAPACITY} more are in the pipe");
 }
 
 #[actix_web::test]
@@ -101,7 +101,7 @@ async fn over_tls_too_although_rustls_buffers_some_of_it() {
     let (server, client) = futures::join!(accept(tls, near), connecting);
     let mut client = client.expect("a handshake");
     client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
-    client.flush().await.expect("room for it");
+    client.flush().await.expect("space in the pipe");
     let (far, _) = client.into_inner();
     // less than what rustls buffers
     let transport = Transport::Tls(Box::new(server.expect("a handshake")));
@@ -116,7 +116,7 @@ async fn a_body_that_outlives_its_request_reads_nothing_of_the_next() {
     let app = fn_service(move |mut request: Request| {
         let (kept, answered) = (Rc::clone(&keeping), Rc::clone(&answering));
         async move {
-            // the body of the first request is polled while the second is handled
+            // The body of the first request is polled while the second is handled.
             let earlier = kept.replace(Some(request.take_payload()));
             if let Some(mut earlier) = earlier {
                 assert!(matches!(earlier.next().await, Some(Err(PayloadError::Incomplete(_)))));
@@ -131,7 +131,7 @@ async fn a_body_that_outlives_its_request_reads_nothing_of_the_next() {
     far.shutdown().await.expect("an end");
     serve(Transport::Plain(near), None, &settings(), future::pending::<()>(), &app).await;
     assert_eq!(answered.get(), 2);
-    // and after the connection has ended
+    // It is also polled after the connection has ended.
     let mut last = kept.take().expect("a body");
     assert!(matches!(last.next().await, Some(Err(PayloadError::Incomplete(_)))));
 }
@@ -140,7 +140,7 @@ async fn a_body_that_outlives_its_request_reads_nothing_of_the_next() {
 async fn an_interim_answer_that_is_sent_in_part_is_completed_before_the_answer() {
     let app = fn_service(|mut request: Request| async move {
         let mut body = request.take_payload();
-        // one poll, which sends as much as fits into the pipe
+        // One poll, which sends as much as fits into the pipe.
         assert!(futures::poll!(body.next()).is_pending());
         Ok::<_, actix_web::Error>(Response::with_body(StatusCode::FORBIDDEN, ""))
     });
@@ -151,7 +151,7 @@ async fn an_interim_answer_that_is_sent_in_part_is_completed_before_the_answer()
         let asking = async {
             let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
             far.write_all(head).await.expect("a request");
-            // the server fills the pipe before anything is read from it
+            // The server fills the pipe before anything is read from it.
             tokio::task::yield_now().await;
             let mut answers = String::new();
             while !answers.ends_with("\r\n\r\n") || !answers.contains("403") {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// A socket, or TLS over one. With TLS, written bytes reach the socket only with a flush: rustls buffers some of them.
+/// A socket, or TLS over one. With TLS, only a flush is certain to send all written bytes, because rustls buffers some.
 pub enum Transport<S = TcpStream> {
     /// A bare socket.
     Plain(S),

@@ -1,5 +1,5 @@
-//! What a connection shares with its requests: the transport, the received bytes, and the framing of the current
-//! request's body. All of it is on one thread.
+//! The state that a connection shares with its requests: the transport, the received bytes, and the framing of the
+//! current request's body. All of it stays on one thread.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -17,14 +17,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use crate::http::connection::framing::{Framing, Part};
 use crate::http::connection::transport::Transport;
 
-/// How many bytes of a head are received at once; a small body comes with it.
+/// How many bytes of a head are received at once. A small body arrives with it.
 const HEAD_STEP: usize = 4 << 10;
 
-/// How many bytes of a body are received at once, at first and at most. A slow client fills no large buffer, so each
-/// read that fills its buffer makes the next one four times as large.
+/// How many bytes of a body are received at once: initially and at most. Each read that fills its buffer makes the next
+/// buffer four times as large, so that slow clients get no large buffers.
 const BODY_STEPS: (usize, usize) = (4 << 10, 256 << 10);
 
-/// How many bytes are received ahead of need, in order to notice that a client hangs up.
+/// How many bytes are received before they are needed, to notice when a client hangs up.
 const MAX_AHEAD: usize = 16 << 10;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -34,14 +34,14 @@ pub struct Wire<S> {
     transport: Transport<S>,
     /// Received but not yet decoded.
     pub received: BytesMut,
-    /// The client has closed its sending side, or the connection is broken.
+    /// Whether the client has closed its sending side, or the connection is broken.
     pub has_ended: bool,
-    /// The framing of the rest of the current request's body.
+    /// The framing of what remains of the current request's body.
     body: Option<Framing>,
-    /// The rest of the interim answer (100) that the client waits for before it sends the body.
+    /// The unsent part of the interim answer (100) that the client waits for before it sends the body.
     interim: &'static [u8],
     body_step: usize,
-    /// The number of the current request. The body of an earlier one, if it is still held, reads nothing.
+    /// The number of the current request. If the body of an earlier one still exists, it reads nothing.
     request: u64,
 }
 
@@ -65,7 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.body_step = BODY_STEPS.0;
     }
 
-    /// Ends the request: its body reads nothing from now on.
+    /// Ends the request. Its body reads nothing after this.
     pub fn end(&mut self) {
         self.request += 1;
     }
@@ -132,10 +132,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Poll::Ready(read)
     }
 
-    /// Discards the rest of the body. False if more than `budget` bytes of it, or bytes not yet received, are left.
+    /// Discards what remains of the body. False if that is more than `budget` bytes, or not all of it has been
+    /// received.
     pub fn discard_body(&mut self, cx: &mut Context<'_>, mut budget: usize) -> bool {
         if self.body.is_some() && !self.interim.is_empty() {
-            // the client waits for 100 before it sends the body
+            // The client waits for the interim answer before it sends the body.
             return false;
         }
         loop {
@@ -147,14 +148,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// What must be sent before an answer: the rest of an interim one, if a part of it has been sent.
-    pub fn rest_of_interim(&mut self) -> &'static [u8] {
+    /// What must be sent before an answer: the end of an interim answer, if its start has been sent.
+    pub fn end_of_interim(&mut self) -> &'static [u8] {
         let rest = std::mem::take(&mut self.interim);
         if rest.len() < CONTINUE.len() { rest } else { b"" }
     }
 
-    /// Receives available bytes and discards them; 0 at the end. Takes no memory between calls, for there may be many
-    /// such clients.
+    /// Receives available bytes and discards them; 0 at the end. Takes no memory between calls, because there may be
+    /// many such clients.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.received = BytesMut::new();
         self.poll_receive(cx)
@@ -191,17 +192,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.has_ended {
             if self.received.len() >= MAX_AHEAD {
-                // a client that has sent this much has not hung up; the rest is received when it is needed
+                // A client that has sent this much has not hung up. More is received when it is needed.
                 return Poll::Pending;
             }
-            // an error counts as the end
+            // An error counts as the end.
             let _ = ready!(self.poll_receive(cx));
         }
         Poll::Ready(())
     }
 }
 
-/// The body of a request. Nothing of it is received before it is polled.
+/// The body of a request. Nothing is received before it is polled.
 pub struct RequestBody<S> {
     wire: Weak<RefCell<Wire<S>>>,
     request: u64,
@@ -219,13 +220,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for RequestBody<S> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.wire.upgrade() {
             Some(wire) if wire.borrow().request == self.request => wire.borrow_mut().poll_body(cx),
-            // the request has been answered
+            // The request has been answered already.
             _ => Poll::Ready(Some(Err(PayloadError::Incomplete(None)))),
         }
     }
 }
 
-/// The client that waits for an answer; in the extensions of its request.
+/// The client that waits for an answer, in the extensions of its request.
 #[derive(Clone)]
 pub struct Client {
     wire: Weak<dyn HangUp>,

@@ -1,4 +1,4 @@
-//! Limits the rate of lines per call site. What a line says does not matter, so clients cannot evade the limit.
+//! Limits the rate of log lines per call site. The text of a line does not count, so clients cannot evade the limit.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,14 +8,14 @@ use log::{Level, Record};
 /// How many lines of one call site may be logged at once.
 const BURST: u32 = 50;
 
-/// The interval of further lines: with [`BURST`], 170 lines in the first minute.
+/// The shortest interval between further lines. With [`BURST`], this allows 170 lines in the first minute.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long after the first suppressed line of a call site their number is reported: late enough for a single report
-/// of a burst, and within a minute even on a busy machine.
+/// How long after the first suppressed line of a call site the number of such lines is reported: late enough for a
+/// single report of a burst, and within a minute even on a busy machine.
 const REPORT_AFTER: Duration = Duration::from_secs(30);
 
-/// How much of the first suppressed line the report shows, in bytes.
+/// How many bytes of the first suppressed line the report shows.
 const SAMPLE: usize = 100;
 
 /// A call site of a log macro. Their number is fixed, which bounds the memory of the limiter.
@@ -54,7 +54,7 @@ pub struct Suppressed {
     pub site: Site,
     /// Their number.
     pub lines: u64,
-    /// The beginning of the first one.
+    /// The start of the first one.
     pub sample: String,
     /// The time since the first one.
     pub within: Duration,

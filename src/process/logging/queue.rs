@@ -10,14 +10,14 @@ use rustix::stdio::stderr;
 
 use super::limiter::{Limiter, Site, Suppressed};
 
-/// How many bytes may wait, some thousands of lines; further lines are dropped and counted. This happens only if
-/// nobody reads standard error, since each call site is rate-limited.
+/// How many bytes may wait (some thousands of lines); further lines are dropped and counted. That happens only if
+/// nobody reads standard error, because each call site is rate-limited.
 const CAPACITY: usize = 1 << 20;
 
 /// The target of the log's own lines.
 const OWN_TARGET: &str = module_path!();
 
-/// Lines on their way to standard error.
+/// Lines that wait to be written to standard error.
 #[derive(Debug, Default)]
 pub struct Queue {
     state: Mutex<State>,
@@ -28,12 +28,12 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
-    /// The thread waits for the next line.
+    /// Whether the thread waits for the next line.
     idle: bool,
     /// The number of lines that did not fit or could not be written, and have not been reported.
     dropped: u64,
     limiter: Limiter,
-    /// The process ends: suppressed lines are reported at once.
+    /// Whether the process is ending, so that suppressed lines are reported at once.
     ending: bool,
 }
 
@@ -74,8 +74,8 @@ impl Queue {
         }
     }
 
-    /// Writes the queued lines; never returns. `write` returns how many bytes it has written; if not all, the rest is
-    /// lost. `report` formats a line and queues it as urgent.
+    /// Writes the queued lines; never returns. `write` returns how many bytes it has written; bytes that it has not
+    /// written are lost. `report` formats a line and queues it as urgent.
     pub fn run(&self, write: impl Fn(&[u8]) -> usize, report: impl Fn(&Record<'_>)) {
         loop {
             let lines = self.wait_for_lines(&report);
@@ -132,14 +132,14 @@ impl Queue {
     }
 }
 
-/// Writes to standard error, whose reader may be slow or gone. Returns how many bytes were written.
+/// Writes to standard error, whose reader may be slow or have closed it. Returns how many bytes were written.
 pub fn standard_error(bytes: &[u8]) -> usize {
     let mut written = 0;
     while written < bytes.len() {
         match rustix::io::write(stderr(), &bytes[written..]) {
             Ok(len) => written += len,
             Err(Errno::INTR) => {}
-            // another process that shares the file has made it non-blocking
+            // Another process that shares the file has made it non-blocking.
             Err(Errno::AGAIN) => {
                 if poll(&mut [PollFd::new(&stderr(), PollFlags::OUT)], None).is_err_and(|error| error != Errno::INTR) {
                     break;
@@ -176,7 +176,7 @@ mod tests {
         let lines = Arc::new(Mutex::new(String::new()));
         let (thread_queue, thread_lines, reports) = (Arc::clone(&queue), Arc::clone(&lines), Arc::clone(&queue));
         let write = move |bytes: &[u8]| {
-            // the sender is dropped at the end of the test
+            // An error means that the test has ended and dropped the sender.
             if !next.recv().unwrap_or(true) {
                 return 0;
             }
@@ -184,7 +184,7 @@ mod tests {
             bytes.len()
         };
         let report = move |record: &Record<'_>| reports.push(format!("{}\n", record.args()).as_bytes(), true);
-        // it runs until the test process ends
+        // Runs until the test process ends.
         thread::spawn(move || thread_queue.run(write, report));
         Written { queue, tokens, lines }
     }
