@@ -163,7 +163,7 @@ fn published(bench: &Bench, post: &Request, url: &str, queue: &Queue<'_>) -> Res
         }
         thread::sleep(Duration::from_millis(5));
     }
-    Err("nothing has come to the broker".into())
+    Err("nothing has arrived at the broker".into())
 }
 
 /// Frames per second, until the outbox is empty and the broker has all messages.
@@ -215,6 +215,6 @@ fn expect_depth(channel: &Channel, expected: u64) -> Result<(), Box<dyn Error>> 
     let depth = channel.queue_declare_passive(QUEUE)?.declared_message_count();
     match depth {
         Some(depth) if u64::from(depth) == expected => Ok(()),
-        other => Err(format!("the broker has {other:?} messages in place of {expected}").into()),
+        other => Err(format!("the broker has {other:?} messages instead of {expected}").into()),
     }
 }

@@ -187,9 +187,9 @@ fn compare_with_wrk(bench: &mut Bench, options: &Http) -> Result<(), Box<dyn Err
         let mut command = Command::new("wrk");
         command.args(["-t", &cores().to_string(), "-c", &connections.to_string(), "-d", &format!("{seconds}s")]);
         let output = command.arg(format!("http://{}/?bufferUUID=x", server.http)).output()?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let rate = said.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());
-        let rate = rate.ok_or_else(|| format!("wrk says no rate but:\n{said}"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());
+        let rate = rate.ok_or_else(|| format!("wrk prints no rate:\n{text}"))?;
         wrk.1.push((processor_time()?.1 - before.1) * 1e6 / (rate * start.elapsed().as_secs_f64()));
         wrk.0.push(rate);
     }

@@ -25,7 +25,7 @@ PLOTS = ROOT / "benches" / "plots"
 BENCHES = ["http", "download", "broker", "scale"]
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-# Okabe and Ito's: told apart in any sight
+# The colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6b6b6b"
 
 plt.rcParams.update({

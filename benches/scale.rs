@@ -91,7 +91,7 @@ fn empty(bench: &mut Bench, idle: bool, start: bool) -> Result<(), Box<dyn Error
     Ok(())
 }
 
-/// One server, filled once up to a million messages; on the way the throughput at each number.
+/// One server, filled once up to a million messages. Measures the throughput at several numbers of messages.
 fn million(bench: &mut Bench, growth: bool, memory: bool, restarts: bool) -> Result<(), Box<dyn Error>> {
     let server = Server::product(bench.scratch())?;
     let held = messages::add(SMALL);

@@ -19,10 +19,10 @@ use user_http_actors::{ActorsConfig, UserHttpActors, UserManagerPublisher};
 const DEADLINE: Duration = Duration::from_secs(20);
 const ROOM: u64 = 1 << 30;
 
-/// A body that tells when it is let go.
+/// A body that records when it is dropped.
 struct Watched {
     content: Vec<u8>,
-    gone: Arc<AtomicBool>,
+    dropped: Arc<AtomicBool>,
 }
 
 impl AsRef<[u8]> for Watched {
@@ -33,13 +33,13 @@ impl AsRef<[u8]> for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.gone.store(true, Ordering::SeqCst);
+        self.dropped.store(true, Ordering::SeqCst);
     }
 }
 
 fn watched(content: Vec<u8>) -> (Bytes, Arc<AtomicBool>) {
-    let gone = Arc::new(AtomicBool::new(false));
-    (Bytes::from_owner(Watched { content, gone: Arc::clone(&gone) }), gone)
+    let dropped = Arc::new(AtomicBool::new(false));
+    (Bytes::from_owner(Watched { content, dropped: Arc::clone(&dropped) }), dropped)
 }
 
 /// A disk that hangs until the test lets it go on. It keeps nothing of what it was given.
@@ -70,7 +70,7 @@ fn a_body_takes_memory_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
         let image = vec![b'x'; 1 << 20];
         let data = [&b"B"[..], &(image.len() as u32).to_le_bytes(), &image].concat();
         let head = b"}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\x8c\x0eFRAME_RENDERED\x8c\x04DATA";
-        let (body, gone) = watched([&head[..], &data, b"uu."].concat());
+        let (body, dropped) = watched([&head[..], &data, b"uu."].concat());
         let UserMessage::Forward(message) = decode_user_message(Format::Pickle, body).expect("a frame").message else {
             panic!("a frame is forwarded");
         };
@@ -84,9 +84,9 @@ fn a_body_takes_memory_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
         }
         sender.abort();
         let _ = sender.await;
-        assert!(!gone.load(Ordering::SeqCst), "it is in memory, and its permit must be too");
+        assert!(!dropped.load(Ordering::SeqCst), "it is in memory, and its permit must be too");
         permit.send(()).expect("the store's thread");
-        while !gone.load(Ordering::SeqCst) {
+        while !dropped.load(Ordering::SeqCst) {
             assert!(start.elapsed() < DEADLINE, "it is on the disk, and still in memory");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -115,10 +115,10 @@ fn a_body_is_let_go_before_its_sender_hears_that_it_is_stored() {
                 let json = format!(
                     r#"{{"TYPE":"ADD_BUFFER_MSG","DATA":{{"BUFFER_UUID":"{round}","BUFFER_MSG":"{message}","OTHER":"{beside}"}}}}"#
                 );
-                let (body, gone) = watched(json.into_bytes());
+                let (body, dropped) = watched(json.into_bytes());
                 let stored = actors.handle_communication_interface_message(Format::Json, body).await;
-                stored.expect("room");
-                assert!(gone.load(Ordering::SeqCst), "all of the body is kept for a part of it");
+                stored.expect("accepted");
+                assert!(dropped.load(Ordering::SeqCst), "all of the body is kept for a part of it");
             }
         }
     });

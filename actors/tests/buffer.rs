@@ -1,4 +1,4 @@
-//! The buffer actor: messages are added, lent, delivered, offered again, and forgotten in time.
+//! The buffer actor: messages are added, leased, delivered, offered again, and forgotten in time.
 
 use std::ops::Range;
 use std::path::Path;
@@ -73,7 +73,7 @@ fn body(leased: &LeasedBufferMsg) -> Vec<u8> {
 #[actix::test]
 async fn a_delivered_message_is_not_there_again() {
     let buffer = start(ROOM, DAY);
-    add(&buffer, "a", b"message").await.expect("room");
+    add(&buffer, "a", b"message").await.expect("accepted");
     let leased = lease(&buffer, "a").await.expect("it is there");
     assert_eq!(body(&leased), b"message");
     leased.lease.delivered();
@@ -85,7 +85,7 @@ async fn a_delivered_message_is_not_there_again() {
 #[actix::test]
 async fn a_lease_that_is_dropped_offers_the_message_again_at_once() {
     let buffer = start(ROOM, DAY);
-    add(&buffer, "a", b"message").await.expect("room");
+    add(&buffer, "a", b"message").await.expect("accepted");
     for _ in 0..3 {
         drop(lease(&buffer, "a").await.expect("it is there again"));
     }
@@ -95,7 +95,7 @@ async fn a_lease_that_is_dropped_offers_the_message_again_at_once() {
 #[actix::test]
 async fn a_lease_whose_requester_has_hung_up_does_not_keep_the_message() {
     let buffer = start(ROOM, DAY);
-    add(&buffer, "a", b"message").await.expect("room");
+    add(&buffer, "a", b"message").await.expect("accepted");
     // asked for, and not waited for
     drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0 }));
     assert!(lease(&buffer, "a").await.is_ok());
@@ -112,7 +112,7 @@ async fn send_part(buffer: &Addr<BufferActor>, version: &str, part: Range<u64>, 
 #[actix::test]
 async fn parts_that_follow_one_another_complete_a_delivery_and_others_do_not_count() {
     let buffer = start(1_000, DAY);
-    add(&buffer, "a", &[0; 100]).await.expect("room");
+    add(&buffer, "a", &[0; 100]).await.expect("accepted");
     for (version, part, proven, completes) in [
         ("1", 0..0, false, false),
         ("1", 90..100, false, false),
@@ -132,14 +132,14 @@ async fn parts_that_follow_one_another_complete_a_delivery_and_others_do_not_cou
     ] {
         assert_eq!(send_part(&buffer, version, part.clone(), proven).await, completes, "{part:?} of version {version}");
     }
-    add(&buffer, "a", &[1; 100]).await.expect("room");
+    add(&buffer, "a", &[1; 100]).await.expect("accepted");
     assert!(!send_part(&buffer, "3", 50..100, false).await, "it is another message");
 }
 
 #[actix::test]
 async fn of_two_requests_one_gets_the_message_and_the_other_the_reason_why_not() {
     let buffer = start(ROOM, DAY);
-    add(&buffer, "a", b"message").await.expect("room");
+    add(&buffer, "a", b"message").await.expect("accepted");
     let first = lease(&buffer, "a").await.expect("it is there");
     assert!(matches!(lease(&buffer, "a").await, Err(Error::InDelivery)));
     assert!(buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }).await.expect("alive").is_ok());
@@ -150,7 +150,7 @@ async fn of_two_requests_one_gets_the_message_and_the_other_the_reason_why_not()
 async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
     for delivered in [true, false] {
         let buffer = start(ROOM, DAY);
-        add(&buffer, "a", b"message").await.expect("room");
+        add(&buffer, "a", b"message").await.expect("accepted");
         let first = lease(&buffer, "a").await.expect("it is there");
         first.lease.finishing();
         let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0 });
@@ -173,7 +173,7 @@ async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
 #[actix::test]
 async fn the_message_is_in_delivery_for_a_waiter_whose_last_chunk_does_not_end() {
     let buffer = start(ROOM, DAY);
-    add(&buffer, "a", b"message").await.expect("room");
+    add(&buffer, "a", b"message").await.expect("accepted");
     let stalled = lease(&buffer, "a").await.expect("it is there");
     stalled.lease.finishing();
     assert!(matches!(lease(&buffer, "a").await, Err(Error::InDelivery)));
@@ -185,9 +185,9 @@ async fn the_message_is_in_delivery_for_a_waiter_whose_last_chunk_does_not_end()
 #[actix::test]
 async fn a_later_message_replaces_the_earlier_one_even_during_its_delivery() {
     let buffer = start(ROOM, DAY);
-    add(&buffer, "a", b"earlier").await.expect("room");
+    add(&buffer, "a", b"earlier").await.expect("accepted");
     let earlier = lease(&buffer, "a").await.expect("it is there");
-    add(&buffer, "a", b"later").await.expect("room");
+    add(&buffer, "a", b"later").await.expect("accepted");
     assert_eq!(body(&earlier), b"earlier");
     earlier.lease.delivered();
     let later = lease(&buffer, "a").await.expect("the later one is there");
@@ -208,7 +208,7 @@ async fn a_redelivery_does_not_restore_a_delivered_message_even_after_a_restart(
     for round in 0..3 {
         let buffer = reopen(directory.path()).await;
         if round == 0 {
-            buffer.send(delivery(false, "a", b"message")).await.expect("alive").expect("room");
+            buffer.send(delivery(false, "a", b"message")).await.expect("alive").expect("accepted");
             // while it is held, too
             buffer.send(delivery(true, "a", b"message")).await.expect("alive").expect("it is known");
             lease(&buffer, "a").await.expect("it is there").lease.delivered();
@@ -217,10 +217,10 @@ async fn a_redelivery_does_not_restore_a_delivered_message_even_after_a_restart(
         assert!(matches!(lease(&buffer, "a").await, Err(Error::NoBufferMsg)), "round {round}");
         // what the broker brings for the first time is another matter, and so is another content
         let another = format!("another {round}");
-        buffer.send(delivery(true, "a", another.as_bytes())).await.expect("alive").expect("room");
+        buffer.send(delivery(true, "a", another.as_bytes())).await.expect("alive").expect("accepted");
         lease(&buffer, "a").await.expect("it is there").lease.delivered();
         if round == 2 {
-            buffer.send(delivery(false, "a", b"message")).await.expect("alive").expect("room");
+            buffer.send(delivery(false, "a", b"message")).await.expect("alive").expect("accepted");
             assert_eq!(body(&lease(&buffer, "a").await.expect("it is there")), b"message");
         }
         buffer.send(Drain).await.expect("alive");
@@ -230,8 +230,8 @@ async fn a_redelivery_does_not_restore_a_delivered_message_even_after_a_restart(
 #[actix::test]
 async fn a_redelivery_of_an_older_message_does_not_replace_the_later() {
     let buffer = start(ROOM, DAY);
-    buffer.send(delivery(false, "a", b"older")).await.expect("alive").expect("room");
-    add(&buffer, "a", b"later").await.expect("room");
+    buffer.send(delivery(false, "a", b"older")).await.expect("alive").expect("accepted");
+    add(&buffer, "a", b"later").await.expect("accepted");
     buffer.send(delivery(true, "a", b"older")).await.expect("alive").expect("it is known");
     assert_eq!(body(&lease(&buffer, "a").await.expect("it is there")), b"later");
 }
@@ -239,17 +239,17 @@ async fn a_redelivery_of_an_older_message_does_not_replace_the_later() {
 #[actix::test]
 async fn the_buffer_takes_bytes_up_to_its_limit_and_again_after_a_delivery() {
     let buffer = start(1_000, DAY);
-    add(&buffer, "a", &[0; 60]).await.expect("room");
+    add(&buffer, "a", &[0; 60]).await.expect("accepted");
     let taken = state(&buffer).await.bytes;
-    let error = add(&buffer, "b", &[0; 60]).await.expect_err("no room");
+    let error = add(&buffer, "b", &[0; 60]).await.expect_err("no capacity");
     assert!(
         matches!(error, Error::NoRoom { held, limit: 1_000, .. } if held == taken) && !error.never_fits(),
         "{error}"
     );
     assert!(add(&buffer, "c", &[0; 1_000]).await.expect_err("never").never_fits());
-    add(&buffer, "a", &[0; 100]).await.expect("the earlier one makes room");
+    add(&buffer, "a", &[0; 100]).await.expect("the earlier one frees capacity");
     lease(&buffer, "a").await.expect("it is there").lease.delivered();
-    add(&buffer, "b", &[0; 60]).await.expect("room again");
+    add(&buffer, "b", &[0; 60]).await.expect("capacity again");
 }
 
 #[actix::test]
@@ -261,7 +261,7 @@ async fn the_cost_of_a_message_includes_its_name_and_its_meta() {
     }
     assert!(accepted < ROOM / 1_512, "{accepted} messages with names of 1,000 bytes within 1 MiB");
     lease(&buffer, &format!("{:01000}", 0)).await.expect("it is there").lease.delivered();
-    add(&buffer, &format!("{accepted:01000}"), b"").await.expect("there is room again");
+    add(&buffer, &format!("{accepted:01000}"), b"").await.expect("capacity again");
     assert_eq!(state(&buffer).await.messages as u64, accepted);
 }
 
@@ -269,9 +269,9 @@ async fn the_cost_of_a_message_includes_its_name_and_its_meta() {
 async fn a_replaced_message_counts_until_its_delivery_is_over() {
     let buffer = start(ROOM, DAY);
     let large = vec![0; ROOM as usize / 2 - 1_000];
-    add(&buffer, "a", &large).await.expect("room");
+    add(&buffer, "a", &large).await.expect("accepted");
     let earlier = lease(&buffer, "a").await.expect("it is there");
-    add(&buffer, "a", &large).await.expect("room for both");
+    add(&buffer, "a", &large).await.expect("capacity for both");
     let later = lease(&buffer, "a").await.expect("it is there");
     assert!(matches!(add(&buffer, "a", &large).await, Err(Error::NoRoom { .. })), "two are being delivered");
     drop(earlier);
@@ -327,8 +327,8 @@ async fn a_replacement_is_refused_if_what_it_replaces_is_leased_while_it_is_stor
 #[actix::test]
 async fn an_expired_message_is_not_offered_but_one_in_delivery_stays() {
     let buffer = start(ROOM, Duration::from_secs(1));
-    add(&buffer, "fetched", b"message").await.expect("room");
-    add(&buffer, "forgotten", b"message").await.expect("room");
+    add(&buffer, "fetched", b"message").await.expect("accepted");
+    add(&buffer, "forgotten", b"message").await.expect("accepted");
     let leased = lease(&buffer, "fetched").await.expect("in time");
     // two rounds of the actor's timer can pass; what counts is the state
     while state(&buffer).await.expired_total == 0 {
@@ -361,9 +361,9 @@ async fn messages_that_expire_together_are_no_longer_offered_and_all_go() {
 #[actix::test]
 async fn a_message_that_gets_too_old_during_a_broken_delivery_is_not_offered_again() {
     let buffer = start(ROOM, Duration::from_secs(1));
-    add(&buffer, "leased", b"message").await.expect("room");
+    add(&buffer, "leased", b"message").await.expect("accepted");
     let leased = lease(&buffer, "leased").await.expect("in time");
-    add(&buffer, "forgotten", b"message").await.expect("room");
+    add(&buffer, "forgotten", b"message").await.expect("accepted");
     while state(&buffer).await.expired_total == 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -382,7 +382,7 @@ async fn a_message_from_a_clock_that_was_ahead_does_not_keep_others_from_expirin
         for (seq, uuid, stored_at_ms) in [(1, "ahead", 4_000_000_000_000_u64), (2, "old", 1_000_000_000_000)] {
             let meta = format!(r#"{{"uuid": "{uuid}", "stored_at_ms": {stored_at_ms}}}"#).into();
             let put = Change::Put(Put { seq, meta, body: Payload::from_parts(vec![Bytes::from_static(b"message")]) });
-            store.commit(&[put], Durable::Now).expect("room");
+            store.commit(&[put], Durable::Now).expect("committed");
         }
     }
     let buffer = reopen(directory.path()).await;
@@ -399,7 +399,7 @@ async fn a_message_from_a_clock_that_was_ahead_does_not_keep_others_from_expirin
 async fn a_step_of_the_wall_clock_between_two_starts_makes_no_message_older_or_younger() {
     let directory = tempfile::tempdir().expect("a directory");
     let buffer = reopen(directory.path()).await;
-    add(&buffer, "a", b"message").await.expect("room");
+    add(&buffer, "a", b"message").await.expect("accepted");
     buffer.send(Drain).await.expect("alive");
     drop(buffer);
     let meta = open(directory.path()).await.1.remove(0).meta;
@@ -416,7 +416,7 @@ async fn a_step_of_the_wall_clock_between_two_starts_makes_no_message_older_or_y
         };
         let mut long_ago = meta["boot"].clone();
         long_ago[1] = (long_ago[1].as_i64().expect("milliseconds") - 172_800_000).into();
-        store.commit(&[put(1, "young", &meta["boot"]), put(2, "old", &long_ago)], Durable::Now).expect("room");
+        store.commit(&[put(1, "young", &meta["boot"]), put(2, "old", &long_ago)], Durable::Now).expect("accepted");
         drop(store);
         let buffer = reopen(directory.path()).await;
         lease(&buffer, "young").await.expect("it was stored just now");
@@ -430,9 +430,9 @@ async fn messages_are_found_again_after_a_restart_and_the_last_of_a_name_counts(
     for round in 0..3 {
         let buffer = reopen(directory.path()).await;
         if round == 0 {
-            add(&buffer, "a", b"earlier").await.expect("room");
-            add(&buffer, "a", b"later").await.expect("room");
-            add(&buffer, "b", b"other").await.expect("room");
+            add(&buffer, "a", b"earlier").await.expect("accepted");
+            add(&buffer, "a", b"later").await.expect("accepted");
+            add(&buffer, "b", b"other").await.expect("accepted");
         } else if round == 1 {
             let leased = lease(&buffer, "a").await.expect("it is there");
             assert_eq!(body(&leased), b"later");

@@ -1,6 +1,6 @@
 """Valid messages in every protocol and in JSON, cut at every byte or changed at random: CPython judges what is taken.
 
-What the codec refuses and CPython would take is counted by the codec's reason, and told at the end.
+Messages that the codec refuses and CPython would accept are counted by the codec's reason, and listed at the end.
 
     codec_mutations.py cut|change SEED COUNT
 """
@@ -53,7 +53,7 @@ def messages():
 
 
 def change_length(r, body):
-    """Another number in a place where a length, a memo number or a protocol may be."""
+    """Changes a number where a length, a memo number or a protocol may be."""
     width = r.choice([1, 1, 2, 4, 8])
     at = r.randrange(max(1, len(body) - width))
     number = int.from_bytes(body[at:at + width], "little")
@@ -67,21 +67,21 @@ def change(r, body, others):
     for _ in range(r.choice([1, 1, 1, 2, 3])):
         at = r.randrange(len(body))
         end = min(len(body), at + r.choice([1, 1, 2, 4, 8, 30]))
-        way = r.randrange(7)
-        if way == 0:
+        choice = r.randrange(7)
+        if choice == 0:
             body[at] ^= 1 << r.randrange(8)
-        elif way == 1:
+        elif choice == 1:
             del body[at:end]
-        elif way == 2:
+        elif choice == 2:
             body[at:at] = r.randbytes(r.choice([1, 1, 2, 4]))
-        elif way == 3:
+        elif choice == 3:
             body[at:at] = body[at:end]
-        elif way == 4:
-            # From a random place of one to a random place of another.
+        elif choice == 4:
+            # From a random offset of one to a random offset of another.
             other = r.choice(others)
             body[at:] = other[r.randrange(len(other)):]
-        elif way == 5:
-            # A few bytes of another in place of as many.
+        elif choice == 5:
+            # Replaces a few bytes by as many of another.
             other = r.choice(others)
             start = r.randrange(len(other))
             body[at:end] = other[start:start + end - at]
@@ -142,14 +142,14 @@ def changed(r, count):
         yield call, form, change(r, body, [other for _, of, other in made if of == form])
 
 
-def main(way, seed, count):
+def main(choice, seed, count):
     judge = Judge()
     r = random.Random(seed)
-    for number, (call, form, body) in enumerate(cut() if way == "cut" else changed(r, count)):
+    for number, (call, form, body) in enumerate(cut() if choice == "cut" else changed(r, count)):
         try:
             judge.check(call, form, body)
         except BaseException:
-            what = f"{way}, case {number} of seed {seed}, {call}{form}"
+            what = f"{choice}, case {number} of seed {seed}, {call}{form}"
             return f"{what}\n{traceback.format_exc()[-3000:]}\n{body[:3000]!r}", False
     return judge.report(), True
 

@@ -1,6 +1,6 @@
 """CPython as the judge of the codec: makes messages, and checks what was made of them.
 
-Three ways to make them: as picklers and `json` write them, which must be taken; these with random bytes changed; and
+Three kinds of them: as picklers and `json` write them, which must be accepted; these with random bytes changed; and
 pickles of opcodes in an order that no pickler writes. Whatever is taken, CPython must take with the same values.
 
 Speaks over stdin and stdout. A request is a call ("U": of a worker, "C": of the communication interface), a format
@@ -125,16 +125,16 @@ class Forgetful(pickle._Pickler):
 
 def dumps(r, message, cyclic):
     protocol = r.choice(PROTOCOLS)
-    way = r.randrange(5 if cyclic else 7)
+    choice = r.randrange(5 if cyclic else 7)
     imports = r.random() < 0.8
-    if way in (0, 1):
+    if choice in (0, 1):
         return pickle.dumps(message, protocol, fix_imports=imports)
-    if way == 2:
+    if choice == 2:
         return pickle._dumps(message, protocol, fix_imports=imports)
-    if way in (3, 4):
+    if choice in (3, 4):
         return pickletools.optimize(r.choice([pickle.dumps, pickle._dumps])(message, protocol))
     out = io.BytesIO()
-    if way == 5:
+    if choice == 5:
         pickler = pickle.Pickler(out, protocol)
         pickler.fast = True
     else:
@@ -356,16 +356,16 @@ def mutate(r, body):
     body = bytearray(body)
     for _ in range(r.choice([1, 1, 1, 2, 4])):
         at = r.randrange(len(body))
-        way = r.randrange(6)
-        if way == 0:
+        choice = r.randrange(6)
+        if choice == 0:
             body[at] = r.randrange(256)
-        elif way == 1:
+        elif choice == 1:
             body[at] ^= 1 << r.randrange(8)
-        elif way == 2:
+        elif choice == 2:
             body[at:at] = bytes([r.choice(b"()]}lt0123abeqrhjpgu.sd\x85\x86\x87\x88\x8f\x90\x91\x94\x95N")])
-        elif way == 3:
+        elif choice == 3:
             del body[at:at + r.randrange(1, 4)]
-        elif way == 4:
+        elif choice == 4:
             end = r.randrange(at, min(len(body), at + 40) + 1)
             to = r.randrange(len(body))
             body[to:to] = body[at:end]
@@ -400,20 +400,20 @@ def assemble(r):
     program, depths = [b"("], [0]
     for _ in range(r.randrange(1, 16)):
         depth = depths[-1]
-        way = r.randrange(8)
-        if depth == 0 or way < 3:
+        choice = r.randrange(8)
+        if depth == 0 or choice < 3:
             opcode, change = r.choice(pushes)(), 1
             if opcode[:1] == b"j":
                 opcode += bytes(3)
-        elif way == 3:
+        elif choice == 3:
             opcode, change = r.choice([b"q", b"r"]) + bytes([r.randrange(4)]), 0
             if opcode[:1] == b"r":
                 opcode += bytes(3)
-        elif way == 4:
+        elif choice == 4:
             opcode, change = r.choice([(b"\x94", 0), (b"2", 1), (b"0", -1), (b"\x85", 0), (b"p1\n", 0)])
-        elif way == 5 and depth >= 2:
+        elif choice == 5 and depth >= 2:
             opcode, change = r.choice([(b"a", -1), (b"\x86", -1), (b"R", -1), (b"\x93", -1)])
-        elif way == 6 and depth >= 3:
+        elif choice == 6 and depth >= 3:
             opcode, change = r.choice([(b"s", -2), (b"\x87", -2)])
         elif len(depths) > 1 and r.random() < 0.7:
             opcode = r.choice([b"t", b"l", b"d", b"\x91", b"e", b"u", b"\x90", b"1"])
@@ -483,17 +483,17 @@ def judge(call, form, body, valid):
 def main(seed, *counts):
     r = random.Random(seed)
     taken = [0, 0, 0]
-    for way, count in enumerate(counts):
+    for choice, count in enumerate(counts):
         for number in range(count):
-            call, form, body = ("U", "P", assemble(r)) if way == 2 else make(r)
-            while way == 1 and len(body) > 3000:
+            call, form, body = ("U", "P", assemble(r)) if choice == 2 else make(r)
+            while choice == 1 and len(body) > 3000:
                 call, form, body = make(r)
-            if way == 1:
+            if choice == 1:
                 body = mutate(r, body)
             try:
-                taken[way] += judge(call, form, body, way == 0)
+                taken[choice] += judge(call, form, body, choice == 0)
             except BaseException:
-                case = f"way {way}, case {number} of seed {seed}, {call}{form}"
+                case = f"choice {choice}, case {number} of seed {seed}, {call}{form}"
                 return f"{case}\n{traceback.format_exc()[-3000:]}\n{body[:3000]!r}", False
     counted = zip(taken, counts, ("valid", "mutated", "assembled"))
     return "taken: " + ", ".join(f"{some} of {count} {kind}" for some, count, kind in counted), True

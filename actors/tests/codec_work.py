@@ -250,10 +250,10 @@ def at_random(r):
     bits = r.randrange(3, 16)
     keys = []
     for _ in range(r.randrange(1, 4)):
-        way, count = r.randrange(5), r.randrange(1, 4_000)
+        choice, count = r.randrange(5), r.randrange(1, 4_000)
         step = r.choice([1, 1 << r.randrange(61), r.randrange(1, 1 << 40), MODULUS])
         start = r.randrange(-(1 << 40), 1 << 40)
-        hashes = [start + step * n for n in range(count)] if way < 3 else chain(bits, r.random() * 0.66, kind)[:count]
+        hashes = [start + step * n for n in range(count)] if choice < 3 else chain(bits, r.random() * 0.66, kind)[:count]
         make = r.choice([integer, integer, real, None])
         if make is None:
             keys += tuples([value % 2**64 for value in hashes[:500]])
@@ -280,9 +280,9 @@ def processor_time(body, allowed):
         os._exit(0)
     os.close(writing)
     with open(reading, "rb") as pipe:
-        told = pipe.read()
+        result = pipe.read()
     os.waitpid(child, 0)
-    return struct.unpack("<d", told)[0] if told else float("inf")
+    return struct.unpack("<d", result)[0] if result else float("inf")
 
 
 def taken(body):
@@ -362,12 +362,12 @@ def judge_honest():
     return f"{count} large dicts and sets are taken", True
 
 
-def main(way, seed, count):
-    if way == "honest":
+def main(choice, seed, count):
+    if choice == "honest":
         return judge_honest()
     r = random.Random(seed)
-    found = attacks() if way == "attacks" else (at_random(r) for _ in range(count))
-    return judge(found, 100_000 if way == "attacks" else 20_000)
+    found = attacks() if choice == "attacks" else (at_random(r) for _ in range(count))
+    return judge(found, 100_000 if choice == "attacks" else 20_000)
 
 
 if __name__ == "__main__":

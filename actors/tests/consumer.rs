@@ -1,4 +1,4 @@
-//! The consumer actor: what is stored is acknowledged, and what there is no room for goes back to the broker, once.
+//! The consumer actor: it acknowledges stored messages, and requeues each message that does not fit once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -15,15 +15,15 @@ use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, CommunicationInterfaceConsumer};
 
-/// What the actor tells the broker, in order.
+/// What the actor sends to the broker, in order.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+enum Command {
     Consume(u16),
     Settled(u64, Settlement),
 }
-use Told::{Consume, Settled};
+use Command::{Consume, Settled};
 
-struct Link(Sender<Told>);
+struct Link(Sender<Command>);
 
 impl ConsumerLink for Link {
     fn consume(&self, prefetch: u16) {
@@ -40,17 +40,17 @@ struct Consuming {
     consumer: Addr<CommunicationInterfaceConsumer>,
     buffer: Addr<BufferActor>,
     events: Box<dyn Fn(ConsumerEvent) + Send>,
-    tell: Sender<Told>,
-    told: Receiver<Told>,
+    sender: Sender<Command>,
+    receiver: Receiver<Command>,
 }
 
 impl Consuming {
     async fn start(max_bytes: u64) -> Self {
         let actor = move |store, found, _| BufferActor::new(store, found, max_bytes, Duration::from_secs(3_600));
         let buffer = OpenStore::new("test", Box::new(MemoryStore)).start(|_| {}, actor).expect("an empty store");
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let (start, started) = mpsc::channel();
-        let link = Link(tell.clone());
+        let link = Link(sender.clone());
         let ctx = Context::new();
         let start: StartConsuming = Box::new(move |events| {
             start.send(events).expect("the test waits");
@@ -60,7 +60,7 @@ impl Consuming {
         let consumer = ctx.run(CommunicationInterfaceConsumer::new(Decoder::start(), buffer.clone(), start, address));
         let events = started.recv().expect("it has started");
         events(ConsumerEvent::Connected);
-        Self { consumer, buffer, events, tell, told }
+        Self { consumer, buffer, events, sender, receiver }
     }
 
     /// Delivers a message that takes about so many bytes in the buffer.
@@ -78,7 +78,7 @@ impl Consuming {
 
     fn deliver_body(&self, number: u64, message: String, redelivered: bool) {
         let body = format!(r#"{{"TYPE": "ADD_BUFFER_MSG", "DATA": {{{message}}}}}"#);
-        let tell = self.tell.clone();
+        let sender = self.sender.clone();
         (self.events)(ConsumerEvent::Delivered(Delivery {
             fingerprint: Fingerprint::new(number.to_string().as_bytes(), None),
             body: Bytes::from(body),
@@ -86,31 +86,31 @@ impl Consuming {
             format: Format::Json,
             data_format: "not given".into(),
             redelivered,
-            settler: Settler::new(move |settlement| drop(tell.send(Settled(number, settlement)))),
+            settler: Settler::new(move |settlement| drop(sender.send(Settled(number, settlement)))),
         }));
     }
 
-    /// The next thing that the broker is told.
-    async fn told(&self) -> Told {
+    /// The next command to the broker.
+    async fn command(&self) -> Command {
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
-            match self.told.try_recv() {
-                Ok(told) => {
-                    if told == Consume(0) {
+            match self.receiver.try_recv() {
+                Ok(command) => {
+                    if command == Consume(0) {
                         (self.events)(ConsumerEvent::Cancelled);
                     }
-                    return told;
+                    return command;
                 }
                 Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
-                Err(_) => panic!("the broker is told nothing more"),
+                Err(_) => panic!("the broker gets no further command"),
             }
         }
     }
 
-    async fn tell(&self, count: usize) -> Vec<Told> {
+    async fn commands(&self, count: usize) -> Vec<Command> {
         let mut all = Vec::new();
         for _ in 0..count {
-            all.push(self.told().await);
+            all.push(self.command().await);
         }
         all
     }
@@ -120,7 +120,7 @@ impl Consuming {
         let mut prefetch = 1;
         for number in first.. {
             self.deliver(number, &number.to_string(), 10, true);
-            while let Consume(more) = self.told().await {
+            while let Consume(more) = self.command().await {
                 assert_eq!(more, 2 * prefetch);
                 prefetch = more;
             }
@@ -162,29 +162,29 @@ async fn while_the_buffer_is_full_nothing_is_consumed_and_pending_deliveries_are
     for number in 1..=6 {
         consuming.deliver(number, &number.to_string(), 40_000, false);
     }
-    let mut told = consuming.tell(7).await;
+    let mut commands = consuming.commands(7).await;
     // acknowledgements and the end of consuming may cross
-    told.sort_by_key(|told| match told {
+    commands.sort_by_key(|command| match command {
         Consume(_) => 0,
         Settled(number, _) => *number,
     });
     let requeued = |number| Settled(number, Settlement::Requeue);
     let acknowledged = |number| Settled(number, Settlement::Ack);
-    assert_eq!(told[..4], [Consume(0), acknowledged(1), acknowledged(2), acknowledged(3)]);
-    assert_eq!(told[4..], [requeued(4), requeued(5), requeued(6)]);
+    assert_eq!(commands[..4], [Consume(0), acknowledged(1), acknowledged(2), acknowledged(3)]);
+    assert_eq!(commands[4..], [requeued(4), requeued(5), requeued(6)]);
     assert!(consuming.consumer.send(GetConsumerState).await.expect("alive").paused);
 
-    // one at a time while there is little room: the next one that there is no room for goes back alone
+    // One at a time while there is little capacity: the next message that does not fit is requeued alone.
     assert_eq!(consuming.fetch("1").await, "1");
-    assert_eq!(consuming.told().await, Consume(1));
+    assert_eq!(consuming.command().await, Consume(1));
     consuming.deliver(4, "4", 40_000, true);
-    assert_eq!(consuming.told().await, acknowledged(4));
+    assert_eq!(consuming.command().await, acknowledged(4));
     consuming.deliver(5, "5", 40_000, true);
-    assert_eq!(consuming.tell(2).await, [Consume(0), requeued(5)]);
+    assert_eq!(consuming.commands(2).await, [Consume(0), requeued(5)]);
     for uuid in ["2", "3", "4"] {
         consuming.fetch(uuid).await;
     }
-    assert_eq!(consuming.told().await, Consume(1));
+    assert_eq!(consuming.command().await, Consume(1));
     assert!(!consuming.consumer.send(GetConsumerState).await.expect("alive").paused);
     consuming.grows_with_small_ones(5).await;
 }
@@ -195,11 +195,11 @@ async fn deliveries_beyond_the_limit_are_requeued_and_large_ones_are_consumed_on
     let consuming = Consuming::start(1 << 30).await;
     consuming.deliver_padded(1, LARGE, false);
     consuming.deliver_padded(2, LARGE, false);
-    assert_eq!(consuming.tell(2).await, [Consume(0), Settled(1, Settlement::Ack)]);
-    assert_eq!(consuming.told().await, Settled(2, Settlement::Requeue));
-    assert_eq!(consuming.told().await, Consume(1));
+    assert_eq!(consuming.commands(2).await, [Consume(0), Settled(1, Settlement::Ack)]);
+    assert_eq!(consuming.command().await, Settled(2, Settlement::Requeue));
+    assert_eq!(consuming.command().await, Consume(1));
     consuming.deliver_padded(2, LARGE, true);
-    assert_eq!(consuming.told().await, Settled(2, Settlement::Ack));
+    assert_eq!(consuming.command().await, Settled(2, Settlement::Ack));
     consuming.grows_with_small_ones(3).await;
 }
 
@@ -210,16 +210,16 @@ async fn what_follows_a_requeued_delivery_is_requeued_too_however_small() {
     consuming.deliver_padded(1, LARGE, false);
     consuming.deliver_body(2, format!(r#""BUFFER_UUID": "id", "BUFFER_MSG": 2{}"#, " ".repeat(LARGE)), false);
     consuming.deliver(3, "id", 100, false);
-    let told = consuming.tell(4).await;
+    let commands = consuming.commands(4).await;
     assert_eq!(
-        told,
+        commands,
         [Consume(0), Settled(1, Settlement::Ack), Settled(2, Settlement::Requeue), Settled(3, Settlement::Requeue)]
     );
-    assert_eq!(consuming.told().await, Consume(1));
+    assert_eq!(consuming.command().await, Consume(1));
     consuming.deliver_body(2, format!(r#""BUFFER_UUID": "id", "BUFFER_MSG": 2{}"#, " ".repeat(LARGE)), true);
-    assert_eq!(consuming.told().await, Settled(2, Settlement::Ack));
+    assert_eq!(consuming.command().await, Settled(2, Settlement::Ack));
     consuming.deliver(3, "id", 100, true);
-    assert_eq!(consuming.told().await, Settled(3, Settlement::Ack));
+    assert_eq!(consuming.command().await, Settled(3, Settlement::Ack));
     assert_eq!(consuming.fetch("id").await, "3");
 }
 
@@ -227,12 +227,12 @@ async fn what_follows_a_requeued_delivery_is_requeued_too_however_small() {
 async fn nothing_is_consumed_again_before_the_broker_has_ended_the_deliveries_of_before() {
     let consuming = Consuming::start(100_000).await;
     consuming.deliver(1, "full", 60_000, false);
-    assert_eq!(consuming.told().await, Settled(1, Settlement::Ack));
+    assert_eq!(consuming.command().await, Settled(1, Settlement::Ack));
     consuming.deliver(2, "id", 60_000, false);
-    // not by `told`, which would say that it has been done
+    // Not by `command`, which would report to the actor that it has been carried out.
     let next = async || loop {
-        match consuming.told.try_recv() {
-            Ok(told) => return told,
+        match consuming.receiver.try_recv() {
+            Ok(command) => return command,
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     };
@@ -241,7 +241,7 @@ async fn nothing_is_consumed_again_before_the_broker_has_ended_the_deliveries_of
     // longer than it takes to see that there is space
     tokio::time::sleep(Duration::from_millis(600)).await;
     consuming.deliver(3, "id", 100, false);
-    assert_eq!(next().await, Settled(3, Settlement::Requeue), "it was on its way, behind the one that went back");
+    assert_eq!(next().await, Settled(3, Settlement::Requeue), "it was delivered after the requeued one");
     (consuming.events)(ConsumerEvent::Cancelled);
     assert_eq!(next().await, Consume(1));
 }
@@ -267,8 +267,8 @@ impl Queue {
         }
     }
 
-    fn take(&mut self, told: Told) {
-        match told {
+    fn take(&mut self, command: Command) {
+        match command {
             Consume(prefetch) => self.prefetch = prefetch,
             Settled(number, settlement) => {
                 let message = self.unsettled.remove(&number).expect("it was delivered");
@@ -308,11 +308,11 @@ async fn empty_through(max_bytes: u64, messages: u64, names: u64, size: fn(u64) 
         if is_empty && consuming.state().await.messages == 0 {
             break;
         }
-        while let Ok(told) = consuming.told.try_recv() {
-            if told == Consume(0) {
+        while let Ok(command) = consuming.receiver.try_recv() {
+            if command == Consume(0) {
                 (consuming.events)(ConsumerEvent::Cancelled);
             }
-            queue.take(told);
+            queue.take(command);
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -333,31 +333,31 @@ async fn messages_of_one_uuid_stay_in_order_through_a_buffer_that_is_full_again_
     assert!(deliveries <= 2, "one message was delivered {deliveries} times");
 }
 
-/// While the earlier one is on its way to the store, or has no space there, the later one waits.
+/// The later message waits while the earlier one is being stored, or does not fit.
 #[actix::test]
 async fn a_later_message_of_a_uuid_is_stored_only_after_the_earlier_one() {
     let consuming = Consuming::start(100_000).await;
     consuming.deliver(1, "full", 60_000, false);
-    assert_eq!(consuming.told().await, Settled(1, Settlement::Ack));
+    assert_eq!(consuming.command().await, Settled(1, Settlement::Ack));
     consuming.deliver(2, "id", 60_000, false);
     consuming.deliver(3, "id", 100, false);
     let requeued = |number| Settled(number, Settlement::Requeue);
-    assert_eq!(consuming.tell(3).await, [Consume(0), requeued(2), requeued(3)]);
-    (consuming.events)(ConsumerEvent::Disconnected { reason: "gone".into() });
+    assert_eq!(consuming.commands(3).await, [Consume(0), requeued(2), requeued(3)]);
+    (consuming.events)(ConsumerEvent::Disconnected { reason: "lost".into() });
     assert_eq!(consuming.fetch("full").await, "1");
-    assert_eq!(consuming.told().await, Consume(1));
+    assert_eq!(consuming.command().await, Consume(1));
     (consuming.events)(ConsumerEvent::Connected);
     consuming.deliver(2, "id", 60_000, true);
     consuming.deliver(3, "id", 100, true);
-    assert_eq!(consuming.tell(2).await, [Settled(2, Settlement::Ack), Settled(3, Settlement::Ack)]);
+    assert_eq!(consuming.commands(2).await, [Settled(2, Settlement::Ack), Settled(3, Settlement::Ack)]);
     assert_eq!(consuming.state().await.messages, 1);
     // both acknowledgements are lost with the connection, and the broker delivers them again in either order
     for redelivered in [[2, 3], [3, 2]] {
-        (consuming.events)(ConsumerEvent::Disconnected { reason: "gone".into() });
+        (consuming.events)(ConsumerEvent::Disconnected { reason: "lost".into() });
         (consuming.events)(ConsumerEvent::Connected);
         for number in redelivered {
             consuming.deliver(number, "id", if number == 2 { 60_000 } else { 100 }, true);
-            assert_eq!(consuming.told().await, Settled(number, Settlement::Ack));
+            assert_eq!(consuming.command().await, Settled(number, Settlement::Ack));
         }
     }
     assert_eq!(consuming.state().await.messages, 1);

@@ -18,7 +18,8 @@ use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
 
-/// One large message has room beside any number of small ones, whatever is kept beside their bodies; two have not.
+/// The capacity is enough for one large message and any number of small ones, whatever their metas; not for two large
+/// ones.
 const MAX_BYTES: u64 = 400_000;
 
 #[derive(Clone, Debug)]
@@ -57,7 +58,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A message of the model; its number tells it from all others.
+/// A message of the model; its number is unique.
 #[derive(Clone, Debug)]
 struct Message {
     number: usize,
@@ -70,9 +71,9 @@ struct Model {
     messages: BTreeMap<u8, Message>,
     /// What was replaced while it was delivered: the length of its body, by its number.
     lingering: BTreeMap<usize, u64>,
-    /// What a broker has brought and the service has taken, by its place in `brought`.
+    /// The deliveries of the broker that the service has accepted, by their index in `consumed`.
     known: BTreeSet<usize>,
-    brought: Vec<(u8, Vec<u8>)>,
+    consumed: Vec<(u8, Vec<u8>)>,
     numbers: usize,
 }
 
@@ -85,7 +86,7 @@ impl Model {
         self.messages.values().map(|message| message.body.len() as u64).sum()
     }
 
-    /// Whether there is room for it, and takes it then.
+    /// Whether there is capacity for it. If so, counts it.
     fn add(&mut self, uuid: u8, body: &[u8]) -> bool {
         let replaced =
             self.messages.get(&uuid).map(|message| (message.leased, message.number, message.body.len() as u64));
@@ -156,13 +157,13 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
                 let taken = model.add(uuid, &body);
                 assert_eq!(add(uuid, &body, Some(delivery)).await, taken);
                 if taken {
-                    model.known.insert(model.brought.len());
+                    model.known.insert(model.consumed.len());
                 }
-                model.brought.push((uuid, body));
+                model.consumed.push((uuid, body));
             }
-            Step::Redeliver(index) if !model.brought.is_empty() => {
-                let at = index.index(model.brought.len());
-                let (uuid, body) = model.brought[at].clone();
+            Step::Redeliver(index) if !model.consumed.is_empty() => {
+                let at = index.index(model.consumed.len());
+                let (uuid, body) = model.consumed[at].clone();
                 let delivery = BrokerDelivery { fingerprint: Fingerprint::new(&body, None), redelivered: true };
                 let taken = model.known.contains(&at) || model.add(uuid, &body);
                 assert_eq!(add(uuid, &body, Some(delivery)).await, taken);

@@ -1,4 +1,4 @@
-//! Messages that the broker refuses for good: found, kept through restarts, published or deleted at somebody's word.
+//! Parked messages: found, kept through restarts, and published or deleted on request.
 
 use std::path::Path;
 
@@ -64,7 +64,7 @@ impl Service {
             format: Format::Pickle,
             body: Payload::from_parts(vec![Bytes::copy_from_slice(body.as_bytes())]),
         };
-        self.publisher.send(SendMessageToUserManager(message)).await.expect("alive").expect("room");
+        self.publisher.send(SendMessageToUserManager(message)).await.expect("alive").expect("accepted");
     }
 
     /// What is published until the actor has nothing more to do.
@@ -85,7 +85,7 @@ impl Service {
     }
 
     async fn stop(self) {
-        // nothing is on its way, or it is not waited for
+        // Nothing is being published, or nobody waits for it.
         self.disconnect();
         self.publisher.send(Drain).await.expect("alive");
     }
@@ -217,7 +217,7 @@ async fn of_many_suspects_the_one_that_the_broker_refuses_alone_is_parked() {
     };
     refuse(&mut service);
     let mut arrived = Vec::new();
-    // one is on its way at a time, until all five have an outcome
+    // One is published at a time, until all five have an outcome.
     while arrived.len() < 4 {
         let published = service.published().await;
         let [(seq, text)] = &published[..] else { panic!("{published:?}") };

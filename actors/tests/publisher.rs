@@ -97,12 +97,12 @@ async fn what_has_no_outcome_when_the_connection_ends_is_sent_again_under_its_id
     let (publisher, broker) = with_broker().await;
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     for body in [b"1", b"2", b"3"] {
-        send(&publisher, body).await.expect("room");
+        send(&publisher, body).await.expect("accepted");
     }
     state(&publisher).await;
     let first = broker.published();
     broker.outcome(1, Outcome::Confirmed);
-    (broker.events)(PublisherEvent::Disconnected { reason: "gone".into(), lost: false });
+    (broker.events)(PublisherEvent::Disconnected { reason: "lost".into(), lost: false });
     (broker.events)(PublisherEvent::Connected { epoch: 2 });
     state(&publisher).await;
     let second = broker.published();
@@ -117,7 +117,7 @@ async fn a_returned_message_is_tried_alone_until_the_broker_takes_it_and_order_i
     let (publisher, broker) = with_broker().await;
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     for body in [b"1", b"2", b"3"] {
-        send(&publisher, body).await.expect("room");
+        send(&publisher, body).await.expect("accepted");
     }
     state(&publisher).await;
     let first = broker.published();
@@ -155,7 +155,7 @@ async fn a_message_that_the_broker_will_never_take_is_set_aside_and_the_others_f
     let (publisher, broker) = with_broker().await;
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     for body in [b"1", b"2"] {
-        send(&publisher, body).await.expect("room");
+        send(&publisher, body).await.expect("accepted");
     }
     broker.outcome(1, Outcome::Refused("406 PRECONDITION_FAILED".into()));
     (broker.events)(PublisherEvent::Disconnected { reason: "406".into(), lost: false });
@@ -171,7 +171,7 @@ async fn a_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
     let (publisher, broker) = with_broker().await;
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     for body in [b"1", b"2"] {
-        send(&publisher, body).await.expect("room");
+        send(&publisher, body).await.expect("accepted");
     }
     broker.outcome(1, Outcome::Unreadable("the file is too short".into()));
     broker.outcome(2, Outcome::Confirmed);
@@ -202,7 +202,7 @@ async fn messages_larger_than_the_broker_takes_are_not_accepted_once_it_has_refu
     let (publisher, broker) = with_broker().await;
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     for body in [&b"large"[..], b"larger", b"ok"] {
-        send(&publisher, body).await.expect("room");
+        send(&publisher, body).await.expect("accepted");
     }
     state(&publisher).await;
     broker.published();
@@ -227,7 +227,7 @@ async fn messages_larger_than_the_broker_takes_are_not_accepted_once_it_has_refu
 
     // and one that comes back after a lost connection may be another
     (broker.events)(PublisherEvent::SizeLimit(4));
-    (broker.events)(PublisherEvent::Disconnected { reason: "gone".into(), lost: true });
+    (broker.events)(PublisherEvent::Disconnected { reason: "lost".into(), lost: true });
     send(&publisher, b"larger").await.expect_err("as far as is known");
     (broker.events)(PublisherEvent::Connected { epoch: 3 });
     state(&publisher).await;
@@ -242,7 +242,7 @@ async fn a_queue_that_takes_few_messages_is_not_offered_many() {
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     let sent: Vec<_> = (0..1_200).map(|_| publisher.send(frame(b"x"))).collect();
     for sent in sent {
-        sent.await.expect("alive").expect("room");
+        sent.await.expect("alive").expect("accepted");
     }
     let mut offered = 0;
     for _ in 0..MESSAGES {
@@ -265,7 +265,7 @@ async fn the_window_opens_again_when_the_broker_takes_what_it_is_offered() {
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     let sent: Vec<_> = (0..2_000).map(|_| publisher.send(frame(b"x"))).collect();
     for sent in sent {
-        sent.await.expect("alive").expect("room");
+        sent.await.expect("alive").expect("accepted");
     }
     state(&publisher).await;
     broker.published().iter().for_each(|publication| broker.outcome(publication.seq, Outcome::Nacked));
@@ -287,7 +287,7 @@ async fn the_window_bounds_what_is_unconfirmed() {
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     let sent: Vec<_> = (0..1_500).map(|_| publisher.send(frame(b"x"))).collect();
     for sent in sent {
-        sent.await.expect("alive").expect("room");
+        sent.await.expect("alive").expect("accepted");
     }
     state(&publisher).await;
     assert_eq!(broker.published().len(), 1_000);
@@ -299,9 +299,9 @@ async fn the_window_bounds_what_is_unconfirmed() {
 #[actix::test]
 async fn the_outbox_takes_bytes_up_to_its_limit() {
     let publisher = start(1_000);
-    send(&publisher, &[0; 60]).await.expect("room");
+    send(&publisher, &[0; 60]).await.expect("accepted");
     let taken = state(&publisher).await.bytes;
-    let error = send(&publisher, &[0; 60]).await.expect_err("no room");
+    let error = send(&publisher, &[0; 60]).await.expect_err("no capacity");
     assert!(matches!(error, Error::NoRoom { held, limit: 1_000, .. } if held == taken), "{error}");
 }
 
@@ -313,17 +313,17 @@ async fn the_cost_of_a_message_includes_its_meta() {
         accepted += 1;
     }
     assert!(accepted < 2_048, "{accepted} empty messages within 1 MiB: each takes more than 512 bytes");
-    let taken = take(&publisher, MINUTE).await.await.expect("lent");
+    let taken = take(&publisher, MINUTE).await.await.expect("leased");
     taken.lease.delivered();
     publisher.send(DeleteMessage { message_id: taken.message_id }).await.expect("alive").expect("it is there");
-    send(&publisher, b"").await.expect("there is room again");
+    send(&publisher, b"").await.expect("capacity again");
 }
 
 #[actix::test]
 async fn a_deleted_message_counts_until_nobody_reads_it_any_more() {
     let publisher = start(ROOM);
     let large = vec![7; ROOM as usize / 2];
-    send(&publisher, &large).await.expect("room");
+    send(&publisher, &large).await.expect("accepted");
     let shown = take(&publisher, Duration::ZERO).await.await.expect("shown");
     let leased = take(&publisher, MINUTE).await.await.expect("leased");
     publisher.send(DeleteMessage { message_id: leased.message_id }).await.expect("alive").expect("it is there");
@@ -334,8 +334,8 @@ async fn a_deleted_message_counts_until_nobody_reads_it_any_more() {
         assert!(state(&publisher).await.full);
         drop(reader);
     }
-    assert!(!state(&publisher).await.full, "there is room again");
-    send(&publisher, &large).await.expect("there is room again");
+    assert!(!state(&publisher).await.full, "there is capacity again");
+    send(&publisher, &large).await.expect("capacity again");
 }
 
 /// Asks for the next message. The first `await` ends when the publisher knows that; the second, with the message.
@@ -360,10 +360,10 @@ async fn messages_are_leased_in_order_and_deleted_when_done() {
     let mut early = take(&publisher, MINUTE).await;
     assert!(futures::poll!(&mut early).is_pending(), "there is nothing yet");
     for body in [b"1", b"2"] {
-        send(&publisher, body).await.expect("room");
+        send(&publisher, body).await.expect("accepted");
     }
-    let first = early.await.expect("lent as soon as it came");
-    let second = take(&publisher, MINUTE).await.await.expect("lent");
+    let first = early.await.expect("leased as soon as it arrived");
+    let second = take(&publisher, MINUTE).await.await.expect("leased");
     assert_eq!(first.payload.read_all().expect("readable"), "1");
     assert_eq!(second.payload.read_all().expect("readable"), "2");
     assert_eq!((first.delivery_count, first.format), (1, Format::Pickle));
@@ -380,8 +380,8 @@ async fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_wai
     let publisher = start(ROOM);
     let look = take(&publisher, Duration::ZERO).await;
     let lease = take(&publisher, MINUTE).await;
-    send(&publisher, b"1").await.expect("room");
-    let (seen, leased) = (look.await.expect("shown"), lease.await.expect("lent"));
+    send(&publisher, b"1").await.expect("accepted");
+    let (seen, leased) = (look.await.expect("shown"), lease.await.expect("leased"));
     assert_eq!((seen.message_id, seen.delivery_count), (leased.message_id, 0));
     assert_eq!(leased.delivery_count, 1);
     drop(seen);
@@ -393,8 +393,8 @@ async fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_wai
 async fn a_message_that_does_not_reach_its_reader_is_leased_to_the_next() {
     let publisher = start(ROOM);
     drop(take(&publisher, MINUTE).await);
-    send(&publisher, b"1").await.expect("room");
-    let first = take(&publisher, MINUTE).await.await.expect("the one who has gone does not get it");
+    send(&publisher, b"1").await.expect("accepted");
+    let first = take(&publisher, MINUTE).await.await.expect("the request that has hung up does not get it");
     let id = first.message_id;
     drop(first);
     let second = take(&publisher, MINUTE).await.await.expect("put back at once");
@@ -405,13 +405,13 @@ async fn a_message_that_does_not_reach_its_reader_is_leased_to_the_next() {
 async fn a_leased_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
     let publisher = start(ROOM);
     for body in [b"1", b"2"] {
-        send(&publisher, body).await.expect("room");
+        send(&publisher, body).await.expect("accepted");
     }
-    let first = take(&publisher, MINUTE).await.await.expect("lent");
+    let first = take(&publisher, MINUTE).await.await.expect("leased");
     let id = first.message_id;
-    // one that may be readable later is lent again
+    // one that may be readable later is leased again
     first.lease.unreadable(&io::ErrorKind::WouldBlock.into());
-    let again = take(&publisher, MINUTE).await.await.expect("lent");
+    let again = take(&publisher, MINUTE).await.await.expect("leased");
     assert_eq!(again.message_id, id);
     again.lease.unreadable(&io::ErrorKind::UnexpectedEof.into());
     let second = take(&publisher, MINUTE).await.await.expect("not waiting behind the first");
@@ -424,27 +424,27 @@ async fn a_leased_message_that_cannot_be_read_is_set_aside_and_the_others_flow()
 #[actix::test]
 async fn a_message_that_is_only_shown_and_cannot_be_read_is_set_aside_once() {
     let publisher = start(ROOM);
-    send(&publisher, b"1").await.expect("room");
+    send(&publisher, b"1").await.expect("accepted");
     let shown = take(&publisher, Duration::ZERO).await.await.expect("shown");
-    let lent = take(&publisher, MINUTE).await.await.expect("lent");
+    let leased = take(&publisher, MINUTE).await.await.expect("leased");
     shown.lease.unreadable(&io::ErrorKind::UnexpectedEof.into());
-    lent.lease.unreadable(&io::ErrorKind::UnexpectedEof.into());
+    leased.lease.unreadable(&io::ErrorKind::UnexpectedEof.into());
     assert_eq!(parked(&publisher).await.len(), 1);
-    assert!(futures::poll!(take(&publisher, MINUTE).await).is_pending(), "a parked message is lent to nobody");
+    assert!(futures::poll!(take(&publisher, MINUTE).await).is_pending(), "nobody can lease a parked message");
 }
 
 #[actix::test]
 async fn a_message_that_is_not_deleted_in_time_is_leased_again() {
     let publisher = start(ROOM);
-    send(&publisher, b"1").await.expect("room");
-    let first = take(&publisher, Duration::from_millis(50)).await.await.expect("lent");
+    send(&publisher, b"1").await.expect("accepted");
+    let first = take(&publisher, Duration::from_millis(50)).await.await.expect("leased");
     let id = first.message_id;
     first.lease.delivered();
-    let second = take(&publisher, MINUTE).await.await.expect("lent when the first loan is over");
+    let second = take(&publisher, MINUTE).await.await.expect("leased when the first lease is over");
     assert_eq!((second.message_id, second.delivery_count), (id, 2));
     publisher.send(DeleteMessage { message_id: id }).await.expect("alive").expect("done with");
     drop(second);
-    assert_eq!(state(&publisher).await.messages, 0, "a loan that ends late brings nothing back");
+    assert_eq!(state(&publisher).await.messages, 0, "a lease that ends late restores nothing");
 }
 
 #[actix::test]
@@ -454,7 +454,7 @@ async fn with_a_broker_nobody_takes_messages_here() {
     assert!(matches!(taken, Err(Error::BrokerIsConfigured)));
 }
 
-/// A store whose disk is full for removals, while it is told so.
+/// A store whose disk is full for removals while the flag is set.
 struct FullForRemovals(Arc<AtomicBool>);
 
 impl Store for FullForRemovals {
@@ -472,7 +472,7 @@ async fn a_message_whose_removal_is_refused_is_offered_again_until_it_is_removed
     let full = Arc::new(AtomicBool::new(true));
     let store = OpenStore::new("test", Box::new(FullForRemovals(Arc::clone(&full))));
     let publisher = support::start(store, 1 << 30, None);
-    send(&publisher, b"message").await.expect("room");
+    send(&publisher, b"message").await.expect("accepted");
     for _ in 0..2 {
         let taken = take(&publisher, Duration::from_secs(60)).await.await.expect("a message");
         assert_eq!(taken.payload.read_all().expect("readable"), &b"message"[..]);
@@ -485,9 +485,9 @@ async fn a_message_whose_removal_is_refused_is_offered_again_until_it_is_removed
     }
     full.store(false, Ordering::SeqCst);
     let message_id = take(&publisher, Duration::from_secs(60)).await.await.expect("a message").message_id;
-    publisher.send(DeleteMessage { message_id }).await.expect("alive").expect("there is room");
-    let gone = publisher.send(DeleteMessage { message_id }).await.expect("alive").expect_err("it is gone");
-    assert!(matches!(gone, Error::NoSuchMessage), "{gone}");
+    publisher.send(DeleteMessage { message_id }).await.expect("alive").expect("accepted");
+    let error = publisher.send(DeleteMessage { message_id }).await.expect("alive").expect_err("it is deleted");
+    assert!(matches!(error, Error::NoSuchMessage), "{error}");
     let state = state(&publisher).await;
     assert_eq!((state.messages, state.forwarded_total), (0, 1));
 }

@@ -83,15 +83,16 @@ fn compacted(store: &mut impl Store) -> Vec<(Seq, Payload)> {
 fn keeps_the_contract(mut store: impl Store) {
     let long = pattern(2, 3_000_000);
     let committed =
-        store.commit(&[put(1, "a", b"first"), put(2, "b", &long), put(3, "c", b"")], Durable::Now).expect("room");
+        store.commit(&[put(1, "a", b"first"), put(2, "b", &long), put(3, "c", b"")], Durable::Now).expect("committed");
     assert_eq!(committed.len(), 3);
     assert_eq!(body(&committed[0]), b"first");
     assert_eq!(body(&committed[1]), long);
     assert_eq!(committed[1].read(999_990, 20).expect("readable"), long[999_990..1_000_010]);
     assert_eq!(committed[1].read(2_999_999, 20).expect("readable").len(), 1);
     assert!(committed[2].is_empty());
-    let later =
-        store.commit(&[Change::Remove(2), Change::Remove(77), put(4, "d", b"fourth")], Durable::Now).expect("room");
+    let later = store
+        .commit(&[Change::Remove(2), Change::Remove(77), put(4, "d", b"fourth")], Durable::Now)
+        .expect("committed");
     assert_eq!(later.len(), 1);
     assert_eq!(body(&committed[1]), long, "who holds a body can read it after its removal");
     assert!(store.commit(&[], Durable::Now).expect("nothing to do").is_empty());
@@ -123,10 +124,10 @@ fn a_second_server_is_kept_off_the_directory() {
 fn a_tail_that_a_crash_has_torn_is_cut_off_at_any_byte() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(1, "kept", &pattern(1, 500))], Durable::Now).expect("room");
+    store.commit(&[put(1, "kept", &pattern(1, 500))], Durable::Now).expect("committed");
     let path = segments(directory.path()).remove(0);
     let kept = fs::metadata(&path).expect("a segment").len();
-    store.commit(&[put(2, "torn", &pattern(2, 100))], Durable::Now).expect("room");
+    store.commit(&[put(2, "torn", &pattern(2, 100))], Durable::Now).expect("committed");
     drop(store);
     let whole = records(&path);
     for len in kept + 1..whole.len() as u64 {
@@ -142,7 +143,7 @@ fn a_tail_that_a_crash_has_torn_is_cut_off_at_any_byte() {
     }
     // and the log goes on where it was cut
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(3, "after", b"more")], Durable::Now).expect("room");
+    store.commit(&[put(3, "after", b"more")], Durable::Now).expect("committed");
     drop(store);
     assert_eq!(reopened(directory.path()).keys().copied().collect::<Vec<_>>(), [1, 3]);
 }
@@ -151,10 +152,10 @@ fn a_tail_that_a_crash_has_torn_is_cut_off_at_any_byte() {
 fn a_garbled_tail_is_cut_off() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(1, "kept", b"sound")], Durable::Now).expect("room");
+    store.commit(&[put(1, "kept", b"sound")], Durable::Now).expect("committed");
     let path = segments(directory.path()).remove(0);
     let kept = fs::metadata(&path).expect("a segment").len();
-    store.commit(&[put(2, "garbled", &pattern(2, 100))], Durable::Now).expect("room");
+    store.commit(&[put(2, "garbled", &pattern(2, 100))], Durable::Now).expect("committed");
     drop(store);
     let whole = fs::read(&path).expect("a segment");
     for at in kept..records(&path).len() as u64 {
@@ -169,7 +170,7 @@ fn a_garbled_tail_is_cut_off() {
 fn two_segments(directory: &Path) -> PathBuf {
     let (mut store, _) = open(directory);
     for seq in 1..=20 {
-        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))], Durable::Now).expect("room");
+        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))], Durable::Now).expect("committed");
     }
     let segments = segments(directory);
     assert!(segments.len() > 1, "{segments:?}");
@@ -194,7 +195,7 @@ fn damage_before_a_later_commit_is_refused_in_the_newest_segment_too() {
     for seq in 1..=3 {
         store
             .commit(&[put(seq, "meta", &pattern(seq, 200)), put(seq + 10, "meta", b"second")], Durable::Now)
-            .expect("room");
+            .expect("committed");
         ends.push(records(&segments(directory.path())[0]).len());
     }
     drop(store);
@@ -225,7 +226,7 @@ fn small_commits_overwrite_zeros_that_stand_ready_and_are_found_again_with_them(
         let (mut store, found) = open(directory.path());
         assert_eq!(found.len() as u64, first - 1);
         for seq in first..first + 100 {
-            store.commit(&[put(seq, "meta", &pattern(seq, 300))], Durable::Now).expect("room");
+            store.commit(&[put(seq, "meta", &pattern(seq, 300))], Durable::Now).expect("committed");
             lengths.push(fs::metadata(&segments(directory.path())[0]).expect("a segment").len());
         }
     }
@@ -240,8 +241,8 @@ fn a_commit_between_large_ones_gets_no_zeros_behind_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
     for seq in 1..=10 {
-        store.commit(&[put(2 * seq, "large", &pattern(seq, 200_000))], Durable::Now).expect("room");
-        store.commit(&[put(2 * seq + 1, "small", b"small")], Durable::Now).expect("room");
+        store.commit(&[put(2 * seq, "large", &pattern(seq, 200_000))], Durable::Now).expect("committed");
+        store.commit(&[put(2 * seq + 1, "small", b"small")], Durable::Now).expect("committed");
         let path = segments(directory.path()).remove(0);
         assert_eq!(fs::metadata(&path).expect("a segment").len(), records(&path).len() as u64);
     }
@@ -252,7 +253,7 @@ fn small_segments(directory: &Path) -> Vec<PathBuf> {
     let opened = LogStore::open_on(Arc::new(SystemDisk), directory, 64 << 10);
     let (mut store, _) = opened.expect("the store opens");
     for seq in 1..=1_000 {
-        store.commit(&[put(seq, "meta", &pattern(seq, 300))], Durable::Now).expect("room");
+        store.commit(&[put(seq, "meta", &pattern(seq, 300))], Durable::Now).expect("committed");
     }
     segments(directory)
 }
@@ -273,14 +274,14 @@ fn a_segment_that_is_followed_by_another_ends_with_its_last_record() {
 fn a_body_that_looks_like_a_log_does_not_make_a_torn_tail_look_like_damage() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(1, "meta", b"first")], Durable::Now).expect("room");
+    store.commit(&[put(1, "meta", b"first")], Durable::Now).expect("committed");
     let path = segments(directory.path()).remove(0);
     let kept = fs::metadata(&path).expect("a segment").len();
     // what another log's file holds, sent as a message
     let other = tempfile::tempdir().expect("a directory");
-    open(other.path()).0.commit(&[put(7, "meta", b"second")], Durable::Now).expect("room");
+    open(other.path()).0.commit(&[put(7, "meta", b"second")], Durable::Now).expect("committed");
     let body = fs::read(&segments(other.path())[0]).expect("a segment");
-    store.commit(&[put(2, "meta", &body)], Durable::Now).expect("room");
+    store.commit(&[put(2, "meta", &body)], Durable::Now).expect("committed");
     drop(store);
     let mut torn = fs::read(&path).expect("a segment");
     torn[kept as usize + 9] ^= 1;
@@ -293,7 +294,7 @@ fn a_missing_segment_is_refused_and_an_empty_one_in_its_place_gives_up_what_was_
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
     for seq in 1..=60 {
-        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))], Durable::Now).expect("room");
+        store.commit(&[put(seq, "large", &pattern(seq, 1 << 20))], Durable::Now).expect("committed");
     }
     drop(store);
     let missing = segments(directory.path()).remove(1);
@@ -304,7 +305,7 @@ fn a_missing_segment_is_refused_and_an_empty_one_in_its_place_gives_up_what_was_
     let found: Vec<Seq> = reopened(directory.path()).into_keys().collect();
     assert!(found.contains(&1) && found.contains(&60) && found.len() < 60, "{found:?}");
     let (mut store, _) = open(directory.path());
-    store.commit(&found.iter().map(|&seq| Change::Remove(seq)).collect::<Vec<_>>(), Durable::Now).expect("room");
+    store.commit(&found.iter().map(|&seq| Change::Remove(seq)).collect::<Vec<_>>(), Durable::Now).expect("committed");
     compacted(&mut store);
     assert!(!missing.exists(), "it is given back like any other");
 }
@@ -324,20 +325,20 @@ fn space_is_given_back_and_what_lives_is_moved() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
     let long_lived = pattern(1, 100_000);
-    let mut place = store.commit(&[put(1, "long-lived", &long_lived)], Durable::Now).expect("room").remove(0);
+    let mut payload = store.commit(&[put(1, "long-lived", &long_lived)], Durable::Now).expect("committed").remove(0);
     let mut moves = 0;
     for seq in 2..200 {
         let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
         changes.extend((seq > 2).then(|| Change::Remove(seq - 1)));
-        store.commit(&changes, Durable::Now).expect("room");
+        store.commit(&changes, Durable::Now).expect("committed");
         for (seq, moved) in compacted(&mut store) {
             if seq == 1 {
-                (place, moves) = (moved, moves + 1);
+                (payload, moves) = (moved, moves + 1);
             }
         }
     }
     assert!(moves > 0, "the long-lived record has been moved out of the oldest segments");
-    assert_eq!(body(&place), long_lived);
+    assert_eq!(body(&payload), long_lived);
     let size: u64 = segments(directory.path()).iter().map(|path| fs::metadata(path).expect("a segment").len()).sum();
     assert!(size < 64 << 20, "198 MiB have passed, {size} bytes are left");
     drop(store);
@@ -355,7 +356,7 @@ fn after_a_million_messages_the_directory_is_hardly_larger_than_what_is_held() {
         // one in a thousand is never fetched; the others are, in no order of their own
         let gone = (first..first + 1_000).map(|seq| (seq + 500) % 1_000 + first).filter(|seq| *seq > HELD);
         let removals = gone.filter(|seq| seq % 1_000 != 7).map(|seq| Change::Remove(seq - HELD));
-        store.commit(&puts.chain(removals).collect::<Vec<_>>(), Durable::Now).expect("room");
+        store.commit(&puts.chain(removals).collect::<Vec<_>>(), Durable::Now).expect("committed");
         compacted(&mut store);
     }
     drop(store);
@@ -377,10 +378,10 @@ fn numbers_are_not_used_again_after_everything_was_removed() {
     for seq in 1..=40 {
         let mut changes = vec![put(seq, "passing", &pattern(seq, 1 << 20))];
         changes.push(Change::Remove(seq - 1));
-        store.commit(&changes, Durable::Now).expect("room");
+        store.commit(&changes, Durable::Now).expect("committed");
         compacted(&mut store);
     }
-    store.commit(&[Change::Remove(40)], Durable::Now).expect("room");
+    store.commit(&[Change::Remove(40)], Durable::Now).expect("committed");
     compacted(&mut store);
     drop(store);
     let (store, recovered) = open(directory.path());
@@ -413,7 +414,7 @@ proptest! {
         let directory = tempfile::tempdir().expect("a directory");
         let (mut store, _) = open(directory.path());
         let mut model: BTreeMap<Seq, Vec<u8>> = BTreeMap::new();
-        let mut places: BTreeMap<Seq, Payload> = BTreeMap::new();
+        let mut payloads: BTreeMap<Seq, Payload> = BTreeMap::new();
         let mut pending: Vec<Change> = Vec::new();
         let mut next = 1;
         for step in steps.into_iter().chain([Step::Commit, Step::Reopen]) {
@@ -428,24 +429,24 @@ proptest! {
                 }
                 Step::Remove(_) => {}
                 Step::Commit => {
-                    let committed = store.commit(&pending, Durable::Now).expect("room");
+                    let committed = store.commit(&pending, Durable::Now).expect("committed");
                     let mut bodies = committed.into_iter();
                     for change in pending.drain(..) {
                         match change {
                             Change::Put(Put { seq, body, .. }) => {
                                 model.insert(seq, body.read_all().expect("in memory").to_vec());
-                                places.insert(seq, bodies.next().expect("a body for each put"));
+                                payloads.insert(seq, bodies.next().expect("a body for each put"));
                             }
                             Change::Remove(seq) => {
                                 model.remove(&seq);
-                                places.remove(&seq);
+                                payloads.remove(&seq);
                             }
                         }
                     }
                     for (seq, payload) in compacted(&mut store) {
-                        places.insert(seq, payload);
+                        payloads.insert(seq, payload);
                     }
-                    for (seq, payload) in &places {
+                    for (seq, payload) in &payloads {
                         prop_assert_eq!(&body(payload), &model[seq]);
                     }
                 }
@@ -455,9 +456,9 @@ proptest! {
                     drop(store);
                     let recovered;
                     (store, recovered) = open(directory.path());
-                    places = recovered.into_iter().map(|record| (record.seq, record.body)).collect();
+                    payloads = recovered.into_iter().map(|record| (record.seq, record.body)).collect();
                     let found: BTreeMap<Seq, Vec<u8>> =
-                        places.iter().map(|(seq, payload)| (*seq, body(payload))).collect();
+                        payloads.iter().map(|(seq, payload)| (*seq, body(payload))).collect();
                     prop_assert_eq!(&found, &model);
                     next = store.next_seq();
                 }

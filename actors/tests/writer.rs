@@ -179,7 +179,7 @@ fn a_panic_of_the_thread_is_reported_as_a_final_failure() {
 #[test]
 fn a_removal_that_is_not_durable_is_reported_to_who_waits_for_it() {
     let (mut store, refuses, _) = odd();
-    store.put(Bytes::new(), Vec::new()).expect("room");
+    store.put(Bytes::new(), Vec::new()).expect("accepted");
     refuses.store(true, Ordering::SeqCst);
     let refused = store.remove_durably(1).expect_err("full");
     assert!(matches!(refused, StoreError::NoSpace(_)), "{refused}");
@@ -188,7 +188,7 @@ fn a_removal_that_is_not_durable_is_reported_to_who_waits_for_it() {
     assert!(matches!(refused, StoreError::NoSpace(_)), "{refused}");
     refuses.store(false, Ordering::SeqCst);
     store.flush().expect("what was kept in mind is done");
-    store.remove_durably(1).expect("room");
+    store.remove_durably(1).expect("accepted");
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_removal_that_was_refused_is_not_made_later() {
     let mut store = Owner::start(Seeing(store, commits), 1);
     store.remove_durably(7).expect_err("full");
     refuses.store(false, Ordering::SeqCst);
-    store.remove_durably(8).expect("room");
+    store.remove_durably(8).expect("accepted");
     let made = seen.try_iter().flatten().filter(|change| matches!(change, Change::Remove(7)));
     assert_eq!(made.count(), 0);
 }
@@ -238,8 +238,8 @@ fn put_in(change: &Change) -> Option<&Put> {
 
 #[test]
 fn the_owner_gets_one_event_for_each_commit_and_each_move_in_the_order_in_which_they_happened() {
-    let (tell, events) = channel();
-    let on_event = move |event| drop(tell.send(event));
+    let (sender, events) = channel();
+    let on_event = move |event| drop(sender.send(event));
     let store = StoreHandle::start("test", Box::new(Moving::default()), 1, on_event).expect("a thread");
     let next = || events.recv_timeout(DEADLINE).expect("an event");
     for first in [1, 3, 5] {

@@ -29,10 +29,10 @@ const PERSISTENT: u8 = 2;
 pub fn run(url: &str, body: &Path, count: u64) -> Result<f64, Box<dyn Error>> {
     let mut command: Command = ending_with_us(std::env::current_exe()?, "KILL");
     let output = command.args([FLAG, url]).arg(body).arg(count.to_string()).output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let seconds: Result<f64, _> = said.trim().parse();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let seconds: Result<f64, _> = text.trim().parse();
     let Ok(seconds) = seconds else {
-        return Err(format!("amiquip alone says: {said}{}", String::from_utf8_lossy(&output.stderr)).into());
+        return Err(format!("amiquip alone says: {text}{}", String::from_utf8_lossy(&output.stderr)).into());
     };
     Ok(count as f64 / seconds)
 }

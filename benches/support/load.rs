@@ -1,4 +1,4 @@
-//! The clients: connections that are kept, each with one request under way at any time.
+//! The clients: persistent connections, each with one request in progress at any time.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -77,7 +77,7 @@ impl Request {
         if let Some(start) = self.digits_at {
             let number = self.series << 44 | connection << 32 | turn;
             let mut digits = &mut self.bytes[start..start + DIGITS];
-            write!(digits, "{number:0DIGITS$x}").expect("as many digits as there is room for");
+            write!(digits, "{number:0DIGITS$x}").expect("as many digits as fit");
         }
     }
 }
@@ -215,7 +215,7 @@ fn keep_busy(connections: &mut [Connection], status: u16, limit: Limit) -> u64 {
 fn ready(busy: &[(&mut Connection, u64)]) -> Vec<usize> {
     let mut polled: Vec<_> =
         busy.iter().map(|(connection, _)| PollFd::new(&connection.stream, PollFlags::IN)).collect();
-    let patience = Timespec::try_from(PATIENCE).expect("a time that the kernel can tell");
+    let patience = Timespec::try_from(PATIENCE).expect("a time that the kernel can represent");
     let count = poll(&mut polled, Some(&patience)).expect("a poll");
     assert!(count > 0, "no answer in time");
     polled.iter().enumerate().filter(|(_, polled)| !polled.revents().is_empty()).map(|(at, _)| at).collect()

@@ -38,8 +38,8 @@ impl Nginx {
         let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(address).is_err() {
             if nginx.child.try_wait()?.is_some() || Instant::now() > deadline {
-                let said = fs::read_to_string(nginx.folder.path().join("output"))?;
-                return Err(io::Error::other(format!("nginx (package nginx-light) does not start; it says:\n{said}")));
+                let text = fs::read_to_string(nginx.folder.path().join("output"))?;
+                return Err(io::Error::other(format!("nginx (package nginx-light) does not start:\n{text}")));
             }
             thread::sleep(Duration::from_millis(10));
         }

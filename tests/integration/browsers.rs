@@ -30,7 +30,7 @@ fn leave(to: SocketAddr, uuid: &str, headers: &[(&str, &str)]) -> Response {
     request(to, "POST", "/CommunicationInterface/AddBufferMsg", &headers, &order(uuid))
 }
 
-/// Leaves a message with these lines in place of `Host: …`.
+/// Leaves a message with these lines instead of `Host: …`.
 fn leave_for_host(to: SocketAddr, uuid: &str, lines: &str) -> Response {
     let (body, mut connection) = (order(uuid), Connection::open(to));
     let length = body.len();

@@ -15,7 +15,7 @@ use crate::harness::{Ca, Client, Connection, Farm, Server, Setup, eventually, ho
 const BOUND: Duration = Duration::from_secs(90);
 
 /// How many connections the servers have.
-const PLACES: usize = 20;
+const MAX_CONNECTIONS: usize = 20;
 
 const GET: &[u8] = b"GET /?bufferUUID=x HTTP/1.1\r\nHost: x\r\n\r\n";
 const CHUNKED: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -26,7 +26,7 @@ fn open(to: SocketAddr) -> TcpStream {
     socket
 }
 
-/// A connection with little room for what comes.
+/// A connection with a small receive buffer.
 fn open_narrow(to: SocketAddr) -> TcpStream {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     sockopt::set_socket_recv_buffer_size(&socket, 2_000).expect("a small buffer");
@@ -173,16 +173,16 @@ const STATES: &[State] = &[
     },
 ];
 
-/// Fills all places of a server with connections in a state, and waits until another client is answered.
+/// Fills the connection limit of a server with connections in one state, and waits until another client is answered.
 fn assert_gives_way(ca: &Ca, state: &State) {
-    let places = PLACES.to_string();
-    let mut setup = Setup::default().args(["--max-connections", &places]).args(state.args);
+    let limit = MAX_CONNECTIONS.to_string();
+    let mut setup = Setup::default().args(["--max-connections", &limit]).args(state.args);
     if state.is_tls {
         let [cert, key] = ca.issue_files(&state.name.replace(' ', "-"));
         setup = setup.args(["--http-tls-cert", &cert, "--http-tls-key", &key]);
     }
     let server = setup.start();
-    let held: Vec<TcpStream> = (0..PLACES).map(|_| (state.enter)(server.http)).collect();
+    let held: Vec<TcpStream> = (0..MAX_CONNECTIONS).map(|_| (state.enter)(server.http)).collect();
     let other = thread::spawn({
         let (to, client) = (server.http, state.is_tls.then(|| Client::trusting(ca)));
         move || {

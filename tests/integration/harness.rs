@@ -22,7 +22,7 @@ pub use farm::{Farm, forwarded, frame, order};
 pub use front::{Front, Kind};
 pub use http::{Connection, Response, connect, request};
 pub use program::{Ended, Program, example, outside_cargo};
-pub use proxy::{Proxy, Way};
+pub use proxy::{Direction, Proxy};
 pub use python::{Answer, Peer, hex, python};
 pub(crate) use server::for_each_host;
 pub use server::{Host, Server, Setup, files_below, new_mount_namespace};

@@ -44,7 +44,7 @@ mod python {
         let mut farm = Farm::with(&["--amqp-url", "amqp://guest:guest@127.0.0.1:1/%2f", "--max-outbox", "1MiB"]);
         let answer = request(farm.api, "GET", "/readyz", &[], b"");
         assert_eq!((answer.status, &answer.json()["broker"]), (200, &json!("disconnected")), "{answer:?}");
-        // To the last byte: as long as a smaller message fits, there is room.
+        // Filled to the last byte: while a smaller message still fits, the outbox has capacity.
         for len in [300_000, 30_000, 3_000, 300, 0] {
             let body = farm.peer.dumps(&frame("FRAME_RENDERED", &format!("bytes({len})")), 4);
             while farm.post_bytes("application/octet-stream", &body).status == 200 {}

@@ -143,7 +143,7 @@ fn a_stop_under_load_finishes_what_it_has_begun_and_loses_nothing() {
         });
         campaign.restart();
         let counts = campaign.counts.to_string();
-        assert!(!counts.contains("came back"), "what was done with has come back: {counts}");
+        assert!(!counts.contains("came back"), "a delivered or deleted message is there again: {counts}");
     }
     campaign.finish(&format!("{stops} stops"), start);
 }

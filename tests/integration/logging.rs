@@ -1,4 +1,4 @@
-//! Whoever reads the log slowly, or not at all, holds up nothing; and nobody floods it.
+//! A slow or missing reader of the log delays nothing, and nobody can flood the log.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -58,9 +58,9 @@ fn a_server_whose_standard_error_was_never_open_serves() {
 /// How many lines of the log contain `text`, and how many such lines it says were suppressed.
 fn count(log: &str, text: &str) -> (usize, usize) {
     let lines = log.lines().filter(|line| line.contains(text));
-    let (told, logged): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains("were suppressed"));
+    let (reported, logged): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains("were suppressed"));
     let number = |line: &&str| line.split_once("] ")?.1.split(' ').next()?.parse::<usize>().ok();
-    (logged.len(), told.iter().filter_map(number).sum())
+    (logged.len(), reported.iter().filter_map(number).sum())
 }
 
 #[test]
@@ -137,8 +137,8 @@ fn a_closed_standard_output_is_a_failure_of_what_only_prints() {
         command.args(args).stdout(write).stderr(File::create(&stderr).expect("a file"));
         let status = command.status().expect("the program");
         assert_eq!(status.code(), Some(1), "{args:?}: {status}");
-        let said = fs::read_to_string(&stderr).expect("what it has said");
-        assert!(!said.contains("panicked"), "{args:?}: {said}");
+        let text = fs::read_to_string(&stderr).expect("its standard error");
+        assert!(!text.contains("panicked"), "{args:?}: {text}");
     }
 }
 
@@ -199,7 +199,7 @@ mod python {
             });
             assert!(counted.0 <= 200, "{text}: {counted:?}");
         }
-        // another kind has room
+        // Another call site has its own limit.
         let other = order("id-1", "'x'").replace("ADD_BUFFER_MSG", "OTHER");
         let other = farm.peer.dumps(&other, 4);
         farm.order_bytes("application/octet-stream", &other).failure(400);

@@ -25,8 +25,8 @@ fn with_files(limit: u64) -> Setup {
 fn survives_strangers(limit: u64) {
     raise_own_limit();
     let mut farm = Farm::of(with_files(limit));
-    let told = farm.log();
-    let line = told.lines().find(|line| line.contains("--max-connections 10000")).unwrap_or_else(|| panic!("{told}"));
+    let log = farm.log();
+    let line = log.lines().find(|line| line.contains("--max-connections 10000")).unwrap_or_else(|| panic!("{log}"));
     assert!(line.contains(&format!("{limit} open files")) && line.contains("LimitNOFILE="), "{line}");
 
     let strangers: Vec<TcpStream> = (0..limit + 100).map_while(|_| TcpStream::connect(farm.http).ok()).collect();

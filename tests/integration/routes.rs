@@ -46,10 +46,10 @@ fn head_is_answered_wherever_get_is_with_the_same_head_and_no_body() {
         let head = connection.request("HEAD", path, &[], b"");
         // on the same connection: a body that HEAD had would be taken for this answer
         let get = connection.request("GET", path, &[], b"");
-        let told = |answer: &crate::harness::Response| {
+        let headers = |answer: &crate::harness::Response| {
             ["content-type", "content-length", "cache-control"].map(|name| answer.header(name).map(str::to_owned))
         };
-        assert_eq!((head.status, told(&head)), (get.status, told(&get)), "{path}: {head:?}, {get:?}");
+        assert_eq!((head.status, headers(&head)), (get.status, headers(&get)), "{path}: {head:?}, {get:?}");
     }
 }
 

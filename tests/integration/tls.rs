@@ -68,7 +68,7 @@ fn tls_1_2_and_1_3_are_spoken_and_http_1_1_is_the_only_protocol_offered() {
     assert!(Client::with(&ca, None, rustls::DEFAULT_VERSIONS, &["h2"]).try_open(farm.http).is_err());
 }
 
-/// Asks on one new connection after the other until it is told to end; how many were answered.
+/// Sends requests on one new connection after another until `stop` is set. Returns how many were answered.
 fn keep_asking(client: &Client, server: &Server, end: &Arc<AtomicBool>) -> thread::JoinHandle<usize> {
     let (client, to, end) = (client.clone(), server.http, Arc::clone(end));
     thread::spawn(move || {

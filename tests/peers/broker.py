@@ -95,7 +95,7 @@ class Broker(RealFarm):
         self.managers[url] = (connection, received)
 
     async def user_manager_next(self, url, seconds):
-        """The next message that has come, None where none comes in time."""
+        """The next message; None if none arrives in time."""
         _, received = self.managers[url]
         try:
             message = await asyncio.wait_for(received.get(), seconds)

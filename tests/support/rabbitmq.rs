@@ -1,4 +1,4 @@
-//! A private RabbitMQ for tests: own ports, own folder, own epmd; gone with the process that started it.
+//! A private RabbitMQ for tests, with its own ports, folder and epmd. It ends with the process that started it.
 //!
 //! Included by path from the test binaries of both packages, so it needs nothing but the standard library, and
 //! not every binary uses all of it.
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A start takes 4 to 8 s on two idle cores. The rest allows for a machine that compiles at the same time.
+/// A start takes 4 to 8 s on two idle cores; longer on a machine that compiles at the same time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 /// The programs in this folder run under any user; Debian's wrappers in `/usr/sbin` require the user `rabbitmq`.
 const BIN: &str = "/usr/lib/rabbitmq/bin";

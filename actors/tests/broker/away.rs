@@ -14,7 +14,7 @@ use crate::rabbitmq::RabbitMq;
 
 /// Two heartbeat intervals of 10 s without a byte, and the close.
 const DEAD_PEER_NOTICED: Duration = Duration::from_secs(25);
-/// The longest pause is 4 s; connecting and declaring take the rest.
+/// The longest pause is 4 s; the remaining time is for connecting and declaring.
 const RECONNECTED: Duration = Duration::from_secs(5);
 /// More than amiquip and the sockets between hold, so that publishing it waits for the broker to read.
 const LARGE: usize = 32 << 20;
@@ -48,7 +48,7 @@ fn a_broker_that_starts_later_and_one_that_is_killed_are_found_again() {
     let second = publishing.connected(RECONNECTED);
     consuming.connected(RECONNECTED);
     assert!(second > first, "{second} is greater than {first}");
-    // The exchanges are not durable and gone with the node, and so is the peer's binding; ours is there again.
+    // The exchanges are not durable: they ended with the node, and so did the peer's binding. Ours is declared again.
     publishing.publish(second, 2, Format::Json, "{}");
     assert!(matches!(publishing.outcome(2), Outcome::Returned(_)));
     let peer = Peer::connect(&broker);

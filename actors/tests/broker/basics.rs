@@ -177,7 +177,7 @@ fn unreadable_body() -> Payload {
     let (mut store, _) = LogStore::open(directory.path()).expect("the store opens");
     let put =
         Change::Put(Put { seq: 1, meta: Bytes::new(), body: Payload::from_parts(vec![Bytes::from_static(b"body")]) });
-    let body = store.commit(&[put], Durable::Now).expect("room").remove(0);
+    let body = store.commit(&[put], Durable::Now).expect("committed").remove(0);
     let segment = directory.path().join(format!("{:016}.log", 1));
     File::options().write(true).open(segment).and_then(|file| file.set_len(0)).expect("writable");
     body

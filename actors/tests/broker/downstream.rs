@@ -66,7 +66,7 @@ fn a_queue_that_its_consumer_has_for_itself_counts_as_ready() {
     let epoch = publishing.connected(SOON);
     publishing.publish(epoch, 1, Format::Json, "{}");
     assert_eq!(publishing.outcome(1), Outcome::Confirmed);
-    // gone with whoever has it
+    // Deleted when its connection ends.
     peer.delete_queue(QUEUE);
     assert!(waiting_for(&mut publishing).is_some());
 }

@@ -8,13 +8,13 @@ use user_http_actors::broker::amqp::AmqpConfig;
 
 use crate::harness::SHARED;
 
-/// What becomes of bytes that a proxy has received: it may change them. False breaks the connection instead.
+/// Changes bytes that a proxy has received. Returns false to break the connection instead.
 type Change = fn(&mut [u8]) -> bool;
 
 /// Changes nothing.
 pub const PASS: Change = |_| true;
 
-/// The same names at the shared broker, by way of a proxy.
+/// The same names at the shared broker, through a proxy.
 pub fn behind_proxy(config: AmqpConfig, from_client: Change, from_broker: Change) -> AmqpConfig {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its address").port();

@@ -51,7 +51,7 @@ fn a_restart_right_after_a_refused_message_is_a_lost_connection() {
     assert_eq!(waiting_for, None, "nothing has been lost");
     publishing.publish(epoch, 1, Format::Pickle, vec![0; LIMIT + 1]);
     assert!(matches!(publishing.outcome(1), Outcome::Refused(_)));
-    // before the next connection is made, or after: the broker has been away either way
+    // Before the next connection is made, or after it: the broker has been away in both cases.
     broker.kill9();
     publishing.events.wait("a lost connection", SOON, |event| {
         matches!(event, PublisherEvent::Disconnected { lost: true, .. }).then_some(())
@@ -61,7 +61,7 @@ fn a_restart_right_after_a_refused_message_is_a_lost_connection() {
     assert!(waiting_for.is_some_and(|what| what.contains("--amqp-settle")));
     Peer::connect(&broker).bind_queue(&config, "refused");
     publishing.publish(epoch, 2, Format::Pickle, vec![0; LIMIT + 1]);
-    assert_eq!(publishing.outcome(2), Outcome::Confirmed, "the limit has gone with the broker that had it");
+    assert_eq!(publishing.outcome(2), Outcome::Confirmed, "the limit ended with the broker that had it");
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl RecordingDisk {
         (state.fault, state.seen, state.hit) = (fault, 0, false);
     }
 
-    /// Lets the disk have room for so many bytes.
+    /// Sets the capacity of the disk in bytes.
     pub fn set_capacity(&self, bytes: u64) {
         self.state().capacity = Some(bytes);
     }
@@ -111,7 +111,7 @@ impl RecordingDisk {
         self.state().events.iter().map(of).sum()
     }
 
-    /// Takes room for a file that is to be so long, if there is any.
+    /// Takes space for a file of this length, if there is enough.
     fn take_room(&self, file: FileId, len: u64) -> io::Result<()> {
         let mut state = self.state();
         let others: u64 = state.lengths.iter().filter(|(other, _)| **other != file).map(|(_, len)| len).sum();
@@ -122,7 +122,7 @@ impl RecordingDisk {
         Ok(())
     }
 
-    /// Whether the operation that is to fail has come.
+    /// Whether this is the operation that must fail.
     pub fn was_hit(&self) -> bool {
         self.state().hit
     }
@@ -211,7 +211,7 @@ impl Disk for RecordingDisk {
     fn sync(&self, file: &File) -> io::Result<()> {
         let synced = self.check(FaultKind::Sync);
         let file = self.file_id(file);
-        // where everything fails the process was killed, and no kernel has said anything
+        // If everything fails, the process was killed, and no kernel has reported anything.
         let is_kill = self.state().fault.is_some_and(|fault| fault.kind == FaultKind::Any && fault.for_good);
         match &synced {
             Ok(()) => self.record(Event::Sync(file)),
@@ -375,11 +375,11 @@ fn change(content: &mut Vec<u8>, event: &Event, survives: &mut impl FnMut(usize)
         Event::Write { offset, bytes, .. } => {
             let mut at = 0;
             while at < bytes.len() {
-                let place = *offset as usize + at;
-                let len = (SECTOR - place % SECTOR).min(bytes.len() - at);
-                if survives(place) {
-                    content.resize(content.len().max(place + len), 0);
-                    content[place..place + len].copy_from_slice(&bytes[at..at + len]);
+                let offset = *offset as usize + at;
+                let len = (SECTOR - offset % SECTOR).min(bytes.len() - at);
+                if survives(offset) {
+                    content.resize(content.len().max(offset + len), 0);
+                    content[offset..offset + len].copy_from_slice(&bytes[at..at + len]);
                 }
                 at += len;
             }

@@ -205,12 +205,12 @@ fn on_a_disk_without_a_byte_left_removals_are_kept_and_free_space() {
     let put = |owner: &mut Owner, len: usize| owner.put(&b"meta"[..], vec![Bytes::from(vec![7; len])]);
     let mut kept = Vec::new();
     for _ in 0..300 {
-        kept.push(put(&mut owner, 1_000).expect("room").0);
+        kept.push(put(&mut owner, 1_000).expect("committed").0);
     }
-    // the others on this disk have taken the rest
+    // Other files on this disk take the remaining space.
     disk.set_capacity(disk.used());
     for len in [1_000, 1] {
-        // there may be room yet that this store has taken ahead
+        // This store may still have preallocated space.
         let refused = loop {
             match put(&mut owner, len) {
                 Ok((seq, _)) => kept.push(seq),
@@ -226,7 +226,7 @@ fn on_a_disk_without_a_byte_left_removals_are_kept_and_free_space() {
     owner.flush().expect("there is the reserve");
     let mut again = 0;
     while again == 0 {
-        // the oldest ones make room
+        // The oldest ones free space.
         kept.drain(..10).for_each(|seq| owner.handle.remove(seq));
         owner.flush().expect("there is the reserve");
         again = usize::from(put(&mut owner, 1_000).is_ok());
@@ -255,7 +255,7 @@ fn where_there_is_no_space_for_zeros_the_record_is_written_without_them() {
             Durable::Now,
         )
     };
-    put(1).expect("room");
+    put(1).expect("committed");
     disk.set_capacity(disk.used() + 200);
     let taken = (2..).take_while(|&seq| put(seq).is_ok()).count();
     assert!(taken > 1, "{taken} records of 48 bytes were taken");

@@ -51,7 +51,7 @@ fn a_disk_that_dead_messages_fill_is_free_again_and_the_state_says_so() {
         assert!(held.len() >= 10, "{} frames fit", held.len());
         let full = owner.next_failure(DEADLINE).expect("it is reported");
         assert!(matches!(full, Some(StoreError::NoSpace(_))), "{full:?}");
-        // while it is full, it does not say that it is not, whatever small things there is room for
+        // While it is full, it stays in that state, even though small changes still fit.
         assert!(owner.next_failure(Duration::from_millis(2_500)).is_none());
         held.into_iter().for_each(|seq| owner.handle.remove(seq));
         owner.flush().expect("there is the reserve");
@@ -68,13 +68,13 @@ fn a_disk_that_dead_messages_fill_is_free_again_after_a_restart() {
     let body = || vec![Bytes::from(vec![7; MIB])];
     let put = |seq| Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body: Payload::from_parts(body()) });
     for seq in 1..=12 {
-        store.commit(&[put(seq)], Durable::Now).expect("room");
+        store.commit(&[put(seq)], Durable::Now).expect("committed");
     }
-    store.commit(&(1..=12).map(Change::Remove).collect::<Vec<_>>(), Durable::Now).expect("room");
+    store.commit(&(1..=12).map(Change::Remove).collect::<Vec<_>>(), Durable::Now).expect("committed");
     drop(store);
     disk.set_capacity(disk.used());
     let mut owner = start(open(&disk, directory.path(), 16 << 20));
-    // the first finds out that there is no room
+    // The first one finds out that the disk is full.
     let started = Instant::now();
     let taken = loop {
         match frame(&mut owner) {
@@ -149,8 +149,8 @@ fn a_record_for_whose_move_there_is_no_space_is_not_tried_again_and_again() {
     let disk = RecordingDisk::default();
     let mut owner = start(open(&disk, directory.path(), MIB as u64));
     let put = |owner: &mut Owner, len: usize| owner.put(&b"meta"[..], vec![Bytes::from(vec![7; len])]);
-    let large = put(&mut owner, 8 * MIB).expect("room").0;
-    let mut small: Vec<Seq> = (0..2_000).map(|_| put(&mut owner, 10_000).expect("room").0).collect();
+    let large = put(&mut owner, 8 * MIB).expect("committed").0;
+    let mut small: Vec<Seq> = (0..2_000).map(|_| put(&mut owner, 10_000).expect("committed").0).collect();
     disk.set_capacity(disk.used() + 4 * MIB as u64);
     while put(&mut owner, MIB).is_ok() {}
     let before = disk.written();
@@ -162,12 +162,12 @@ fn a_record_for_whose_move_there_is_no_space_is_not_tried_again_and_again() {
     let written = disk.written() - before;
     println!("{written} bytes were written");
     assert!(written < 20 * MIB as u64, "{written} bytes were written for 1,900 removals");
-    // and as soon as it is gone, all of it comes back
+    // As soon as it is removed, all of the space is free again.
     owner.handle.remove(large);
     owner.flush().expect("there is the reserve");
     drop(owner);
     let mut store = open(&disk, directory.path(), MIB as u64);
-    while store.compact().expect("room").more {}
+    while store.compact().expect("committed").more {}
     assert!(disk.used() < 16 * MIB as u64, "{} bytes are left", disk.used());
 }
 

@@ -31,12 +31,12 @@ fn gives_space_back(at: usize, error: i32) -> bool {
     let directory = tempfile::tempdir().expect("a directory");
     let disk = RecordingDisk::default();
     let (mut store, _) = LogStore::open_on(Arc::new(disk.clone()), directory.path(), SEGMENT).expect("the store opens");
-    let mut places: BTreeMap<Seq, Payload> = BTreeMap::new();
+    let mut payloads: BTreeMap<Seq, Payload> = BTreeMap::new();
     let mut commit = |store: &mut LogStore, seq: Seq, len: usize| {
         let meta = Bytes::from_static(b"meta");
         let put = Change::Put(Put { seq, meta, body: Payload::from_parts(vec![Bytes::from(body(seq, len))]) });
         let stored = store.commit(&[put], Durable::Now).expect("space");
-        places.extend([seq].into_iter().zip(stored));
+        payloads.extend([seq].into_iter().zip(stored));
     };
     commit(&mut store, 1, 200_000);
     commit(&mut store, 2, 500);
@@ -44,13 +44,13 @@ fn gives_space_back(at: usize, error: i32) -> bool {
         commit(&mut store, seq, 10_000);
         store.commit(&[Change::Remove(seq)], Durable::Now).expect("space");
     }
-    places.retain(|seq, _| *seq < 3);
+    payloads.retain(|seq, _| *seq < 3);
     disk.set_fault(Some(Fault { kind: FaultKind::Any, at, error, for_good: false }));
     let mut failures = 0;
     loop {
         match store.compact() {
             Ok(step) => {
-                places.extend(step.moved);
+                payloads.extend(step.moved);
                 if !step.more {
                     break;
                 }
@@ -66,7 +66,7 @@ fn gives_space_back(at: usize, error: i32) -> bool {
     assert_eq!(deleted_and_open(directory.path()), 0, "{what}: no deleted file is kept open");
     assert!(!directory.path().join("MOVING").exists(), "{what}");
     for (seq, len) in [(1, 200_000), (2, 500)] {
-        assert_eq!(places[&seq].read_all().expect("readable"), body(seq, len), "{what}");
+        assert_eq!(payloads[&seq].read_all().expect("readable"), body(seq, len), "{what}");
     }
     drop(store);
     let was_hit = disk.was_hit();

@@ -25,7 +25,7 @@ struct Known {
     refused: usize,
 }
 
-/// Puts, and removes one at a time, durably; now and then one that nobody waits for is on its way with it.
+/// Puts, and removes one at a time, durably. Sometimes a removal that nobody waits for is committed with it.
 fn scenario(disk: &RecordingDisk, directory: &Path) -> Known {
     let mut known = Known::default();
     let Ok((store, _)) = LogStore::open_on(Arc::new(disk.clone()), directory, SEGMENT_BYTES) else { return known };

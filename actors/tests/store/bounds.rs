@@ -27,7 +27,7 @@ fn a_commit_with_a_record_that_recovery_would_not_read_makes_nothing_and_later_o
     let long = "m".repeat(MAX_META + 1);
     let error = store.commit(&[put(1, "meta", b"first"), put(2, &long, b"second")], Durable::Now).expect_err("refused");
     assert!(error.to_string().contains("65537 bytes; at most 65536"), "{error}");
-    store.commit(&[put(3, "meta", b"third")], Durable::Now).expect("room");
+    store.commit(&[put(3, "meta", b"third")], Durable::Now).expect("committed");
     drop(store);
     assert_eq!(reopened(directory.path()).into_keys().collect::<Vec<_>>(), [3]);
 }
@@ -60,10 +60,10 @@ fn a_store_in_which_an_earlier_version_has_kept_a_longer_meta_is_read_whole() {
         let (mut store, found) = open(directory.path());
         let found: Vec<_> = found.iter().map(|record| (record.meta.to_vec(), body(&record.body))).collect();
         assert_eq!(found, metas.map(|meta| (meta.to_vec(), b"body".to_vec())));
-        store.commit(&[put(3, "later", b"third")], Durable::Now).expect("room");
+        store.commit(&[put(3, "later", b"third")], Durable::Now).expect("committed");
         drop(store);
         assert_eq!(reopened(directory.path()).len(), 3);
-        // and one that a crash has torn is told from it
+        // A record that a crash has torn is distinguished from it.
         let torn = tempfile::tempdir().expect("a directory");
         let path = torn.path().join(format!("{:016}.log", 1));
         fs::write(&path, &segment[..segment.len() - 5 - metas[1].len() / 2]).expect("writable");
@@ -80,9 +80,9 @@ fn what_lives_of_an_earlier_version_is_moved_with_its_longer_meta() {
     let (mut store, _) = open(directory.path());
     let large = vec![7; 1 << 20];
     for seq in 2..60 {
-        store.commit(&[put(seq, "passing", &large)], Durable::Now).expect("room");
+        store.commit(&[put(seq, "passing", &large)], Durable::Now).expect("committed");
         let removal = Change::Remove(if seq == 2 { NO_RECORD } else { seq - 1 });
-        store.commit(&[removal], Durable::Now).expect("room");
+        store.commit(&[removal], Durable::Now).expect("committed");
         compacted(&mut store);
     }
     drop(store);

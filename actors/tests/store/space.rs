@@ -19,7 +19,7 @@ fn open_small(directory: &Path) -> LogStore {
 }
 
 fn commit(store: &mut LogStore, changes: &[Change]) {
-    store.commit(changes, Durable::Now).expect("room");
+    store.commit(changes, Durable::Now).expect("committed");
 }
 
 /// A store whose oldest segment has a record of 1 MiB that lives, and so much behind it that does not that it is to be
@@ -39,11 +39,11 @@ fn a_large_record_is_moved_in_steps_between_which_others_are_put_and_found_again
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = with_a_large_record(directory.path());
     let oldest = segments(directory.path()).remove(0);
-    let (mut place, mut steps) = (None, 0);
+    let (mut moved, mut steps) = (None, 0);
     let mut seq = 60;
-    while place.is_none() {
+    while moved.is_none() {
         let step = store.compact().expect("a sound disk");
-        place = step.moved.into_iter().find(|(seq, _)| *seq == 1).map(|(_, body)| body);
+        moved = step.moved.into_iter().find(|(seq, _)| *seq == 1).map(|(_, body)| body);
         steps += 1;
         assert!(step.more && steps < 1_000);
         commit(&mut store, &[put(seq, "beside", &pattern(seq, 100))]);
@@ -52,7 +52,7 @@ fn a_large_record_is_moved_in_steps_between_which_others_are_put_and_found_again
     assert!(steps > 16, "{steps} steps for 1 MiB in segments of 64 KiB");
     compacted(&mut store);
     assert!(!oldest.exists(), "what it was moved out of is given back");
-    assert_eq!(body(&place.expect("a place")), pattern(1, 1 << 20));
+    assert_eq!(body(&moved.expect("a move")), pattern(1, 1 << 20));
     drop(store);
     let found = reopened(directory.path());
     assert_eq!(found[&1].1, pattern(1, 1 << 20));
@@ -79,11 +79,11 @@ fn a_large_record_that_is_removed_while_it_is_moved_stays_removed() {
 fn what_somebody_has_cut_off_is_never_read_as_zeros() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = open_small(directory.path());
-    let kept = store.commit(&[put(1, "kept", &pattern(1, 100))], Durable::Now).expect("room").remove(0);
-    let lost = store.commit(&[put(2, "lost", &pattern(2, 5_000))], Durable::Now).expect("room").remove(0);
+    let kept = store.commit(&[put(1, "kept", &pattern(1, 100))], Durable::Now).expect("committed").remove(0);
+    let lost = store.commit(&[put(2, "lost", &pattern(2, 5_000))], Durable::Now).expect("committed").remove(0);
     let newest = segments(directory.path()).remove(0);
     fs::OpenOptions::new().write(true).open(newest).and_then(|file| file.set_len(1_000)).expect("it can be cut");
-    let next = store.commit(&[put(3, "next", &pattern(3, 5_000))], Durable::Now).expect("room").remove(0);
+    let next = store.commit(&[put(3, "next", &pattern(3, 5_000))], Durable::Now).expect("committed").remove(0);
     assert_eq!((body(&kept), body(&next)), (pattern(1, 100), pattern(3, 5_000)));
     let error = lost.read_all().expect_err("zeros, where it was");
     assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
@@ -136,7 +136,7 @@ fn few_files_are_open_however_many_segments_there_are_and_somebody_reads() {
     let mut store = open_small(directory.path());
     let mut bodies = Vec::new();
     for seq in 1..=300_u64 {
-        bodies.extend(store.commit(&[put(seq, "meta", &pattern(seq, 70_000))], Durable::Now).expect("room"));
+        bodies.extend(store.commit(&[put(seq, "meta", &pattern(seq, 70_000))], Durable::Now).expect("committed"));
     }
     assert!(segments(directory.path()).len() >= 300);
     let check = |bodies: &[_], first: Seq| {
@@ -170,7 +170,8 @@ fn few_files_are_open_however_many_segments_there_are_and_somebody_reads() {
 fn many_who_read_in_more_segments_than_may_be_open_wait_for_one_another() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = open_small(directory.path());
-    let put = |seq| store.commit(&[put(seq, "meta", &pattern(seq, 70_000))], Durable::Now).expect("room").remove(0);
+    let put =
+        |seq| store.commit(&[put(seq, "meta", &pattern(seq, 70_000))], Durable::Now).expect("committed").remove(0);
     let bodies: Vec<_> = (1..=100).map(put).collect();
     std::thread::scope(|scope| {
         for reader in 0..64_usize {

@@ -18,9 +18,9 @@ fn headers(len: usize, meta_len: u32) -> Vec<u8> {
 fn time_to_cut_off(body: &[u8]) -> Duration {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(1, "kept", b"sound")], Durable::Now).expect("room");
+    store.commit(&[put(1, "kept", b"sound")], Durable::Now).expect("committed");
     let path = segments(directory.path()).remove(0);
-    store.commit(&[put(2, "torn", body)], Durable::Now).expect("room");
+    store.commit(&[put(2, "torn", body)], Durable::Now).expect("committed");
     drop(store);
     let whole = fs::metadata(&path).expect("a segment").len();
     fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(whole - 1)).expect("writable");
@@ -34,7 +34,7 @@ fn a_torn_body_that_is_full_of_headers_is_cut_off_as_fast_whatever_lengths_they_
     let mebibytes: usize = std::env::var("TEST_TORN_MIB").map_or(4, |count| count.parse().expect("a number"));
     let short = time_to_cut_off(&headers(mebibytes << 20, 0));
     let long = time_to_cut_off(&headers(mebibytes << 20, 64 << 10));
-    println!("{mebibytes} MiB took {long:?}, and {short:?} with headers that tell of nothing behind them");
+    println!("{mebibytes} MiB took {long:?}, and {short:?} with headers that announce nothing after them");
     // with a checksum for each it would be a thousand times as long
     assert!(long < 20 * short + Duration::from_millis(500), "{long:?} against {short:?}");
 }

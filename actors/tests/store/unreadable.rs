@@ -81,7 +81,7 @@ fn a_truncated_segment_stays_and_the_space_behind_it_comes_back() {
     assert_eq!(body(&owner.bodies[&1]), pattern(1, 8_000), "what is not cut off can be read");
     owner.bodies[&8].read_all().expect_err("this is cut off");
 
-    // whoever has a copy puts it back, and finds what was not removed
+    // With a copy of the file put back, everything that was not removed is found.
     owner.remove([6]);
     owner.turn_over(300);
     drop(owner);

@@ -78,7 +78,7 @@ fn zeros_that_no_crash_explains_are_refused() {
 fn zeros_of_any_length_behind_the_newest_segment_are_cut_off_at_the_start() {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = open(directory.path());
-    store.commit(&[put(1, "meta", b"first")], Durable::Now).expect("room");
+    store.commit(&[put(1, "meta", b"first")], Durable::Now).expect("committed");
     drop(store);
     let path = segments(directory.path()).remove(0);
     fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(20 << 20)).expect("writable");
@@ -88,7 +88,7 @@ fn zeros_of_any_length_behind_the_newest_segment_are_cut_off_at_the_start() {
     for start in 0..2 {
         let (mut store, _) = open(directory.path());
         for seq in 2..=20 {
-            store.commit(&[put(start * 20 + seq, "meta", &pattern(seq, 1 << 20))], Durable::Now).expect("room");
+            store.commit(&[put(start * 20 + seq, "meta", &pattern(seq, 1 << 20))], Durable::Now).expect("committed");
         }
     }
     assert_eq!(reopened(directory.path()).len(), 39);

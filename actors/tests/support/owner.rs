@@ -24,8 +24,8 @@ pub struct Owner {
 
 impl Owner {
     pub fn start(store: impl Store + 'static, next_seq: Seq) -> Self {
-        let (tell, events) = channel();
-        let on_event = move |event| drop(tell.send(event));
+        let (sender, events) = channel();
+        let on_event = move |event| drop(sender.send(event));
         Self {
             handle: StoreHandle::start("test", Box::new(store), next_seq, on_event).expect("a thread"),
             events,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Broker, Farm, Proxy, SOON, Setup, Version, Way, eventually, hex, holds};
+use super::{Broker, Direction, Farm, Proxy, SOON, Setup, Version, eventually, hex, holds};
 
 /// No settle delay after a lost connection: in most tests the peer has reconnected before messages flow.
 const NOT_SETTLED: [&str; 2] = ["--amqp-settle", "0"];
@@ -123,7 +123,7 @@ impl AmqpFarm {
     pub fn lose_the_acknowledgement_of(&mut self, proxy: &Proxy, value: &str) {
         let stored_total = |amqp: &Self| amqp.farm.readyz()["consumer"]["stored_total"].as_u64();
         let before = stored_total(self);
-        proxy.swallow(&[Way::ToBroker]);
+        proxy.swallow(&[Direction::ToBroker]);
         self.publish_value(value);
         eventually("the message is stored", SOON, || holds(stored_total(self) > before, self.farm.log()));
         proxy.cut();

@@ -66,7 +66,7 @@ impl Front {
         identity.write(folder.path(), "farm");
         let with_key = identity.chain.clone() + &identity.key;
         fs::write(folder.path().join("farm-with-key.pem"), with_key).expect("a PEM file");
-        let mut said = String::new();
+        let mut output = String::new();
         for _ in 0..STARTS {
             let [workers, services] = free_addresses();
             let adapted = adapt(kind, configuration, folder.path(), behind, [workers, services]);
@@ -85,10 +85,10 @@ impl Front {
             };
             match eventually("the proxy answers", SOON, || answers(&mut program)) {
                 Ok(()) => return Self { workers, services, client, _program: program, _folder: folder },
-                Err(ended) => said = format!("{ended:?}"),
+                Err(ended) => output = format!("{ended:?}"),
             }
         }
-        panic!("{kind:?} does not start; it says: {said}");
+        panic!("{kind:?} does not start: {output}");
     }
 }
 

@@ -61,14 +61,15 @@ impl Drop for Program {
 }
 
 fn text(file: &NamedTempFile) -> String {
-    String::from_utf8_lossy(&fs::read(file).expect("what the program has said")).into_owned()
+    String::from_utf8_lossy(&fs::read(file).expect("the output of the program")).into_owned()
 }
 
 /// Removes the variables that cargo sets for tests, because a nested cargo would rebuild dependencies that read them.
 pub fn outside_cargo(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"].iter().any(|told| text.starts_with(told)) {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"].iter().any(|prefix| text.starts_with(prefix))
+        {
             command.env_remove(&name);
         }
     }

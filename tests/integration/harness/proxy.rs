@@ -16,7 +16,7 @@ const CHUNKS: usize = 256;
 
 /// A direction through the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     ToBroker,
     ToServer,
 }
@@ -38,7 +38,7 @@ struct Shared {
 #[derive(Default)]
 struct Rules {
     delay: Duration,
-    swallowed: Vec<Way>,
+    swallowed: Vec<Direction>,
     /// The byte counts after which the next connections are cut, in their order.
     cuts: VecDeque<usize>,
 }
@@ -50,7 +50,7 @@ struct Link {
     /// How many bytes may still pass, in both directions together, before it is cut.
     left: Mutex<Option<usize>>,
     /// Directions in which bytes have been swallowed. Nothing may follow a gap, so they never pass bytes again.
-    broken: Mutex<Vec<Way>>,
+    broken: Mutex<Vec<Direction>>,
 }
 
 impl Proxy {
@@ -91,7 +91,7 @@ impl Proxy {
         Self { address, url: url(address), shared }
     }
 
-    /// The broker's or server's URL by way of this proxy.
+    /// The URL of the broker or server through this proxy.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -108,8 +108,8 @@ impl Proxy {
         }
     }
 
-    /// Cuts every connection, and then each coming one after so many bytes of both ways together; those that come when
-    /// the numbers have run out live on.
+    /// Cuts every connection, and then each coming one after so many bytes of both directions together; those that come
+    /// when the numbers have run out live on.
     pub fn cut_each_after(&self, bytes: impl IntoIterator<Item = usize>) {
         self.shared.rules().cuts = bytes.into_iter().collect();
         self.cut();
@@ -123,8 +123,8 @@ impl Proxy {
     }
 
     /// From now on everything in these directions is swallowed, including the ends of connections.
-    pub fn swallow(&self, ways: &[Way]) {
-        self.shared.rules().swallowed = ways.to_vec();
+    pub fn swallow(&self, directions: &[Direction]) {
+        self.shared.rules().swallowed = directions.to_vec();
     }
 
     /// From now on everything passes, except on connections that have lost bytes.
@@ -164,19 +164,19 @@ impl Shared {
             let link = Arc::new(Link { server, broker, left, broken: Mutex::default() });
             locked(&self.links).push(Arc::clone(&link));
             drop(rules);
-            for way in [Way::ToBroker, Way::ToServer] {
+            for direction in [Direction::ToBroker, Direction::ToServer] {
                 let (shared, link) = (Arc::clone(&self), Arc::clone(&link));
-                thread::spawn(move || shared.pump(&link, way));
+                thread::spawn(move || shared.pump(&link, direction));
             }
         }
     }
 
     /// Reads one direction of a connection, while another thread writes the chunks that are due.
-    fn pump(&self, link: &Link, way: Way) {
-        let (mut from, _) = link.ends(way);
+    fn pump(&self, link: &Link, direction: Direction) {
+        let (mut from, _) = link.ends(direction);
         let (queue, queued) = sync_channel(CHUNKS);
         thread::scope(|scope| {
-            scope.spawn(|| self.write(link, way, queued));
+            scope.spawn(|| self.write(link, direction, queued));
             let mut chunk = vec![0; CHUNK_BYTES];
             loop {
                 let read = from.read(&mut chunk).unwrap_or(0);
@@ -190,11 +190,11 @@ impl Shared {
     }
 
     /// Writes chunks when they are due. An empty chunk marks the end.
-    fn write(&self, link: &Link, way: Way, queued: Receiver<(Instant, Vec<u8>)>) {
-        let (_, mut to) = link.ends(way);
+    fn write(&self, link: &Link, direction: Direction, queued: Receiver<(Instant, Vec<u8>)>) {
+        let (_, mut to) = link.ends(direction);
         for (due, chunk) in queued {
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            if self.swallows(link, way) {
+            if self.swallows(link, direction) {
                 continue;
             }
             if chunk.is_empty() {
@@ -211,21 +211,21 @@ impl Shared {
         }
     }
 
-    fn swallows(&self, link: &Link, way: Way) -> bool {
+    fn swallows(&self, link: &Link, direction: Direction) -> bool {
         let mut broken = locked(&link.broken);
-        if self.rules().swallowed.contains(&way) && !broken.contains(&way) {
-            broken.push(way);
+        if self.rules().swallowed.contains(&direction) && !broken.contains(&direction) {
+            broken.push(direction);
         }
-        broken.contains(&way)
+        broken.contains(&direction)
     }
 }
 
 impl Link {
     /// The source and the target of this direction.
-    fn ends(&self, way: Way) -> (&TcpStream, &TcpStream) {
-        match way {
-            Way::ToBroker => (&self.server, &self.broker),
-            Way::ToServer => (&self.broker, &self.server),
+    fn ends(&self, direction: Direction) -> (&TcpStream, &TcpStream) {
+        match direction {
+            Direction::ToBroker => (&self.server, &self.broker),
+            Direction::ToServer => (&self.broker, &self.server),
         }
     }
 

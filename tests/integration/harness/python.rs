@@ -1,4 +1,4 @@
-//! The farm's Python programs: `tests/peers/peer.py`, one JSON object a line each way.
+//! The farm's Python programs: `tests/peers/peer.py`, with one JSON object per line in each direction.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

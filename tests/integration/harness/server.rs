@@ -356,11 +356,11 @@ impl Server {
 
     fn wait_until_ready(&mut self) {
         let address = |server: &mut Self, name: &str| {
-            let said = format!("{name} listening on ");
+            let prefix = format!("{name} listening on ");
             eventually(&format!("{name:?} in the log"), SOON, || {
                 assert!(server.is_running(), "the server ended at once; its log:\n{}", server.log());
                 let log = server.log();
-                let rest = log.split_once(&said).map(|(_, rest)| rest.to_owned()).ok_or(log)?;
+                let rest = log.split_once(&prefix).map(|(_, rest)| rest.to_owned()).ok_or(log)?;
                 let url = rest.split_whitespace().next().unwrap_or_default().to_owned();
                 let (scheme, rest) = url.split_once("://").ok_or(rest)?;
                 let (address, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

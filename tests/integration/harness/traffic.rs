@@ -1,4 +1,4 @@
-//! Numbered messages on their way in both directions, and what must have become of them.
+//! Numbered messages in both directions, and checks of their outcomes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -104,10 +104,10 @@ impl Arrivals {
         let next = self.ids.last_key_value().map_or(0, |(last, _)| last + 1);
         let id = self.ids.entry(number).or_insert_with(|| {
             let is_next = (next..number).all(|skipped| self.lost.contains(&skipped)) && number >= next;
-            assert!(self.in_any_order || is_next, "frame {number} has come where {next} should; {}", amqp.farm.log());
+            assert!(self.in_any_order || is_next, "frame {number} has arrived instead of {next}; {}", amqp.farm.log());
             message["message_id"].clone()
         });
-        assert_eq!(*id, message["message_id"], "frame {number} has come again");
+        assert_eq!(*id, message["message_id"], "frame {number} has arrived again");
         number
     }
 

@@ -25,7 +25,7 @@ pub struct Label {
 }
 
 impl Label {
-    /// The text: its label, then characters that no other text has in the same places.
+    /// The text: its label, then characters that no other text has at the same offsets.
     pub fn text(&self) -> String {
         static POOL: OnceLock<String> = OnceLock::new();
         let pool = POOL.get_or_init(|| {

@@ -67,7 +67,7 @@ impl Ending {
         self.begun.get().is_some()
     }
 
-    /// Whether the server should have gone long ago.
+    /// Whether the server should have ended long ago.
     fn is_overdue(&self) -> bool {
         self.begun.get().is_some_and(|begun| begun.elapsed() > SOON)
     }
@@ -103,7 +103,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The server has gone, as it may by now.
+/// The server has ended, as it may by now.
 struct Over;
 
 struct Line {
@@ -111,7 +111,7 @@ struct Line {
     connection: Option<Connection>,
 }
 
-/// How far a request has come for certain.
+/// How far a request has certainly progressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
     Nothing,

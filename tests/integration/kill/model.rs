@@ -1,4 +1,4 @@
-//! What the server may and must have, as far as its answers tell.
+//! What the server may have and must have, according to its answers.
 //!
 //! An answer makes an outcome certain; a request without one leaves both open until the next survey settles it. What a
 //! survey did not find must never appear again.
@@ -100,7 +100,7 @@ impl Slot {
     pub fn found_empty(&mut self, counts: &Counts) {
         assert!(self.may_be_absent, "an acknowledged message is lost: {self:?}");
         if self.owed.take().is_some() {
-            counts.add("messages gone in a transfer that broke off", 1);
+            counts.add("messages lost to a transfer that broke off", 1);
         }
     }
 
@@ -265,6 +265,6 @@ impl Outbox {
     #[track_caller]
     fn frame(&mut self, label: Label) -> &mut Frame {
         let key = (label.client, label.number);
-        self.frames.get_mut(&key).unwrap_or_else(|| panic!("{label:?} was never posted, or was gone for good"))
+        self.frames.get_mut(&key).unwrap_or_else(|| panic!("{label:?} was never posted, or was removed permanently"))
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::harness::{Connection, Farm, Front, Kind, Proxy, Response, SOON, eventually, frame, holds};
 
-/// More than what the sockets on the way through a proxy hold, so that an answer that nobody reads stays unfinished.
+/// More than the sockets of a connection through a proxy hold, so that an answer that nobody reads stays unfinished.
 const LARGE: usize = 64 << 20;
 /// What a worker reads of it before it hangs up.
 const READ: usize = 1 << 20;
@@ -66,7 +66,7 @@ fn break_off(front: &Front, farm: &Farm) -> (Vec<u8>, String) {
     (received, head.header("etag").expect("an ETag").to_owned())
 }
 
-/// Waits until the server reads no more of the file: whoever takes the answer has taken what it will.
+/// Waits until the server stops reading the file: nothing accepts more of the answer.
 #[track_caller]
 fn wait_until_nothing_is_read(pid: u32) {
     let mut last = (String::new(), 0);
@@ -79,7 +79,7 @@ fn wait_until_nothing_is_read(pid: u32) {
     });
 }
 
-/// Checks that a whole message has come.
+/// Checks that a whole message has arrived.
 #[track_caller]
 fn assert_whole(body: &[u8], content: &[u8]) {
     // behind the file the message has its end, of 3 bytes
@@ -215,8 +215,8 @@ fn a_hundred_requests_after_pauses_are_all_answered(kind: Kind) {
                 ),
             };
             let answer = ask(&front, &mut kept, method, path, body).expect("an answer");
-            let said = String::from_utf8_lossy(&answer.body);
-            assert!(answer.status == expected.0 && said.contains(expected.1), "client {client}, {method}: {answer:?}");
+            let text = String::from_utf8_lossy(&answer.body);
+            assert!(answer.status == expected.0 && text.contains(expected.1), "client {client}, {method}: {answer:?}");
         }
     };
     thread::scope(|scope| {

@@ -112,9 +112,9 @@ fn a_full_buffer_is_answered_503_with_retry_after_while_other_work_goes_on() {
 
     farm.post(&frame("FRAME_RENDERED", "bytes(300_000)"));
     farm.take();
-    assert_eq!(farm.fetch("id-0").status, 200, "fetching goes on, and frees room");
+    assert_eq!(farm.fetch("id-0").status, 200, "fetching goes on, and frees capacity");
     let again = body(&mut farm, stored);
-    assert_eq!(farm.order_bytes(PICKLE, &again).status, 200, "there is room again");
+    assert_eq!(farm.order_bytes(PICKLE, &again).status, 200, "there is capacity again");
 }
 
 #[test]

@@ -190,8 +190,8 @@ fn a_new_token_is_printed_alone_and_its_hash_stands_for_it() {
     let output = Command::new(env!("CARGO_BIN_EXE_user-http-server")).arg("token").output().expect("the program");
     let token = String::from_utf8(output.stdout).expect("text").trim().to_owned();
     assert!(output.status.success() && token.len() == 64, "{token}");
-    let said = String::from_utf8(output.stderr).expect("text");
-    let line = said.split_whitespace().find(|word| word.starts_with("sha256:")).expect("the hash");
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    let line = stderr.split_whitespace().find(|word| word.starts_with("sha256:")).expect("the hash");
     let setup = Setup::default();
     let file = setup.path("tokens");
     fs::write(&file, format!("{line} anna\n")).expect("writable");
@@ -201,11 +201,11 @@ fn a_new_token_is_printed_alone_and_its_hash_stands_for_it() {
 
 #[test]
 fn an_api_server_beyond_this_machine_without_tokens_is_refused_unless_that_is_meant() {
-    let (status, said) = Setup::default().args(["--api-bind", "0.0.0.0:0"]).start_refused();
-    assert_eq!(status.code(), Some(2), "{said}");
+    let (status, stderr) = Setup::default().args(["--api-bind", "0.0.0.0:0"]).start_refused();
+    assert_eq!(status.code(), Some(2), "{stderr}");
     for part in ["--api-bind", "0.0.0.0:0", "--api-token-file", "--allow-open-api"] {
-        assert!(said.contains(part), "{said}");
+        assert!(stderr.contains(part), "{stderr}");
     }
-    let (status, said) = Setup::default().args(["--worker-token-file", "/nowhere/tokens"]).start_refused();
-    assert!(status.code() == Some(2) && said.contains("--worker-token-file"), "{said}");
+    let (status, stderr) = Setup::default().args(["--worker-token-file", "/nowhere/tokens"]).start_refused();
+    assert!(status.code() == Some(2) && stderr.contains("--worker-token-file"), "{stderr}");
 }

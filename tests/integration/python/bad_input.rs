@@ -52,7 +52,7 @@ fn bad_heads() -> Vec<Vec<u8>> {
     heads
 }
 
-/// Bodies that cost whoever believes them.
+/// Bodies that cost a reader much time or memory if it trusts them.
 fn costly_bodies() -> Vec<(&'static str, Vec<u8>)> {
     const PICKLE: &str = "application/octet-stream";
     const JSON: &str = "application/json";

@@ -12,7 +12,7 @@ use crate::harness::{Connection, Farm, Response, SOON, Setup, eventually, holds}
 /// More than what the sockets between server and worker hold.
 const LEN: u64 = 64 << 20;
 
-/// Begins to fetch a large file's message; what has come of it, the rest, and the answer's head.
+/// Starts to fetch the message with a large file. Returns what has arrived, how much has not, and the head.
 fn begin(farm: &mut Farm) -> (Connection, Response, Vec<u8>) {
     farm.sparse_blend_file("scene.blend", LEN);
     farm.leave_blend("id-1", "scene.blend");
@@ -53,7 +53,7 @@ fn a_transfer_goes_on_whatever_becomes_of_the_files_name_links_owner_and_permiss
             let folder = file.parent().expect("a folder");
             fs::rename(folder, folder.with_extension("old")).expect("renamed");
         }),
-        // Blender writes NAME.blend@, renames NAME.blend to NAME.blend1, and puts the new file in its place
+        // Blender writes NAME.blend@, renames NAME.blend to NAME.blend1, and renames the new file to NAME.blend.
         ("Blender's save", |file| {
             let new = file.with_extension("blend@");
             fs::write(&new, "BLENDER-v405").expect("the new file");
@@ -90,13 +90,13 @@ fn a_transfer_breaks_off_where_the_file_is_overwritten_or_truncated_and_the_mess
         let path = farm.setup().blend_root().join("scene.blend");
         change(&fs::OpenOptions::new().write(true).open(path).expect("the file"));
         let left = head.content_length() - received.len() as u64;
-        assert!(rest(&mut connection, left) < left, "{name}: all of it came");
+        assert!(rest(&mut connection, left) < left, "{name}: all of it arrived");
         let again = eventually("the message is offered again", SOON, || {
             let answer = farm.ask("HEAD", "id-1", &[]);
             if answer.status == 200 { Ok(answer) } else { Err(answer) }
         });
         assert_ne!(again.header("etag"), head.header("etag"), "{name}");
-        eventually(&format!("what was {name} is told"), SOON, || {
+        eventually(&format!("what was {name} is reported"), SOON, || {
             let log = farm.log();
             if log.contains("has changed while it was sent") { Ok(()) } else { Err(log) }
         });

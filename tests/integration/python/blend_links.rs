@@ -1,4 +1,4 @@
-//! Links on the way to a .blend file: followed where the file lies in a permitted folder, any of them.
+//! Links on the path of a .blend file: followed if the file is in a permitted folder, whichever that is.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -113,7 +113,7 @@ fn files_of_tokens_keys_certificates_and_settings_are_never_sent_even_where_they
         for name in names {
             let (old, new) = (root.join(name), root.join("new"));
             fs::copy(&old, &new).expect("a new file");
-            fs::rename(&new, &old).expect("in the old one's place");
+            fs::rename(&new, &old).expect("it replaces the old one");
         }
     }
 }

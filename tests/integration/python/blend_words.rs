@@ -1,4 +1,4 @@
-//! What is said of a path under which there is no file to be sent: what is wrong, and what would be right.
+//! The errors for a path that names no file: what is wrong, and what would be right.
 
 use std::fs;
 

@@ -22,7 +22,7 @@ fn farm_with_large_message(host: Host) -> Farm {
     farm
 }
 
-/// Reads the rest of an answer; how many bytes came.
+/// Reads an answer to its end. Returns how many bytes arrived.
 fn drain(connection: &mut Connection, len: u64) -> u64 {
     let mut buffer = vec![0; 1 << 20];
     let mut received = 0;
@@ -62,7 +62,7 @@ fn a_message_that_a_slow_worker_is_reading_is_in_delivery_for_others(host: Host)
         assert_eq!(farm.peer.loads(&answer.body), "{'message': 'Buffer Message In Delivery'}");
     }
     assert_eq!(drain(&mut slow, head.content_length()), head.content_length(), "the slow worker gets all of it");
-    eventually("the message is gone", SOON, || {
+    eventually("the message is removed", SOON, || {
         let answer = farm.fetch("id-1");
         holds(answer.value == "{'message': 'No Buffer Message'}", answer)
     });

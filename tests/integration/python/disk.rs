@@ -1,4 +1,4 @@
-//! A disk that somebody else has filled, a data directory that is gone, and who may read it.
+//! A disk that other files have filled, a data directory that is missing, and who may read it.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::Write;
@@ -31,14 +31,14 @@ fn farm_without_its_directory(put_away: impl FnOnce(&Path)) -> Farm {
     farm
 }
 
-/// The server has noticed that `store` is gone: it ends, and does not claim that everything is there.
-fn assert_says_that_it_is_gone(farm: &mut Farm, store: &str) {
+/// Checks that the server has noticed that `store` is missing: it ends, and does not claim that nothing is lost.
+fn assert_says_that_it_is_missing(farm: &mut Farm, store: &str) {
     let status = farm.server.wait_for_exit(SOON);
     assert_eq!(status.code(), Some(1), "{status}");
     let log = farm.log();
-    let said = log.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("no reason: {log}"));
-    assert!(said.contains(store) && said.contains("deleted, moved or replaced"), "{said}");
-    assert!(said.contains("lost with it") && !said.contains("everything"), "{said}");
+    let reason = log.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("no reason: {log}"));
+    assert!(reason.contains(store) && reason.contains("deleted, moved or replaced"), "{reason}");
+    assert!(reason.contains("lost with it") && !reason.contains("everything"), "{reason}");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn after_the_data_directory_is_deleted_the_next_frame_is_refused_and_the_process
     let mut farm = farm_without_its_directory(|data| fs::remove_dir_all(data).expect("deletable"));
     let small = farm.peer.dumps(&frame("FRAME_RENDERED", "'after'"), 4);
     farm.post_bytes(PICKLE, &small).failure(503);
-    assert_says_that_it_is_gone(&mut farm, "data/outbox");
+    assert_says_that_it_is_missing(&mut farm, "data/outbox");
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn after_the_data_directory_is_deleted_the_next_message_for_a_worker_is_refused_
     let mut farm = farm_without_its_directory(|data| fs::remove_dir_all(data).expect("deletable"));
     let body = farm.peer.dumps(&order("id-2", "'after'"), 4);
     farm.order_bytes(PICKLE, &body).failure(503);
-    assert_says_that_it_is_gone(&mut farm, "data/buffer");
+    assert_says_that_it_is_missing(&mut farm, "data/buffer");
 }
 
 #[test]
@@ -66,13 +66,13 @@ fn a_data_directory_that_another_has_replaced_is_as_good_as_deleted() {
     });
     let small = farm.peer.dumps(&frame("FRAME_RENDERED", "'after'"), 4);
     farm.post_bytes(PICKLE, &small).failure(503);
-    assert_says_that_it_is_gone(&mut farm, "data/outbox");
+    assert_says_that_it_is_missing(&mut farm, "data/outbox");
 }
 
 #[test]
 fn a_data_directory_that_is_missing_when_a_new_file_is_needed_is_reported_too() {
     let mut farm = farm_without_its_directory(|data| {
-        // all but the file that it has open, which has room for some more
+        // All but the file that it has open, which has space for some more.
         for (path, _) in
             files_below(data).into_iter().filter(|(path, _)| !path.ends_with("outbox/0000000000000001.log"))
         {
@@ -83,7 +83,7 @@ fn a_data_directory_that_is_missing_when_a_new_file_is_needed_is_reported_too() 
     farm.post_bytes(PICKLE, &large);
     fs::remove_dir_all(farm.server.setup().data_dir()).expect("deletable");
     farm.post_bytes(PICKLE, &large).failure(503);
-    assert_says_that_it_is_gone(&mut farm, "data/outbox");
+    assert_says_that_it_is_missing(&mut farm, "data/outbox");
 }
 
 fn mode(path: &Path) -> u32 {
@@ -109,15 +109,19 @@ fn a_new_data_directory_is_closed_to_other_users() {
 
 #[test]
 fn an_old_data_directory_that_others_may_enter_is_warned_about() {
-    for (wide, told) in [(0o755, true), (0o710, true), (0o704, true), (0o700, false)] {
+    for (wide, warned) in [(0o755, true), (0o710, true), (0o704, true), (0o700, false)] {
         let setup = Setup::default();
         let data = setup.data_dir();
         DirBuilder::new().mode(0o700).create(&data).expect("a data directory");
         fs::set_permissions(&data, Permissions::from_mode(wide)).expect("another mode");
         let server = setup.start();
         let log = server.log();
-        assert_eq!(log.contains(&format!("WARN  user_http_actors::system] {} is open", data.display())), told, "{log}");
-        assert_eq!(log.contains(&format!("chmod 700 {}", data.display())), told, "{wide:o}: {log}");
+        assert_eq!(
+            log.contains(&format!("WARN  user_http_actors::system] {} is open", data.display())),
+            warned,
+            "{log}"
+        );
+        assert_eq!(log.contains(&format!("chmod 700 {}", data.display())), warned, "{wide:o}: {log}");
         assert_eq!(mode(&data), wide, "it is the operator's to change");
     }
 }
@@ -153,7 +157,7 @@ mod mounts {
             assert_eq!(farm.delete(message.header("message-id").expect("a message")), 204);
         }
         farm.expect_nothing_for_the_user_manager();
-        eventually("what is deleted leaves its room to what comes", SOON, || {
+        eventually("deleted messages free space for new ones", SOON, || {
             let answer = farm.post_bytes(PICKLE, &large);
             holds(answer.status == 200, answer)
         });
@@ -164,12 +168,12 @@ mod mounts {
 
         drop(other);
         fs::remove_file(&filler).expect("deletable");
-        eventually("there is room again", SOON, || {
+        eventually("there is space again", SOON, || {
             let answer = farm.post_bytes(PICKLE, &large);
             holds(answer.status == 200, answer)
         });
         assert_eq!(farm.readyz()["store"], "ok");
-        farm.leave("id-9", "'room'");
-        assert_eq!(farm.fetch_value("id-9"), "'room'");
+        farm.leave("id-9", "'space'");
+        assert_eq!(farm.fetch_value("id-9"), "'space'");
     }
 }

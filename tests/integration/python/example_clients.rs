@@ -112,7 +112,7 @@ fn shown(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-/// Bytes that tell where they stand.
+/// Bytes that depend on their offset.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len.div_ceil(8) as u64).flat_map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
 }
@@ -124,7 +124,7 @@ fn start(command: &mut Command) -> Program {
     Program::start(command)
 }
 
-/// Runs a client to its end. None ever tells a token.
+/// Runs a client to its end. Checks that it does not print a token.
 #[track_caller]
 pub fn run(command: &mut Command) -> Ended {
     let ended = start(command).end();
@@ -134,7 +134,7 @@ pub fn run(command: &mut Command) -> Ended {
     ended
 }
 
-/// Checks that a client has failed at its first attempt, and said all of this.
+/// Checks that a client has failed at its first attempt, with all of these texts.
 #[track_caller]
 fn assert_refused(ended: &Ended, parts: &[&str]) {
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -144,7 +144,7 @@ fn assert_refused(ended: &Ended, parts: &[&str]) {
     }
 }
 
-/// A whole job, from the communication interface by way of a worker to the user manager.
+/// A whole job: from the communication interface through a worker to the user manager.
 #[track_caller]
 fn render_a_job(worker: Worker) {
     let guarded = Guarded::start();
@@ -255,10 +255,10 @@ fn a_service_whose_token_or_certificate_is_refused_says_what_would_be_right() {
         let mut without = example(name);
         without.args(["--api", &guarded.server.api_url("/"), "--ca-file", &shown(&guarded.ca.path())]);
         let ended = run(without.args(["--token-file", &guarded.path("service.token")]).args(args));
-        // Where a client is still sending when the server hangs up, it may be told no more than that.
-        let told: &[&str] =
+        // A client that is still sending when the server disconnects may see only that.
+        let expected: &[&str] =
             if name == "user_manager" { &["requires a client certificate", "--client-cert FILE"] } else { &[] };
-        assert_refused(&ended, told);
+        assert_refused(&ended, expected);
     }
 }
 

@@ -33,7 +33,7 @@ fn saved(line: &str) -> PathBuf {
     line.split_once(" -> ").unwrap_or_else(|| panic!("nothing saved: {line}")).1.into()
 }
 
-/// Takes so many messages out of the server, into this folder; the lines that say so.
+/// Fetches this many messages from the server into this folder. Returns the lines that report them.
 #[track_caller]
 fn receive(server: &Server, out: &Path, count: usize) -> String {
     let mut manager = example("user_manager");

@@ -1,4 +1,4 @@
-//! Messages that name a .blend file: its content in the path's place, and which files are never opened.
+//! Messages that name a .blend file: its content replaces the path, and some files are never opened.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -18,9 +18,9 @@ fn assert_refused(farm: &mut Farm, path: &str, reason: &str) {
         assert_eq!(answer.headers["content-type"], "application/octet-stream", "{path}");
         assert!(answer.value.starts_with("{'message': "), "{path}: {answer:?}");
         assert!(answer.value.contains(reason), "{path}: no {reason:?} in {answer:?}");
-        let told = answer.value.replace(path, "");
+        let others = answer.value.replace(path, "");
         for secret in [farm.setup().blend_root(), farm.setup().path("")] {
-            assert!(!told.contains(secret.to_str().expect("UTF-8")), "{path}: tells a path: {answer:?}");
+            assert!(!others.contains(secret.to_str().expect("UTF-8")), "{path}: reveals a path: {answer:?}");
         }
         assert_eq!(farm.ask("HEAD", "refused", &[]).status, 400, "{path}");
     }

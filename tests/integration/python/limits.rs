@@ -30,7 +30,7 @@ fn more_bodies_than_memory_is_given_are_refused_before_they_are_read() {
     let mut first = announce(&farm, body.len());
     first.send(&body[..600_000]);
     eventually("the first one's bytes are counted", SOON, || {
-        // a body that never comes: one that comes takes room from the first
+        // A body that never arrives. One that arrives would take a share of the first one's memory.
         let socket = TcpStream::connect(farm.http).expect("the server accepts");
         let mut probe = Connection::over(farm.http, socket.try_clone().expect("a handle"));
         probe.send_head("POST", "/", &[PICKLE[0], ("Content-Length", &body.len().to_string())]);

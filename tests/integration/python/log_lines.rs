@@ -74,8 +74,8 @@ fn no_field_of_a_message_forges_a_log_line() {
     farm.wait_for_log("has expired");
     let log = farm.log();
     check(&log);
-    let told = log.lines().filter(|line| line.contains("ERROR forged] b") && line.contains("title")).count();
-    assert!(told >= 7, "each is logged, on one line: {log}");
+    let logged = log.lines().filter(|line| line.contains("ERROR forged] b") && line.contains("title")).count();
+    assert!(logged >= 7, "each is logged, on one line: {log}");
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn what_could_be_taken_for_two_different_requests_is_refused_and_nothing_behind_
         ("Transfer-Encoding : chunked\r\n".to_owned(), "0\r\n\r\n", "malformed"),
         ("X: y\r\n Content-Length: 5\r\n".to_owned(), "hello", "malformed"),
         ("Host: y\r\n".to_owned(), "", "Host is given twice"),
-        // within the body, what is wrong is told as the body's
+        // An error in the body is reported as an error of the body.
         ("Transfer-Encoding: chunked\r\n".to_owned(), "-1\r\n\r\n", "the size of a chunk"),
         ("Transfer-Encoding: chunked\r\n".to_owned(), "1\na\r\n0\r\n\r\n", "CR LF"),
         ("Transfer-Encoding: chunked\r\n".to_owned(), "2;a=\"\n\r\n{}\r\n0\r\n\r\n", "CR LF"),
@@ -308,7 +308,7 @@ fn over_tls_the_answers_belong_to_their_requests_too() {
     tls.flush().expect("the server to read");
     tls.sock.shutdown(Shutdown::Write).expect("still open");
     let mut answers = String::new();
-    tls.read_to_string(&mut answers).expect("answers, and an end that is told");
+    tls.read_to_string(&mut answers).expect("answers, and a close_notify");
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 50, "{answers}");
 }
 
@@ -328,7 +328,7 @@ fn a_waiting_next_message_whose_client_has_closed_its_side_takes_nothing() {
         connection.send((request("GET /UserManager/NextMessage?wait=60", "", "") + behind).as_bytes());
         drop(connection);
     }
-    // they are gone once the server has had its turn: a message that one took would count two deliveries
+    // They end once the server runs: if one of them took a message, that would count two deliveries.
     eventually("nobody waits", SOON, || {
         farm.post(&crate::harness::frame("FRAME_RENDERED", "'x'"));
         let message = farm.next("wait=1").ok_or("no message")?;

@@ -75,7 +75,7 @@ fn a_limit_on_the_size_of_files_is_a_full_disk_and_kills_nothing() {
     let limit = (4 << 20).to_string();
     let mut farm = Farm::of(Setup::default().wrapper(&["prlimit", &format!("--fsize={limit}")]));
     let large = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(1000000)"), 4);
-    let refused = eventually("a frame that has no room", SOON, || {
+    let refused = eventually("a frame that does not fit", SOON, || {
         let answer = farm.post_bytes("application/octet-stream", &large);
         holds(answer.status != 200, answer.status).map(|()| answer)
     });

@@ -67,17 +67,17 @@ fn a_lease_of_zero_seconds_shows_the_oldest_message_and_takes_nothing() {
     farm.post(&numbered(1));
     farm.post(&numbered(2));
     let shown = farm.next("lease=0").expect("a message");
-    assert_eq!((number_of(&shown.value), shown.delivery_count.as_str()), (1, "0"), "not lent yet");
+    assert_eq!((number_of(&shown.value), shown.delivery_count.as_str()), (1, "0"), "not leased yet");
     let path = "/UserManager/NextMessage?lease=60";
     let head = request(farm.api, "HEAD", path, &[], b"");
     assert_eq!((head.status, head.content_length()), (200, shown.body.len() as u64), "{head:?}");
     assert_eq!(head.header("message-id"), Some(shown.id.as_str()), "{head:?}");
-    let lent = farm.next("lease=60").expect("nobody has it");
-    assert_eq!((lent.id, lent.body, lent.delivery_count.as_str()), (shown.id, shown.body, "1"));
+    let leased = farm.next("lease=60").expect("nobody has it");
+    assert_eq!((leased.id, leased.body, leased.delivery_count.as_str()), (shown.id, shown.body, "1"));
     let next = farm.next("lease=0").expect("the other message");
     assert_eq!(number_of(&next.value), 2, "one under lease is not shown");
     let taken = farm.take();
-    assert_eq!(taken.id, next.id, "none was lent by a look");
+    assert_eq!(taken.id, next.id, "looking leased none");
     farm.expect_nothing_for_the_user_manager();
     assert_eq!(request(farm.api, "HEAD", path, &[], b"").status, 204);
 }

@@ -274,7 +274,7 @@ fn fill(farm: &mut Farm, len: usize, at_most: usize) -> (Vec<u8>, usize) {
     (body, accepted)
 }
 
-/// Takes all frames, and checks that there is room for the refused one then.
+/// Deletes all frames, and checks that the refused one then fits.
 #[track_caller]
 fn empty(farm: &mut Farm, (body, accepted): (Vec<u8>, usize)) {
     for _ in 0..accepted {
@@ -282,7 +282,7 @@ fn empty(farm: &mut Farm, (body, accepted): (Vec<u8>, usize)) {
         assert_eq!(farm.delete(message.header("message-id").expect("a message")), 204);
     }
     farm.expect_nothing_for_the_user_manager();
-    eventually("there is room again", SOON, || {
+    eventually("there is capacity again", SOON, || {
         let answer = farm.post_bytes(PICKLE, &body);
         holds(answer.status == 200, answer)
     });

@@ -125,10 +125,10 @@ fn consumed_messages_are_acknowledged_or_rejected_permanently(version: Version) 
     amqp.farm.wait_for_log("Unknown message type");
     let log = amqp.farm.log();
     let rejection = log.lines().find(|line| line.contains("Unknown message type")).expect("a line");
-    for told in ["message-id", "bytes", "DATA_FORMAT \"BYTES\""] {
-        assert!(rejection.contains(told), "{told}: {rejection}");
+    for part in ["message-id", "bytes", "DATA_FORMAT \"BYTES\""] {
+        assert!(rejection.contains(part), "{part}: {rejection}");
     }
-    // What is neither acknowledged nor rejected goes back to the queue when its consumer is gone.
+    // A message that is neither acknowledged nor rejected returns to the queue when its consumer ends.
     amqp.farm.kill9();
     let left = eventually("the queue is without a consumer", SOON, || {
         let state = amqp.call("queue_state", json!({ "name": OWN_QUEUE }));
@@ -214,8 +214,8 @@ fn an_exchange_and_a_queue_that_exist_with_other_properties_are_used_as_they_are
     amqp.call("user_manager_start", json!({ "exchange_as_it_is": true }));
     amqp.farm.post(&frame("FRAME_RENDERED", "1"));
     assert_eq!(amqp.receive()["value"], forwarded("FRAME_RENDERED", "1"));
-    amqp.publish_value(&order("id-1", "'by way of it'"));
-    assert_eq!(amqp.fetch_when_there("id-1"), "'by way of it'");
+    amqp.publish_value(&order("id-1", "'through it'"));
+    assert_eq!(amqp.fetch_when_there("id-1"), "'through it'");
     assert_eq!(peer.call("queue_is", limited), true);
 }
 
@@ -234,7 +234,7 @@ fn messages_wait_for_a_peer_that_is_down_and_arrive_when_it_is_back(version: Ver
             );
         }
         amqp.call("user_manager_stop", json!({}));
-        eventually("its queue has gone with it", SOON, || {
+        eventually("its queue is deleted with it", SOON, || {
             let state = amqp.call("queue_state", json!({ "name": PEER_QUEUE }));
             holds(state.is_null(), state)
         });

@@ -26,7 +26,7 @@ for_each_broker!(
 const FROZEN: Duration = Duration::from_secs(4);
 /// What HTTP takes at most while the broker is frozen.
 const NO_DELAY: Duration = Duration::from_secs(1);
-/// How long the network takes each way, so that there is always something on it under load.
+/// How long the network takes in each direction, so that under load there is always something in transit.
 const ON_THE_WAY: Duration = Duration::from_millis(20);
 /// No user has it.
 const PASSWORD: &str = "not-the-pass-word";

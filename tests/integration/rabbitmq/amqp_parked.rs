@@ -1,4 +1,4 @@
-//! Messages that the broker never takes, and messages that there is no room for.
+//! Messages that the broker never accepts, and messages that the buffer has no capacity for.
 
 use serde_json::{Value, json};
 

@@ -6,10 +6,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::harness::{
-    AmqpFarm, Arrivals, Broker, Posting, Proxy, SOON, Version, Way, eventually, for_each_broker, holds, order,
+    AmqpFarm, Arrivals, Broker, Direction, Posting, Proxy, SOON, Version, eventually, for_each_broker, holds, order,
 };
 
-const BOTH_WAYS: [Way; 2] = [Way::ToBroker, Way::ToServer];
+const BOTH_WAYS: [Direction; 2] = [Direction::ToBroker, Direction::ToServer];
 /// Two heartbeat intervals of 10 s, and what a busy machine adds.
 const NOTICED: Duration = Duration::from_secs(25);
 

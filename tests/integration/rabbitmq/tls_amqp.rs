@@ -42,7 +42,7 @@ impl TlsBroker {
     }
 }
 
-/// A server that cannot reach its broker for a reason; both directions tell it, and it takes work all the same.
+/// A server that cannot reach its broker. Both directions log the reason, and it accepts work nevertheless.
 #[track_caller]
 fn assert_disconnected(url: &str, ca_file: Option<&Path>, reason: &str) -> Server {
     let mut setup = Setup::default().args(["--amqp-url", url]);
@@ -50,10 +50,10 @@ fn assert_disconnected(url: &str, ca_file: Option<&Path>, reason: &str) -> Serve
         setup = setup.args(["--amqp-ca-file", &path.display().to_string()]);
     }
     let server = setup.start();
-    eventually("both directions tell the reason", SOON, || {
+    eventually("both directions log the reason", SOON, || {
         let log = server.log();
-        let told = |what: &str| log.lines().any(|line| line.contains(what) && line.contains(reason));
-        holds(told("no connection to the broker") && told("not consuming messages"), log.clone())
+        let reported = |what: &str| log.lines().any(|line| line.contains(what) && line.contains(reason));
+        holds(reported("no connection to the broker") && reported("not consuming messages"), log.clone())
     });
     let ready = request(server.api, "GET", "/readyz", &[], b"");
     assert_eq!((ready.status, &ready.json()["broker"]), (200, &json!("disconnected")), "{ready:?}");

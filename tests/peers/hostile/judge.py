@@ -56,7 +56,7 @@ def scalar(value):
 def same(a, b, as_json=False):
     """Whether two values are equal in types, order and contents; a tuple is a list where `as_json` is set.
 
-    Two containers that are met a second time are taken to be equal: if they are not, the first meeting tells.
+    Two containers that are compared a second time count as equal: if they differ, the first comparison finds that.
     """
     met, todo = set(), [(a, b)]
     while todo:

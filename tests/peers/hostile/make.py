@@ -13,7 +13,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hostile import json_texts, pickle_opcodes, pickle_scalars, pickle_shapes
-from hostile.wire import PLACES, in_json, in_pickle
+from hostile.wire import SLOTS, in_json, in_pickle
 
 LARGE = 256 << 10
 
@@ -32,32 +32,32 @@ class Case:
     never: bytes = b""
 
 
-def call_of(place):
-    return "order" if place == "BUFFER_MSG" else "user"
+def call_of(slot):
+    return "order" if slot == "BUFFER_MSG" else "user"
 
 
-def places(data):
+def slots(data):
     """Where a value is put: a large one only where most is done with it."""
-    return PLACES if len(data) < LARGE else ("RENDER_COMPLETED", "BUFFER_MSG")
+    return SLOTS if len(data) < LARGE else ("RENDER_COMPLETED", "BUFFER_MSG")
 
 
 def cases():
     """Every case, made one after the other: some are of many MiB."""
     for module in (pickle_opcodes, pickle_shapes, pickle_scalars):
         for name, data, attacks, expected in module.values():
-            for place in places(data):
-                yield Case(f"{name} in {place}", call_of(place), "pickle", in_pickle(place, data), attacks, expected)
+            for slot in slots(data):
+                yield Case(f"{name} in {slot}", call_of(slot), "pickle", in_pickle(slot, data), attacks, expected)
     for name, data, attacks, expected in json_texts.values():
-        for place in places(data):
-            yield Case(f"{name} in {place}", call_of(place), "json", in_json(place, data), attacks, expected)
+        for slot in slots(data):
+            yield Case(f"{name} in {slot}", call_of(slot), "json", in_json(slot, data), attacks, expected)
     for name, form, body, attacks, expected in [*pickle_opcodes.bodies(), *json_texts.bodies()]:
         for call in ("user", "order"):
             yield Case(f"{name} as a whole {call}", call, form, body, attacks, expected)
-    for place in PLACES:
+    for slot in SLOTS:
         for name, after in [("an import", b"cos\nsystem\n"), ("a second pickle", b"\x80\x04N."),
                             ("a MiB of zeros", bytes(1 << 20))]:
-            body = in_pickle(place, b"N") + b"HERE" + after
-            yield Case(f"{name} after STOP in {place}", call_of(place), "pickle", body,
+            body = in_pickle(slot, b"N") + b"HERE" + after
+            yield Case(f"{name} after STOP in {slot}", call_of(slot), "pickle", body,
                        "passing on what CPython does not read", "accepted", b"HERE")
     for form in ("pickle", "json"):
         yield Case(f"17 MiB of {form}", "user", form, bytes(17 << 20), "the limit for bodies", "too large")

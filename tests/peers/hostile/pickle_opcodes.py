@@ -117,7 +117,7 @@ def values():
 def bodies():
     """Whole bodies: a name, the format, the bytes, what is attacked, what is expected."""
     for name, data in EVIL.items():
-        attacks = "imports, calls and references in the envelope's own places"
+        attacks = "imports, calls and references in the envelope's own positions"
         yield f"{name} as the body", "pickle", b"\x80\x04" + data + b".", attacks, "refused"
         yield f"{name} before the body", "pickle", b"\x80\x04" + data + USER + b".", attacks, (
             "either" if name == "a callable as a value" else "refused")

@@ -29,7 +29,7 @@ UNICODE = [
 
 
 def lengths():
-    attacks = "whoever allocates what a length says"
+    attacks = "readers that allocate what a length says"
     for name, opcode in LENGTHS.items():
         for length in (1_000, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**48, 2**63 - 1, 2**63, 2**64 - 1):
             yield f"{name} of {length}", opcode + struct.pack("<Q", length) + b"N", attacks, "refused"

@@ -61,7 +61,7 @@ def shapes():
             yield f"{depth} {name}", data, RECURSION, "accepted" if depth == 190 else "refused"
     for levels in (8, 26, 60, 190):
         for name, data in doubled(levels).items():
-            attacks = f"memory and time of whoever unfolds 2^{levels} values"
+            attacks = f"memory and time of readers that unfold 2^{levels} values"
             yield f"{levels} doubled {name}", data, attacks, "accepted"
     for levels in (26, 60):
         tuples = b"N" + b"2\x86" * levels
@@ -89,7 +89,7 @@ def memo():
 
 
 def inside_themselves():
-    of = "whoever walks without end"
+    of = "readers that walk without end"
     yield "a list in itself", b"]q\x00h\x00a", of, "accepted"
     yield "a dict in itself", b"}q\x00K\x01h\x00s", of, "accepted"
     yield "a list in a tuple in itself", b"]q\x00h\x00\x85a", of, "accepted"
@@ -132,11 +132,11 @@ def hashed():
         yield f"{name} in a set", b"\x8f(" + data + b"\x90", cannot, "refused"
         yield f"{name} in a frozenset", b"(" + data + b"\x91", cannot, "refused"
         yield f"{name} in a set by call", b"cbuiltins\nset\n]" + data + b"a\x85R", cannot, "refused"
-    same = "how repeated keys are told apart"
+    same = "how repeated keys are recognised"
     yield "one key 100,000 times", b"}(" + b"K\x01N" * 100_000 + b"u", same, "either"
     yield "1, True and 1.0 as keys", b"}(K\x01N\x88NG\x3f\xf0\0\0\0\0\0\0Nu", same, "either"
     yield "0, -0.0 and False in a set", b"\x8f(K\x00G\x80\0\0\0\0\0\0\0\x89\x90", same, "either"
-    yield "'a' spelled four ways", b"}(" + text("a") + b"NVa\nNS'a'\nNS'\\x61'\nNu", same, "either"
+    yield "'a' encoded four times differently", b"}(" + text("a") + b"NVa\nNS'a'\nNS'\\x61'\nNu", same, "either"
     yield "1,000 NaNs as keys", b"}(" + b"G\x7f\xf8\0\0\0\0\0\0N" * 1_000 + b"u", same, "accepted"
     for mib, expected in ((1, "accepted"), (5, "refused")):
         data = struct.pack("<i", mib << 20) + b"\x01" * (mib << 20)

@@ -2,7 +2,7 @@
 
 import struct
 
-PLACES = ("FRAME_RENDERED", "RENDER_COMPLETED", "TEST", "BUFFER_MSG")
+SLOTS = ("FRAME_RENDERED", "RENDER_COMPLETED", "TEST", "BUFFER_MSG")
 # Nested and cyclic values attack the peer's `repr`, which follows them to the end.
 RECURSION = "recursion"
 
@@ -13,17 +13,17 @@ def text(value):
     return b"X" + struct.pack("<I", len(value)) + value
 
 
-def in_pickle(place, data, head=b"\x80\x04"):
-    """A whole pickle with `data`, which are opcodes that push one value, in a place of it."""
-    if place == "BUFFER_MSG":
+def in_pickle(slot, data, head=b"\x80\x04"):
+    """A whole pickle with `data`, opcodes that push one value, in the given slot."""
+    if slot == "BUFFER_MSG":
         inner = text("BUFFER_UUID") + text("hostile") + text("BUFFER_MSG") + data
         return head + b"}(" + text("TYPE") + text("ADD_BUFFER_MSG") + text("DATA") + b"}(" + inner + b"uu."
-    inner = text("TYPE") + text(place) + text("DATA") + data
+    inner = text("TYPE") + text(slot) + text("DATA") + data
     return head + b"}(" + text("USER_ID") + text("u") + text("MAIN_DATA") + b"}(" + inner + b"uu."
 
 
-def in_json(place, data):
-    """A whole JSON document with the text `data` in a place of it."""
-    if place == "BUFFER_MSG":
+def in_json(slot, data):
+    """A whole JSON document with the text `data` in the given slot."""
+    if slot == "BUFFER_MSG":
         return b'{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "hostile", "BUFFER_MSG": ' + data + b"}}"
-    return b'{"USER_ID": "u", "MAIN_DATA": {"TYPE": "' + place.encode() + b'", "DATA": ' + data + b"}}"
+    return b'{"USER_ID": "u", "MAIN_DATA": {"TYPE": "' + slot.encode() + b'", "DATA": ' + data + b"}}"
