@@ -67,7 +67,7 @@ struct BufferedMsg {
     payload: Payload,
     meta_len: u32,
     stored_at_ms: u64,
-    /// When its age began.
+    /// The time from which its age counts.
     since: Since,
     cold: Option<Box<ColdFields>>,
 }
@@ -128,7 +128,7 @@ enum PendingWrite {
 struct PendingMsg {
     uuid: BufferUuid,
     meta_len: u32,
-    /// What is reserved for it.
+    /// Its share of `reserved`.
     cost: u64,
     stored_at_ms: u64,
     cold: Option<Box<ColdFields>>,
@@ -219,7 +219,7 @@ impl BufferActor {
         self.redeliveries.announce_tombstone(fingerprint);
     }
 
-    /// Whether a broker has delivered this message before, as far as is remembered.
+    /// Whether the redelivery filter recognises this message as one that a broker has delivered before.
     fn is_duplicate(&self, delivery: Option<BrokerDelivery>) -> bool {
         delivery.is_some_and(|delivery| delivery.redelivered && self.redeliveries.contains(&delivery.fingerprint))
     }
@@ -237,11 +237,11 @@ impl BufferActor {
 
     /// Whether there is space for a message of this cost, which would replace the message of that UUID.
     fn check_space(&self, uuid: &BufferUuid, cost: u64) -> Result<(), Error> {
-        // a delivery keeps a replaced message until it ends
+        // A replaced message stays until its delivery ends.
         let replaced = self.messages.get(uuid).filter(|message| !self.leases.contains_key(&message.seq));
         let held = self.bytes + self.reserved + self.lingering_bytes - replaced.map_or(0, BufferedMsg::cost);
         if held + cost > self.max_bytes {
-            return Err(Error::NoRoom { what: "buffered messages", size: cost, held, limit: self.max_bytes });
+            return Err(Error::NoCapacity { what: "buffered messages", size: cost, held, limit: self.max_bytes });
         }
         Ok(())
     }
@@ -260,7 +260,7 @@ impl BufferActor {
         match self.pending_puts.remove(&seq) {
             Some(PendingWrite::Message(message)) => self.finish_message(*message, seq, outcome, ctx),
             Some(PendingWrite::Tombstone(tombstone)) => {
-                // one that could not be written is remembered in memory, until the next restart
+                // If it could not be written, it is kept in memory, until the next restart.
                 self.redeliveries.add_tombstone(self.clock.now(), tombstone.fingerprint, seq);
             }
             Some(PendingWrite::Refused(error, reply)) => reply.send(Err(error)),
@@ -271,7 +271,7 @@ impl BufferActor {
     /// Handles the outcome of the removal of a message that is refused.
     fn finish_removal(&mut self, seq: Seq, outcome: Result<(), StoreError>) {
         if outcome.is_err() {
-            // retried until it succeeds
+            // The store retries this until it succeeds.
             self.store.remove(seq);
         }
         if let Some(PendingWrite::Refused(error, reply)) = self.pending_puts.remove(&seq) {
@@ -293,11 +293,11 @@ impl BufferActor {
             Err(error) => return reply.send(Err(error.into())),
         };
         if self.is_duplicate(delivery) {
-            // the message was still being stored when the broker redelivered it
+            // The broker redelivered the message while it was being stored.
             self.store.remove(seq);
         } else if let Err(error) = self.check_space(&uuid, cost) {
-            // What it replaces has been leased meanwhile, and stays until that delivery ends. The reply follows the
-            // removal: after it, a restart must not find this message in place of the other.
+            // The message that it would replace has been leased meanwhile, and stays until that delivery ends. The
+            // reply follows the removal: once it is sent, a restart must not find this message instead of the other.
             self.store.remove_durably(seq);
             self.pending_puts.insert(seq, PendingWrite::Refused(error, reply));
             return;
@@ -396,7 +396,7 @@ impl Handler<GetBufferState> for BufferActor {
             messages: self.messages.len(),
             bytes: self.bytes,
             max_bytes: self.max_bytes,
-            room: self.max_bytes.saturating_sub(self.bytes + self.reserved + self.lingering_bytes),
+            free_bytes: self.max_bytes.saturating_sub(self.bytes + self.reserved + self.lingering_bytes),
             in_delivery: self.leases.len(),
             delivered_total: self.delivered_total,
             expired_total: self.expired_total,

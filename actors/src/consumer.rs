@@ -1,5 +1,5 @@
-//! `CommunicationInterfaceConsumer`: turns deliveries of the consumed queue into the message that the API route sends,
-//! and settles each delivery when its outcome is known.
+//! `CommunicationInterfaceConsumer`: converts deliveries of the consumed queue into the message that the API route
+//! sends too, and settles each delivery when its outcome is known.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,50 +19,49 @@ use crate::messages::{
 };
 use crate::reply::{Deferred, deferred};
 
-/// How many deliveries are unsettled at once at first. The prefetch grows as long as there is space for more.
+/// The initial prefetch: how many deliveries may be unsettled at once. It grows while the buffer has space.
 pub const FIRST_PREFETCH: u16 = 1;
 
-/// How many deliveries are unsettled at once at the most: enough that a group of them shares one sync of the store. The
-/// broker keeps the rest. Of large messages there are fewer; see [`MAX_UNSETTLED_BYTES`].
+/// The largest prefetch: enough that a group of deliveries shares one sync of the store. The broker keeps all others.
+/// For large messages the prefetch is smaller; see [`MAX_UNSETTLED_BYTES`].
 const MAX_PREFETCH: u16 = 32;
 
-/// How many bytes of deliveries are unsettled at once. One that exceeds it goes back to the queue, and from then on the
-/// prefetch is so small that the next ones keep to it if they are no larger than the last ones. A single larger one is
-/// taken alone.
+/// How many bytes of deliveries may be unsettled at once. A delivery that exceeds this is requeued, and the prefetch
+/// shrinks so that later ones stay within it if they are no larger than the last ones. A single larger delivery is
+/// handled alone.
 const MAX_UNSETTLED_BYTES: u64 = 64 << 20;
 
-/// How often the consumer looks whether the buffer has space, after it had none.
+/// How often the consumer checks whether a full buffer has space again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long nothing is consumed after the disk was full; doubles each time up to [`MAX_DISK_PAUSE`] until something is
-/// stored. What is tried in between goes back to the queue, which counts that.
+/// The first pause of consuming when the disk is full. Until something is stored it doubles, up to [`MAX_DISK_PAUSE`],
+/// because each attempt requeues a delivery, and a quorum queue counts that.
 const FIRST_DISK_PAUSE: Duration = Duration::from_secs(1);
 const MAX_DISK_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long a stop waits for deliveries on their way to the store, and then until the broker has the settlements.
+/// How long a stop waits for deliveries that are being stored, and then for the broker to get the settlements.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts to consume. The link reports what happens on the connection to the function that it is given, and lasts as
-/// long as the connection.
+/// Starts a consumer, which reports its events to the given function. Returns the link; dropping it ends the
+/// connection.
 pub type StartConsuming = Box<dyn FnOnce(Box<dyn Fn(ConsumerEvent) + Send>) -> Box<dyn ConsumerLink>>;
 
-/// Why nothing is consumed. Everything unsettled goes back to the queue, once what is on its way to the store is
-/// settled.
+/// Why nothing is consumed. All unsettled deliveries are requeued once those that are being stored are settled.
 #[derive(Clone, Copy, Debug)]
 enum Pause {
-    /// The buffer had no space for so many bytes.
+    /// The buffer had no space for this many bytes.
     NoSpace(u64),
     /// The disk was full.
     DiskFull {
-        /// Nothing is tried before.
+        /// No attempt is made before.
         until: Instant,
     },
-    /// Too many bytes are unsettled. They are worked off first.
+    /// Too many bytes are unsettled. They are settled first.
     TooManyBytes,
 }
 
 impl Pause {
-    /// Whether what waits goes back to the queue untried.
+    /// Whether waiting deliveries are requeued without an attempt to store them.
     fn gives_back(self) -> bool {
         !matches!(self, Self::TooManyBytes)
     }
@@ -72,7 +71,7 @@ impl Pause {
 enum Waiting {
     /// To be decoded.
     Untried(Delivery),
-    /// To go back to the queue. It came during a pause; its body is dropped.
+    /// To be requeued. It arrived during a pause; its body is dropped.
     Unwanted(Delivery),
 }
 
@@ -85,44 +84,44 @@ impl Waiting {
 
 /// Consumes the communication interface's queue.
 ///
-/// While the buffer has no space, the broker keeps the messages: a delivery that stays unsettled for long would run
-/// into its `consumer_timeout`, and one that goes back again and again into a quorum queue's `delivery-limit`. So
-/// consuming ends, what is unsettled goes back once, and consuming begins again when there is space. Since a quorum
-/// queue delivers what went back in the order of its return, as few as possible go back: the prefetch shrinks while the
-/// buffer fills.
+/// While the buffer has no space, the broker keeps the messages. A delivery that stays unsettled for long would exceed
+/// the broker's `consumer_timeout`, and one that is requeued again and again a quorum queue's `delivery-limit`. So the
+/// consumer stops consuming, requeues unsettled deliveries once, and starts again when there is space. A quorum queue
+/// delivers requeued messages in the order in which they were requeued, so as few as possible are: the prefetch shrinks
+/// while the buffer fills.
 ///
 /// Messages of one UUID are stored in the order in which they were published. So a delivery is tried only after an
-/// earlier one of its UUID is stored; and once one goes back to the queue, everything behind it does too, in its order.
+/// earlier one of its UUID is stored; and when one is requeued, all later ones are requeued too, in order.
 pub struct CommunicationInterfaceConsumer {
     decoder: Decoder,
     buffer: Addr<BufferActor>,
     /// `None` once the actor stops.
     link: Option<Box<dyn ConsumerLink>>,
     connected: bool,
-    /// By the order in which they came.
+    /// In the order in which they arrived.
     waiting: BTreeMap<u64, Waiting>,
-    /// How many deliveries have come.
+    /// How many deliveries have arrived.
     arrivals: u64,
     unsettled_bytes: u64,
-    /// The sizes of the last ones, at most [`MAX_PREFETCH`].
+    /// The sizes of the last deliveries, at most [`MAX_PREFETCH`] of them.
     sizes: VecDeque<u64>,
-    /// One is being decoded: a later message of the same UUID must not overtake it.
+    /// Whether a delivery is being decoded. One at a time, so that a later message of the same UUID cannot overtake it.
     decoding: bool,
-    /// A decoded message behind one of its UUID that is on its way to the store.
+    /// A decoded message that waits for an earlier one of its UUID, which is being stored.
     behind: Option<(u64, Delivery, AddBufferMsg)>,
-    /// The UUIDs of the messages on their way to the store.
+    /// The UUIDs of the messages that are being stored.
     storing: HashSet<BufferUuid>,
-    /// How many deliveries are unsettled at once, unless there is a pause.
+    /// How many deliveries may be unsettled at once, unless there is a pause.
     prefetch: u16,
     settled_since_look: u16,
     pause: Option<Pause>,
-    /// The broker delivers nothing more since the pause began.
+    /// Whether the broker has stopped delivering since the pause began.
     cancelled: bool,
-    /// How long the next pause for a full disk is.
+    /// The length of the next pause for a full disk.
     disk_pause: Duration,
-    /// The timer of [`LOOK_INTERVAL`] runs, or the buffer is being asked.
+    /// Whether the timer of [`LOOK_INTERVAL`] runs, or a request for the buffer's state is in progress.
     looking: bool,
-    /// The buffer had no space, and has not had plenty since.
+    /// Whether the buffer had no space, and has not had plenty since.
     full: bool,
     drained: Option<Vec<oneshot::Sender<()>>>,
     stored_total: u64,
@@ -130,8 +129,8 @@ pub struct CommunicationInterfaceConsumer {
 }
 
 impl CommunicationInterfaceConsumer {
-    /// An actor that passes on to `buffer` what the link of `start` delivers, which begins with [`FIRST_PREFETCH`].
-    /// Run it in the context that has the `address`.
+    /// An actor that sends the deliveries of the link of `start` to `buffer`, beginning with [`FIRST_PREFETCH`]. Run it
+    /// in the context that has the `address`.
     pub fn new(decoder: Decoder, buffer: Addr<BufferActor>, start: StartConsuming, address: Addr<Self>) -> Self {
         Self {
             decoder,
@@ -178,7 +177,7 @@ impl CommunicationInterfaceConsumer {
         self.work(ctx);
     }
 
-    /// Decodes the next delivery and sends it to the buffer. The one behind it follows as soon as this one is in the
+    /// Decodes the next delivery and sends it to the buffer. The one after it follows as soon as this one is in the
     /// buffer's mailbox, so that many can share one sync.
     fn work(&mut self, ctx: &mut Context<Self>) {
         let is_busy = self.decoding || self.behind.is_some();
@@ -224,7 +223,7 @@ impl CommunicationInterfaceConsumer {
         }));
     }
 
-    /// Stores the message that was behind another of its UUID, if that one is stored. After a refusal it waits again.
+    /// Stores the message that waits for another of its UUID, if that one is stored. After a refusal it waits again.
     fn try_the_one_behind(&mut self, ctx: &mut Context<Self>) {
         let Some((_, _, message)) = &self.behind else { return };
         let may_be_stored = !self.storing.contains(&message.buffer_uuid);
@@ -280,7 +279,7 @@ impl CommunicationInterfaceConsumer {
 
     fn pause_for(&self, error: &Error) -> Pause {
         match error {
-            Error::NoRoom { size, .. } => Pause::NoSpace(*size),
+            Error::NoCapacity { size, .. } => Pause::NoSpace(*size),
             _ => Pause::DiskFull { until: Instant::now() + self.disk_pause },
         }
     }
@@ -294,7 +293,7 @@ impl CommunicationInterfaceConsumer {
         if let Pause::DiskFull { .. } = pause {
             self.disk_pause = (self.disk_pause * 2).min(MAX_DISK_PAUSE);
         }
-        // a pause may follow another, for a graver reason
+        // A pause may replace another one with a less severe reason.
         if self.pause.replace(pause).is_none() {
             self.cancelled = false;
             self.link.iter().for_each(|link| link.consume(0));
@@ -302,7 +301,7 @@ impl CommunicationInterfaceConsumer {
         self.look_later(ctx);
     }
 
-    /// During a pause: returns to the queue what is not wanted, in its order, once everything before it is settled.
+    /// During a pause: requeues unwanted deliveries, in order, once all earlier ones are settled.
     fn give_back(&mut self) {
         let Some(pause) = self.pause.filter(|_| self.is_idle()) else { return };
         let is_next = matches!(self.waiting.first_key_value(), Some((_, Waiting::Unwanted(_))));
@@ -311,7 +310,7 @@ impl CommunicationInterfaceConsumer {
         }
     }
 
-    /// Dropped unsettled, they go back to the queue.
+    /// Drops them unsettled, which requeues them.
     fn forget_waiting(&mut self) {
         for (_, waiting) in std::mem::take(&mut self.waiting) {
             self.unsettled_bytes -= waiting.len();
@@ -324,7 +323,7 @@ impl CommunicationInterfaceConsumer {
         }
     }
 
-    /// Looks once for each window of deliveries.
+    /// Checks once for each window of deliveries.
     fn look_if_due(&mut self, ctx: &mut Context<Self>) {
         self.settled_since_look = self.settled_since_look.saturating_add(1);
         if self.settled_since_look >= self.prefetch && !std::mem::replace(&mut self.looking, true) {
@@ -337,18 +336,18 @@ impl CommunicationInterfaceConsumer {
         let state = self.buffer.send(GetBufferState);
         ctx.spawn(state.into_actor(self).map(|state, actor, ctx| {
             actor.looking = false;
-            // without the buffer nothing is stored any more
+            // Without the buffer actor, nothing is stored any more.
             if let Ok(state) = state {
                 actor.look(&state, ctx);
             }
         }));
     }
 
-    /// Consumes as much as there is space for.
+    /// Sets the prefetch to what there is space for.
     fn look(&mut self, buffer: &BufferState, ctx: &mut Context<Self>) {
-        let wanted = self.next_prefetch(buffer.room);
+        let wanted = self.next_prefetch(buffer.free_bytes);
         let may_consume = match self.pause {
-            Some(Pause::NoSpace(size)) => buffer.room >= size && buffer.store_failure.is_none(),
+            Some(Pause::NoSpace(size)) => buffer.free_bytes >= size && buffer.store_failure.is_none(),
             Some(Pause::DiskFull { until }) => buffer.store_failure.is_none() && Instant::now() >= until,
             Some(Pause::TooManyBytes) => true,
             None => wanted != self.prefetch,
@@ -359,7 +358,7 @@ impl CommunicationInterfaceConsumer {
             self.prefetch = wanted;
             self.link.iter().for_each(|link| link.consume(wanted));
         }
-        let is_plenty = buffer.room >= buffer.max_bytes / 2 && buffer.store_failure.is_none();
+        let is_plenty = buffer.free_bytes >= buffer.max_bytes / 2 && buffer.store_failure.is_none();
         if self.full && is_plenty && self.pause.is_none() {
             log::info!("the buffer has space again for messages of the communication interface");
             self.full = false;
@@ -369,8 +368,8 @@ impl CommunicationInterfaceConsumer {
         }
     }
 
-    /// One message at a time after a refusal; doubled for each window that was stored, as long as twice the size of all
-    /// that may be unsettled is free. In the buffer a message may take up to about twice its size in JSON.
+    /// One message at a time after a refusal; doubled for each window that was stored, while twice the size of all
+    /// deliveries that may be unsettled is free. In the buffer, a message may take about twice its size in JSON.
     fn next_prefetch(&self, free: u64) -> u16 {
         let largest = self.sizes.iter().copied().max().unwrap_or(0).max(1);
         let fits = free.min(2 * MAX_UNSETTLED_BYTES) / (2 * largest);
@@ -414,7 +413,7 @@ impl Handler<FromBroker> for CommunicationInterfaceConsumer {
             ConsumerEvent::Disconnected { reason } => {
                 log::warn!("not consuming messages of the communication interface: {reason}");
                 self.connected = false;
-                // the broker delivers them again
+                // The broker will deliver them again.
                 self.forget_waiting();
                 if let Some((_, delivery, _)) = self.behind.take() {
                     self.unsettled_bytes -= delivery.body.len() as u64;

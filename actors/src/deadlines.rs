@@ -13,16 +13,16 @@ use futures::stream::Stream;
 use tokio_util::time::DelayQueue;
 use tokio_util::time::delay_queue::Key;
 
-/// Things that become due, as a stream of those that have become due. Clones share the same deadlines.
+/// Deadlines, as a stream of what becomes due. Clones share the same deadlines.
 pub struct Deadlines<T>(Rc<RefCell<DelayQueue<T>>>);
 
-/// A deadline that has not passed. It cannot be cloned: a deadline that has passed must not be removed, because another
-/// one may have its key by then.
+/// A deadline that has not passed. It cannot be cloned: a deadline that has passed must not be removed, because its key
+/// may belong to another one by then.
 #[derive(Debug)]
 pub struct Deadline(Key);
 
 impl<T> Deadlines<T> {
-    /// Makes `what` due `after` this time, to the millisecond.
+    /// Makes `what` due after the time `after`, to the millisecond.
     pub fn add(&self, what: T, after: Duration) -> Deadline {
         Deadline(self.0.borrow_mut().insert(what, after))
     }

@@ -12,19 +12,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::codec::{DecodeError, Effort, Format};
 use crate::error::Error;
 
-/// Longer bodies, in bytes, are decoded on the thread pool, and so are shorter ones that turn out to take long. Most
-/// bodies up to this length take less time than a thread switch there and back, about 20 µs.
+/// Bodies longer than this, in bytes, are decoded on the thread pool, and so are shorter ones that turn out to take
+/// long. Most bodies up to this length take less time than two thread switches, about 20 µs.
 const DECODE_IN_PLACE: usize = 64 << 10;
 
-/// How many bodies may wait for a thread or be on one. Their memory is bounded where they are received; this bounds the
-/// time that they wait. One MiB takes about a millisecond, and up to some hundred if it is crafted to be slow. A sender
-/// beyond this gets [`Error::DecoderFull`] and may try again later.
+/// How many bodies may wait for a thread or be decoded. Their memory is bounded where they are received; this bounds
+/// how long they wait. One MiB takes about a millisecond, and up to some hundred if it is crafted to be slow. Further
+/// senders get [`Error::DecoderFull`] and may try again later.
 const MAX_WAITING: usize = 1_024;
 
 /// Decodes bodies on as many threads as there are cores; up to 1,024 bodies wait. Clones share the threads.
 ///
-/// While it is decoded, a body may need many times its length, within the codec's bounds. So the number of threads
-/// bounds that memory.
+/// While it is decoded, a body may need many times its length in memory, within the codec's bounds. The number of
+/// threads bounds that memory.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     threads: Addr<PoolThread>,
@@ -81,7 +81,7 @@ impl<T: Send + 'static> Handler<Decode<T>> for PoolThread {
 
     fn handle(&mut self, message: Decode<T>, _: &mut Self::Context) -> Self::Result {
         let Decode { format, body, with, _permit } = message;
-        // unwind safe: a value that a panic leaves half made is dropped with it
+        // Unwind safe: a panic drops all values that it leaves incomplete.
         catch_unwind(AssertUnwindSafe(|| with(format, body, Effort::Full))).ok()
     }
 }

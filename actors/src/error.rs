@@ -18,7 +18,7 @@ pub enum ErrorKind {
     /// Nobody, but a retry may succeed: another client holds the lease.
     Busy,
     /// Nobody, but a retry may succeed: a limit is reached.
-    NoRoom,
+    NoCapacity,
     /// The operator: the configuration does not offer this.
     Setup,
     /// The operator: a part of the service has failed.
@@ -41,19 +41,19 @@ pub enum Error {
     #[error(transparent)]
     Blend(#[from] BlendError),
     /// A limit on memory or disk is reached.
-    #[error("no room for {size} bytes more: {held} of {limit} bytes of {what} are taken")]
-    NoRoom {
-        /// What the bound is for.
+    #[error("no capacity for {size} more bytes: {held} of {limit} bytes of {what} are in use")]
+    NoCapacity {
+        /// What the limit is for.
         what: &'static str,
         /// How large the message is, in bytes.
         size: u64,
-        /// How many bytes are held.
+        /// How many bytes are in use.
         held: u64,
-        /// How many may be held.
+        /// How many bytes may be in use.
         limit: u64,
     },
     /// The broker has refused a message of more than `limit` bytes before.
-    #[error("the message has {size} bytes, and the AMQP broker takes at most {limit} (its max_message_size)")]
+    #[error("the message has {size} bytes, but the AMQP broker accepts at most {limit} (its max_message_size)")]
     TooLargeForBroker {
         /// How large the message is, in bytes.
         size: u64,
@@ -69,8 +69,11 @@ pub enum Error {
     /// The message could not be put on stable storage.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Messages for the user manager are published to a broker, and cannot be taken here too.
-    #[error("messages for the user manager are published to the AMQP broker; without an AMQP URL they are taken here")]
+    /// Messages for the user manager are published to a broker, so they cannot be fetched here.
+    #[error(
+        "messages for the user manager are published to the AMQP broker; they can be fetched here only without an
+    # AMQP URL"
+    )]
     BrokerIsConfigured,
     /// No message for the user manager has this id.
     #[error("no message has this id")]
@@ -90,22 +93,22 @@ impl Error {
     /// Who can act on it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Blend(error) if error.is_transient() => ErrorKind::NoRoom,
+            Self::Blend(error) if error.is_transient() => ErrorKind::NoCapacity,
             Self::Decode(_) | Self::Blend(_) | Self::Store(StoreError::TooLarge { .. }) => ErrorKind::Request,
             Self::NoBufferMsg | Self::NoSuchMessage => ErrorKind::Absent,
             Self::OtherUser { .. } => ErrorKind::Forbidden,
             Self::TooLargeForBroker { .. } => ErrorKind::TooLarge,
             Self::InDelivery => ErrorKind::Busy,
-            Self::NoRoom { .. } | Self::DecoderFull { .. } => ErrorKind::NoRoom,
-            Self::Store(StoreError::NoSpace(_) | StoreError::Busy(_)) => ErrorKind::NoRoom,
+            Self::NoCapacity { .. } | Self::DecoderFull { .. } => ErrorKind::NoCapacity,
+            Self::Store(StoreError::NoSpace(_) | StoreError::Busy(_)) => ErrorKind::NoCapacity,
             Self::BrokerIsConfigured => ErrorKind::Setup,
             Self::Store(StoreError::Failed(_) | StoreError::Gone(_)) | Self::Stopping => ErrorKind::Service,
         }
     }
 
-    /// Whether it can never succeed, however long one waits: the message alone is larger than the bound.
+    /// Whether a retry can never succeed, because the message alone is larger than the limit.
     pub fn never_fits(&self) -> bool {
-        matches!(self, Self::NoRoom { size, limit, .. } if size > limit)
+        matches!(self, Self::NoCapacity { size, limit, .. } if size > limit)
     }
 }
 

@@ -1,7 +1,7 @@
-//! What an application calls: a method of [`UserHttpActors`] for each thing that the actors do.
+//! The interface for applications: a method of [`UserHttpActors`] for each operation of the actors.
 //!
-//! Each method sends one message of [`messages`](crate::messages) and waits for its reply. A reply that never comes,
-//! because the actor has stopped, is [`Error::Stopping`].
+//! Each method sends one message of [`messages`](crate::messages) and waits for its reply. If the actor has stopped,
+//! the result is [`Error::Stopping`].
 
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ impl UserHttpActors {
         if wait.is_zero() {
             return next.await?;
         }
-        // a message that comes when nobody waits any more is offered again by its lease
+        // If a message arrives when nobody waits any more, the drop of its lease offers it again.
         tokio::time::timeout(wait, next).await.map_or(Ok(None), |next| next?)
     }
 
@@ -163,7 +163,7 @@ impl UserHttpActors {
 
     /// Ends all waiting [`next_message`](Self::next_message) calls: the first step of a stop.
     pub async fn stop_leasing(&self) {
-        // an actor that has stopped leases nothing
+        // An actor that has stopped leases nothing.
         let _ = self.publisher.send(StopLeasing).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Leases: values that hold a message for one receiver. A lease that is dropped offers the message again.
 //!
-//! The guards stand below the actors: they know only where to report their end. actix skips a message whose sender is
-//! gone and drops a reply to one, so a message is never handed out by itself, always with its lease.
+//! The guards do not know the actors, only where to report their end. If the sender of a request has hung up, actix
+//! drops the reply. So a buffered message is never handed out alone, but always with its lease.
 
 mod buffer;
 mod outbox;

@@ -1,21 +1,22 @@
 //! The actors behind the user HTTP server of a Blender render farm, for any actix application to embed: everything
-//! but HTTP, the command line and the process.
+//! except HTTP, the command line and the process.
 //!
 //! | to find | look in |
 //! | --- | --- |
-//! | the actors, started together, and a method for all they do | [`UserHttpActors`] |
+//! | the actors, started together, with a method for each operation | [`UserHttpActors`] |
 //! | the messages between actors | [`messages`], [`lease`] |
 //! | what may go wrong, and who can act on it | [`error`] |
 //! | messages for workers | [`buffer`], [`blend`] |
 //! | messages for the user manager | [`publisher`] |
 //! | messages from the communication interface | [`consumer`] |
 //! | how bodies are decoded | [`codec`], [`decoder`] |
-//! | where messages are kept | [`store`], [`payload`] |
+//! | how messages are stored | [`store`], [`payload`] |
 //! | RabbitMQ | [`broker`] |
 //! | certificates | [`tls`] |
 //!
-//! The crate installs no logger, no signal handler, no panic hook and no default of rustls. It reads no environment,
-//! but for where the system's CAs are (`SSL_CERT_FILE`, `SSL_CERT_DIR`), with a broker over TLS that has no CA file.
+//! The crate installs no logger, no signal handler, no panic hook and no default of rustls. It reads no environment
+//! variables, with one exception: for a broker over TLS without a CA file, `SSL_CERT_FILE` and `SSL_CERT_DIR` say where
+//! the system's CAs are.
 //!
 //! ```
 //! use std::time::Duration;
@@ -48,7 +49,7 @@
 //! ```
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
-// a library writes to the log, never to the terminal of its application
+// A library writes to the log, never to the terminal of its application.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod blend;

@@ -1,5 +1,5 @@
-//! Every message that the actors take, and its reply. [`UserHttpActors`](crate::UserHttpActors) has a method for each
-//! one that an application sends.
+//! Every message to the actors, and its reply. [`UserHttpActors`](crate::UserHttpActors) has a method for each one that
+//! an application sends.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::store::{StoreError, StoreEvent};
 
-/// To [`BufferActor`](crate::BufferActor): keep a message for a worker. The reply comes when it is on stable storage.
+/// To [`BufferActor`](crate::BufferActor): buffer a message for a worker. The reply is sent when it is on stable
+/// storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct AddBufferMsg {
@@ -22,7 +23,7 @@ pub struct AddBufferMsg {
     pub buffer_uuid: BufferUuid,
     /// The message.
     pub message: BufferMsg,
-    /// The broker's delivery, if a broker has delivered it: it may deliver it again after it was acknowledged.
+    /// The broker's delivery, if it comes from a broker. The broker may redeliver it even after an acknowledgement.
     pub delivery: Option<BrokerDelivery>,
 }
 
@@ -31,8 +32,8 @@ pub struct AddBufferMsg {
 pub struct BrokerDelivery {
     /// Hash of the delivered message.
     pub fingerprint: Fingerprint,
-    /// The broker's `redelivered` flag. If it is set, the message is not buffered again while a message of this
-    /// fingerprint is held, or for an hour after it has left the buffer.
+    /// The broker's `redelivered` flag. If it is set, the message is not buffered again while a message with this
+    /// fingerprint is in the buffer, or for an hour after that was removed.
     pub redelivered: bool,
 }
 
@@ -71,13 +72,13 @@ pub struct GetBufferState;
 pub struct BufferState {
     /// Messages in the buffer.
     pub messages: usize,
-    /// Their cost in bytes: bodies without .blend files, names, and 512 bytes per message for what is kept beside them
-    /// in memory and on the disk.
+    /// Their cost in bytes: bodies without .blend files, names, and 512 bytes per message for the overhead in memory
+    /// and on the disk.
     pub bytes: u64,
     /// The limit for `bytes`.
     pub max_bytes: u64,
-    /// Bytes of the limit that are free: taken neither by messages nor by those on their way to the store.
-    pub room: u64,
+    /// Bytes of the limit that are free: used neither by messages nor by those that are being stored.
+    pub free_bytes: u64,
     /// Messages that are being delivered.
     pub in_delivery: usize,
     /// Messages that were delivered.
@@ -107,8 +108,8 @@ pub enum CountUserMessage {
 /// To [`UserManagerPublisher`](crate::UserManagerPublisher): lease the oldest message that is not leased. For a service
 /// without a broker.
 ///
-/// The reply is `None` if there is none, or if the service stops. A caller that stops waiting drops the request: a
-/// message that comes too late is offered again.
+/// The reply is `None` if there is none, or if the service stops. A caller that stops waiting drops the request; a
+/// message that arrives later is then offered again.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Option<NextMessage>, Error>")]
 pub struct TakeNextMessage {
@@ -118,7 +119,7 @@ pub struct TakeNextMessage {
     pub wait: bool,
 }
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): lease no more messages, and reply to all who wait for one.
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): lease no more messages, and reply to all waiting requests.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopLeasing;
@@ -186,17 +187,17 @@ pub struct GetOutboxState;
 pub struct OutboxState {
     /// Messages in the outbox: waiting, in flight, leased or parked.
     pub messages: usize,
-    /// Their cost in bytes: bodies, and about 700 bytes per message for what is kept beside them.
+    /// Their cost in bytes: bodies, and about 700 bytes of overhead per message.
     pub bytes: u64,
     /// Parked messages, which wait for an operator.
     pub parked: usize,
     /// The limit for `bytes`.
     pub max_bytes: u64,
-    /// A message was refused because the outbox was full, and none has left it since.
+    /// Whether a message was refused because the outbox was full, and none has been removed since.
     pub full: bool,
     /// The connection to the broker.
     pub broker: BrokerState,
-    /// What messages wait for although the broker is connected, in words.
+    /// What messages wait for although the broker is connected, as text.
     pub waiting_for: Option<String>,
     /// Messages that the broker has confirmed or the user manager has deleted.
     pub forwarded_total: u64,
@@ -216,7 +217,7 @@ pub enum BrokerState {
     None,
     /// Connected.
     Connected,
-    /// Not connected; the next attempt follows by itself.
+    /// Not connected; the service reconnects by itself.
     Disconnected,
     /// Connected, but the broker accepts no messages at the moment (`connection.blocked`).
     Blocked,
@@ -232,7 +233,7 @@ pub struct GetConsumerState;
 pub struct ConsumerState {
     /// Whether it is connected to the broker.
     pub connected: bool,
-    /// The buffer is full, so nothing is consumed: the broker keeps the messages.
+    /// Whether consuming is paused because the buffer is full. The broker keeps the messages.
     pub paused: bool,
     /// Deliveries that were stored.
     pub stored_total: u64,

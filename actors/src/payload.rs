@@ -135,8 +135,8 @@ impl Payload {
         Ok(())
     }
 
-    /// Reads from `offset` on what does not require waiting for the disk, at most what fits into `buffer`. Returns the
-    /// number of bytes; after 0, use [`Payload::read`].
+    /// Reads bytes from `offset` on that are available without waiting for the disk, as many as fit into `buffer`.
+    /// Returns the number of bytes. If it returns 0, use [`Payload::read`].
     pub fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let len = (self.len().saturating_sub(offset)).min(buffer.len() as u64) as usize;
         let buffer = &mut buffer[..len];

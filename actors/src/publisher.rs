@@ -159,7 +159,7 @@ impl UserManagerPublisher {
         if held + cost > self.max_bytes {
             self.full = true;
             let (what, limit) = ("messages for the user manager", self.max_bytes);
-            return Err(Error::NoRoom { what, size: cost, held, limit });
+            return Err(Error::NoCapacity { what, size: cost, held, limit });
         }
         self.reserved += cost;
         Ok(())

@@ -1,5 +1,5 @@
-//! A reply that an actor sends after its handler has returned, without a future per request: actix polls every future
-//! of an actor at every event.
+//! Replies that an actor sends after its handler has returned. There is no future per request, because actix polls
+//! every future of an actor at every event.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -38,7 +38,7 @@ impl<T> Deferred<T> {
 }
 
 impl<T> Reply<T> {
-    /// Replies. The value is dropped if the sender of the message is gone.
+    /// Replies. If the sender of the message has hung up, the value is dropped.
     pub fn send(self, value: T) {
         let state = self.0.replace(State::Over);
         match state {
@@ -48,7 +48,7 @@ impl<T> Reply<T> {
         }
     }
 
-    /// Whether the sender of the message is gone.
+    /// Whether the sender of the message has hung up.
     pub fn is_closed(&self) -> bool {
         match &*self.0.borrow() {
             State::Open => false,
@@ -60,7 +60,7 @@ impl<T> Reply<T> {
 
 impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
-        // keeps a reply that has not been picked up; dropping the sender ends its wait
+        // Keeps a reply that the handler has not returned yet. Dropping the sender of a waiting one ends its wait.
         let state = self.0.replace(State::Over);
         if let State::Replied(_) = state {
             self.0.replace(state);
@@ -80,7 +80,7 @@ impl<A: Actor, M: Message> MessageResponse<A, M> for Deferred<M::Result> {
         match state {
             State::Open => drop(self.0.replace(State::Waiting(requester))),
             State::Replied(value) => drop(requester.map(|requester| requester.send(value))),
-            // no reply will come; dropping `requester` reports that
+            // There will be no reply. Dropping `requester` reports that.
             State::Waiting(_) | State::Over => {}
         }
     }
@@ -146,7 +146,7 @@ mod tests {
             assert!(futures::poll!(&mut gone).is_pending());
             let waiting = answerer.send(Ask::Later);
             let reply_to_all = async {
-                // in the mailbox behind both
+                // In the mailbox after both.
                 tokio::task::yield_now().await;
                 drop(gone);
                 answerer.send(ReplyToAll).await

@@ -34,7 +34,7 @@ pub struct ActorsConfig {
     /// Files that are never sent, even from a blend root: tokens and keys, for example. The data directory is never
     /// sent either.
     pub private_files: Vec<PathBuf>,
-    /// The most .blend files that are open at the same time. Each one is a file descriptor.
+    /// How many .blend files may be open at the same time. Each takes a file descriptor.
     pub max_open_blend_files: usize,
     /// The limit for buffered messages, in bytes of [cost](crate::messages::BufferState::bytes).
     pub max_buffered: u64,
@@ -54,8 +54,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     /// A store holds a record that this version does not understand.
     #[error(
-        "record {seq} in {path} cannot be understood; use the program that wrote it, or move the directory away to \
-         go on without its messages",
+        "record {seq} in {path} is not valid for this version; use the version that wrote it, or move the directory \
+         away to start without its messages",
         path = path.display()
     )]
     Record {
@@ -77,7 +77,7 @@ pub enum StartError {
     Thread(io::Error),
 }
 
-/// The running actors: what an application calls. Cloning is cheap.
+/// The running actors: the interface for applications. Cloning is cheap.
 ///
 /// A method sends one message and waits for its reply. [`buffer`](Self::buffer), [`publisher`](Self::publisher) and
 /// [`consumer`](Self::consumer) are for an application whose own actors send the [`messages`](crate::messages).
@@ -120,7 +120,7 @@ impl UserHttpActors {
                 UserManagerPublisher::new(store, recovered, max_bytes, start_link, address)
             })?
         };
-        // after the stores, which create the data directory and lock it
+        // After the stores are opened, because that creates the data directory and locks it.
         let blend_roots = BlendRoots::new(BlendConfig {
             roots: config.blend_roots,
             data_dir: config.data_dir,
@@ -161,7 +161,7 @@ impl UserHttpActors {
         let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
         match failed {
             Some(failure) => failure,
-            // both stores have stopped without a failure
+            // Both stores have stopped without a failure.
             None => std::future::pending().await,
         }
     }
@@ -169,7 +169,7 @@ impl UserHttpActors {
     /// Refuses new work, finishes the work in progress, commits it, and stops the actors. Messages that the broker has
     /// not confirmed within a second stay in the outbox.
     pub async fn drain(&self) {
-        // an actor that has stopped has no work in progress
+        // An actor that has stopped has no work in progress.
         if let Some(consumer) = &self.consumer {
             let _ = consumer.send(Drain).await;
         }
@@ -177,9 +177,10 @@ impl UserHttpActors {
     }
 }
 
-/// A data directory that the operator has created keeps its permissions, so messages are as private as it is.
+/// Warns if other users can read the data directory. One that the operator has created keeps its permissions, and
+/// messages are only as private as it is.
 fn warn_if_others_may_enter(data_dir: &Path) {
-    // a missing one is created with mode 0700
+    // A missing one is created with mode 0700.
     let Ok(metadata) = fs::metadata(data_dir) else { return };
     let mode = metadata.permissions().mode() & 0o777;
     if mode & OTHERS != 0 {
@@ -222,8 +223,8 @@ impl OpenStore {
         Self { name, path: path.to_owned(), next_seq: store.next_seq(), store: Box::new(store), recovered }
     }
 
-    /// Starts the thread of the store, and the actor that owns the store; the actor is made with its own address. The
-    /// thread calls `on_failure` if the store fails permanently.
+    /// Starts the thread of the store, and the actor that owns the store. `actor` gets the address of the actor that it
+    /// makes. The thread calls `on_failure` if the store fails permanently.
     ///
     /// # Errors
     /// [`StartError::Record`] with the record that `actor` does not understand, and [`StartError::Thread`].

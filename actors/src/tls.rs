@@ -1,4 +1,4 @@
-//! What both sides of TLS need: cryptography, and certificates from PEM files.
+//! Cryptography and certificates from PEM files, for TLS servers and clients.
 
 use std::io;
 use std::path::Path;
@@ -9,19 +9,19 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 
-/// Chosen here for each use: a default of the whole process is not a library's to set.
+/// Passed explicitly to each configuration, because a library must not set the default of the process.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// All certificates of a file, one at least.
+/// All certificates of a file, at least one.
 ///
 /// # Errors
 /// What is wrong with the file.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read.map_err(pem_error)? {
-        none if none.is_empty() => Err("there is no certificate in it".to_owned()),
+        none if none.is_empty() => Err("it contains no certificate".to_owned()),
         certificates => Ok(certificates),
     }
 }
@@ -41,8 +41,8 @@ pub fn roots(path: &Path) -> Result<RootCertStore, String> {
 /// Why a PEM file cannot be read.
 pub fn pem_error(error: pem::Error) -> String {
     match error {
-        pem::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => "it is no text".to_owned(),
+        pem::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => "it is not a text file".to_owned(),
         pem::Error::Io(error) => format!("it cannot be read: {error}"),
-        error => format!("it is no PEM: {error}"),
+        error => format!("it is not valid PEM: {error}"),
     }
 }

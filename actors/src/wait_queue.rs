@@ -1,12 +1,12 @@
-//! A queue of waiters, first come first served, any of which may give up without notice.
+//! A FIFO queue of waiters, any of which may give up without notice.
 
 use std::collections::VecDeque;
 
-/// A shorter queue is not swept.
+/// A queue shorter than this is not swept.
 const MIN_SWEEP: usize = 16;
 
-/// A queue of waiters. When its length may have doubled, those that have given up are swept out; so the cost of one
-/// more does not depend on how many wait.
+/// A queue of waiters. When its length has doubled since the last sweep, those that have given up are removed. So the
+/// cost of adding one does not depend on how many wait.
 #[derive(Debug)]
 pub struct WaitQueue<T> {
     waiting: VecDeque<T>,
@@ -14,7 +14,7 @@ pub struct WaitQueue<T> {
 }
 
 impl<T> WaitQueue<T> {
-    /// Appends one. `is_gone` says which have given up.
+    /// Appends a waiter. `is_gone` says which have given up.
     pub fn push(&mut self, one: T, is_gone: impl Fn(&T) -> bool) {
         if self.waiting.len() >= self.sweep_at {
             self.waiting.retain(|one| !is_gone(one));
@@ -28,12 +28,12 @@ impl<T> WaitQueue<T> {
         self.waiting.push_front(one);
     }
 
-    /// The one that has waited longest.
+    /// The waiter that has waited longest.
     pub fn first(&self) -> Option<&T> {
         self.waiting.front()
     }
 
-    /// Takes out the one that has waited longest.
+    /// Removes the waiter that has waited longest.
     pub fn pop(&mut self) -> Option<T> {
         self.waiting.pop_front()
     }
@@ -53,7 +53,7 @@ mod tests {
     fn waiters_that_have_given_up_do_not_pile_up() {
         let mut queue = WaitQueue::default();
         for number in 0..10_000 {
-            // every hundredth goes on waiting
+            // Every hundredth keeps waiting.
             queue.push(number, |number| number % 100 != 0);
             assert!(queue.waiting.len() <= 2 * (number / 100 + 1) + MIN_SWEEP, "{} wait", queue.waiting.len());
         }

@@ -243,7 +243,7 @@ async fn the_buffer_takes_bytes_up_to_its_limit_and_again_after_a_delivery() {
     let taken = state(&buffer).await.bytes;
     let error = add(&buffer, "b", &[0; 60]).await.expect_err("no capacity");
     assert!(
-        matches!(error, Error::NoRoom { held, limit: 1_000, .. } if held == taken) && !error.never_fits(),
+        matches!(error, Error::NoCapacity { held, limit: 1_000, .. } if held == taken) && !error.never_fits(),
         "{error}"
     );
     assert!(add(&buffer, "c", &[0; 1_000]).await.expect_err("never").never_fits());
@@ -273,7 +273,7 @@ async fn a_replaced_message_counts_until_its_delivery_is_over() {
     let earlier = lease(&buffer, "a").await.expect("it is there");
     add(&buffer, "a", &large).await.expect("capacity for both");
     let later = lease(&buffer, "a").await.expect("it is there");
-    assert!(matches!(add(&buffer, "a", &large).await, Err(Error::NoRoom { .. })), "two are being delivered");
+    assert!(matches!(add(&buffer, "a", &large).await, Err(Error::NoCapacity { .. })), "two are being delivered");
     drop(earlier);
     add(&buffer, "a", &large).await.expect("one of the deliveries is over");
     drop(later);
@@ -314,14 +314,14 @@ async fn a_replacement_is_refused_if_what_it_replaces_is_leased_while_it_is_stor
         earlier
     };
     let (replaced, earlier) = futures::join!(replacing, leasing);
-    assert!(matches!(replaced, Err(Error::NoRoom { limit: 1_500, .. })), "{replaced:?}");
+    assert!(matches!(replaced, Err(Error::NoCapacity { limit: 1_500, .. })), "{replaced:?}");
     assert_eq!(body(&earlier), [0; 100]);
     drop(earlier);
     permit.send(()).expect("the store waits");
     add(&buffer, "a", &[1; 800]).await.expect("the earlier one is not leased");
     assert_eq!(body(&lease(&buffer, "a").await.expect("it is there")), [1; 800]);
     let state = state(&buffer).await;
-    assert_eq!((state.messages, state.room), (1, limit - state.bytes));
+    assert_eq!((state.messages, state.free_bytes), (1, limit - state.bytes));
 }
 
 #[actix::test]

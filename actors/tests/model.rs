@@ -143,7 +143,7 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
             let message = BufferMsg { pickle: Payload::from_parts(vec![Bytes::copy_from_slice(body)]), blend: None };
             let message = AddBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), message, delivery };
             let outcome = buffer.send(message).await.expect("alive");
-            assert!(matches!(outcome, Ok(()) | Err(Error::NoRoom { .. })), "{outcome:?}");
+            assert!(matches!(outcome, Ok(()) | Err(Error::NoCapacity { .. })), "{outcome:?}");
             outcome.is_ok()
         };
         match step {

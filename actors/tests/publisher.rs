@@ -302,7 +302,7 @@ async fn the_outbox_takes_bytes_up_to_its_limit() {
     send(&publisher, &[0; 60]).await.expect("accepted");
     let taken = state(&publisher).await.bytes;
     let error = send(&publisher, &[0; 60]).await.expect_err("no capacity");
-    assert!(matches!(error, Error::NoRoom { held, limit: 1_000, .. } if held == taken), "{error}");
+    assert!(matches!(error, Error::NoCapacity { held, limit: 1_000, .. } if held == taken), "{error}");
 }
 
 #[actix::test]
@@ -330,7 +330,7 @@ async fn a_deleted_message_counts_until_nobody_reads_it_any_more() {
     assert_eq!(state(&publisher).await.bytes, 0);
     for reader in [shown, leased] {
         let refused = send(&publisher, &large).await.expect_err("its body is still read");
-        assert!(matches!(refused, Error::NoRoom { .. }), "{refused}");
+        assert!(matches!(refused, Error::NoCapacity { .. }), "{refused}");
         assert!(state(&publisher).await.full);
         drop(reader);
     }

@@ -160,7 +160,7 @@ impl From<Error> for Failure {
             },
             ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
             ErrorKind::Busy => (StatusCode::BAD_REQUEST, Some(BUSY_RETRY_AFTER)),
-            ErrorKind::NoRoom | ErrorKind::Service => (StatusCode::SERVICE_UNAVAILABLE, Some(CAPACITY_RETRY_AFTER)),
+            ErrorKind::NoCapacity | ErrorKind::Service => (StatusCode::SERVICE_UNAVAILABLE, Some(CAPACITY_RETRY_AFTER)),
             ErrorKind::Setup => (StatusCode::CONFLICT, None),
         };
         let text = match &error {

@@ -122,9 +122,9 @@ fn a_bad_new_certificate_is_reported_once_and_the_old_one_stays() {
     let warnings = |part: &str| farm.log().lines().filter(|line| line.contains("WARN") && line.contains(part)).count();
     let good = ca.issue();
     fs::write(&cert, "-----BEGIN CERTIFICATE-----\n!\n").expect("a certificate");
-    farm.wait_for_log(&format!("{cert}: it is no PEM"));
+    farm.wait_for_log(&format!("{cert}: it is not valid PEM"));
     fs::write(&cert, "nothing at all").expect("a certificate");
-    farm.wait_for_log(&format!("{cert}: there is no certificate in it"));
+    farm.wait_for_log(&format!("{cert}: it contains no certificate"));
     fs::write(&cert, &good.chain).expect("a certificate");
     farm.wait_for_log(&format!("{key}: it does not belong to the certificate in {cert}"));
     fs::remove_file(&key).expect("a key");

@@ -1,4 +1,4 @@
-//! How old messages are, whatever happens to the wall clock.
+//! The ages of messages. Steps of the wall clock do not change them.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -8,24 +8,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Seq, now_ms};
 
-/// When something began: milliseconds since the machine was booted, time asleep included. Negative for what began
-/// before.
+/// A point in time: milliseconds since the machine was booted, including time asleep. Negative before the boot.
 pub type Since = i64;
 
-/// A moment that is found again after a restart of the process, whatever happens to the wall clock meanwhile: the boot
-/// of the machine, and how long after it.
+/// A point in time that stays valid across restarts of the process, whatever happens to the wall clock: the boot of the
+/// machine, and the time since then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootTime(u32, Since);
 
-/// An earlier time than this comes from a clock that was never set: batteries that fail set clocks back to 1970, 1980
+/// A wall-clock time before this comes from a clock that was not set: with a failed battery, clocks start at 1970, 1980
 /// or 2000. This is 2001-01-01, in milliseconds since 1970.
 const FIRST_PLAUSIBLE_MS: u64 = 978_307_200_000;
 
-/// A clock that only goes forward. The wall clock counts only for what was stored before the machine was booted, and
-/// for what older versions have stored.
+/// A clock that only goes forward. It uses the wall clock only for messages that were stored before the machine was
+/// booted, or by older versions.
 #[derive(Debug)]
 pub struct AgeClock {
-    /// Identifies the boot of the machine; `None` where the system does not say.
+    /// Identifies the boot of the machine; `None` if the system does not report it.
     boot: Option<u32>,
     started: Since,
     started_at_ms: u64,
@@ -41,13 +40,13 @@ impl AgeClock {
         since_boot()
     }
 
-    /// Now, as a record keeps it.
+    /// The current time, as it is stored in records.
     pub fn boot_time(&self) -> Option<BootTime> {
         self.boot.map(|boot| BootTime(boot, self.now()))
     }
 
-    /// When something began that was stored before this start. A wall-clock time that is in the future or implausible
-    /// comes from a clock that was wrong, and counts as the time of this start.
+    /// The time of a record that was stored before this start. A wall-clock time that is in the future or implausible
+    /// comes from a clock that was wrong; it counts as the time of this start.
     pub fn since(&self, stored_at_ms: u64, boot_time: Option<BootTime>) -> Since {
         match boot_time {
             Some(BootTime(boot, since)) if Some(boot) == self.boot && since <= self.started => since,
@@ -84,12 +83,12 @@ impl ByAge {
         self.0.push_back((since, seq));
     }
 
-    /// Takes out the oldest if it began at `due` or before. It may have been removed already.
+    /// Takes the oldest message if it was stored at `due` or before. It may have been removed already.
     pub fn pop_due(&mut self, due: Since) -> Option<Seq> {
         self.0.pop_front_if(|&mut (since, _)| since <= due).map(|(_, seq)| seq)
     }
 
-    /// Whether the oldest began at `due` or before.
+    /// Whether the oldest message was stored at `due` or before.
     pub fn is_due(&self, due: Since) -> bool {
         self.0.front().is_some_and(|&(since, _)| since <= due)
     }

@@ -1,4 +1,4 @@
-//! Messages that nobody fetches in time expire, a slice at a time.
+//! Removes expired messages, a slice at a time.
 
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ use crate::buffer_uuid::BufferUuid;
 use crate::store::Seq;
 use crate::wait_queue::WaitQueue;
 
-/// How often expired messages are looked for: a time to live is kept to the second, and the look costs nothing.
+/// How often expired messages are removed. Messages expire at most a second late, and a check without any costs almost
+/// nothing.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many messages or tombstones are removed in one turn of the event loop: 300,000 took 0.76 s, so 1,000 take about
 /// 3 ms.
 const EXPIRY_SLICE: usize = 1_000;
 
-/// The pause before the next slice, if more is due: other events are handled meanwhile.
+/// The pause before the next slice, if more is due, so that other events are handled in between.
 const NEXT_SLICE: Duration = Duration::from_millis(1);
 
 impl BufferActor {
@@ -26,7 +27,7 @@ impl BufferActor {
         message.since <= self.due()
     }
 
-    /// What began at this time or before has expired.
+    /// Messages that were stored at this time or before have expired.
     fn due(&self) -> Since {
         self.clock.now().saturating_sub_unsigned(self.ttl.as_millis() as u64)
     }
@@ -64,8 +65,8 @@ impl BufferActor {
         }
     }
 
-    /// Ends a delivery that did not succeed. A message that has expired meanwhile is removed. Returns who waits for the
-    /// end.
+    /// Ends a delivery that did not succeed. If the message has expired meanwhile, removes it. Returns the waiters for
+    /// the end of the delivery.
     pub(super) fn offer_again(&mut self, uuid: &BufferUuid, seq: Seq) -> WaitQueue<Waiter> {
         if self.messages.get(uuid).is_some_and(|message| self.is_expired(message)) {
             self.count_expired(std::slice::from_ref(uuid));

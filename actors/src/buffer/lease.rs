@@ -15,8 +15,8 @@ use crate::reply::{Deferred, Reply, deferred};
 use crate::store::Seq;
 use crate::wait_queue::WaitQueue;
 
-/// How long a request waits for the end of a delivery whose last part is being handed over. A worker that takes it ends
-/// the wait within microseconds. If it stalls, the waiter is told that the message is in delivery.
+/// How long a waiter waits for the end of a delivery whose last chunk is being handed over. Normally the worker accepts
+/// that chunk within microseconds. If it stalls, the waiter gets the reply that the message is in delivery.
 const FINISHING_WAIT: Duration = Duration::from_secs(1);
 
 /// A request that may have to wait until a delivery ends.
@@ -48,19 +48,20 @@ impl Waiter {
 /// A delivery in progress.
 #[derive(Debug)]
 pub(super) struct Lease {
-    /// The last part is being handed over. The worker may ask again before this actor knows the outcome.
+    /// Whether the last chunk is being handed over. The worker may send its next request before this actor knows the
+    /// outcome.
     finishing: bool,
     waiting: Waiting,
 }
 
-/// The requests that wait for the end of a delivery, and when the first of them has waited long enough.
+/// The waiters for the end of a delivery, and when the first of them times out.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     waiters: WaitQueue<Waiter>,
     deadline: Option<Deadline>,
 }
 
-/// To [`BufferActor`]: some waiters for the end of this delivery have waited long enough.
+/// To [`BufferActor`]: some waiters for the end of this delivery have timed out.
 #[derive(Debug)]
 pub(super) struct WaitingIsOver(Seq);
 
@@ -80,7 +81,7 @@ impl BufferActor {
         match waiter.request {
             Request::View(reply) => reply.send(found.map(|(_, view)| view)),
             Request::Lease { max_single_write, reply } => {
-                // if nobody takes the reply, it is dropped with its lease, which ends the lease
+                // If the sender has hung up, the reply is dropped, and with it the lease.
                 reply.send(found.and_then(|(seq, view)| self.lease(uuid, seq, view, max_single_write, ctx)));
             }
         }
@@ -102,7 +103,7 @@ impl BufferActor {
         Ok(LeasedBufferMsg { view, lease })
     }
 
-    /// Answers the waiters that have waited long enough for the end of this delivery.
+    /// Answers the waiters for the end of this delivery that have timed out.
     fn end_waiting(&mut self, seq: Seq) {
         let Some(lease) = self.leases.get_mut(&seq) else { return };
         lease.waiting.deadline = None;
@@ -128,7 +129,7 @@ impl BufferActor {
         waiters
     }
 
-    /// Answers those who have waited for the end of a delivery.
+    /// Answers the waiters for a delivery that has ended.
     pub(super) fn serve_all(&mut self, uuid: &BufferUuid, mut waiters: WaitQueue<Waiter>, ctx: &mut Context<Self>) {
         while let Some(waiter) = waiters.pop() {
             if !waiter.is_gone() {
@@ -169,7 +170,7 @@ impl Handler<BufferLeaseEvent> for BufferActor {
     type Result = ();
 
     fn handle(&mut self, BufferLeaseEvent { uuid, seq, end }: BufferLeaseEvent, ctx: &mut Self::Context) {
-        // A message that was replaced is no longer here: only the space that it took becomes free.
+        // A replaced message is no longer in the map: only its cost is freed.
         let Some(message) = self.messages.get_mut(&uuid).filter(|message| message.seq == seq) else {
             if !matches!(end, LeaseEnd::Finishing)
                 && let Some(cost) = self.lingering.remove(&seq)

@@ -20,12 +20,12 @@ pub struct Meta {
     pub blend_path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
-    /// Versions up to 0.1.0 did not keep it.
+    /// Versions up to 0.1.0 did not store it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootTime>,
 }
 
-/// The meta of a record without a body: a message with this fingerprint has been here.
+/// The meta of a record without a body: a message with this fingerprint was in the buffer.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Tombstone {
     #[serde(rename = "gone")]
@@ -49,7 +49,7 @@ impl Meta {
         }
     }
 
-    /// The message whose body is that of `record` and whose age began at `since`.
+    /// The message with the body of `record`, stored at `since`.
     pub fn into_message(self, record: Recovered, since: Since) -> (BufferUuid, BufferedMsg) {
         let blend = self.blend_at.map(|offset| BlendPlaceholder { offset, path: self.blend_path });
         let cold = ColdFields::new(blend, self.fingerprint);

@@ -1,4 +1,4 @@
-//! Detects messages that a broker delivers again although they are buffered, or have been.
+//! Detects redeliveries of messages that are in the buffer or were removed from it recently.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -7,11 +7,11 @@ use crate::broker::Fingerprint;
 use crate::buffer::age::Since;
 use crate::store::{NO_RECORD, Seq};
 
-/// How long a tombstone is kept. A broker redelivers what was unacknowledged when a connection ended as soon as there
-/// is another connection. A broker that is down is back within the hour, or somebody looks after it.
+/// How long a tombstone is kept. When a connection has ended, the broker redelivers unacknowledged messages as soon as
+/// there is another one. A broker that is down for more than an hour is an incident that somebody handles.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(3_600);
 
-/// How many tombstones are kept, the latest: about 100 MiB of memory.
+/// How many tombstones are kept. The oldest are dropped first. They take about 100 MiB of memory.
 const MAX_TOMBSTONES: usize = 1_000_000;
 
 /// The fingerprints of the messages from a broker that are buffered, and of those that were removed within the last
@@ -19,7 +19,7 @@ const MAX_TOMBSTONES: usize = 1_000_000;
 #[derive(Debug, Default)]
 pub struct RedeliveryFilter {
     buffered: HashSet<Fingerprint>,
-    /// Each with the record of its latest tombstone.
+    /// The record of the latest tombstone for each fingerprint.
     tombstones: HashMap<Fingerprint, Seq>,
     by_age: VecDeque<(Since, Fingerprint, Seq)>,
 }
@@ -37,12 +37,12 @@ impl RedeliveryFilter {
         self.buffered.remove(fingerprint);
     }
 
-    /// The store is writing a tombstone.
+    /// Adds a tombstone that the store is writing.
     pub fn announce_tombstone(&mut self, fingerprint: Fingerprint) {
         self.tombstones.insert(fingerprint, NO_RECORD);
     }
 
-    /// A tombstone has the number `record`, even if it could not be written.
+    /// Adds a tombstone with the number `record`. It counts even if it could not be written.
     pub fn add_tombstone(&mut self, since: Since, fingerprint: Fingerprint, record: Seq) {
         self.tombstones.insert(fingerprint, record);
         self.by_age.push_back((since, fingerprint, record));
@@ -75,7 +75,7 @@ mod tests {
         let mut filter = RedeliveryFilter::default();
         filter.add_tombstone(1_000, first, 7);
         filter.add_tombstone(2_000, second, 8);
-        // the same message, left and fetched once more
+        // The same message was added and delivered once more.
         filter.add_tombstone(3_000, first, 9);
         assert!(filter.remove_old(3_600_999, 10).is_empty());
         assert_eq!(filter.remove_old(3_602_500, 1), [7]);

@@ -1,4 +1,4 @@
-//! A record that the store moves as soon as it is stored.
+//! A record that the store moves right after it was stored.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn a_record_that_moves_right_after_it_was_stored_is_found_where_it_is() {
         let view = buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }).await.expect("alive").expect("it is there");
         match &view.payload.read_all().expect("readable")[..] {
             b"new copy" => break,
-            // the store's thread is between the commit and the move
+            // The store's thread is between the commit and the move.
             b"old copy" => tokio::task::yield_now().await,
             other => panic!("{other:?}"),
         }

@@ -11,7 +11,7 @@ use crate::store::Seq;
 /// A buffered message in the form in which it is sent.
 #[derive(Clone, Debug)]
 pub struct BufferMsgView {
-    /// Differs from the version of every other message that this service has held or will hold.
+    /// Unique among all messages that this service has ever had or will have.
     pub version: String,
     /// The message as a pickle, without the .blend file.
     pub payload: Payload,
@@ -58,7 +58,7 @@ pub(crate) struct BufferLeaseEvent {
 /// How a delivery ends, or that it is about to.
 #[derive(Debug)]
 pub(crate) enum LeaseEnd {
-    /// The last chunk is being sent: who asks from now on waits for the end.
+    /// The last chunk is being sent: new requests wait for the end.
     Finishing,
     /// The whole message has been sent.
     Delivered,
@@ -80,7 +80,7 @@ impl BufferLease {
     /// The bytes of the message from offset `start` on are about to be sent. `version` identifies all `len` bytes,
     /// including the .blend file.
     ///
-    /// They count towards the delivery if they leave no gap behind what was sent of this version before, or if the
+    /// They count towards the delivery if they leave no gap after what was sent of this version before, or if the
     /// worker has `proven` that it has the bytes before `start`.
     pub fn begin(&mut self, version: &str, len: u64, start: u64, proven: bool) {
         self.transfer = std::mem::take(&mut self.progress).transfer(version, len, start, proven);
@@ -96,8 +96,8 @@ impl BufferLease {
         self.transfer.as_ref().is_some_and(Transfer::completes)
     }
 
-    /// The last chunk is about to be handed over. Requests for the message wait for the outcome from now on: a worker
-    /// that has the last byte may ask again before [`delivered`](Self::delivered) is called.
+    /// The last chunk is about to be handed over. From now on, requests for the message wait for the outcome: a worker
+    /// that has the last byte may send its next request before [`delivered`](Self::delivered) is called.
     pub fn finishing(&self) {
         if !self.finishing {
             self.report(LeaseEnd::Finishing);

@@ -1,4 +1,4 @@
-//! A message for a user manager that fetches its messages, and the right to keep it for the visibility timeout.
+//! The lease of an outbox message that the user manager fetches: it lasts for the visibility timeout.
 
 use std::io;
 
@@ -33,7 +33,7 @@ pub struct OutboxLease {
     id: Option<OutboxLeaseId>,
 }
 
-/// Tells the leases of one message apart.
+/// Distinguishes the leases of one message.
 pub(crate) type OutboxLeaseId = u64;
 
 /// From a lease to the owner of the message.
@@ -61,8 +61,8 @@ impl OutboxLease {
         self.id = None;
     }
 
-    /// The body could not be read. Unless a later read may succeed, the message is parked: otherwise all others would
-    /// wait behind it.
+    /// The body could not be read. Unless a later read may succeed, the message is parked, so that it does not block
+    /// the others.
     pub fn unreadable(mut self, error: &io::Error) {
         if !may_be_readable_later(error) {
             self.id = None;

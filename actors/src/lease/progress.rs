@@ -1,4 +1,4 @@
-//! How much of a message its deliveries have sent: decides which range request completes the delivery.
+//! Tracks how much of a message its deliveries have sent. This decides which range request completes the delivery.
 
 /// How far one version of a message has been sent: from its first byte, without a gap.
 ///
