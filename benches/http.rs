@@ -1,11 +1,12 @@
-//! Requests per second of the small requests, beside a bare actix-web handler whose answers are as long, and beside a
-//! service of the same contract in Python that keeps all in memory.
+//! Requests per second and processor time of the small requests, beside a bare actix-web handler whose answers are as
+//! long, beside a service of the same contract in Python that keeps all in memory, and beside another build of the
+//! product.
 //!
 //! All run as child processes and take turns round by round. Every round starts them anew: the product with an empty
 //! data directory, without a broker.
 use std::error::Error;
-use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ mod support;
 
 use support::bench::{Bench, Options, Target, cores};
 use support::load::{self, Limit, Request};
-use support::server::Server;
+use support::server::{Server, processor_seconds};
 use support::{bare, frames, messages};
 
 /// What a round begins with, unmeasured.
@@ -24,6 +25,9 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 /// How long a buffered message is.
 const SMALL: usize = 300;
+
+/// The unit of a processor time.
+const PROCESSOR_TIME: &str = "µs/request";
 
 /// How much faster than the service in Python the product is to be.
 const TIMES_FASTAPI: f64 = 10.0;
@@ -41,12 +45,16 @@ struct Http {
     /// Only beside this peer
     #[arg(long)]
     peer: Option<Peer>,
+    /// Another build of the product, such as one of an earlier commit, as one more peer
+    #[arg(long, value_name = "FILE", required_if_eq("peer", "build"))]
+    build: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Peer {
     Bare,
     Fastapi,
+    Build,
 }
 
 impl Peer {
@@ -54,20 +62,30 @@ impl Peer {
         match self {
             Self::Bare => "bare actix-web",
             Self::Fastapi => "FastAPI",
+            Self::Build => "other build",
         }
     }
 
-    fn start(self, bench: &Bench, row: &Row) -> io::Result<Server> {
+    fn start(self, bench: &Bench, row: &Row, options: &Http) -> io::Result<Server> {
         match self {
             Self::Bare => Server::bare(bench.scratch(), row.status, row.length),
             Self::Fastapi => Server::fastapi(bench.scratch(), None),
+            Self::Build => Server::build(options.build.as_deref().expect("a peer's program"), bench.scratch()),
+        }
+    }
+
+    fn target(self, row: &Row) -> Target {
+        match self {
+            Self::Bare => row.target,
+            Self::Fastapi => Target::AtLeast(TIMES_FASTAPI),
+            Self::Build => Target::None,
         }
     }
 
     /// How many messages are there to be fetched, for each second that a round lasts.
     fn hits_per_second(self) -> u64 {
         match self {
-            Self::Bare => 40_000,
+            Self::Bare | Self::Build => 40_000,
             Self::Fastapi => 1_000,
         }
     }
@@ -107,23 +125,38 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn measure_row(bench: &mut Bench, row: &Row, options: &Http) -> Result<(), Box<dyn Error>> {
-    let peers: Vec<Peer> = [Peer::Bare, Peer::Fastapi]
+    let peers: Vec<Peer> = [Peer::Bare, Peer::Fastapi, Peer::Build]
         .into_iter()
         .filter(|&peer| options.peer.is_none_or(|wanted| wanted == peer))
+        .filter(|&peer| peer != Peer::Build || options.build.is_some())
         .collect();
-    let mut product = Vec::new();
-    let mut others = vec![Vec::new(); peers.len()];
+    let mut product = Figures::default();
+    let mut others = vec![Figures::default(); peers.len()];
     for _ in 0..bench.rounds() {
-        product.push(measure(row, &Server::product(bench.scratch())?, Peer::Bare.hits_per_second(), options));
-        for (peer, rates) in peers.iter().zip(&mut others) {
-            rates.push(measure(row, &peer.start(bench, row)?, peer.hits_per_second(), options));
+        product.add(measure(row, &Server::product(bench.scratch())?, Peer::Bare.hits_per_second(), options)?);
+        for (peer, figures) in peers.iter().zip(&mut others) {
+            figures.add(measure(row, &peer.start(bench, row, options)?, peer.hits_per_second(), options)?);
         }
     }
-    for (peer, rates) in peers.iter().zip(&others) {
-        let target = if *peer == Peer::Fastapi { Target::AtLeast(TIMES_FASTAPI) } else { row.target };
-        bench.compare(row.name, "requests/s", &product, (peer.name(), rates), target);
+    for (peer, figures) in peers.iter().zip(&others) {
+        bench.compare(row.name, "requests/s", &product.rates, (peer.name(), &figures.rates), peer.target(row));
+        bench.compare(row.name, PROCESSOR_TIME, &product.costs, (peer.name(), &figures.costs), Target::None);
     }
     Ok(())
+}
+
+/// Requests per second, and the server's processor time per request in µs, user and system: one value for each round.
+#[derive(Clone, Default)]
+struct Figures {
+    rates: Vec<f64>,
+    costs: Vec<f64>,
+}
+
+impl Figures {
+    fn add(&mut self, (rate, cost): (f64, f64)) {
+        self.rates.push(rate);
+        self.costs.push(cost);
+    }
 }
 
 /// What the product answers to a `GET` is how long the bare handler's answer is.
@@ -154,21 +187,25 @@ fn rows(bench: &Bench) -> Result<Vec<Row>, Box<dyn Error>> {
     ])
 }
 
-/// Requests per second.
-fn measure(row: &Row, server: &Server, hits_per_second: u64, options: &Http) -> f64 {
+/// Requests per second, and the server's processor time per request in µs.
+fn measure(row: &Row, server: &Server, hits_per_second: u64, options: &Http) -> io::Result<(f64, f64)> {
     let Http { seconds, connections, .. } = *options;
     let address = if row.api { server.api } else { server.http };
     let drive =
         |address, request: &Request, status: u16, limit| load::drive(address, request, status, connections, limit);
-    let Some(stored) = &row.stored else {
+    let mut limit = Limit::Count((hits_per_second * seconds).div_ceil(connections));
+    if let Some(stored) = &row.stored {
+        // all sides: storing wakes the connections' threads and the disk alike
+        drive(server.api, &stored.with_other_numbers(), 200, Limit::after(WARM_UP));
+        drive(server.api, stored, 200, limit);
+    } else {
         drive(address, &row.request.with_other_numbers(), row.status, Limit::after(WARM_UP));
-        return drive(address, &row.request, row.status, Limit::after(Duration::from_secs(seconds)));
-    };
-    let each = (hits_per_second * seconds).div_ceil(connections);
-    // all sides: storing wakes the connections' threads and the disk alike
-    drive(server.api, &stored.with_other_numbers(), 200, Limit::after(WARM_UP));
-    drive(server.api, stored, 200, Limit::Count(each));
-    drive(address, &row.request, row.status, Limit::Count(each))
+        limit = Limit::after(Duration::from_secs(seconds));
+    }
+    let (start, before) = (Instant::now(), server.processor_seconds()?);
+    let rate = drive(address, &row.request, row.status, limit);
+    let requests = rate * start.elapsed().as_secs_f64();
+    Ok((rate, (server.processor_seconds()? - before) * 1e6 / requests))
 }
 
 /// Compares this load with wrk: requests per second of the bare handler, and the processor time of the load itself.
@@ -177,34 +214,25 @@ fn compare_with_wrk(bench: &mut Bench, options: &Http) -> Result<(), Box<dyn Err
     let (mut own, mut wrk) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for _ in 0..bench.rounds() {
         let server = Server::bare(bench.scratch(), 200, SMALL as u64)?;
-        let (start, before) = (Instant::now(), processor_time()?);
+        let (start, before) = (Instant::now(), processor_seconds("self")?);
         let rate =
             load::drive(server.http, &messages::get(), 200, connections, Limit::after(Duration::from_secs(seconds)));
-        own.1.push((processor_time()?.0 - before.0) * 1e6 / (rate * start.elapsed().as_secs_f64()));
+        own.1.push((processor_seconds("self")?.own - before.own) * 1e6 / (rate * start.elapsed().as_secs_f64()));
         own.0.push(rate);
 
-        let (start, before) = (Instant::now(), processor_time()?);
+        let (start, before) = (Instant::now(), processor_seconds("self")?);
         let mut command = Command::new("wrk");
         command.args(["-t", &cores().to_string(), "-c", &connections.to_string(), "-d", &format!("{seconds}s")]);
         let output = command.arg(format!("http://{}/?bufferUUID=x", server.http)).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());
         let rate = rate.ok_or_else(|| format!("wrk prints no rate:\n{text}"))?;
-        wrk.1.push((processor_time()?.1 - before.1) * 1e6 / (rate * start.elapsed().as_secs_f64()));
+        wrk.1.push(
+            (processor_seconds("self")?.children - before.children) * 1e6 / (rate * start.elapsed().as_secs_f64()),
+        );
         wrk.0.push(rate);
     }
     bench.compare("load generator, bare handler", "requests/s", &own.0, ("wrk", &wrk.0), Target::None);
-    bench.compare("load generator, its own cost", "µs/request", &own.1, ("wrk", &wrk.1), Target::None);
+    bench.compare("load generator, its own cost", PROCESSOR_TIME, &own.1, ("wrk", &wrk.1), Target::None);
     Ok(())
-}
-
-/// Seconds on a processor: of this process, and of its children that have ended.
-fn processor_time() -> Result<(f64, f64), Box<dyn Error>> {
-    // USER_HZ, which the kernel has fixed for programs
-    const TICKS: f64 = 100.0;
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let (_, fields) = stat.rsplit_once(')').ok_or("no name in /proc/self/stat")?;
-    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(4).flat_map(str::parse).collect();
-    let [user, system, child_user, child_system] = ticks[..] else { return Err("no times in /proc/self/stat".into()) };
-    Ok(((user + system) / TICKS, (child_user + child_system) / TICKS))
 }

@@ -34,7 +34,15 @@ impl Server {
     pub fn product_with(scratch: &Path, arguments: &[&str]) -> io::Result<Self> {
         let folder = TempDir::new_in(scratch)?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let command = product_command(scratch, folder.path(), [any, any], arguments);
+        let command = product_command(PRODUCT, scratch, folder.path(), [any, any], arguments);
+        Self::start(command, folder)
+    }
+
+    /// Another build of the product, likewise.
+    pub fn build(program: &Path, scratch: &Path) -> io::Result<Self> {
+        let folder = TempDir::new_in(scratch)?;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let command = product_command(program, scratch, folder.path(), [any, any], &[]);
         Self::start(command, folder)
     }
 
@@ -84,7 +92,7 @@ impl Server {
     pub fn restart(mut self, scratch: &Path, arguments: &[&str]) -> io::Result<(Self, Duration)> {
         self.end();
         let [http, api] = free_addresses()?;
-        let mut command = product_command(scratch, self.folder.path(), [http, api], arguments);
+        let mut command = product_command(PRODUCT, scratch, self.folder.path(), [http, api], arguments);
         let log = File::create(self.folder.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let start = Instant::now();
@@ -109,6 +117,11 @@ impl Server {
         kib.map(|kib| kib / 1024.0).ok_or_else(|| io::Error::other(format!("the kernel does not say {name}")))
     }
 
+    /// Its processor time so far.
+    pub fn processor_seconds(&self) -> io::Result<f64> {
+        Ok(processor_seconds(&self.child.id().to_string())?.own)
+    }
+
     fn end(&mut self) {
         // its folder is deleted, so it need not shut down cleanly
         let _ = self.child.kill();
@@ -122,8 +135,38 @@ impl Drop for Server {
     }
 }
 
-fn product_command(scratch: &Path, folder: &Path, [http, api]: [SocketAddr; 2], arguments: &[&str]) -> Command {
-    let mut command = ending_with_us(env!("CARGO_BIN_EXE_user-http-server"), "KILL");
+/// Seconds on a processor, user and system.
+pub struct ProcessorSeconds {
+    /// Of the process itself.
+    pub own: f64,
+    /// Of its children that have ended.
+    pub children: f64,
+}
+
+/// What the kernel counts for a process: its number, or `self`.
+pub fn processor_seconds(process: &str) -> io::Result<ProcessorSeconds> {
+    // USER_HZ, which the kernel has fixed for programs
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(4).flat_map(str::parse).collect();
+    let [user, system, child_user, child_system] = ticks[..] else {
+        return Err(io::Error::other(format!("no times in /proc/{process}/stat")));
+    };
+    Ok(ProcessorSeconds { own: (user + system) / TICKS, children: (child_user + child_system) / TICKS })
+}
+
+/// The product.
+const PRODUCT: &str = env!("CARGO_BIN_EXE_user-http-server");
+
+fn product_command(
+    program: impl AsRef<OsStr>,
+    scratch: &Path,
+    folder: &Path,
+    [http, api]: [SocketAddr; 2],
+    arguments: &[&str],
+) -> Command {
+    let mut command = ending_with_us(program, "KILL");
     command.args(["--http-bind", &http.to_string(), "--api-bind", &api.to_string(), "--data-dir"]);
     command.arg(folder.join("data")).arg("--blend-root").arg(scratch).args(arguments);
     // with its defaults, whatever is set here
