@@ -175,6 +175,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         log::info!("API routes listening on http://{address}/farm/services");
     }
     server.run().await?;
-    actors.drain().await;
+    actors.drain().await?;
     Ok(())
 }

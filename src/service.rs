@@ -13,7 +13,7 @@ use actix_web::http::ConnectionType;
 use actix_web::{App, web};
 use futures::future::Either;
 use user_http_actors::store::StoreError;
-use user_http_actors::{StartError, UserHttpActors};
+use user_http_actors::{DiskHangs, StartError, UserHttpActors};
 
 use crate::api::configure_api_routes;
 use crate::auth::Authentication;
@@ -70,6 +70,9 @@ pub enum ServiceError {
     /// lost.
     #[error("{0}; {remedy}", remedy = remedy(.0))]
     Store(#[from] StoreError),
+    /// The disk has not answered during the stop.
+    #[error(transparent)]
+    DiskHangs(#[from] DiskHangs),
 }
 
 /// What the operator has to do about a failed store.
@@ -186,9 +189,10 @@ impl UserHttpServer {
         };
         let (served, failure) = futures::join!(servers, stop);
         watch.abort();
-        actors.drain().await;
+        let drained = actors.drain().await;
         served?;
-        failure.map_or(Ok(()), |failure| Err(failure.into()))
+        failure.map_or(Ok(()), |failure| Err(ServiceError::from(failure)))?;
+        Ok(drained?)
     }
 }
 

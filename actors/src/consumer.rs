@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement};
 use crate::buffer::BufferActor;
@@ -17,7 +16,7 @@ use crate::facade::decode_communication_interface_message;
 use crate::messages::{
     AddBufferMsg, BrokerDelivery, BufferState, ConsumerState, Drain, GetBufferState, GetConsumerState,
 };
-use crate::reply::{Deferred, deferred};
+use crate::reply::{Deferred, Reply, deferred};
 
 /// The initial prefetch: how many deliveries may be unsettled at once. It grows while the buffer has space.
 pub const FIRST_PREFETCH: u16 = 1;
@@ -123,7 +122,8 @@ pub struct CommunicationInterfaceConsumer {
     looking: bool,
     /// Whether the buffer had no space, and has not had plenty since.
     full: bool,
-    drained: Option<Vec<oneshot::Sender<()>>>,
+    /// Set by [`Drain`]: the replies that follow the end of the link.
+    draining: Option<Vec<Reply<()>>>,
     stored_total: u64,
     rejected_total: u64,
 }
@@ -151,7 +151,7 @@ impl CommunicationInterfaceConsumer {
             disk_pause: FIRST_DISK_PAUSE,
             looking: false,
             full: false,
-            drained: None,
+            draining: None,
             stored_total: 0,
             rejected_total: 0,
         }
@@ -181,7 +181,7 @@ impl CommunicationInterfaceConsumer {
     /// buffer's mailbox, so that many can share one sync.
     fn work(&mut self, ctx: &mut Context<Self>) {
         let is_busy = self.decoding || self.behind.is_some();
-        if is_busy || self.pause.is_some_and(Pause::gives_back) || self.drained.is_some() {
+        if is_busy || self.pause.is_some_and(Pause::gives_back) || self.draining.is_some() {
             return;
         }
         let Some(next) = self.waiting.first_entry() else { return };
@@ -207,6 +207,7 @@ impl CommunicationInterfaceConsumer {
             }
             actor.work(ctx);
             actor.give_back();
+            actor.stop_if_drained(ctx);
         }));
     }
 
@@ -219,7 +220,7 @@ impl CommunicationInterfaceConsumer {
             actor.settle(arrival, delivery, outcome.unwrap_or_else(|stopped| Err(stopped.into())), ctx);
             actor.try_the_one_behind(ctx);
             actor.give_back();
-            actor.report_if_drained();
+            actor.stop_if_drained(ctx);
         }));
     }
 
@@ -227,7 +228,7 @@ impl CommunicationInterfaceConsumer {
     fn try_the_one_behind(&mut self, ctx: &mut Context<Self>) {
         let Some((_, _, message)) = &self.behind else { return };
         let may_be_stored = !self.storing.contains(&message.buffer_uuid);
-        let goes_back = self.pause.is_some_and(Pause::gives_back) || self.drained.is_some();
+        let goes_back = self.pause.is_some_and(Pause::gives_back) || self.draining.is_some();
         if !may_be_stored && !goes_back {
             return;
         }
@@ -261,7 +262,7 @@ impl CommunicationInterfaceConsumer {
                 );
                 delivery.settler.settle(Settlement::Reject);
             }
-            Err(_) if self.drained.is_some() => {
+            Err(_) if self.draining.is_some() => {
                 self.unsettled_bytes -= size;
                 delivery.settler.settle(Settlement::Requeue);
             }
@@ -383,12 +384,24 @@ impl CommunicationInterfaceConsumer {
         next.clamp(1, MAX_PREFETCH.into()) as u16
     }
 
-    fn report_if_drained(&mut self) {
-        if self.storing.is_empty() {
-            for reply in self.drained.iter_mut().flat_map(|waiting| waiting.drain(..)) {
-                let _ = reply.send(());
-            }
+    /// Stops the link, if the actor drains and nothing is on its way to the store any more.
+    fn stop_if_drained(&mut self, ctx: &mut Context<Self>) {
+        if self.draining.is_some() && self.is_idle() {
+            self.stop_link(ctx);
         }
+    }
+
+    /// Stops the link, then replies to every [`Drain`] and stops the actor. What is not settled goes back to the queue.
+    fn stop_link(&mut self, ctx: &mut Context<Self>) {
+        let Some(link) = self.link.take() else { return };
+        let stopped = tokio::task::spawn_blocking(move || link.stop(DRAIN_TIMEOUT));
+        ctx.spawn(stopped.into_actor(self).map(|clean, actor, ctx| {
+            if !clean.unwrap_or(false) {
+                log::warn!("the broker did not get the last settlements; it will deliver these messages again");
+            }
+            actor.draining.take().into_iter().flatten().for_each(|reply| reply.send(()));
+            ctx.stop();
+        }));
     }
 }
 
@@ -442,27 +455,15 @@ impl Handler<Drain> for CommunicationInterfaceConsumer {
     type Result = Deferred<()>;
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
-        let (stored, all_stored) = oneshot::channel();
-        self.drained.get_or_insert_default().push(stored);
-        self.try_the_one_behind(ctx);
-        self.forget_waiting();
-        self.report_if_drained();
-        let settled = async move {
-            let _ = tokio::time::timeout(DRAIN_TIMEOUT, all_stored).await;
-        };
-        let stopped = settled.into_actor(self).then(|(), actor, _| {
-            let link = actor.link.take();
-            let stopped = tokio::task::spawn_blocking(move || link.is_none_or(|link| link.stop(DRAIN_TIMEOUT)));
-            stopped.into_actor(actor)
-        });
         let (reply, deferred) = deferred();
-        ctx.spawn(stopped.map(|clean, _, ctx| {
-            if !clean.unwrap_or(false) {
-                log::warn!("the broker did not get the last settlements; it will deliver these messages again");
-            }
-            reply.send(());
-            ctx.stop();
-        }));
+        let is_first = self.draining.is_none();
+        self.draining.get_or_insert_default().push(reply);
+        if is_first {
+            self.try_the_one_behind(ctx);
+            self.forget_waiting();
+            ctx.run_later(DRAIN_TIMEOUT, |actor, ctx| actor.stop_link(ctx));
+            self.stop_if_drained(ctx);
+        }
         deferred
     }
 }

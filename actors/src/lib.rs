@@ -42,7 +42,7 @@
 //!     let leased = actors.lease_buffer_msg("one".into(), 0).await?;
 //!     assert!(leased.view.payload.len() > 10);
 //!     leased.lease.delivered();
-//!     actors.drain().await;
+//!     actors.drain().await?;
 //!     Ok(())
 //! })
 //! # }
@@ -80,4 +80,4 @@ pub use decoder::Decoder;
 pub use error::{Error, ErrorKind};
 pub use facade::ActorsState;
 pub use publisher::UserManagerPublisher;
-pub use system::{ActorsConfig, StartError, UserHttpActors};
+pub use system::{ActorsConfig, DiskHangs, StartError, UserHttpActors};

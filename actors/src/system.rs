@@ -168,14 +168,30 @@ impl UserHttpActors {
 
     /// Refuses new work, finishes the work in progress, commits it, and stops the actors. Messages that the broker has
     /// not confirmed within a second stay in the outbox.
-    pub async fn drain(&self) {
+    ///
+    /// # Errors
+    /// [`DiskHangs`] if the disk does not answer within 5 s. The process may end all the same.
+    pub async fn drain(&self) -> Result<(), DiskHangs> {
         // An actor that has stopped has no work in progress.
         if let Some(consumer) = &self.consumer {
             let _ = consumer.send(Drain).await;
         }
-        let _ = futures::join!(self.publisher.send(Drain), self.buffer.send(Drain));
+        let stores = futures::future::join(self.publisher.send(Drain), self.buffer.send(Drain));
+        tokio::time::timeout(DISK_TIMEOUT, stores).await.map(|_| ()).map_err(|_| DiskHangs)
     }
 }
+
+/// How long [`UserHttpActors::drain`] waits for the disk: a sync takes milliseconds, on a busy disk a second.
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A stop has not waited any longer for the disk. Everything that was acknowledged is on stable storage.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "the disk has not answered for {} s during the stop; everything that was acknowledged is stored, but messages that \
+     were delivered or forwarded last may be delivered again",
+    DISK_TIMEOUT.as_secs()
+)]
+pub struct DiskHangs;
 
 /// Warns if other users can read the data directory. One that the operator has created keeps its permissions, and
 /// messages are only as private as it is.
@@ -248,5 +264,49 @@ impl OpenStore {
         let handle = StoreHandle::start(self.name, self.store, self.next_seq, on_event).map_err(StartError::Thread)?;
         let actor = actor(handle, self.recovered, address);
         Ok(ctx.run(actor.map_err(|seq| StartError::Record { path: self.path, seq })?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Receiver};
+
+    use super::*;
+    use crate::payload::Payload;
+    use crate::store::{Change, Durable};
+
+    /// A store on a disk that does not answer until the other end of this channel is dropped.
+    struct Hanging(Receiver<()>);
+
+    impl Store for Hanging {
+        fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
+            let _ = self.0.recv();
+            MemoryStore.commit(changes, durable)
+        }
+    }
+
+    #[actix::test]
+    async fn a_drain_does_not_wait_for_a_disk_that_hangs() {
+        for hangs in [false, true] {
+            let config = ActorsConfig {
+                data_dir: None,
+                blend_roots: Vec::new(),
+                private_files: Vec::new(),
+                max_open_blend_files: 1,
+                max_buffered: 1 << 20,
+                buffer_ttl: Duration::from_secs(60),
+                max_outbox: 1 << 20,
+                amqp: None,
+            };
+            let (answer, answered) = mpsc::channel();
+            let buffer = OpenStore::new("test", Box::new(Hanging(answered)))
+                .start(|_| {}, |store, found, _| BufferActor::new(store, found, 1 << 20, Duration::from_secs(60)))
+                .expect("an empty store");
+            let actors = UserHttpActors { buffer, ..UserHttpActors::start(config).expect("nothing is read") };
+            let answer = Some(answer).filter(|_| hangs);
+            let drained = actors.drain().await;
+            assert_eq!(drained.is_err(), hangs);
+            drop(answer);
+        }
     }
 }
