@@ -70,10 +70,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Messages for the user manager are published to a broker, so they cannot be fetched here.
-    #[error(
-        "messages for the user manager are published to the AMQP broker; they can be fetched here only without an
-    # AMQP URL"
-    )]
+    #[error("messages for the user manager go to the AMQP broker; they can be fetched here only without an AMQP URL")]
     BrokerIsConfigured,
     /// No message for the user manager has this id.
     #[error("no message has this id")]

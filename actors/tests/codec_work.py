@@ -253,7 +253,8 @@ def at_random(r):
         choice, count = r.randrange(5), r.randrange(1, 4_000)
         step = r.choice([1, 1 << r.randrange(61), r.randrange(1, 1 << 40), MODULUS])
         start = r.randrange(-(1 << 40), 1 << 40)
-        hashes = [start + step * n for n in range(count)] if choice < 3 else chain(bits, r.random() * 0.66, kind)[:count]
+        regular = [start + step * n for n in range(count)]
+        hashes = regular if choice < 3 else chain(bits, r.random() * 0.66, kind)[:count]
         make = r.choice([integer, integer, real, None])
         if make is None:
             keys += tuples([value % 2**64 for value in hashes[:500]])
