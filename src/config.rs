@@ -117,6 +117,7 @@ impl Config {
             limits: Limits {
                 max_body: layers.one(&settings::MAX_BODY)?,
                 max_inflight: layers.one(&settings::MAX_INFLIGHT)?,
+                max_upload_space: layers.one(&settings::MAX_UPLOAD_SPACE)?,
                 min_transfer_rate: layers.one(&settings::MIN_TRANSFER_RATE)?,
             },
             actors: ActorsConfig {

@@ -12,6 +12,8 @@ mod json;
 mod pickle;
 #[path = "../fuzz/checks/range.rs"]
 mod range;
+#[path = "../fuzz/checks/windows.rs"]
+mod windows;
 
 /// Fewer inputs than this are not what is kept.
 const FEW: usize = 100;
@@ -64,6 +66,12 @@ fn pickles_are_read_again_as_they_are_passed_on() {
 #[test]
 fn json_is_written_the_same_twice() {
     replay("json", json::check);
+}
+
+#[test]
+fn bodies_in_files_are_read_as_bodies_in_memory_are() {
+    replay("pickle", windows::check);
+    replay("json", windows::check);
 }
 
 #[test]

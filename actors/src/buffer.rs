@@ -12,7 +12,7 @@ use crate::codec::BlendPlaceholder;
 use crate::deadlines::Deadlines;
 use crate::error::Error;
 use crate::lease::{BufferMsgView, Progress};
-use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState};
+use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState, ProbeStore};
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
@@ -56,6 +56,8 @@ pub struct BufferActor {
     store_failure: Option<StoreError>,
     /// Set by [`Drain`]: for each one, the number of its flush and the reply that follows.
     draining: Option<Vec<(Seq, Reply<()>)>>,
+    /// For each [`ProbeStore`], the number of its flush and the reply that follows.
+    probes: HashMap<Seq, Reply<()>>,
     delivered_total: u64,
     expired_total: u64,
 }
@@ -161,6 +163,7 @@ impl BufferActor {
             pending_puts: PendingPuts::new(),
             store_failure: None,
             draining: None,
+            probes: HashMap::new(),
             delivered_total: 0,
             expired_total: 0,
         };
@@ -311,8 +314,12 @@ impl BufferActor {
         reply.send(Ok(()));
     }
 
-    /// If `seq` is the flush of a [`Drain`]: replies to all of them and stops the actor.
+    /// Replies to the [`ProbeStore`] whose flush this is. If it is the flush of a [`Drain`]: replies to all of them and
+    /// stops the actor.
     fn finish_flush(&mut self, seq: Seq, outcome: Result<(), StoreError>, ctx: &mut Context<Self>) {
+        if let Some(probe) = self.probes.remove(&seq) {
+            return probe.send(());
+        }
         let Some(draining) = self.draining.as_mut().filter(|draining| draining.iter().any(|(flush, _)| *flush == seq))
         else {
             return;
@@ -379,6 +386,7 @@ impl Handler<FromStore> for BufferActor {
             self.finish_flush(seq, outcome, ctx);
         }
         if let Err(error) = check_failure(&self.store_failure) {
+            self.probes.clear();
             while let Some(&seq) = self.pending_puts.keys().next() {
                 self.finish_put(seq, Err(error.clone()), ctx);
             }
@@ -402,6 +410,20 @@ impl Handler<GetBufferState> for BufferActor {
             expired_total: self.expired_total,
             store_failure: self.store_failure.clone(),
         }
+    }
+}
+
+impl Handler<ProbeStore> for BufferActor {
+    type Result = Deferred<()>;
+
+    fn handle(&mut self, ProbeStore { refused }: ProbeStore, _: &mut Self::Context) -> Self::Result {
+        let (reply, deferred) = deferred();
+        self.store.probe(refused);
+        // a store that has failed answers nothing any more; the drop of the reply ends the wait
+        if check_failure(&self.store_failure).is_ok() {
+            self.probes.insert(self.store.flush(), reply);
+        }
+        deferred
     }
 }
 

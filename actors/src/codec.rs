@@ -1,7 +1,8 @@
 //! Decodes the messages of workers and of the communication interface, and writes the messages that go out.
 //!
 //! The bytes are untrusted. Decoding reads them once, does not recurse, stays within declared bounds, does not panic,
-//! and copies no large byte string.
+//! and copies no large byte string. A body in a file is read part by part, and its large byte strings are not read at
+//! all.
 //!
 //! There are two readers, `json` and `pickle`. Both make a graph of values that point into the received bytes (`doc`).
 //! `envelope` finds the parts of a message in that graph. Two writers make JSON or a pickle of any part. If both ends
@@ -13,7 +14,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // a worker has completed its rendering: the user manager gets this as JSON
 //! let body = r#"{"USER_ID": "me", "MAIN_DATA": {"TYPE": "RENDER_COMPLETED", "DATA": {"FRAMES": 2}}}"#;
-//! let posted = decode_user_message(Format::Json, body.into())?;
+//! let posted = decode_user_message(Format::Json, body)?;
 //! assert_eq!(posted.user_id.as_bytes(), b"me");
 //! let UserMessage::Forward(message) = posted.message else { panic!("not forwarded") };
 //! assert_eq!(message.format, Format::Json);
@@ -21,12 +22,12 @@
 //!
 //! // the communication interface leaves a message for a worker: it is kept as a pickle
 //! let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "job-1", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
-//! let stored = decode_communication_interface_message(Format::Json, body.into())?;
+//! let stored = decode_communication_interface_message(Format::Json, body)?;
 //! assert_eq!(stored.buffer_uuid, "job-1");
 //! assert_eq!(stored.message.pickle.read_all()?, &b"\x80\x04}(\x8c\x06FRAMES](K\x01K\x02eu."[..]);
 //!
 //! // an error names what is wrong and what would be right
-//! let error = decode_user_message(Format::Json, r#"{"USER_ID": 7}"#.into()).unwrap_err();
+//! let error = decode_user_message(Format::Json, r#"{"USER_ID": 7}"#).unwrap_err();
 //! assert_eq!(error.to_string(), "USER_ID is an int; a str is expected");
 //! # Ok(())
 //! # }
@@ -41,6 +42,7 @@ mod json;
 mod pickle;
 mod pieces;
 mod preview;
+mod source;
 mod text;
 mod walk;
 
@@ -54,6 +56,7 @@ pub use bounds::*;
 pub(crate) use envelope::{communication_interface_message, posted_message};
 pub use envelope::{decode_communication_interface_message, decode_user_message};
 pub use pickle::bytes_header;
+pub use source::Body;
 
 /// How long decoding a body may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +197,9 @@ pub enum DecodeError {
     /// Anything else.
     #[error("{0}")]
     Malformed(String),
+    /// The body is in a file, and the disk failed to give it back. This says nothing about the message.
+    #[error("the body could not be read back from the disk: {0}")]
+    Unreadable(String),
     /// No error has been found, but decoding takes longer than an event loop has time. Only decoding on an event loop
     /// fails with this.
     #[error("decoding the body takes too long for an event loop")]
@@ -236,9 +242,9 @@ mod tests {
             ("keys of one hash", Format::Pickle, pickle("TEST", &keys)),
         ] {
             assert!(body.len() <= 64 << 10, "{what}: {} bytes", body.len());
-            let brief = posted_message(format, body.clone(), Effort::Brief);
+            let brief = posted_message(format, body.clone().into(), Effort::Brief);
             assert!(matches!(brief, Err(DecodeError::TakesLonger)), "{what}: {brief:?}");
-            posted_message(format, body, Effort::Full).unwrap_or_else(|error| panic!("{what}: {error}"));
+            posted_message(format, body.into(), Effort::Full).unwrap_or_else(|error| panic!("{what}: {error}"));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use bytes::Bytes;
 
+use crate::body_file::BodyDirectory;
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement};
 use crate::buffer::BufferActor;
 use crate::buffer_uuid::BufferUuid;
@@ -93,6 +94,8 @@ impl Waiting {
 /// earlier one of its UUID is stored; and when one is requeued, all later ones are requeued too, in order.
 pub struct CommunicationInterfaceConsumer {
     decoder: Decoder,
+    /// Where large messages are written before the buffer gets them.
+    bodies: Option<BodyDirectory>,
     buffer: Addr<BufferActor>,
     /// `None` once the actor stops.
     link: Option<Box<dyn ConsumerLink>>,
@@ -131,9 +134,16 @@ pub struct CommunicationInterfaceConsumer {
 impl CommunicationInterfaceConsumer {
     /// An actor that sends the deliveries of the link of `start` to `buffer`, beginning with [`FIRST_PREFETCH`]. Run it
     /// in the context that has the `address`.
-    pub fn new(decoder: Decoder, buffer: Addr<BufferActor>, start: StartConsuming, address: Addr<Self>) -> Self {
+    pub fn new(
+        decoder: Decoder,
+        bodies: Option<BodyDirectory>,
+        buffer: Addr<BufferActor>,
+        start: StartConsuming,
+        address: Addr<Self>,
+    ) -> Self {
         Self {
             decoder,
+            bodies,
             buffer,
             link: Some(start(Box::new(move |event| address.do_send(FromBroker(event))))),
             connected: false,
@@ -189,11 +199,12 @@ impl CommunicationInterfaceConsumer {
         let Waiting::Untried(_) = next.get() else { return };
         let Waiting::Untried(delivery) = next.remove() else { return };
         self.decoding = true;
-        let decoder = self.decoder.clone();
+        let (decoder, bodies) = (self.decoder.clone(), self.bodies.clone());
         let (format, body) = (delivery.format, delivery.body.clone());
         let from = BrokerDelivery { fingerprint: delivery.fingerprint, redelivered: delivery.redelivered };
         let decoded = async move {
-            let message = decode_communication_interface_message(&decoder, format, body).await?;
+            let message =
+                decode_communication_interface_message(&decoder, bodies.as_ref(), format, body.into()).await?;
             Ok(AddBufferMsg { delivery: Some(from), ..message })
         };
         ctx.spawn(decoded.into_actor(self).map(move |message, actor, ctx| {

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::thread;
 
 use actix::prelude::*;
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::codec::{DecodeError, Effort, Format};
+use crate::codec::{Body, DecodeError, Effort, Format};
 use crate::error::Error;
 
 /// Bodies longer than this, in bytes, are decoded on the thread pool, and so are shorter ones that turn out to take
@@ -38,14 +37,17 @@ impl Decoder {
         Self { threads: SyncArbiter::start(threads, || PoolThread), permits: Arc::new(Semaphore::new(MAX_WAITING)) }
     }
 
-    /// Decodes a body: on the caller's thread if that is quick, otherwise on the pool.
+    /// Decodes a body: on the caller's thread if that is quick, otherwise on the pool. A body in a file is always
+    /// decoded on the pool, because reading the file blocks.
     pub(crate) async fn decode<T: Send + 'static>(
         &self,
         format: Format,
-        body: Bytes,
-        with: fn(Format, Bytes, Effort) -> Result<T, DecodeError>,
+        body: Body,
+        with: fn(Format, Body, Effort) -> Result<T, DecodeError>,
     ) -> Result<T, Error> {
-        if body.len() <= DECODE_IN_PLACE {
+        if let Body::Memory(bytes) = &body
+            && bytes.len() <= DECODE_IN_PLACE
+        {
             match with(format, body.clone(), Effort::Brief) {
                 Err(DecodeError::TakesLonger) => {}
                 decoded => return Ok(decoded?),
@@ -70,8 +72,8 @@ impl Actor for PoolThread {
 #[rtype(result = "Option<Result<T, DecodeError>>")]
 struct Decode<T: Send + 'static> {
     format: Format,
-    body: Bytes,
-    with: fn(Format, Bytes, Effort) -> Result<T, DecodeError>,
+    body: Body,
+    with: fn(Format, Body, Effort) -> Result<T, DecodeError>,
     /// Released when the body is decoded, even if nobody waits for the reply any more.
     _permit: OwnedSemaphorePermit,
 }
@@ -88,9 +90,11 @@ impl<T: Send + 'static> Handler<Decode<T>> for PoolThread {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
-    fn not_brief(_: Format, _: Bytes, effort: Effort) -> Result<(), DecodeError> {
+    fn not_brief(_: Format, _: Body, effort: Effort) -> Result<(), DecodeError> {
         match effort {
             Effort::Brief => Err(DecodeError::TakesLonger),
             Effort::Full => Ok(()),
@@ -102,10 +106,10 @@ mod tests {
         System::new().block_on(async {
             let decoder = Decoder::start();
             let all = decoder.permits.clone().try_acquire_many_owned(MAX_WAITING as u32).expect("all permits");
-            let refused = decoder.decode(Format::Json, Bytes::new(), not_brief).await;
+            let refused = decoder.decode(Format::Json, Bytes::new().into(), not_brief).await;
             assert!(matches!(refused, Err(Error::DecoderFull { limit: MAX_WAITING })), "{refused:?}");
             drop(all);
-            decoder.decode(Format::Json, Bytes::new(), not_brief).await.expect("a permit is free");
+            decoder.decode(Format::Json, Bytes::new().into(), not_brief).await.expect("a permit is free");
             assert_eq!(decoder.permits.available_permits(), MAX_WAITING);
         });
     }

@@ -91,6 +91,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Blend(error) if error.is_transient() => ErrorKind::NoCapacity,
+            Self::Decode(DecodeError::Unreadable(_)) => ErrorKind::Service,
             Self::Decode(_) | Self::Blend(_) | Self::Store(StoreError::TooLarge { .. }) => ErrorKind::Request,
             Self::NoBufferMsg | Self::NoSuchMessage => ErrorKind::Absent,
             Self::OtherUser { .. } => ErrorKind::Forbidden,

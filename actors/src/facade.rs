@@ -5,20 +5,24 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::OptionFuture;
 use uuid::Uuid;
 
 use crate::blend::{BlendFile, refine_data_from_metadata};
+use crate::body_file::BodyDirectory;
 use crate::buffer_uuid::BufferUuid;
-use crate::codec::{self, BlendPlaceholder, Format, PostedMessage, UserMessage};
+use crate::codec::{
+    self, BlendPlaceholder, Body, BufferMsg, CommunicationInterfaceMessage, Format, OutgoingMessage, PostedMessage,
+    UserMessage,
+};
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::large_body::{FileSync, prepare};
 use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::messages::{
     AddBufferMsg, BufferState, ConsumerState, CountUserMessage, DeleteMessage, DeleteParkedMessage, GetBufferState,
     GetConsumerState, GetOutboxState, GetParkedMessages, LeaseBufferMsg, OutboxState, ParkedMessage, PeekBufferMsg,
-    PublishParkedMessage, SendMessageToUserManager, StopLeasing, TakeNextMessage,
+    ProbeStore, PublishParkedMessage, SendMessageToUserManager, StopLeasing, TakeNextMessage,
 };
 use crate::system::UserHttpActors;
 
@@ -44,14 +48,20 @@ impl UserHttpActors {
         &self,
         bound_user_id: Option<&str>,
         format: Format,
-        body: Bytes,
+        body: impl Into<Body>,
     ) -> Result<(), Error> {
-        let PostedMessage { user_id, message } = self.decoder.decode(format, body, codec::posted_message).await?;
+        let decoded = self.decoder.decode(format, body.into(), codec::posted_message).await?;
+        let PostedMessage { user_id, message } = decoded;
         if bound_user_id.is_some_and(|bound| bound.as_bytes() != user_id.as_bytes()) {
             return Err(Error::OtherUser { claimed: message.user_id().to_owned() });
         }
         match message {
-            UserMessage::Forward(message) => self.publisher.send(SendMessageToUserManager(message)).await?,
+            UserMessage::Forward(message) => {
+                // with a broker, most frames are confirmed before they would be stored
+                let sync = if self.consumer.is_some() { FileSync::Later } else { FileSync::Now };
+                let body = prepare(message.body, self.outbox_bodies(), sync).await?;
+                self.publisher.send(SendMessageToUserManager(OutgoingMessage { body, ..message })).await?
+            }
             UserMessage::Test { user_id, data } => {
                 log::info!("TEST from {user_id:?}: {data}");
                 self.publisher.do_send(CountUserMessage::Test);
@@ -70,8 +80,13 @@ impl UserHttpActors {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn handle_communication_interface_message(&self, format: Format, body: Bytes) -> Result<(), Error> {
-        let message = decode_communication_interface_message(&self.decoder, format, body).await?;
+    pub async fn handle_communication_interface_message(
+        &self,
+        format: Format,
+        body: impl Into<Body>,
+    ) -> Result<(), Error> {
+        let directory = self.buffer_bodies();
+        let message = decode_communication_interface_message(&self.decoder, directory, format, body.into()).await?;
         self.buffer.send(message).await?
     }
 
@@ -161,6 +176,16 @@ impl UserHttpActors {
         Ok(ActorsState { buffer: buffer?, outbox: outbox?, consumer: consumer.transpose()? })
     }
 
+    /// Finds out whether the store with this directory still works and has space, after `refused` bytes of a body could
+    /// not be written there. Afterwards [`state`](Self::state) and [`store_failure`](Self::store_failure) report the
+    /// result.
+    pub async fn probe_store(&self, directory: &BodyDirectory, refused: u64) {
+        let is_outbox = self.outbox_bodies().is_some_and(|outbox| outbox.path() == directory.path());
+        let probe = ProbeStore { refused };
+        // a store that has failed, or an actor that has stopped, does not reply
+        let _ = if is_outbox { self.publisher.send(probe).await } else { self.buffer.send(probe).await };
+    }
+
     /// Ends all waiting [`next_message`](Self::next_message) calls: the first step of a stop.
     pub async fn stop_leasing(&self) {
         // An actor that has stopped leases nothing.
@@ -168,15 +193,19 @@ impl UserHttpActors {
     }
 }
 
-/// Decodes a body of the communication interface, for a caller that keeps many of them in order.
+/// Decodes a body of the communication interface, for a caller that keeps many of them in order. A large message goes
+/// into a file in `directory`, if there is one.
 ///
 /// # Errors
-/// [`Error::Decode`].
+/// [`Error::Decode`], and [`Error::Store`] if the file cannot be written.
 pub(crate) async fn decode_communication_interface_message(
     decoder: &Decoder,
+    directory: Option<&BodyDirectory>,
     format: Format,
-    body: Bytes,
+    body: Body,
 ) -> Result<AddBufferMsg, Error> {
-    let message = decoder.decode(format, body, codec::communication_interface_message).await?;
-    Ok(AddBufferMsg { buffer_uuid: message.buffer_uuid.into(), message: message.message, delivery: None })
+    let CommunicationInterfaceMessage { buffer_uuid, message } =
+        decoder.decode(format, body, codec::communication_interface_message).await?;
+    let pickle = prepare(message.pickle, directory, FileSync::Now).await?;
+    Ok(AddBufferMsg { buffer_uuid: buffer_uuid.into(), message: BufferMsg { pickle, ..message }, delivery: None })
 }

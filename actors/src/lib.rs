@@ -38,7 +38,7 @@
 //!         amqp: None,
 //!     })?;
 //!     let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
-//!     actors.handle_communication_interface_message(Format::Json, body.into()).await?;
+//!     actors.handle_communication_interface_message(Format::Json, body).await?;
 //!     let leased = actors.lease_buffer_msg("one".into(), 0).await?;
 //!     assert!(leased.view.payload.len() > 10);
 //!     leased.lease.delivered();
@@ -63,6 +63,7 @@ mod deadlines;
 pub mod decoder;
 pub mod error;
 mod facade;
+mod large_body;
 pub mod lease;
 pub mod messages;
 pub mod payload;

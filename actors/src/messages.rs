@@ -119,6 +119,14 @@ pub struct TakeNextMessage {
     pub wait: bool,
 }
 
+/// To both actors: find out whether the store still works and has space. The reply comes when the actor knows.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ProbeStore {
+    /// How many bytes could not be written beside the store.
+    pub refused: u64,
+}
+
 /// To [`UserManagerPublisher`](crate::UserManagerPublisher): lease no more messages, and reply to all waiting requests.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

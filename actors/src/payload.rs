@@ -85,6 +85,17 @@ impl Payload {
         self.len() == 0
     }
 
+    /// How many bytes have to be written to the disk until the body is durable.
+    pub(crate) fn unsynced_len(&self) -> u64 {
+        match self {
+            Self::Pieces(pieces) => {
+                let is_synced = |piece: &Piece| matches!(piece, Piece::File { file, .. } if file.is_synced());
+                pieces.iter().filter(|piece| !is_synced(piece)).map(Piece::len).sum()
+            }
+            Self::Segment { len, .. } => *len,
+        }
+    }
+
     /// Reads up to `len` bytes from `offset` on; fewer only if the body ends before.
     ///
     /// A body in memory is not copied if the range lies in one piece. A body in a file may block on the disk, so never

@@ -9,7 +9,7 @@ use crate::broker::{PublisherEvent, PublisherLink};
 use crate::error::Error;
 use crate::lease::{NextMessage, OutboxLeaseEvent};
 use crate::messages::{
-    BrokerState, CountUserMessage, Drain, FromStore, GetOutboxState, OutboxState, ParkedMessages,
+    BrokerState, CountUserMessage, Drain, FromStore, GetOutboxState, OutboxState, ParkedMessages, ProbeStore,
     SendMessageToUserManager, StopLeasing, TakeNextMessage,
 };
 use crate::payload::Payload;
@@ -79,6 +79,7 @@ struct PendingMessage {
 #[derive(Debug)]
 enum PendingFlush {
     ListParked(ParkedMessages, Reply<ParkedMessages>),
+    Probe(Reply<()>),
     Stop,
 }
 
@@ -205,6 +206,7 @@ impl UserManagerPublisher {
         match self.pending_flushes.remove(&seq) {
             // listed on a full disk too: deleting them frees space
             Some(PendingFlush::ListParked(parked, reply)) => reply.send(parked),
+            Some(PendingFlush::Probe(reply)) => reply.send(()),
             Some(PendingFlush::Stop) => {
                 if let Err(error) = outcome {
                     log::warn!("forwarded messages may be forwarded again after a restart: {error}");
@@ -437,6 +439,17 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
             unknown_total: self.unknown_total,
             store_failure: self.store_failure.clone(),
         }
+    }
+}
+
+impl Handler<ProbeStore> for UserManagerPublisher {
+    type Result = Deferred<()>;
+
+    fn handle(&mut self, ProbeStore { refused }: ProbeStore, ctx: &mut Self::Context) -> Self::Result {
+        let (reply, deferred) = deferred();
+        self.store.probe(refused);
+        self.flush(PendingFlush::Probe(reply), ctx);
+        deferred
     }
 }
 

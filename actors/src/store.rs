@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::payload::Payload;
+use crate::store::disk::{Transient, transient};
 
 pub mod disk;
 pub mod files;
@@ -22,6 +23,7 @@ pub mod memory;
 mod segment;
 mod writer;
 
+pub(crate) use segment::composition::Composition;
 pub use writer::{StoreEvent, StoreHandle};
 
 /// The sequence number of a record: greater than that of every record that was put before it, never used again.
@@ -160,6 +162,9 @@ pub trait Store: Send {
         Ok(())
     }
 
+    /// The file system has refused so many bytes beside the store. It counts as full until it has space for them.
+    fn space_was_refused(&mut self, _bytes: u64) {}
+
     /// Takes one compaction step: gives back some of the space of dead records. It takes some milliseconds, because no
     /// commit runs meanwhile.
     ///
@@ -206,6 +211,16 @@ pub(crate) fn check_failure(failure: &Option<StoreError>) -> Result<(), StoreErr
 }
 
 impl StoreError {
+    /// The error of a failed operation on `path`.
+    pub fn of_io(path: &Path, error: &io::Error) -> Self {
+        let text = format!("{}: {error}", path.display());
+        match transient(error) {
+            Some(Transient::NoSpace) => Self::NoSpace(text),
+            Some(Transient::Busy) => Self::Busy(text),
+            None => Self::Failed(text),
+        }
+    }
+
     /// Whether every later commit will fail too.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Failed(_) | Self::Gone(_))

@@ -10,6 +10,7 @@ use actix::prelude::*;
 use tokio::sync::watch;
 
 use crate::blend::{BlendConfig, BlendRoots};
+use crate::body_file::BodyDirectory;
 use crate::broker::amqp::{self, AmqpConfig};
 use crate::buffer::BufferActor;
 use crate::consumer::{CommunicationInterfaceConsumer, FIRST_PREFETCH};
@@ -88,6 +89,8 @@ pub struct UserHttpActors {
     pub(crate) publisher: Addr<UserManagerPublisher>,
     pub(crate) consumer: Option<Addr<CommunicationInterfaceConsumer>>,
     pub(crate) blend_roots: BlendRoots,
+    buffer_bodies: Option<BodyDirectory>,
+    outbox_bodies: Option<BodyDirectory>,
     store_failure: watch::Receiver<Option<StoreError>>,
 }
 
@@ -102,23 +105,27 @@ impl UserHttpActors {
         }
         let (failure, store_failure) = watch::channel(None);
         let report = |failure: watch::Sender<Option<StoreError>>| move |error| drop(failure.send_replace(Some(error)));
-        let buffer = {
+        let (buffer, buffer_bodies) = {
             let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
             let store = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
-            store.start(report(failure.clone()), move |store, recovered, _| {
+            let bodies = store.bodies().cloned();
+            let actor = store.start(report(failure.clone()), move |store, recovered, _| {
                 BufferActor::new(store, recovered, max_bytes, ttl)
-            })?
+            })?;
+            (actor, bodies)
         };
-        let publisher = {
+        let (publisher, outbox_bodies) = {
             let max_bytes = config.max_outbox;
             let amqp = config.amqp.clone();
             let store = OpenStore::open(config.data_dir.as_deref(), "outbox")?;
-            store.start(report(failure), move |store, recovered, address| {
+            let bodies = store.bodies().cloned();
+            let actor = store.start(report(failure), move |store, recovered, address| {
                 let start_link = amqp.map(|amqp| -> crate::publisher::StartLink {
                     Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event)))
                 });
                 UserManagerPublisher::new(store, recovered, max_bytes, start_link, address)
-            })?
+            })?;
+            (actor, bodies)
         };
         // After the stores are opened, because that creates the data directory and locks it.
         let blend_roots = BlendRoots::new(BlendConfig {
@@ -133,10 +140,20 @@ impl UserHttpActors {
             let start: crate::consumer::StartConsuming =
                 Box::new(|on_event| Box::new(amqp::start_consumer(amqp, FIRST_PREFETCH, on_event)));
             let ctx = Context::new();
-            let address = ctx.address();
-            ctx.run(CommunicationInterfaceConsumer::new(decoder.clone(), buffer.clone(), start, address))
+            let (address, bodies) = (ctx.address(), buffer_bodies.clone());
+            ctx.run(CommunicationInterfaceConsumer::new(decoder.clone(), bodies, buffer.clone(), start, address))
         });
-        Ok(Self { decoder, buffer, publisher, consumer, blend_roots, store_failure })
+        Ok(Self { decoder, buffer, publisher, consumer, blend_roots, buffer_bodies, outbox_bodies, store_failure })
+    }
+
+    /// The directory for large bodies of buffered messages; `None` if messages are in memory only.
+    pub fn buffer_bodies(&self) -> Option<&BodyDirectory> {
+        self.buffer_bodies.as_ref()
+    }
+
+    /// The directory for large bodies of messages for the user manager; `None` if messages are in memory only.
+    pub fn outbox_bodies(&self) -> Option<&BodyDirectory> {
+        self.outbox_bodies.as_ref()
     }
 
     /// Owns the buffered messages.
@@ -210,6 +227,7 @@ pub struct OpenStore {
     name: &'static str,
     path: PathBuf,
     store: Box<dyn Store>,
+    bodies: Option<BodyDirectory>,
     next_seq: Seq,
     recovered: Vec<Recovered>,
 }
@@ -217,7 +235,7 @@ pub struct OpenStore {
 impl OpenStore {
     /// A store without records.
     pub fn new(name: &'static str, store: Box<dyn Store>) -> Self {
-        Self { name, path: PathBuf::new(), store, next_seq: NO_RECORD + 1, recovered: Vec::new() }
+        Self { name, path: PathBuf::new(), store, bodies: None, next_seq: NO_RECORD + 1, recovered: Vec::new() }
     }
 
     /// The store called `name` in a data directory; without one, in memory.
@@ -236,7 +254,13 @@ impl OpenStore {
 
     /// A log in the directory `path`, as [`LogStore::open`] returns it.
     pub fn of_log(name: &'static str, path: &Path, store: LogStore, recovered: Vec<Recovered>) -> Self {
-        Self { name, path: path.to_owned(), next_seq: store.next_seq(), store: Box::new(store), recovered }
+        let (next_seq, bodies) = (store.next_seq(), Some(store.bodies().clone()));
+        Self { name, path: path.to_owned(), store: Box::new(store), bodies, next_seq, recovered }
+    }
+
+    /// The directory for large bodies; `None` if the store keeps none on disk.
+    pub fn bodies(&self) -> Option<&BodyDirectory> {
+        self.bodies.as_ref()
     }
 
     /// Starts the thread of the store, and the actor that owns the store. `actor` gets the address of the actor that it

@@ -20,16 +20,16 @@ fn pickle_of(kind: &str, data: &[u8]) -> Vec<u8> {
 }
 
 fn frame(data: &[u8]) -> Result<PostedMessage, DecodeError> {
-    decode_user_message(Format::Pickle, pickle_of("FRAME_RENDERED", data).into())
+    decode_user_message(Format::Pickle, pickle_of("FRAME_RENDERED", data))
 }
 
 fn completed(data: &[u8]) -> OutgoingMessage {
-    forwarded(decode_user_message(Format::Pickle, pickle_of("RENDER_COMPLETED", data).into()))
+    forwarded(decode_user_message(Format::Pickle, pickle_of("RENDER_COMPLETED", data)))
 }
 
 fn json(data: &str) -> Result<PostedMessage, DecodeError> {
     let body = format!(r#"{{"USER_ID": "u", "MAIN_DATA": {{"TYPE": "RENDER_COMPLETED", "DATA": {data}}}}}"#);
-    decode_user_message(Format::Json, body.into())
+    decode_user_message(Format::Json, body)
 }
 
 fn forwarded(message: Result<PostedMessage, DecodeError>) -> OutgoingMessage {
@@ -138,7 +138,7 @@ fn a_message_cut_short_anywhere_is_refused() {
     for length in 0..body.len() {
         refusal(decode_user_message(Format::Pickle, Bytes::copy_from_slice(&body[..length])));
     }
-    forwarded(decode_user_message(Format::Pickle, body.into()));
+    forwarded(decode_user_message(Format::Pickle, body));
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn json_is_read_as_python_reads_it() {
 
 #[test]
 fn what_is_missing_or_of_another_type_is_named_by_its_path() {
-    let refused = |body: &str| refusal(decode_user_message(Format::Json, body.to_owned().into()));
+    let refused = |body: &str| refusal(decode_user_message(Format::Json, body.to_owned()));
     assert_eq!(refused("[]"), "the body is a list; a dict is expected");
     assert_eq!(refused("{}"), "USER_ID is missing; a str is expected");
     assert_eq!(refused(r#"{"USER_ID": 1}"#), "USER_ID is an int; a str is expected");
@@ -334,13 +334,13 @@ fn what_is_missing_or_of_another_type_is_named_by_its_path() {
         refused(r#"{"USER_ID": "", "MAIN_DATA": {"TYPE": "FRAME_RENDERED"}}"#),
         "MAIN_DATA.DATA is missing; a value is expected"
     );
-    let decoded = decode_user_message(Format::Json, r#"{"USER_ID": "", "MAIN_DATA": {"TYPE": "TEST"}}"#.into());
+    let decoded = decode_user_message(Format::Json, r#"{"USER_ID": "", "MAIN_DATA": {"TYPE": "TEST"}}"#);
     assert!(matches!(decoded, Ok(PostedMessage { message: UserMessage::Test { .. }, .. })));
 }
 
 #[test]
 fn a_message_of_an_unknown_type_has_an_error_of_its_own() {
-    let decode = |body: &str| decode_communication_interface_message(Format::Json, body.to_owned().into());
+    let decode = |body: &str| decode_communication_interface_message(Format::Json, body.to_owned());
     assert_eq!(decode(r#"{"TYPE": "OTHER"}"#).unwrap_err(), DecodeError::UnknownMessageType);
     assert_eq!(refusal(decode(r#"{"TYPE": 1}"#)), "TYPE is an int; a str is expected");
     for uuid in [String::new(), "x".repeat(4_097)] {
@@ -355,7 +355,7 @@ fn a_path_that_no_file_can_have_is_refused_and_the_bound_named() {
         let data = format!(r#"{{"META_DATA": "EXTRACT_BLEND_FILE_FROM_PATH", "BINARY_BLEND_FILE": "{path}"}}"#);
         let message = format!(r#"{{"BUFFER_UUID": "id", "BUFFER_MSG": {{"DATA": {data}}}}}"#);
         let body = format!(r#"{{"TYPE": "ADD_BUFFER_MSG", "DATA": {message}}}"#);
-        decode_communication_interface_message(Format::Json, body.into())
+        decode_communication_interface_message(Format::Json, body)
     };
     assert!(decode(&"p".repeat(4_096)).is_ok());
     for (path, len) in [("p".repeat(4_097), "4,097"), ("é".repeat(35_000), "70,000")] {
@@ -369,7 +369,7 @@ fn a_path_that_no_file_can_have_is_refused_and_the_bound_named() {
 fn a_blend_file_belongs_where_its_path_was() {
     let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "id", "BUFFER_MSG":
         {"DATA": {"META_DATA": "EXTRACT_BLEND_FILE_FROM_PATH", "BINARY_BLEND_FILE": "/a.blend", "n": 1}}}}"#;
-    let stored = decode_communication_interface_message(Format::Json, body.into()).unwrap();
+    let stored = decode_communication_interface_message(Format::Json, body).unwrap();
     let before =
         b"\x80\x04}(\x8c\x04DATA}(\x8c\x09META_DATA\x8c\x1cEXTRACT_BLEND_FILE_FROM_PATH\x8c\x11BINARY_BLEND_FILE";
     assert_eq!(stored.message.pickle.read_all().expect("in memory"), [&before[..], b"\x8c\x01nK\x01uu."].concat());

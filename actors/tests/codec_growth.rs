@@ -25,7 +25,7 @@ fn body_of(kind: &str, data: &[u8]) -> Vec<u8> {
 }
 
 fn forwarded(body: Vec<u8>) -> OutgoingMessage {
-    match decode_user_message(Format::Pickle, body.into()).map(|posted| posted.message) {
+    match decode_user_message(Format::Pickle, body).map(|posted| posted.message) {
         Ok(UserMessage::Forward(message)) => message,
         other => panic!("not forwarded: {other:?}"),
     }
@@ -78,7 +78,7 @@ fn a_long_encoding_of_a_short_value_is_not_read_again_for_each_use() {
         for kind in ["RENDER_COMPLETED", "TEST"] {
             let body = body_of(kind, &repeated(&value, 400_000));
             let start = processor_time();
-            decode_user_message(Format::Pickle, body.into()).expect("taken");
+            decode_user_message(Format::Pickle, body).expect("taken");
             let spent = processor_time() - start;
             assert!(spent < SOON, "{spent:?}");
         }
@@ -92,7 +92,7 @@ fn one_list_made_into_many_sets_is_counted_as_often_as_it_is_copied() {
         let list = [&b"]("[..], &items, b"e\x85q\x010"].concat();
         let calls = b"h\x02h\x01R".repeat(count);
         let data = [&b"](cbuiltins\nset\nq\x020"[..], &list, &calls, b"e"].concat();
-        decode_user_message(Format::Pickle, body_of("FRAME_RENDERED", &data).into())
+        decode_user_message(Format::Pickle, body_of("FRAME_RENDERED", &data))
     };
     sets(100).expect("few copies");
     let refused = sets(3_000);
@@ -121,7 +121,7 @@ fn a_pickle_made_of_json_is_at_most_three_times_as_long() {
         let list = vec![item; 50_000].join(",");
         let body = format!(r#"{{"TYPE":"ADD_BUFFER_MSG","DATA":{{"BUFFER_UUID":"u","BUFFER_MSG":[{list}]}}}}"#);
         let size = body.len();
-        let stored = decode_communication_interface_message(Format::Json, body.into()).expect("stored");
+        let stored = decode_communication_interface_message(Format::Json, body).expect("stored");
         let made = stored.message.pickle.len() as usize;
         assert!(made <= 3 * size, "{item}: {made} bytes of {size}");
     }

@@ -57,7 +57,8 @@ impl Consuming {
             Box::new(link)
         });
         let address = ctx.address();
-        let consumer = ctx.run(CommunicationInterfaceConsumer::new(Decoder::start(), buffer.clone(), start, address));
+        let consumer =
+            ctx.run(CommunicationInterfaceConsumer::new(Decoder::start(), None, buffer.clone(), start, address));
         let events = started.recv().expect("it has started");
         events(ConsumerEvent::Connected);
         Self { consumer, buffer, events, sender, receiver }

@@ -1,11 +1,15 @@
 //! Nothing that a store has acknowledged is lost, whatever becomes of the process, the power and the disk.
 
+#[path = "crash/body_files.rs"]
+mod body_files;
 #[path = "crash/disk.rs"]
 mod disk;
 #[path = "crash/disk_errors.rs"]
 mod disk_errors;
 #[path = "crash/full_disk.rs"]
 mod full_disk;
+#[path = "support/in_file.rs"]
+mod in_file;
 #[path = "support/owner.rs"]
 mod owner;
 #[path = "crash/power_loss.rs"]

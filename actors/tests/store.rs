@@ -14,10 +14,14 @@ use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Compacted, Durable, OpenError, Put, Recovered, Seq, Store};
 
+#[path = "store/body_files.rs"]
+mod body_files;
 #[path = "store/bounds.rs"]
 mod bounds;
 #[path = "store/earlier_version.rs"]
 mod earlier_version;
+#[path = "support/in_file.rs"]
+mod in_file;
 #[path = "store/space.rs"]
 mod space;
 #[path = "store/torn.rs"]
@@ -392,6 +396,7 @@ fn numbers_are_not_used_again_after_everything_was_removed() {
 #[derive(Clone, Debug)]
 enum Step {
     Put(usize),
+    PutInFile(usize),
     Remove(prop::sample::Index),
     Commit,
     Reopen,
@@ -400,6 +405,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => prop_oneof![0_usize..200, 10_000_usize..70_000, Just(1_000_000)].prop_map(Step::Put),
+        2 => (11_usize..40_000).prop_map(Step::PutInFile),
         3 => any::<prop::sample::Index>().prop_map(Step::Remove),
         4 => Just(Step::Commit),
         1 => Just(Step::Reopen),
@@ -421,6 +427,11 @@ proptest! {
             match step {
                 Step::Put(len) => {
                     pending.push(put(next, "meta", &pattern(next, len)));
+                    next += 1;
+                }
+                Step::PutInFile(len) => {
+                    let body = in_file::in_file(store.bodies(), &pattern(next, len)).expect("space");
+                    pending.push(Change::Put(Put { seq: next, meta: Bytes::from_static(b"meta"), body }));
                     next += 1;
                 }
                 Step::Remove(index) if !model.is_empty() => {

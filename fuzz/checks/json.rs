@@ -6,7 +6,7 @@ use user_http_actors::codec::{
 
 /// What is forwarded of a message that a worker has sent as JSON.
 fn forwarded(body: Vec<u8>) -> Result<Option<(Format, Vec<u8>)>, DecodeError> {
-    Ok(match decode_user_message(Format::Json, body.into())?.message {
+    Ok(match decode_user_message(Format::Json, body)?.message {
         UserMessage::Forward(message) => Some((message.format, message.body.read_all().expect("in memory").to_vec())),
         _ => None,
     })
@@ -17,7 +17,7 @@ fn completed(data: &[u8]) -> Vec<u8> {
 }
 
 pub fn check(data: &[u8]) {
-    let _ = decode_communication_interface_message(Format::Json, data.to_vec().into());
+    let _ = decode_communication_interface_message(Format::Json, data.to_vec());
     let _ = forwarded(data.to_vec());
     let Ok(Some((Format::Json, once))) = forwarded(completed(data)) else { return };
     match forwarded(completed(&once)) {

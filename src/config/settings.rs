@@ -176,6 +176,13 @@ settings! {
             "Memory for all request bodies at the same time",
             positive_size,
         );
+        MAX_UPLOAD_SPACE: u64 = Setting::new(
+            "max-upload-space",
+            "SIZE",
+            "64GiB",
+            "Disk space for all request bodies that are being received",
+            positive_size,
+        );
         MIN_TRANSFER_RATE: u64 = Setting::new(
             "min-transfer-rate",
             "SIZE",

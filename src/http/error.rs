@@ -80,6 +80,12 @@ impl Failure {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, text).with(header::RETRY_AFTER, retry_after)
     }
 
+    pub fn too_many_uploads() -> Self {
+        let text = "request bodies take all the disk space that they may take while they arrive; retry later";
+        let retry_after = CAPACITY_RETRY_AFTER.to_string();
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, text).with(header::RETRY_AFTER, retry_after)
+    }
+
     pub fn too_slow(rate: u64) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, format!("the body arrives more slowly than {rate} bytes a second"))
     }

@@ -1,11 +1,17 @@
 //! What the handlers of all routes share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use user_http_actors::UserHttpActors;
 
 use crate::http::connection::ConnectionSettings;
 use crate::http::{Inflight, Limits};
+
+/// How many uploads write to their files at the same time. More would not make the disk faster; each takes a thread and
+/// a file descriptor.
+pub(crate) const UPLOAD_WRITES: usize = 8;
 
 /// What the handlers of the routes need: the actors and the limits. Clones share both.
 #[derive(Clone, Debug)]
@@ -13,12 +19,17 @@ pub struct Gateway {
     pub(crate) actors: UserHttpActors,
     pub(crate) limits: Limits,
     pub(crate) inflight: Inflight,
+    /// Bytes of request bodies in files.
+    pub(crate) upload_space: Inflight,
+    /// A permit for each upload that writes at the moment.
+    pub(crate) upload_writes: Arc<Semaphore>,
 }
 
 impl Gateway {
     /// For routes in front of `actors`.
     pub fn new(actors: UserHttpActors, limits: Limits) -> Self {
-        Self { actors, limits, inflight: Inflight::default() }
+        let (inflight, upload_space) = (Inflight::default(), Inflight::default());
+        Self { actors, limits, inflight, upload_space, upload_writes: Arc::new(Semaphore::new(UPLOAD_WRITES)) }
     }
 
     /// The settings of connections on which these routes are served.

@@ -14,6 +14,9 @@ pub struct Limits {
     /// How many bytes of request bodies and unfinished heads are in memory at the same time. A request that would
     /// exceed it is answered 503.
     pub max_inflight: u64,
+    /// How many bytes of request bodies are in files that no store has yet. A request that would exceed it is answered
+    /// 503.
+    pub max_upload_space: u64,
     /// The minimum transfer rate of request bodies and answers, in bytes per second, not counting [`GRACE`]. A slower
     /// client is disconnected. At least 1.
     pub min_transfer_rate: u64,
@@ -21,7 +24,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_body: 256 << 20, max_inflight: 1 << 30, min_transfer_rate: 16 << 10 }
+        Self { max_body: 256 << 20, max_inflight: 1 << 30, max_upload_space: 64 << 30, min_transfer_rate: 16 << 10 }
     }
 }
 
@@ -102,6 +105,11 @@ impl InflightPermit {
         let grown = self.inflight.0.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         self.bytes += bytes;
         grown <= limit
+    }
+
+    /// How many bytes it is for.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Grows to `bytes` in total; as [`InflightPermit::grow`].

@@ -28,7 +28,7 @@ pub async fn send_data_to_server(
 }
 
 async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let body = body::read(request, payload, gateway).await?;
+    let body = body::read(request, payload, gateway, gateway.actors.outbox_bodies()).await?;
     let bearer = request.extensions().get::<Bearer>().cloned().unwrap_or_default();
     let format = request::format(request.headers());
     gateway.actors.handle_user_message(bearer.user_id.as_deref(), format, body).await?;

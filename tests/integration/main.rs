@@ -45,6 +45,7 @@ mod python {
     mod range;
     mod restart;
     mod round_trips;
+    mod uploads;
     mod user_manager;
     mod worker_get;
     mod worker_post;

@@ -59,6 +59,10 @@ pub const MAX_CALL_GROWTH: usize = 4;
 /// How long a body may be, in bytes. Offsets in it are stored in 32 bits.
 pub const MAX_BODY_BYTES: usize = u32::MAX as usize;
 
+/// How many bytes of a body in a file are read at once, unless a longer value is needed whole: a key that has to be
+/// hashed, a `USER_ID`, a path of a .blend file, a float with that many digits, a string that a writer has to decode.
+pub const READ_WINDOW_BYTES: usize = 64 * 1024;
+
 /// How long the data of a pickle may become as JSON, as a multiple of the body's length, in addition to
 /// [`MAX_JSON_BASE_BYTES`]. Without sharing the factor is less than 8; keys that many dicts share make it larger. A
 /// message that would become longer is forwarded as a pickle.

@@ -1,6 +1,10 @@
 //! Guesses what a refused body is, and how to send it correctly. A readable body is never refused because of a guess.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use super::Format;
+use super::source::Source;
 
 /// How many bytes of a body are examined.
 const LOOKED_AT: usize = 1_024;
@@ -38,10 +42,24 @@ enum Kind {
     Base64,
 }
 
+/// What is examined of a body, or of a str or bytes in it.
+pub(super) struct Sample<'a> {
+    /// The first [`LOOKED_AT`] bytes.
+    start: Cow<'a, [u8]>,
+    last: Option<u8>,
+}
+
+impl<'a> Sample<'a> {
+    /// The sample of a range of the source.
+    pub(super) fn of(source: &'a Source, range: Range<usize>) -> Sample<'a> {
+        let start = source.read(range.start..range.end.min(range.start + LOOKED_AT));
+        Sample { start, last: (!range.is_empty()).then(|| source.byte(range.end - 1)) }
+    }
+}
+
 /// What a body that could not be read in `format` seems to be, and how to send it correctly.
-pub(super) fn remedy(format: Format, body: &[u8]) -> Option<String> {
-    let start = &body[..body.len().min(LOOKED_AT)];
-    let kind = magic(start).or_else(|| text(start)).or_else(|| pickle(body))?;
+pub(super) fn remedy(format: Format, body: &Sample) -> Option<String> {
+    let kind = magic(&body.start).or_else(|| text(&body.start)).or_else(|| pickle(body))?;
     Some(match kind {
         Kind::Pickle if format == Format::Json => format!("the body looks like a pickle: {AS_PICKLE}"),
         Kind::Json if format == Format::Pickle => format!("the body looks like JSON: {AS_JSON}"),
@@ -66,8 +84,8 @@ pub(super) fn remedy(format: Format, body: &[u8]) -> Option<String> {
 }
 
 /// What is wrong with a str or bytes that should be a message and contains an encoded one. `None` if it contains none.
-pub(super) fn twice_encoded(content: &[u8]) -> Option<&'static str> {
-    match text(content).or_else(|| pickle(content)) {
+pub(super) fn twice_encoded(content: &Sample) -> Option<&'static str> {
+    match text(&content.start).or_else(|| pickle(content)) {
         Some(Kind::Json) => Some("it contains JSON: encode the message once, not twice"),
         Some(Kind::Pickle) => Some("it contains a pickle: pickle the message once, not twice"),
         _ => None,
@@ -98,8 +116,12 @@ fn text(start: &[u8]) -> Option<Kind> {
 
 /// Pickles of protocol 2 and later begin with the protocol number. At protocols 0 and 1, what `pickle.dumps` writes for
 /// a container begins with one of a few opcodes and ends with STOP.
-fn pickle(body: &[u8]) -> Option<Kind> {
-    let is_pickle = matches!(body, [0x80, 2..=5, ..] | [b'(' | b'}' | b']' | b')' | b'c', .., b'.']);
+fn pickle(body: &Sample) -> Option<Kind> {
+    let is_pickle = match *body.start {
+        [0x80, 2..=5, ..] => true,
+        [b'(' | b'}' | b']' | b')' | b'c', _, ..] => body.last == Some(b'.'),
+        _ => false,
+    };
     is_pickle.then_some(Kind::Pickle)
 }
 
@@ -132,7 +154,17 @@ fn is_base64(start: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    fn remedy(format: Format, body: &'static [u8]) -> Option<String> {
+        super::remedy(format, &Sample::of(&Source::Memory(Bytes::from_static(body)), 0..body.len()))
+    }
+
+    fn twice_encoded(content: &'static [u8]) -> Option<&'static str> {
+        super::twice_encoded(&Sample::of(&Source::Memory(Bytes::from_static(content)), 0..content.len()))
+    }
 
     #[test]
     fn what_is_sent_as_it_should_be_has_no_remedy() {

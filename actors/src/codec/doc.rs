@@ -1,5 +1,6 @@
 //! A message as a graph of values that point into the received bytes. Both readers make it, and all writers take it.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -10,7 +11,8 @@ use super::bounds::{
     MAX_PEER_INT_DIGITS, MAX_VALUES,
 };
 use super::error::{grouped, malformed};
-use super::text::{CodePoints, Spelling, to_utf8};
+use super::source::Source;
+use super::text::{CodePoints, MAX_POINT_BYTES, Spelling, to_utf8};
 use super::{DecodeError, Effort};
 
 /// The length of the longest float that Python's `repr` writes, in bytes. Parsing more digits may need arithmetic with
@@ -162,7 +164,7 @@ struct Edge {
 /// A message. The items of a dict alternate between key and value. If a key is repeated, its last value counts.
 #[derive(Debug)]
 pub(super) struct Doc {
-    pub(super) source: Bytes,
+    pub(super) source: Source,
     pub(super) root: NodeId,
     nodes: Vec<Node>,
     edges: Vec<Edge>,
@@ -174,7 +176,7 @@ pub(super) struct Doc {
 }
 
 impl Doc {
-    pub(super) fn new(source: Bytes, effort: Effort) -> Result<Doc, DecodeError> {
+    pub(super) fn new(source: Source, effort: Effort) -> Result<Doc, DecodeError> {
         if source.len() > MAX_BODY_BYTES {
             return Err(DecodeError::Malformed(format!(
                 "the body has {} bytes; at most {} are accepted",
@@ -313,9 +315,9 @@ impl Doc {
         (0..self.nodes.len() as u32).map(NodeId)
     }
 
-    /// The bytes of a scalar's content.
-    pub(super) fn content(&self, id: NodeId) -> &[u8] {
-        &self.source[self.node(id).range()]
+    /// The bytes of a scalar's content, as a whole.
+    pub(super) fn content(&self, id: NodeId) -> Cow<'_, [u8]> {
+        self.source.read(self.node(id).range())
     }
 
     /// The items of a container, in order. For a dict, keys and values alternate.
@@ -361,16 +363,23 @@ impl Doc {
 
     /// Whether a value is a str with this text, however it is encoded.
     pub(super) fn str_is(&self, id: NodeId, text: &str) -> bool {
-        match self.node(id).tag {
-            Tag::Str => self.content(id) == text.as_bytes(),
-            _ => self.code_points(id).is_some_and(|points| points.eq(text.chars().map(u32::from))),
-        }
+        // Compared first, so that no long str is read.
+        let node = self.node(id);
+        let may_be = match node.tag {
+            Tag::Str => node.len() == text.len(),
+            _ => node.len() <= text.len() * MAX_POINT_BYTES,
+        };
+        may_be
+            && match node.tag {
+                Tag::Str => *self.content(id) == *text.as_bytes(),
+                _ => self.code_points(id).is_some_and(|points| points.eq(text.chars().map(u32::from))),
+            }
     }
 
     /// The code points of a str, including lone surrogates.
     pub(super) fn code_points(&self, id: NodeId) -> Option<CodePoints<'_>> {
         let spelling = self.node(id).spelling()?;
-        Some(CodePoints::new(spelling, self.content(id)))
+        Some(CodePoints::new(spelling, self.source.parts(self.node(id).range())))
     }
 
     /// The characters of a str, with U+FFFD for each lone surrogate.
@@ -381,7 +390,7 @@ impl Doc {
     /// The text of a str. `None` if it has a lone surrogate, and for any other type.
     pub(super) fn text(&self, id: NodeId) -> Option<String> {
         match self.node(id).tag {
-            Tag::Str => str::from_utf8(self.content(id)).ok().map(str::to_owned),
+            Tag::Str => String::from_utf8(self.content(id).into_owned()).ok(),
             _ => self.code_points(id)?.map(char::from_u32).collect(),
         }
     }
@@ -415,8 +424,8 @@ impl Doc {
     pub(super) fn int(&self, id: NodeId) -> Option<BigInt> {
         match self.node(id).tag {
             Tag::SmallInt => self.small_int(id).map(BigInt::from),
-            Tag::TextInt => BigInt::parse_bytes(self.content(id), 10),
-            Tag::BinaryInt => Some(BigInt::from_signed_bytes_le(self.content(id))),
+            Tag::TextInt => BigInt::parse_bytes(&self.content(id), 10),
+            Tag::BinaryInt => Some(BigInt::from_signed_bytes_le(&self.content(id))),
             _ => None,
         }
     }

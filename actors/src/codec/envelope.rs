@@ -1,15 +1,14 @@
 //! Reads the two kinds of messages, and makes from them what is forwarded or stored.
 
-use bytes::Bytes;
-
 use super::bounds::{MAX_BLEND_PATH_BYTES, MAX_BUFFER_UUID_BYTES};
-use super::diagnose;
+use super::diagnose::{self, Sample};
 use super::doc::{Doc, NodeId, Tag};
 use super::error::grouped;
 use super::json::{self, NoJson};
 use super::pickle::{self, Output, Pickle, Splice, Writer};
 use super::pieces::Pieces;
 use super::preview::{label, preview};
+use super::source::{Body, Source};
 use super::{
     BlendPlaceholder, BufferMsg, CommunicationInterfaceMessage, DecodeError, Effort, Format, ForwardedType,
     OutgoingMessage, PostedMessage, UserId, UserMessage,
@@ -22,14 +21,20 @@ const EMPTY: &str =
 const BLEND_FILE_KEY: &str = "BINARY_BLEND_FILE";
 
 /// Reads what a worker has posted: `{"USER_ID": str, "MAIN_DATA": {"TYPE": str, "DATA": any}}`.
-pub fn decode_user_message(format: Format, body: Bytes) -> Result<PostedMessage, DecodeError> {
-    posted_message(format, body, Effort::Full)
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn decode_user_message(format: Format, body: impl Into<Body>) -> Result<PostedMessage, DecodeError> {
+    posted_message(format, body.into(), Effort::Full)
 }
 
-pub(crate) fn posted_message(format: Format, body: Bytes, effort: Effort) -> Result<PostedMessage, DecodeError> {
-    let message = Message::read(format, body, effort)?;
+pub(crate) fn posted_message(format: Format, body: Body, effort: Effort) -> Result<PostedMessage, DecodeError> {
+    decoded(format, &Source::of(body), effort, posted)
+}
+
+fn posted(message: &Message) -> Result<PostedMessage, DecodeError> {
     let user_id = str_at(message.doc(), message.doc().root, "USER_ID", "USER_ID")?;
-    Ok(PostedMessage { user_id: UserId(message.doc().utf8(user_id)), message: user_message(&message, user_id)? })
+    Ok(PostedMessage { user_id: UserId(message.doc().utf8(user_id)), message: user_message(message, user_id)? })
 }
 
 fn user_message(message: &Message, user_id: NodeId) -> Result<UserMessage, DecodeError> {
@@ -62,19 +67,25 @@ fn user_message(message: &Message, user_id: NodeId) -> Result<UserMessage, Decod
 
 /// Reads what the communication interface has sent:
 /// `{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": str, "BUFFER_MSG": any}}`.
+///
+/// # Errors
+/// See [`DecodeError`].
 pub fn decode_communication_interface_message(
     format: Format,
-    body: Bytes,
+    body: impl Into<Body>,
 ) -> Result<CommunicationInterfaceMessage, DecodeError> {
-    communication_interface_message(format, body, Effort::Full)
+    communication_interface_message(format, body.into(), Effort::Full)
 }
 
 pub(crate) fn communication_interface_message(
     format: Format,
-    body: Bytes,
+    body: Body,
     effort: Effort,
 ) -> Result<CommunicationInterfaceMessage, DecodeError> {
-    let message = Message::read(format, body, effort)?;
+    decoded(format, &Source::of(body), effort, to_be_buffered)
+}
+
+fn to_be_buffered(message: &Message) -> Result<CommunicationInterfaceMessage, DecodeError> {
     let doc = message.doc();
     let kind = str_at(doc, doc.root, "TYPE", "TYPE")?;
     if !doc.str_is(kind, "ADD_BUFFER_MSG") {
@@ -84,6 +95,21 @@ pub(crate) fn communication_interface_message(
     let uuid = str_at(doc, data, "BUFFER_UUID", "DATA.BUFFER_UUID")?;
     let buffer_msg = doc.get(data, "BUFFER_MSG").ok_or_else(|| missing("DATA.BUFFER_MSG", "a value"))?;
     Ok(CommunicationInterfaceMessage { buffer_uuid: buffer_uuid(doc, uuid)?, message: message.keep(buffer_msg)? })
+}
+
+/// Reads a body, and makes a message of what it contains. If not all of the body could be read from the disk, that is
+/// the result, whatever has been made of it.
+fn decoded<T>(
+    format: Format,
+    source: &Source,
+    effort: Effort,
+    make: impl FnOnce(&Message) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    let made = Message::read(format, source, effort).and_then(|message| make(&message));
+    match source.failure() {
+        Some(why) => Err(DecodeError::Unreadable(why)),
+        None => made,
+    }
 }
 
 impl ForwardedType {
@@ -103,19 +129,21 @@ enum Message {
 }
 
 impl Message {
-    fn read(format: Format, body: Bytes, effort: Effort) -> Result<Message, DecodeError> {
-        if body.trim_ascii().is_empty() {
+    fn read(format: Format, body: &Source, effort: Effort) -> Result<Message, DecodeError> {
+        if body.parts(0..body.len()).all(|part| part.trim_ascii().is_empty()) {
             return Err(DecodeError::Malformed(EMPTY.to_owned()));
         }
         let (read, name) = match format {
-            Format::Json => (json::read(body.clone(), effort).map(Message::Json), "JSON"),
-            Format::Pickle => (pickle::read(body.clone(), effort).map(Message::Pickle), "a pickle"),
+            Format::Json => (json::read(body, effort).map(Message::Json), "JSON"),
+            Format::Pickle => (pickle::read(body, effort).map(Message::Pickle), "a pickle"),
         };
         read.map_err(|error| match error {
-            DecodeError::Malformed(why) => DecodeError::Malformed(match diagnose::remedy(format, &body) {
-                Some(remedy) => format!("{remedy} (as {name}: {why})"),
-                None => why,
-            }),
+            DecodeError::Malformed(why) => {
+                DecodeError::Malformed(match diagnose::remedy(format, &Sample::of(body, 0..body.len())) {
+                    Some(remedy) => format!("{remedy} (as {name}: {why})"),
+                    None => why,
+                })
+            }
             error => error,
         })
     }
@@ -299,7 +327,7 @@ fn twice_encoded(doc: &Doc, id: NodeId) -> Option<&'static str> {
     let node = doc.node(id);
     // A range from 0 belongs to bytes that a call makes. Their content is not in the source.
     let has_content = (node.is_str() || node.tag == Tag::Bytes) && node.range().start > 0;
-    diagnose::twice_encoded(has_content.then(|| doc.content(id))?)
+    diagnose::twice_encoded(&has_content.then(|| Sample::of(&doc.source, node.range()))?)
 }
 
 fn missing(path: &str, expected: &str) -> DecodeError {
@@ -308,4 +336,78 @@ fn missing(path: &str, expected: &str) -> DecodeError {
 
 fn wrong_type(doc: &Doc, id: NodeId, path: &str, expected: &str) -> DecodeError {
     DecodeError::Malformed(format!("{path} is {}; {expected} is expected", doc.node(id).tag.type_name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::body_file::{BodyDirectory, BodyFile};
+    use crate::store::disk::SystemDisk;
+
+    const JSON: &[u8] =
+        br#"{"USER_ID": "u\u00e9", "MAIN_DATA": {"TYPE": "RENDER_COMPLETED", "DATA": [12, -1.5e3, "\\n", true]}}"#;
+
+    /// With keys of several types, which have to be hashed, and values that are written as JSON.
+    const PICKLE: &[u8] =
+        b"}(\x8c\x07USER_ID\x8c\x01u\x8c\x09MAIN_DATA}(\x8c\x04TYPE\x8c\x10RENDER_COMPLETED\x8c\x04DATA\
+        ](}(I123\nK\x01L-45L\nK\x02\x8a\x09abcdefghiK\x03V\\u00e9\nN\x8c\x01aK\x04u0F1.5\nI123\n\
+        \x8a\x05abcdeV\\u00e9\nS'\\x41'\n\x8c\x03\xe6\x97\xa5euu.";
+
+    fn file(content: &[u8]) -> (Arc<BodyFile>, TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut file = BodyDirectory::new(Arc::new(SystemDisk), folder.path().to_owned()).create().expect("a file");
+        file.append(content).expect("space");
+        (file.finish(), folder)
+    }
+
+    fn shorten(file: &BodyFile, length: usize) {
+        File::options().write(true).open(file.path()).and_then(|file| file.set_len(length as u64)).expect("a file");
+    }
+
+    fn body_of(posted: Result<PostedMessage, DecodeError>) -> Payload {
+        match posted.expect("a message").message {
+            UserMessage::Forward(message) => message.body,
+            other => panic!("not forwarded: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_read_that_fails_at_any_byte_says_nothing_about_the_message() {
+        for (format, content) in [(Format::Json, JSON), (Format::Pickle, PICKLE)] {
+            for (length, window) in (0..content.len()).flat_map(|length| [(length, 1), (length, 64)]) {
+                let (file, _folder) = file(content);
+                let source = Source::of(Body::File { file: file.clone(), window });
+                shorten(&file, length);
+                let posted = decoded(format, &source, Effort::Full, posted);
+                assert!(matches!(posted, Err(DecodeError::Unreadable(_))), "{format} of {length} bytes: {posted:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_that_fails_when_the_message_is_written_is_not_overlooked() {
+        for (format, content) in [(Format::Json, JSON), (Format::Pickle, PICKLE)] {
+            let expected = body_of(posted_message(format, content.to_vec().into(), Effort::Full));
+            let expected = expected.read_all().expect("in memory");
+            let mut failed = 0;
+            for length in 0..content.len() {
+                let (file, _folder) = file(content);
+                let source = Source::of(Body::File { file: file.clone(), window: 1 });
+                let made = decoded(format, &source, Effort::Full, |message| {
+                    shorten(&file, length);
+                    posted(message)
+                });
+                match made {
+                    Err(DecodeError::Unreadable(_)) => failed += 1,
+                    made => assert_eq!(body_of(made).read_all().expect("in memory"), expected, "{format}: {length}"),
+                }
+            }
+            assert!(failed > content.len() / 2, "{format}: only {failed} of {} reads failed", content.len());
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::DecodeError;
 
 /// How many characters of a name from the input an error shows.
-const MAX_SHOWN_CHARS: usize = 64;
+pub(super) const MAX_SHOWN_CHARS: usize = 64;
 
 /// An error with the offset at which it occurred.
 pub(super) fn malformed(what: impl Display, at: usize) -> DecodeError {

@@ -3,15 +3,17 @@
 mod encoding;
 mod write;
 
-use bytes::Bytes;
-
 use super::bounds::MAX_DEPTH;
 use super::doc::{Doc, NodeId, Tag};
 use super::error::malformed;
-use super::text::json_escape;
+use super::source::{Parts, Source};
+use super::text::{MAX_POINT_BYTES, json_escape};
 use super::{DecodeError, Effort};
 
 pub(super) use write::{NoJson, write};
+
+/// The length of the longest word that is a value, in bytes.
+const MAX_WORD_BYTES: usize = "-Infinity".len();
 
 /// What the reader expects next.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,15 +42,16 @@ impl Expected {
 }
 
 /// Reads a document. Offsets in errors refer to its UTF-8 form.
-pub(super) fn read(body: Bytes, effort: Effort) -> Result<Doc, DecodeError> {
+pub(super) fn read(body: &Source, effort: Effort) -> Result<Doc, DecodeError> {
     let source = encoding::to_utf8(body)?;
     let doc = Doc::new(source.clone(), effort)?;
-    Reader { source: &source, pos: 0, doc, path: Vec::new() }.read()
+    Reader { rest: source.parts(0..source.len()), source: &source, doc, path: Vec::new() }.read()
 }
 
 struct Reader<'a> {
-    source: &'a [u8],
-    pos: usize,
+    source: &'a Source,
+    /// What has not been read.
+    rest: Parts<'a>,
     doc: Doc,
     /// The open containers, the outermost first.
     path: Vec<NodeId>,
@@ -80,7 +83,7 @@ impl Reader<'_> {
                 }
                 (Expected::KeyOrEnd, b'}') => self.close(),
                 (Expected::Colon, b':') => {
-                    self.pos += 1;
+                    self.rest.skip(1);
                     Expected::Value
                 }
                 (Expected::CommaOrEnd, _) => self.comma_or_end(byte)?,
@@ -100,30 +103,30 @@ impl Reader<'_> {
             (Some(Tag::List), b']') | (Some(Tag::Dict), b'}') => return Ok(self.close()),
             _ => return Err(self.unexpected(Expected::CommaOrEnd)),
         };
-        self.pos += 1;
+        self.rest.skip(1);
         Ok(next)
     }
 
     fn open(&mut self, tag: Tag, expected: Expected) -> Result<Expected, DecodeError> {
         if self.path.len() == MAX_DEPTH {
-            return Err(malformed(format!("nesting deeper than {MAX_DEPTH}"), self.pos));
+            return Err(malformed(format!("nesting deeper than {MAX_DEPTH}"), self.rest.at()));
         }
-        let container = self.doc.add(tag, self.pos, 0..0)?;
+        let container = self.doc.add(tag, self.rest.at(), 0..0)?;
         self.attach(container)?;
         self.path.push(container);
-        self.pos += 1;
+        self.rest.skip(1);
         Ok(expected)
     }
 
     fn close(&mut self) -> Expected {
         self.path.pop();
-        self.pos += 1;
+        self.rest.skip(1);
         Expected::CommaOrEnd
     }
 
     fn attach(&mut self, value: NodeId) -> Result<(), DecodeError> {
         match self.path.last() {
-            Some(container) => self.doc.append(*container, value, self.pos),
+            Some(container) => self.doc.append(*container, value, self.rest.at()),
             None => {
                 self.doc.root = value;
                 Ok(())
@@ -135,20 +138,20 @@ impl Reader<'_> {
         match byte {
             b'"' => return self.string(),
             b'0'..=b'9' => return self.number(),
-            b'-' if self.source.get(self.pos + 1).is_some_and(u8::is_ascii_digit) => return self.number(),
+            b'-' if matches!(self.rest.peek(2), [_, b'0'..=b'9', ..]) => return self.number(),
             _ => {}
         }
-        let rest = &self.source[self.pos..];
+        let start = self.rest.at();
+        let rest = self.rest.peek(MAX_WORD_BYTES);
         for (word, value) in [("null", NodeId::NONE), ("true", NodeId::TRUE), ("false", NodeId::FALSE)] {
             if rest.starts_with(word.as_bytes()) {
-                self.pos += word.len();
+                self.rest.skip(word.len());
                 return Ok(value);
             }
         }
         for (word, value) in [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)] {
             if rest.starts_with(word.as_bytes()) {
-                let start = self.pos;
-                self.pos += word.len();
+                self.rest.skip(word.len());
                 return self.doc.add_float(start, value);
             }
         }
@@ -156,78 +159,81 @@ impl Reader<'_> {
     }
 
     fn number(&mut self) -> Result<NodeId, DecodeError> {
-        let start = self.pos;
-        self.pos += usize::from(self.source[start] == b'-');
-        let first_digit = self.pos;
+        let start = self.rest.at();
+        if self.rest.peek(1).starts_with(b"-") {
+            self.rest.skip(1);
+        }
         // A leading zero is a whole integer part. Digits after it are an error, which the caller finds.
-        let digits = if self.source[first_digit] == b'0' { 1 } else { self.digits(first_digit) };
-        self.pos += digits;
+        let digits = match self.rest.peek(1) {
+            [b'0', ..] => {
+                self.rest.skip(1);
+                1
+            }
+            _ => self.digits(),
+        };
         let mut float = false;
-        if self.source.get(self.pos) == Some(&b'.') {
-            let fraction = self.digits(self.pos + 1);
-            if fraction > 0 {
-                (self.pos, float) = (self.pos + 1 + fraction, true);
-            }
+        if let [b'.', b'0'..=b'9', ..] = self.rest.peek(2) {
+            self.rest.skip(1);
+            self.digits();
+            float = true;
         }
-        if let Some(b'e' | b'E') = self.source.get(self.pos) {
-            let sign = usize::from(matches!(self.source.get(self.pos + 1), Some(b'+' | b'-')));
-            let exponent = self.digits(self.pos + 1 + sign);
-            if exponent > 0 {
-                (self.pos, float) = (self.pos + 1 + sign + exponent, true);
-            }
+        let exponent = match self.rest.peek(3) {
+            [b'e' | b'E', b'0'..=b'9', ..] => Some(1),
+            [b'e' | b'E', b'+' | b'-', b'0'..=b'9', ..] => Some(2),
+            _ => None,
+        };
+        if let Some(before_digits) = exponent {
+            self.rest.skip(before_digits);
+            self.digits();
+            float = true;
         }
+        let range = start..self.rest.at();
         if float {
-            let value = self.doc.parse_float(&self.source[start..self.pos])?;
+            let value = self.doc.parse_float(&self.source.read(range))?;
             return self.doc.add_float(start, value.unwrap_or(f64::NAN));
         }
-        self.doc.add_decimal(start, start..self.pos, digits)
+        self.doc.add_decimal(start, range, digits)
     }
 
-    fn digits(&self, from: usize) -> usize {
-        let rest = self.source.get(from..).unwrap_or_default();
-        rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len())
+    /// Skips digits, and returns how many.
+    fn digits(&mut self) -> usize {
+        let start = self.rest.at();
+        self.rest.skip_to(|byte| !byte.is_ascii_digit());
+        self.rest.at() - start
     }
 
     fn string(&mut self) -> Result<NodeId, DecodeError> {
-        let quote = self.pos;
-        let start = quote + 1;
+        let quote = self.rest.at();
+        self.rest.skip(1);
+        let start = self.rest.at();
         let mut tag = Tag::Str;
-        self.pos = start;
         loop {
-            let rest = &self.source[self.pos..];
-            let Some(run) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)) else {
-                return Err(malformed("unterminated string", quote));
-            };
-            self.pos += run;
-            match rest[run] {
-                b'"' => break,
-                b'\\' => {
-                    let Some((_, length)) = json_escape(&rest[run..]) else {
-                        return Err(malformed("invalid escape, or half a surrogate pair, in a string", self.pos));
+            let found = self.rest.skip_to(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+            let at = self.rest.at();
+            match found {
+                None => return Err(malformed("unterminated string", quote)),
+                Some(b'"') => {
+                    self.rest.skip(1);
+                    return self.doc.add(tag, quote, start..at);
+                }
+                Some(b'\\') => {
+                    let Some((_, length)) = json_escape(self.rest.peek(MAX_POINT_BYTES)) else {
+                        return Err(malformed("invalid escape, or half a surrogate pair, in a string", at));
                     };
                     tag = Tag::JsonStr;
-                    self.pos += length;
+                    self.rest.skip(length);
                 }
-                _ => return Err(malformed("unescaped control character in a string", self.pos)),
+                Some(_) => return Err(malformed("unescaped control character in a string", at)),
             }
         }
-        let end = self.pos;
-        self.pos += 1;
-        self.doc.add(tag, quote, start..end)
     }
 
     /// Moves to the next byte that is not white space.
     fn skip_space(&mut self) -> Option<u8> {
-        while let Some(byte) = self.source.get(self.pos) {
-            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
-                return Some(*byte);
-            }
-            self.pos += 1;
-        }
-        None
+        self.rest.skip_to(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
     }
 
     fn unexpected(&self, expected: Expected) -> DecodeError {
-        malformed(format!("invalid JSON: {}", expected.describe(self.inside())), self.pos)
+        malformed(format!("invalid JSON: {}", expected.describe(self.inside())), self.rest.at())
     }
 }

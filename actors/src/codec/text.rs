@@ -1,5 +1,10 @@
 //! The encodings of received strings.
 
+use super::source::Parts;
+
+/// The longest sequence of bytes that makes one code point: two escapes of JSON, which are a surrogate pair.
+pub(super) const MAX_POINT_BYTES: usize = r"\ud83d\ude00".len();
+
 /// How the bytes of a string encode its characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
@@ -17,20 +22,20 @@ pub(super) enum Spelling {
 #[derive(Clone, Debug)]
 pub(super) struct CodePoints<'a> {
     spelling: Spelling,
-    rest: &'a [u8],
+    rest: Parts<'a>,
     /// Whether the next byte is the second of two backslashes. In raw-unicode-escape it does not start an escape.
     second_backslash: bool,
 }
 
 impl<'a> CodePoints<'a> {
-    pub(super) fn new(spelling: Spelling, bytes: &'a [u8]) -> Self {
-        CodePoints { spelling, rest: bytes, second_backslash: false }
+    pub(super) fn new(spelling: Spelling, content: Parts<'a>) -> Self {
+        CodePoints { spelling, rest: content, second_backslash: false }
     }
 
-    /// How many bytes remain from the first invalid one on; 0 if all are valid.
-    pub(super) fn unreadable(mut self) -> usize {
+    /// What remains from the first invalid byte on; nothing if all are valid.
+    pub(super) fn unreadable(mut self) -> Parts<'a> {
         while self.next().is_some() {}
-        self.rest.len()
+        self.rest
     }
 }
 
@@ -38,25 +43,26 @@ impl Iterator for CodePoints<'_> {
     type Item = u32;
 
     fn next(&mut self) -> Option<u32> {
-        let first = *self.rest.first()?;
+        let rest = self.rest.peek(MAX_POINT_BYTES);
+        let first = *rest.first()?;
         let (point, length) = match self.spelling {
-            Spelling::Utf8 => utf8(self.rest)?,
-            Spelling::Json if first == b'\\' => json_escape(self.rest)?,
-            Spelling::Json => utf8(self.rest)?,
+            Spelling::Utf8 => utf8(rest)?,
+            Spelling::Json if first == b'\\' => json_escape(rest)?,
+            Spelling::Json => utf8(rest)?,
             Spelling::RawUnicode => {
                 let escapes = first == b'\\' && !self.second_backslash;
-                self.second_backslash = escapes && self.rest.get(1) == Some(&b'\\');
-                match self.rest.get(1) {
-                    Some(b'u') if escapes => (hex(self.rest.get(2..6)?)?, 6),
-                    Some(b'U') if escapes => (hex(self.rest.get(2..10)?).filter(|point| *point <= 0x10_FFFF)?, 10),
+                self.second_backslash = escapes && rest.get(1) == Some(&b'\\');
+                match rest.get(1) {
+                    Some(b'u') if escapes => (hex(rest.get(2..6)?)?, 6),
+                    Some(b'U') if escapes => (hex(rest.get(2..10)?).filter(|point| *point <= 0x10_FFFF)?, 10),
                     _ => (u32::from(first), 1),
                 }
             }
-            Spelling::Escaped if first == b'\\' => string_escape(self.rest)?,
+            Spelling::Escaped if first == b'\\' => string_escape(rest)?,
             Spelling::Escaped if first.is_ascii() => (u32::from(first), 1),
             Spelling::Escaped => return None,
         };
-        self.rest = &self.rest[length..];
+        self.rest.skip(length);
         Some(point)
     }
 }
@@ -92,17 +98,18 @@ pub(super) fn to_utf8(points: impl Iterator<Item = u32>) -> Vec<u8> {
 }
 
 /// Checks UTF-8 that may have encoded surrogates. `Ok(true)` if it has none, `Ok(false)` if it has some, `Err` with the
-/// offset of the first invalid byte.
-pub(super) fn check_utf8(bytes: &[u8]) -> Result<bool, usize> {
-    let (mut start, mut plain) = (0, true);
-    while let Err(error) = str::from_utf8(&bytes[start..]) {
-        start += error.valid_up_to();
-        match bytes[start..] {
-            [0xED, 0xA0..=0xBF, 0x80..=0xBF, ..] => (start, plain) = (start + 3, false),
-            _ => return Err(start),
+/// offset in the source of the first invalid byte.
+pub(super) fn check_utf8(mut content: Parts) -> Result<bool, usize> {
+    let mut plain = true;
+    loop {
+        content.skip_utf8();
+        match content.peek(3) {
+            [] => return Ok(plain),
+            [0xED, 0xA0..=0xBF, 0x80..=0xBF, ..] => plain = false,
+            _ => return Err(content.at()),
         }
+        content.skip(3);
     }
-    Ok(plain)
 }
 
 /// The code point of the JSON escape at the start, and the length of the escape in bytes. A surrogate pair counts as
@@ -157,11 +164,15 @@ fn hex(digits: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::codec::source::Source;
 
     fn points(spelling: Spelling, bytes: &[u8]) -> Option<Vec<u32>> {
-        let points = CodePoints::new(spelling, bytes);
-        (points.clone().unreadable() == 0).then(|| points.collect())
+        let source = Source::Memory(Bytes::copy_from_slice(bytes));
+        let points = CodePoints::new(spelling, source.parts(0..bytes.len()));
+        points.clone().unreadable().peek(1).is_empty().then(|| points.collect())
     }
 
     fn of(text: &str) -> Option<Vec<u32>> {
@@ -192,6 +203,10 @@ mod tests {
 
     #[test]
     fn utf8_lets_surrogates_through_and_nothing_else() {
+        let check_utf8 = |bytes| {
+            let source = Source::Memory(Bytes::copy_from_slice(bytes));
+            check_utf8(source.parts(0..bytes.len()))
+        };
         assert_eq!(check_utf8("aé😀".as_bytes()), Ok(true));
         assert_eq!(check_utf8(b"a\xed\xa0\xbd\xed\xb8\x80b"), Ok(false));
         assert_eq!(check_utf8(b"ab\xff"), Err(2));

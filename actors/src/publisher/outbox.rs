@@ -284,7 +284,7 @@ impl Outbox {
         matches!(self.messages.get(&seq), Some(OutboxMessage { state: State::Removing(_), .. }))
     }
 
-    /// The store has refused the removal: the message is in the state of before again. If its lease has ended meanwhile,
+    /// The store has refused the removal: the message has its former state again. If its lease has ended meanwhile,
     /// it waits.
     pub fn removal_refused(&mut self, seq: Seq) {
         let Some(OutboxMessage { state: State::Removing(before), .. }) = self.messages.get_mut(&seq) else { return };

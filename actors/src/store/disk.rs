@@ -1,9 +1,9 @@
 //! What the log needs from the file system. All changes of its files go through here.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -16,10 +16,12 @@ const GATHER: usize = 64 << 10;
 /// Changes files. What is not synced may be lost in a power failure, in part and in any order. Tests implement this
 /// with a disk that loses power, has no space or fails.
 pub trait Disk: Send + Sync + fmt::Debug {
-    /// Creates an empty file; it replaces one of that name. The name is durable when the directory is synced.
+    /// Creates a directory that is accessible to the service alone. The name is durable when its parent is synced.
     ///
     /// # Errors
     /// What the file system reports, here and below.
+    fn create_directory(&self, path: &Path) -> io::Result<()>;
+    /// Creates an empty file; it replaces one of that name. The name is durable when the directory is synced.
     fn create(&self, path: &Path) -> io::Result<File>;
     /// Writes all bytes at an offset.
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
@@ -40,7 +42,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
 /// The mode of the store's files: they hold messages, which are for the service alone.
 const FILE_MODE: u32 = 0o600;
 /// The mode of its directories.
-pub(super) const DIRECTORY_MODE: u32 = 0o700;
+const DIRECTORY_MODE: u32 = 0o700;
 
 /// Creates an empty file that is accessible to the service alone; it replaces one of that name.
 pub(super) fn create_private(path: &Path) -> io::Result<File> {
@@ -52,6 +54,10 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
 pub struct SystemDisk;
 
 impl Disk for SystemDisk {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().mode(DIRECTORY_MODE).create(path)
+    }
+
     fn create(&self, path: &Path) -> io::Result<File> {
         create_private(path)
     }
@@ -94,11 +100,36 @@ impl Disk for SystemDisk {
 ///
 /// # Errors
 /// What the file system reports.
-pub(super) fn sync_directory(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.sync_directory(path) {
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         synced => synced,
     }
+}
+
+/// Creates a directory and its missing parents, durably, accessible to the service alone.
+///
+/// # Errors
+/// What the file system reports.
+pub(super) fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = directory.ancestors().take_while(|path| !is_there(path)).collect();
+    for path in missing.into_iter().rev() {
+        match disk.create_directory(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => created?,
+        }
+        sync_directory(disk, path.parent().filter(|parent| is_named(parent)).unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
+}
+
+fn is_named(path: &Path) -> bool {
+    !path.as_os_str().is_empty()
+}
+
+/// Whether the directory exists; that of a relative path without any folder does.
+fn is_there(path: &Path) -> bool {
+    !is_named(path) || path.exists()
 }
 
 /// Why an operation failed that may succeed later.

@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::body_file::MAX_OPEN_BODY_FILES;
 use crate::payload::read_cached;
 
-/// The most file descriptors that one store has open: [`MAX_OPEN_SEGMENTS`], [`MAX_DELETED_SEGMENTS`], and 8 for its
-/// lock, its directory, its reserve, the newest segment, one that is being begun, and one that a record is relocated
-/// to.
-pub const MAX_OPEN_FILES: usize = MAX_OPEN_SEGMENTS + MAX_DELETED_SEGMENTS + 8;
+/// The most file descriptors that one store has open: [`MAX_OPEN_SEGMENTS`], [`MAX_DELETED_SEGMENTS`],
+/// [`MAX_OPEN_BODY_FILES`], and 8 for its lock, its two directories, its reserve, the newest segment, one that is being
+/// begun, and one that a record is relocated to.
+pub const MAX_OPEN_FILES: usize = MAX_OPEN_SEGMENTS + MAX_DELETED_SEGMENTS + MAX_OPEN_BODY_FILES + 8;
 
 /// How many segments are open at once. Opening one takes about 5 µs. A reader who finds all of them being read waits
 /// until a part of a body has been read, some milliseconds.

@@ -3,6 +3,9 @@
 //! A commit appends its changes to the newest segment and syncs it once, at the latest together with the next commit.
 //! Space is given back from the oldest segment only: its live records are appended again, then the file is deleted. So
 //! the removal of a record is never deleted before the record.
+//!
+//! A large body may be in a file of its own, which its record refers to. The file is durable before the record is
+//! written, and deleted once no record that a crash may bring back refers to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,19 +13,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::body_file::BodyDirectory;
 use crate::payload::Payload;
 use crate::store::disk::{Disk, SystemDisk, Transient, transient};
 use crate::store::files::{Files, SegmentFile};
-use crate::store::segment::{Kind, Record, SEGMENT_HEADER};
+use crate::store::segment::{self, Kind, Record, SEGMENT_HEADER};
 use crate::store::{Change, Compacted, Durable, NO_RECORD, OpenError, Put, Recovered, Seq, Store, StoreError};
 
 mod append;
+mod bodies;
 mod compaction;
+mod new_record;
 mod recover;
 mod relocate;
 mod reserve;
 
 use append::Preallocated;
+use bodies::Bodies;
+use new_record::{Composed, NewRecord};
 use relocate::Relocation;
 use reserve::Pause;
 
@@ -38,6 +46,7 @@ pub struct LogStore {
     directory: PathBuf,
     _lock: File,
     files: Arc<Files>,
+    bodies: Bodies,
     segments: BTreeMap<u32, Segment>,
     /// The file of the newest segment, open for writing.
     newest_file: Option<Arc<File>>,
@@ -46,6 +55,8 @@ pub struct LogStore {
     synced_len: u64,
     /// Records whose removal is written but not synced.
     unsynced_removals: Vec<Seq>,
+    /// The newest segment was truncated because something in it was refused, and that is not synced.
+    unsynced_cut: bool,
     /// Those removals were cut off after a failed sync, and must be written again.
     cut_off: bool,
     /// Names of files have changed, and the directory is not synced.
@@ -60,7 +71,7 @@ pub struct LogStore {
     /// For a segment: the first segment that may hold removals of its records. It is the segment itself if there is no
     /// entry.
     removals_from: BTreeMap<u32, u32>,
-    /// Bytes of all live records, headers included.
+    /// Bytes of all live records, headers included, without bodies in files of their own.
     live: u64,
     /// Bytes of all segments.
     total: u64,
@@ -81,6 +92,8 @@ pub struct LogStore {
 struct Segment {
     file: Arc<SegmentFile>,
     salt: u32,
+    /// The version of its format.
+    version: u16,
     len: u64,
     live: u64,
     /// The records that were put here, in their order. Most may be dead by now, or live elsewhere.
@@ -99,7 +112,8 @@ struct Location {
 
 impl Segment {
     fn new(file: Arc<SegmentFile>, salt: u32) -> Self {
-        Self { file, salt, len: SEGMENT_HEADER, live: 0, put: Vec::new(), passed: 0 }
+        let version = segment::VERSION;
+        Self { file, salt, version, len: SEGMENT_HEADER, live: 0, put: Vec::new(), passed: 0 }
     }
 
     /// A segment whose file is empty: nothing in it is needed.
@@ -125,7 +139,13 @@ impl LogStore {
         self.next_seq
     }
 
-    /// Enters a record that is in a segment into the index; it replaces an earlier copy.
+    /// The directory of its body files. A put whose body is in one of them refers to the file.
+    pub fn bodies(&self) -> &BodyDirectory {
+        self.bodies.directory()
+    }
+
+    /// Enters a record that is in a segment into the index; it replaces an earlier copy. Returns where the rest of the
+    /// record is that follows its meta.
     fn place(&mut self, number: u32, offset: u64, record: &Record) -> Payload {
         let len = record.len();
         if let Some(earlier) = self.index.insert(record.seq, Location { segment: number, offset, len }) {
@@ -143,6 +163,7 @@ impl LogStore {
     fn forget(&mut self, seq: Seq) {
         if let Some(location) = self.index.remove(&seq) {
             self.mark_dead(location);
+            self.bodies.remove(seq);
         }
     }
 
@@ -176,15 +197,15 @@ impl LogStore {
         }
     }
 
-    fn gone(&mut self) -> StoreError {
-        let error = StoreError::Gone(self.directory.clone());
+    fn gone(&mut self, path: PathBuf) -> StoreError {
+        let error = StoreError::Gone(path);
         self.failed = Some(error.clone());
         error
     }
 
     fn fail(&mut self, error: &io::Error) -> StoreError {
         if error.kind() == io::ErrorKind::NotFound {
-            return self.gone();
+            return self.gone(self.directory.clone());
         }
         let error = StoreError::Failed(format!("{}: {error}", self.directory.display()));
         self.failed = Some(error.clone());
@@ -199,33 +220,47 @@ impl Store for LogStore {
         }
         let mut puts = changes.iter().filter_map(|change| if let Change::Put(put) = change { Some(put) } else { None });
         puts.try_for_each(Put::check)?;
-        let again: Vec<Change> = match self.cut_off {
-            true => self.unsynced_removals.iter().copied().map(Change::Remove).collect(),
-            false => Vec::new(),
-        };
+        let again: &[Seq] = if self.cut_off { &self.unsynced_removals } else { &[] };
         // the removal of an unknown record need not be written
         let is_effective = |change: &&Change| match change {
             Change::Put(_) => true,
             Change::Remove(seq) => *seq == NO_RECORD || self.index.contains_key(seq),
         };
-        let changes: Vec<&Change> = again.iter().chain(changes.iter().filter(is_effective)).collect();
-        if changes.is_empty() {
+        let changes = changes.iter().filter(is_effective);
+        let new = changes.map(|change| NewRecord::of(change, self.bodies.directory()));
+        let new: Vec<NewRecord> = again.iter().copied().map(NewRecord::removal).chain(new).collect();
+        if new.is_empty() {
             if durable == Durable::Now {
                 self.sync()?;
             }
             return Ok(Vec::new());
         }
-        let (number, records) = self.append_with_reserve(&changes, durable)?;
+        let (number, records) = self.append_with_reserve(&new, durable).inspect_err(|error| {
+            // what a final error leaves behind, the next start decides on
+            if !error.is_final() {
+                self.bodies.refuse(&new);
+                if !self.unsynced_cut {
+                    self.bodies.refused_are_gone();
+                }
+            }
+        })?;
         if self.cut_off {
             self.cut_off = false;
             self.unsynced_removals.clear();
         }
         let mut bodies = Vec::new();
-        for (offset, record) in records {
+        for ((offset, record), new) in records.into_iter().zip(new) {
             match record.kind {
-                Kind::Put => {
+                Kind::Put | Kind::Composed => {
                     self.next_seq = self.next_seq.max(record.seq + 1);
-                    bodies.push(self.place(number, offset, &record));
+                    let in_segment = self.place(number, offset, &record);
+                    bodies.push(match new.composed {
+                        Some(Composed { file, payload }) => {
+                            self.bodies.insert(record.seq, file);
+                            payload
+                        }
+                        None => in_segment,
+                    });
                 }
                 Kind::Removed => {
                     self.forget(record.seq);
@@ -237,12 +272,17 @@ impl Store for LogStore {
         }
         if durable == Durable::Now {
             self.unsynced_removals.clear();
+            self.bodies.removals_are_durable();
         }
         Ok(bodies)
     }
 
     fn check_space(&mut self) -> Result<(), StoreError> {
         self.check_usual_space()
+    }
+
+    fn space_was_refused(&mut self, bytes: u64) {
+        self.refused = self.refused.max(Some(bytes));
     }
 
     fn compact(&mut self) -> Result<Compacted, StoreError> {

@@ -15,12 +15,15 @@
 //! | bytes | what |
 //! | --- | --- |
 //! | 4 | CRC-32C of the salt, the rest of this header and the meta |
-//! | 4 | kind: 1 put, 2 removed; plus 256 if the record is the first of its commit and all before it is synced |
+//! | 4 | kind: 1 put, 2 removed, 3 composed (since version 3); plus 256 at the start of a commit, see below |
 //! | 8 | sequence number of the record |
 //! | 4 | length of the meta |
 //! | 4 | CRC-32C of the body |
 //! | 8 | length of the body |
 //! | … | meta, then body |
+//!
+//! A composed record is a put whose body is in a file of its own: in place of the body it has a
+//! [composition], which refers to the file.
 //!
 //! In the newest segment, zeros may follow them up to the end of the file.
 //!
@@ -33,12 +36,23 @@ use std::os::unix::fs::FileExt;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::store::{Change, MAX_META, Seq};
+use crate::payload::Payload;
+use crate::store::{MAX_META, Seq};
 
+pub mod composition;
 mod search;
 
-/// The version that this program writes, and the only one that it reads.
-pub const VERSION: u16 = 2;
+use composition::{Composition, MAX_COMPOSITION};
+
+/// The version that this program writes.
+pub const VERSION: u16 = 3;
+
+/// The oldest version that this program reads.
+const OLDEST_VERSION: u16 = 2;
+
+/// The version since which there are composed records. None is appended to a segment of an earlier version: the
+/// programs that wrote those would take it for damage.
+pub const COMPOSED_SINCE: u16 = 3;
 
 /// The length of a segment's header in bytes.
 pub const SEGMENT_HEADER: u64 = 28;
@@ -53,6 +67,7 @@ const MAGIC: &[u8; 6] = b"UHSLOG";
 pub enum Kind {
     Put,
     Removed,
+    Composed,
 }
 
 /// Added to the kind of a record that is the first of its commit.
@@ -76,31 +91,17 @@ pub struct Record {
 }
 
 impl Record {
-    /// The header of the record that makes `change`.
+    /// The header of a record.
     ///
     /// # Errors
     /// What reading the body reports.
-    pub fn of(change: &Change) -> io::Result<Self> {
-        Ok(match change {
-            Change::Put(put) => {
-                let mut body_crc = 0;
-                put.body.for_each_part(|part| {
-                    body_crc = crc32c::crc32c_append(body_crc, part);
-                    Ok(())
-                })?;
-                let (meta_len, body_len) = (put.meta.len() as u32, put.body.len());
-                Self { kind: Kind::Put, seq: put.seq, meta_len, body_crc, body_len }
-            }
-            Change::Remove(seq) => Self { kind: Kind::Removed, seq: *seq, meta_len: 0, body_crc: 0, body_len: 0 },
-        })
-    }
-
-    /// The length of that record in the file.
-    pub fn len_of(change: &Change) -> u64 {
-        match change {
-            Change::Put(put) => RECORD_HEADER + put.meta.len() as u64 + put.body.len(),
-            Change::Remove(_) => RECORD_HEADER,
-        }
+    pub fn of(kind: Kind, seq: Seq, meta: &[u8], body: &Payload) -> io::Result<Self> {
+        let mut body_crc = 0;
+        body.for_each_part(|part| {
+            body_crc = crc32c::crc32c_append(body_crc, part);
+            Ok(())
+        })?;
+        Ok(Self { kind, seq, meta_len: meta.len() as u32, body_crc, body_len: body.len() })
     }
 
     /// The length of the whole record in the file.
@@ -122,14 +123,15 @@ impl Record {
     pub fn parse(bytes: &[u8], salt: u32) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(RECORD_HEADER as usize)?;
         let meta = rest.get(..u32_at(head, 16) as usize)?;
-        if header_crc(salt, head, meta) != u32_at(head, 0) { None } else { Self::of_header(head) }
+        if header_crc(salt, head, meta) != u32_at(head, 0) { None } else { Self::of_header(head, VERSION) }
     }
 
-    /// The record of a header; `None` if its kind is unknown.
-    fn of_header(head: &[u8]) -> Option<Self> {
+    /// The record of a header; `None` if a segment of this version has none of its kind.
+    fn of_header(head: &[u8], version: u16) -> Option<Self> {
         let kind = match u32_at(head, 4) & !BEGINS_COMMIT {
             1 => Kind::Put,
             2 => Kind::Removed,
+            3 if version >= COMPOSED_SINCE => Kind::Composed,
             _ => return None,
         };
         let (seq, meta_len) = (u64_at(head, 8), u32_at(head, 16));
@@ -142,6 +144,7 @@ impl Record {
         let kind: u32 = match self.kind {
             Kind::Put => 1,
             Kind::Removed => 2,
+            Kind::Composed => 3,
         };
         let kind = if mark.begins_commit { kind + BEGINS_COMMIT } else { kind };
         head[4..8].copy_from_slice(&kind.to_le_bytes());
@@ -179,8 +182,8 @@ pub fn segment_header(number: u64, next_seq: Seq, salt: u32) -> [u8; SEGMENT_HEA
 /// What stands where a record should.
 #[derive(Debug)]
 pub enum Entry {
-    /// A sound record, with its meta.
-    Record { offset: u64, record: Record, meta: Bytes },
+    /// A sound record, with its meta, and what a composed one has in place of the body.
+    Record { offset: u64, record: Record, meta: Bytes, composition: Option<Composition> },
     /// The end of the file, right after the last record.
     End,
     /// Zeros up to the end of the file, right after the last record.
@@ -192,7 +195,7 @@ pub enum Entry {
 /// What stands where a segment's header should.
 #[derive(Debug)]
 pub enum FoundHeader {
-    Sound { next_seq: Seq },
+    Sound { next_seq: Seq, version: u16 },
     OtherVersion(u16),
     Bad(&'static str),
 }
@@ -222,6 +225,7 @@ pub struct Reader<'a> {
     offset: u64,
     len: u64,
     salt: u32,
+    version: u16,
 }
 
 impl<'a> Reader<'a> {
@@ -229,7 +233,7 @@ impl<'a> Reader<'a> {
         let len = file.metadata()?.len();
         let mut file = BufReader::with_capacity(256 * 1024, file);
         file.seek(SeekFrom::Start(0))?;
-        Ok(Self { file, metas, offset: 0, len, salt: 0 })
+        Ok(Self { file, metas, offset: 0, len, salt: 0, version: VERSION })
     }
 
     /// Reads the segment's header; called first, once.
@@ -244,14 +248,14 @@ impl<'a> Reader<'a> {
             return Ok(FoundHeader::Bad("this is no segment of a message store"));
         }
         let version = u16::from_le_bytes([head[6], head[7]]);
-        if version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Ok(FoundHeader::OtherVersion(version));
         }
         if u64_at(&head, 8) != number {
             return Ok(FoundHeader::Bad("the segment has another number than its file name"));
         }
-        self.salt = u32_at(&head, 24);
-        Ok(FoundHeader::Sound { next_seq: u64_at(&head, 16) })
+        (self.salt, self.version) = (u32_at(&head, 24), version);
+        Ok(FoundHeader::Sound { next_seq: u64_at(&head, 16), version })
     }
 
     /// The segment's salt, once its header has been read.
@@ -288,15 +292,33 @@ impl<'a> Reader<'a> {
         let Some(meta) = self.meta(&head, offset + RECORD_HEADER, meta_len as usize)? else {
             return bad("a record's header does not match its checksum");
         };
-        let Some(record) = Record::of_header(&head) else { return bad("a record is of an unknown kind") };
+        let Some(record) = Record::of_header(&head, self.version) else { return bad("a record is of an unknown kind") };
         if left < record.len() {
             return bad("a record's body is cut off");
         }
-        if self.body_crc(record.body_len)? != record.body_crc {
+        let composition = match record.kind {
+            Kind::Composed if record.body_len > MAX_COMPOSITION => return bad("a record's composition is too long"),
+            Kind::Composed => {
+                let mut bytes = vec![0; record.body_len as usize];
+                self.file.read_exact(&mut bytes)?;
+                Some(Bytes::from(bytes))
+            }
+            Kind::Put | Kind::Removed => None,
+        };
+        let crc = match &composition {
+            Some(bytes) => crc32c::crc32c(bytes),
+            None => self.body_crc(record.body_len)?,
+        };
+        if crc != record.body_crc {
             return bad("a record's body does not match its checksum");
         }
+        let composition = match composition.map(Composition::parse) {
+            Some(None) => return bad("a record's composition cannot be understood"),
+            Some(sound) => sound,
+            None => None,
+        };
         self.offset = offset + record.len();
-        Ok(Entry::Record { offset, record, meta })
+        Ok(Entry::Record { offset, record, meta, composition })
     }
 
     /// The meta of `len` bytes behind a record's header; `None` if the header's checksum does not match.

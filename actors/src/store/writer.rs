@@ -70,6 +70,7 @@ enum Command {
     Remove(Seq),
     RemoveDurably(Seq),
     Flush(Seq),
+    Probe { refused: u64 },
 }
 
 /// Sends changes to the store's thread. The thread ends when the last handle is dropped and everything that was sent
@@ -164,6 +165,12 @@ impl StoreHandle {
         self.0.send_and_wake(Command::RemoveDurably(seq));
     }
 
+    /// Finds out whether the store still works and has space, after `refused` bytes could not be written beside it. The
+    /// next event has the result as its [`StoreEvent::failure`], if that has changed.
+    pub fn probe(&self, refused: u64) {
+        self.0.send_and_wake(Command::Probe { refused });
+    }
+
     /// Asks for a report when everything requested before has its outcome: [`StoreEvent::flushed`], under the number
     /// that this returns, which no record has.
     pub fn flush(&self) -> Seq {
@@ -211,6 +218,8 @@ struct Group {
     /// Removals that somebody waits for.
     removals: Vec<Seq>,
     flushes: Vec<Seq>,
+    /// How many bytes could not be written beside the store, if it has to be probed for them.
+    probe: Option<u64>,
     commands: usize,
     bytes: usize,
 }
@@ -262,6 +271,7 @@ impl<F: Fn(StoreEvent)> Writer<F> {
                 }
                 Ok(Command::RemoveDurably(seq)) => group.removals.push(seq),
                 Ok(Command::Flush(seq)) => group.flushes.push(seq),
+                Ok(Command::Probe { refused }) => group.probe = group.probe.max(Some(refused)),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -273,9 +283,9 @@ impl<F: Fn(StoreEvent)> Writer<F> {
     /// Commits a group and the removals that wait, and reports the outcomes. While the disk is full and nobody puts
     /// anything, it also probes for space.
     fn commit_group(&mut self, group: Group, durable: Durable) {
-        let Group { puts, refused, removals: awaited, flushes, .. } = group;
+        let Group { puts, refused, removals: awaited, flushes, probe, .. } = group;
         let mut event = StoreEvent { stored: refused, ..StoreEvent::default() };
-        let probe = puts.is_empty() && self.failure.is_some();
+        let is_due = puts.is_empty() && self.failure.is_some();
         let seqs: Vec<Seq> = puts.iter().map(|put| put.seq).collect();
         // puts first: a torn commit must not remove a message without its tombstone
         let mut changes: Vec<Change> = puts.into_iter().map(Change::Put).collect();
@@ -295,7 +305,10 @@ impl<F: Fn(StoreEvent)> Writer<F> {
                 removed
             }
         };
-        if probe {
+        if let Some(bytes) = probe {
+            self.store.space_was_refused(bytes);
+        }
+        if probe.is_some() || is_due {
             // the event's `failure` says what has come of it
             let _ = self.commit(&[Change::Remove(NO_RECORD)], Durable::Now);
         }
@@ -391,7 +404,7 @@ impl Group {
     fn add(&mut self, put: Put) {
         match put.check() {
             Ok(()) => {
-                self.bytes += put.body.len() as usize;
+                self.bytes += put.body.unsynced_len() as usize;
                 self.puts.push(put);
             }
             // not those that would be committed with it
@@ -401,6 +414,8 @@ impl Group {
 
     /// Whether somebody waits for the commit.
     fn is_awaited(&self) -> bool {
-        !(self.puts.is_empty() && self.refused.is_empty() && self.removals.is_empty() && self.flushes.is_empty())
+        let nobody =
+            self.puts.is_empty() && self.refused.is_empty() && self.removals.is_empty() && self.flushes.is_empty();
+        !nobody || self.probe.is_some()
     }
 }

@@ -19,6 +19,7 @@ type FileId = usize;
 
 #[derive(Clone, Debug)]
 pub enum Event {
+    CreateDirectory(String),
     Create(String, FileId),
     Write {
         file: FileId,
@@ -34,7 +35,8 @@ pub enum Event {
     Forget(FileId),
     Remove(String),
     Rename(String, String),
-    SyncDirectory,
+    /// Its name; empty for the store's own.
+    SyncDirectory(String),
 }
 
 /// Errors of the system.
@@ -160,11 +162,31 @@ impl RecordingDisk {
     }
 }
 
+/// The only directory in that of a store.
+pub const BODIES: &str = "bodies";
+
+/// The path of a file in the directory of its store.
 fn name(path: &Path) -> String {
-    path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned()
+    let last = |path: &Path| path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+    match path.parent().is_some_and(|parent| parent.ends_with(BODIES)) {
+        true => format!("{BODIES}/{}", last(path)),
+        false => last(path),
+    }
+}
+
+/// The directory of the file with this name, as [`Event::SyncDirectory`] has it.
+fn directory_of(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(directory, _)| directory)
 }
 
 impl Disk for RecordingDisk {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.check(FaultKind::Any)?;
+        SystemDisk.create_directory(path)?;
+        self.record(Event::CreateDirectory(name(path)));
+        Ok(())
+    }
+
     fn create(&self, path: &Path) -> io::Result<File> {
         self.check(FaultKind::Any)?;
         // A truncated file would keep its inode, and another name is another file here.
@@ -249,10 +271,11 @@ impl Disk for RecordingDisk {
         self.take_room(self.file_id(file), bytes)
     }
 
-    fn sync_directory(&self, _: &Path) -> io::Result<()> {
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
         self.check(FaultKind::Directory)?;
         self.check(FaultKind::Sync)?;
-        self.record(Event::SyncDirectory);
+        let directory = if path.ends_with(BODIES) { BODIES } else { "" };
+        self.record(Event::SyncDirectory(directory.to_owned()));
         Ok(())
     }
 }
@@ -262,6 +285,10 @@ impl Disk for RecordingDisk {
 pub struct UnsyncedDisk;
 
 impl Disk for UnsyncedDisk {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.create_directory(path)
+    }
+
     fn create(&self, path: &Path) -> io::Result<File> {
         SystemDisk.create(path)
     }
@@ -307,20 +334,28 @@ pub fn rebuild(events: &[Event], unsynced: Unsynced, random: &mut impl Rng, dire
     let others: BTreeSet<FileId> = events
         .iter()
         .filter_map(|event| match event {
-            Event::Create(name, file) if !name.ends_with(".log") && name != "MOVING" => Some(*file),
+            Event::Create(name, file) if ["LOCK", "RESERVE", "ROOM"].contains(&name.as_str()) => Some(*file),
             _ => None,
         })
         .collect();
     let mut contents: BTreeMap<FileId, Vec<u8>> = BTreeMap::new();
     let mut pending: BTreeMap<FileId, Vec<&Event>> = BTreeMap::new();
-    let mut names: BTreeMap<&str, FileId> = BTreeMap::new();
+    let mut names = Names::default();
     let mut pending_names: Vec<&Event> = Vec::new();
     for event in events {
         match event {
             // what a log keeps beside its segments has no content that matters
             Event::Write { file, .. } if others.contains(file) => {}
-            Event::Create(..) | Event::Remove(_) | Event::Rename(..) => pending_names.push(event),
-            Event::SyncDirectory => pending_names.drain(..).for_each(|event| rename(&mut names, event)),
+            Event::CreateDirectory(_) | Event::Create(..) | Event::Remove(_) | Event::Rename(..) => {
+                pending_names.push(event);
+            }
+            Event::SyncDirectory(directory) => pending_names.retain(|event| {
+                let is_synced = event.directory() == directory;
+                if is_synced {
+                    names.apply(event);
+                }
+                !is_synced
+            }),
             Event::Write { file, .. } | Event::SetLen { file, .. } => pending.entry(*file).or_default().push(event),
             Event::Forget(file) => {
                 let is_write = |event: &&Event| matches!(event, Event::Write { .. });
@@ -340,7 +375,7 @@ pub fn rebuild(events: &[Event], unsynced: Unsynced, random: &mut impl Rng, dire
     };
     for event in pending_names {
         if survives(0) {
-            rename(&mut names, event);
+            names.apply(event);
         }
     }
     for (file, events) in pending {
@@ -349,23 +384,48 @@ pub fn rebuild(events: &[Event], unsynced: Unsynced, random: &mut impl Rng, dire
             change(content, event, &mut survives);
         }
     }
-    let kept: BTreeSet<FileId> = names.values().copied().collect();
+    let Names { directories, mut files } = names;
+    directories.iter().for_each(|name| fs::create_dir(directory.join(name)).expect("writable"));
+    files.retain(|name, _| directory_of(name).is_empty() || directories.contains(directory_of(name)));
+    let kept: BTreeSet<FileId> = files.values().copied().collect();
     contents.retain(|file, _| kept.contains(file));
-    for (name, file) in names {
+    for (name, file) in files {
         fs::write(directory.join(name), contents.get(&file).map_or(&[][..], Vec::as_slice)).expect("writable");
     }
 }
 
-fn rename<'a>(names: &mut BTreeMap<&'a str, FileId>, event: &'a Event) {
-    match event {
-        Event::Create(name, file) => drop(names.insert(name, *file)),
-        Event::Remove(name) => drop(names.remove(name.as_str())),
-        Event::Rename(from, to) => {
-            if let Some(file) = names.remove(from.as_str()) {
-                names.insert(to, file);
+impl Event {
+    /// The directory whose names it changes.
+    fn directory(&self) -> &str {
+        match self {
+            Self::CreateDirectory(name) | Self::Create(name, _) | Self::Remove(name) | Self::Rename(name, _) => {
+                directory_of(name)
             }
+            _ => unreachable!("{self:?} changes no names"),
         }
-        _ => unreachable!("{event:?} names no file"),
+    }
+}
+
+/// The names that a power failure leaves.
+#[derive(Default)]
+struct Names<'a> {
+    directories: BTreeSet<&'a str>,
+    files: BTreeMap<&'a str, FileId>,
+}
+
+impl<'a> Names<'a> {
+    fn apply(&mut self, event: &'a Event) {
+        match event {
+            Event::CreateDirectory(name) => drop(self.directories.insert(name)),
+            Event::Create(name, file) => drop(self.files.insert(name, *file)),
+            Event::Remove(name) => drop(self.files.remove(name.as_str())),
+            Event::Rename(from, to) => {
+                if let Some(file) = self.files.remove(from.as_str()) {
+                    self.files.insert(to, file);
+                }
+            }
+            _ => unreachable!("{event:?} changes no names"),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::disk::{
     EAGAIN, EDQUOT, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced,
     UnsyncedDisk, rebuild,
 };
+use crate::in_file::{body_files, in_file, is_in_file};
 use crate::owner::Owner;
 use crate::power_loss::SEGMENT_BYTES;
 
@@ -39,17 +40,23 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
     let opened = LogStore::open_on(Arc::new(disk.clone()), directory, SEGMENT_BYTES);
     let Ok((store, _)) = opened else { return outcome };
     let next_seq = store.next_seq();
+    let files = store.bodies().clone();
     let mut owner = Owner::start(store, next_seq);
     for round in 0..40_u8 {
         let bodies: Vec<Vec<u8>> =
             (0..3).map(|at| vec![round.wrapping_mul(3) + at; 500 + 40 * usize::from(round)]).collect();
-        let put = |body: &Vec<u8>| {
+        let put = |body: Vec<u8>| {
             let (head, tail) = body.split_at(100);
-            let parts = vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)];
-            owner.handle.put(Bytes::from_static(b"meta"), Payload::from_parts(parts))
+            let payload = if body[0] % 3 == 1 {
+                // an upload that fails never reaches the store
+                in_file(&files, &body).ok()?
+            } else {
+                Payload::from_parts(vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)])
+            };
+            Some((owner.handle.put(Bytes::from_static(b"meta"), payload), body))
         };
-        let puts: Vec<Seq> = bodies.iter().map(put).collect();
-        for (body, seq) in bodies.into_iter().zip(puts) {
+        let puts: Vec<(Seq, Vec<u8>)> = bodies.into_iter().filter_map(put).collect();
+        for (seq, body) in puts {
             match owner.outcome(seq) {
                 Ok((seq, payload)) => {
                     assert_eq!(payload.read_all().expect("readable"), body);
@@ -87,6 +94,8 @@ fn check(outcome: &Outcome, directory: &Path, faulty: bool, what: &str) {
     };
     let found: BTreeMap<Seq, Vec<u8>> =
         recovered.iter().map(|record| (record.seq, record.body.read_all().expect("readable").to_vec())).collect();
+    let in_files = recovered.iter().filter(|record| is_in_file(&record.body)).count();
+    assert_eq!(body_files(directory).len(), in_files, "{what}: files that nobody needs are deleted");
     for (seq, body) in &outcome.kept {
         assert!(found.get(seq) == Some(body), "{what}: record {seq} was acknowledged, and is lost or other");
     }

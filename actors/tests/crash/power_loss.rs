@@ -12,6 +12,7 @@ use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Recovered, Seq, Store};
 
 use crate::disk::{EIO, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
+use crate::in_file::{body_files, in_file, is_in_file};
 
 /// So small that a campaign of some hundred commits begins, empties and deletes many segments.
 pub const SEGMENT_BYTES: u64 = 8 << 10;
@@ -34,6 +35,8 @@ impl Expected {
         let (_, recovered) = LogStore::open_on(Arc::new(UnsyncedDisk), directory, segment_bytes)
             .unwrap_or_else(|error| panic!("{what}: the store does not open: {error}"));
         let found: BTreeMap<Seq, Vec<u8>> = recovered.iter().map(|record| (record.seq, body(record))).collect();
+        let in_files = recovered.iter().filter(|record| is_in_file(&record.body)).count();
+        assert_eq!(body_files(directory).len(), in_files, "{what}: files that nobody needs are deleted");
         for (seq, body) in &self.kept {
             assert!(found.get(seq) == Some(body), "{what}: record {seq} was acknowledged, and is lost or other");
         }
@@ -58,13 +61,13 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
         for _ in 0..puts {
             let len = [40, 700, 3_000, 70_000][random.random_range(0..100_usize).min(60) / 20];
             let body: Vec<u8> = (0..random.random_range(0..len)).map(|_| random.random()).collect();
-            let parts =
-                vec![Bytes::copy_from_slice(&body[..body.len() / 3]), Bytes::copy_from_slice(&body[body.len() / 3..])];
-            changes.push(Change::Put(Put {
-                seq: next_seq,
-                meta: Bytes::from_static(b"meta"),
-                body: Payload::from_parts(parts),
-            }));
+            let payload = if body.len() > 10 && random.random_bool(0.4) {
+                in_file(store.bodies(), &body).expect("a sound disk")
+            } else {
+                let (head, tail) = body.split_at(body.len() / 3);
+                Payload::from_parts(vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)])
+            };
+            changes.push(Change::Put(Put { seq: next_seq, meta: Bytes::from_static(b"meta"), body: payload }));
             kept.insert(next_seq, body.clone());
             uncertain.insert(next_seq, body);
             next_seq += 1;
@@ -81,6 +84,13 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
         }
         expected.uncertain.clone_from(&uncertain);
         history.push((disk.len(), expected.clone()));
+        if random.random_bool(0.1) {
+            // an upload that is broken off, or that a kill has interrupted
+            let upload = in_file(store.bodies(), &[7; 600]).expect("a sound disk");
+            if random.random_bool(0.5) {
+                std::mem::forget(upload);
+            }
+        }
         let killed = random.random_bool(0.1);
         if killed {
             let at = random.random_range(1..6);

@@ -13,6 +13,7 @@ use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{OpenError, Seq};
 
 use crate::disk::{EIO, EMFILE, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
+use crate::in_file::in_file;
 use crate::owner::Owner;
 use crate::power_loss::SEGMENT_BYTES;
 
@@ -30,11 +31,18 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Known {
     let mut known = Known::default();
     let Ok((store, _)) = LogStore::open_on(Arc::new(disk.clone()), directory, SEGMENT_BYTES) else { return known };
     let next_seq = store.next_seq();
+    let files = store.bodies().clone();
     let mut owner = Owner::start(store, next_seq);
     for round in 0..10 {
         for len in [300, 900 + 100 * round, 20_000 * usize::from(round % 5 == 0)] {
             if let Ok((seq, _)) = owner.put(&b"meta"[..], vec![Bytes::from(vec![7; len])]) {
                 known.kept.insert(seq, len);
+            }
+        }
+        if let Ok(payload) = in_file(&files, &[7; 900]) {
+            let seq = owner.handle.put(Bytes::from_static(b"meta"), payload);
+            if owner.outcome(seq).is_ok() {
+                known.kept.insert(seq, 900);
             }
         }
         while known.kept.len() > 5 {

@@ -154,7 +154,7 @@ proptest! {
             let data = json!({ "BUFFER_UUID": uuid, "BUFFER_MSG": { "DATA": data } });
             (Format::Json, json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": data }).to_string().into_bytes())
         };
-        let decoded = decode_communication_interface_message(format, message.into());
+        let decoded = decode_communication_interface_message(format, message);
         let fits = uuid.len() <= 4_096 && path.len() <= 4_096;
         prop_assert_eq!(decoded.is_ok(), fits);
         match decoded {
@@ -193,7 +193,7 @@ proptest! {
             let message = json!({ "USER_ID": user, "MAIN_DATA": { "TYPE": "RENDER_COMPLETED", "DATA": data } });
             (Format::Json, message.to_string().into_bytes())
         };
-        let decoded = decode_user_message(format, message.into()).expect("a message");
+        let decoded = decode_user_message(format, message).expect("a message");
         let UserMessage::Forward(message) = decoded.message else { panic!("it is forwarded") };
         System::new().block_on(async {
             let directory = tempfile::tempdir().expect("a directory");

@@ -7,6 +7,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use user_http_actors::codec::{Format, UserMessage, decode_communication_interface_message, decode_user_message};
 
+#[path = "../../../fuzz/checks/windows.rs"]
+#[expect(dead_code, reason = "the file is shared with the fuzz targets")]
+mod windows;
+
+/// One of so many bodies is also decoded from a file.
+const COMPARED: usize = 8;
+
+/// Longer bodies, in bytes, are decoded in memory only: some take long.
+const MAX_COMPARED: usize = 16 << 10;
+
 /// The Python process; ended when dropped.
 pub struct Peer {
     child: Child,
@@ -14,6 +24,8 @@ pub struct Peer {
     output: ChildStdout,
     /// The longest that a refusal has taken.
     slowest: Duration,
+    /// How many bodies were short enough to be decoded from a file too.
+    short: usize,
 }
 
 impl Peer {
@@ -32,7 +44,7 @@ impl Peer {
             .expect("python3 is needed for this test");
         let input = child.stdin.take().expect("it is piped");
         let output = child.stdout.take().expect("it is piped");
-        Peer { child, input, output, slowest: Duration::ZERO }
+        Peer { child, input, output, slowest: Duration::ZERO, short: 0 }
     }
 
     /// Answers until the script ends, and panics with what it says if it has found a fault.
@@ -41,6 +53,12 @@ impl Peer {
             let [call, form] = self.array();
             let body = self.block();
             let format = if form == b'J' { Format::Json } else { Format::Pickle };
+            if matches!(call, b'U' | b'C') && body.len() <= MAX_COMPARED {
+                if self.short.is_multiple_of(COMPARED) {
+                    windows::compare(format, &body);
+                }
+                self.short += 1;
+            }
             match call {
                 b'U' => self.answer_user(format, body),
                 b'C' => self.answer_interface(format, body),

@@ -21,10 +21,10 @@ fn announce(farm: &Farm, len: usize) -> Connection {
 
 #[test]
 fn more_bodies_than_memory_is_given_are_refused_before_they_are_read() {
-    let mut farm = Farm::with(&["--max-inflight", "1MiB"]);
+    let mut farm = Farm::with(&["--max-inflight", "900KiB"]);
     let body = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(700000)"), 4);
     // larger than all
-    let refused = announce(&farm, 2 << 20).read_response();
+    let refused = announce(&farm, 1_000_000).read_response();
     refused.failure(503);
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     let mut first = announce(&farm, body.len());

@@ -65,7 +65,8 @@ fn scalar(doc: &Doc, id: NodeId, out: &mut Pieces) -> Result<(), NoJson> {
         Tag::False => out.put(b"false"),
         Tag::SmallInt => out.put(doc.small_int(id).ok_or(NoJson::NoForm)?.to_string().as_bytes()),
         Tag::TextInt => {
-            let digits = doc.content(id).strip_prefix(b"-").unwrap_or(doc.content(id)).len();
+            let content = doc.content(id);
+            let digits = content.strip_prefix(b"-").unwrap_or(&content).len();
             if digits > MAX_PEER_INT_DIGITS {
                 return Err(NoJson::NoForm);
             }
@@ -110,13 +111,11 @@ fn plain_string(doc: &Doc, id: NodeId, out: &mut Pieces) {
     let range = doc.node(id).range();
     let mut kept = range.start;
     out.put(b"\"");
-    for at in range.clone() {
-        let byte = doc.source[at];
-        if !matches!(byte, b'"' | b'\\' | 0..0x20) {
-            continue;
-        }
-        out.keep(kept..at);
-        kept = at + 1;
+    let mut rest = doc.source.parts(range.clone());
+    while let Some(byte) = rest.skip_to(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)) {
+        out.keep(kept..rest.at());
+        rest.skip(1);
+        kept = rest.at();
         match byte {
             b'"' | b'\\' => out.put(&[b'\\', byte]),
             _ => {

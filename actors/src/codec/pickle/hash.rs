@@ -1,6 +1,7 @@
 //! The hashes that CPython gives to values. It randomizes only those of str and bytes. All others are known, so an
 //! attacker can choose keys by their hashes.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use num_bigint::{BigInt, Sign};
@@ -78,7 +79,8 @@ impl Hashes {
             Tag::False => self.small(0),
             Tag::SmallInt => self.small(doc.small_int(id).unwrap_or_default()),
             Tag::TextInt | Tag::BinaryInt => {
-                let hash = if node.tag == Tag::TextInt { decimal(doc.content(id)) } else { binary(doc.content(id)) };
+                let content = doc.content(id);
+                let hash = if node.tag == Tag::TextInt { decimal(&content) } else { binary(&content) };
                 let value = doc.int(id).unwrap_or_default();
                 Key {
                     hash,
@@ -102,7 +104,7 @@ impl Hashes {
             Tag::Bytes | Tag::EncodedBytes => {
                 let content = match doc.encoded(id) {
                     Some(text) => doc.code_points(text).into_iter().flatten().map(|point| point as u8).collect(),
-                    None => doc.content(id).to_vec(),
+                    None => doc.content(id),
                 };
                 self.randomized(Kind::Bytes, &content)
             }
@@ -253,7 +255,7 @@ fn signed(hash: u64, negative: bool) -> u64 {
 fn decimal(text: &[u8]) -> u64 {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let residue = digits.chunks(16).fold(0_u128, |residue, chunk| {
-        let value = chunk.iter().fold(0_u128, |value, digit| value * 10 + u128::from(digit - b'0'));
+        let value = chunk.iter().fold(0_u128, |value, digit| value * 10 + u128::from(digit & 0xF));
         (residue * 10_u128.pow(chunk.len() as u32) + value) % u128::from(MODULUS)
     });
     signed(residue as u64, digits.len() < text.len())
@@ -292,11 +294,14 @@ fn float(value: f64) -> u64 {
 }
 
 /// A str as CPython stores it: the number of bytes for each character, and all bytes.
-fn text(doc: &Doc, id: NodeId) -> (usize, Vec<u8>) {
-    if doc.node(id).tag == Tag::Str && doc.content(id).is_ascii() {
-        return (1, doc.content(id).to_vec());
+fn text(doc: &Doc, id: NodeId) -> (usize, Cow<'_, [u8]>) {
+    if doc.node(id).tag == Tag::Str {
+        let content = doc.content(id);
+        if content.is_ascii() {
+            return (1, content);
+        }
     }
-    let Some(points) = doc.code_points(id) else { return (1, Vec::new()) };
+    let Some(points) = doc.code_points(id) else { return (1, Cow::default()) };
     let width = points.clone().max().map_or(1, |point| match point {
         0..0x100 => 1,
         0x100..0x1_0000 => 2,
@@ -308,6 +313,7 @@ fn text(doc: &Doc, id: NodeId) -> (usize, Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::source::Source;
 
     #[test]
     fn numbers_have_the_hashes_that_cpython_gives_them() {
@@ -339,7 +345,7 @@ mod tests {
     }
 
     fn read(opcodes: &'static [u8]) -> crate::codec::pickle::Pickle {
-        crate::codec::pickle::read(opcodes.into(), crate::codec::Effort::Full).expect("a pickle")
+        crate::codec::pickle::read(&Source::Memory(opcodes.into()), crate::codec::Effort::Full).expect("a pickle")
     }
 
     #[test]

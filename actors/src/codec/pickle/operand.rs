@@ -5,11 +5,13 @@ use std::ops::Range;
 
 use crate::codec::DecodeError;
 use crate::codec::error::{grouped, malformed};
+use crate::codec::source::{Parts, Source};
 
 /// A cursor in a pickle.
 pub(super) struct Operands<'a> {
-    source: &'a [u8],
-    pos: usize,
+    source: &'a Source,
+    /// What has not been read.
+    rest: Parts<'a>,
     /// The offset of the current opcode.
     at: usize,
     /// The offset at which the last frame ends.
@@ -17,13 +19,13 @@ pub(super) struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
-    pub(super) fn of(source: &'a [u8]) -> Operands<'a> {
-        Operands { source, pos: 0, at: 0, frame_end: 0 }
+    pub(super) fn of(source: &'a Source) -> Operands<'a> {
+        Operands { source, rest: source.parts(0..source.len()), at: 0, frame_end: 0 }
     }
 
     /// Reads the next opcode. Errors name its offset until the next call.
     pub(super) fn opcode(&mut self) -> Result<u8, DecodeError> {
-        self.at = self.pos;
+        self.at = self.rest.at();
         self.byte()
     }
 
@@ -32,8 +34,9 @@ impl<'a> Operands<'a> {
         self.at
     }
 
-    pub(super) fn bytes(&self, range: Range<usize>) -> &'a [u8] {
-        &self.source[range]
+    /// The bytes that are read. Content is looked at there, after the cursor has passed it.
+    pub(super) fn source(&self) -> &'a Source {
+        self.source
     }
 
     /// An error at the current opcode.
@@ -48,18 +51,18 @@ impl<'a> Operands<'a> {
         if inside {
             return Err(self.refuse("frame within a frame"));
         }
-        if length > self.source.len() - self.pos {
+        if length > self.source.len() - self.rest.at() {
             return Err(self.refuse("truncated pickle: it ends within the frame"));
         }
-        self.frame_end = self.pos + length;
+        self.frame_end = self.rest.at() + length;
         Ok(())
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let range = self.take(N)?;
-        let mut array = [0; N];
-        array.copy_from_slice(&self.source[range]);
-        Ok(array)
+        let array = self.rest.peek(N).first_chunk().copied();
+        self.take(N)?;
+        // `None` was refused.
+        Ok(array.unwrap_or([0; N]))
     }
 
     pub(super) fn byte(&mut self) -> Result<u8, DecodeError> {
@@ -70,16 +73,17 @@ impl<'a> Operands<'a> {
     /// An unsigned number of `width` bytes. A number that does not fit becomes `usize::MAX`, which exceeds every
     /// length.
     pub(super) fn length(&mut self, width: usize) -> Result<usize, DecodeError> {
-        let range = self.take(width)?;
-        let value = self.source[range].iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+        let bytes = self.rest.peek(width).iter().take(width);
+        let value = bytes.rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+        self.take(width)?;
         Ok(usize::try_from(value).unwrap_or(usize::MAX))
     }
 
     /// A memo number in decimal.
     pub(super) fn text_memo_number(&mut self) -> Result<usize, DecodeError> {
         let range = self.line()?;
-        let digits = &self.source[range];
-        let number = str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
+        let digits = self.source.read(range);
+        let number = str::from_utf8(&digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
         number
             .and_then(|number| number.parse().ok())
             .ok_or_else(|| self.refuse("memo number that is not a decimal integer"))
@@ -87,12 +91,14 @@ impl<'a> Operands<'a> {
 
     /// The rest of the line, without its end.
     pub(super) fn line(&mut self) -> Result<Range<usize>, DecodeError> {
-        let start = self.pos;
-        let Some(length) = self.source[start..].iter().position(|byte| *byte == b'\n') else {
+        let start = self.rest.at();
+        if self.rest.skip_to(|byte| byte == b'\n').is_none() {
             return Err(self.refuse("truncated pickle: the line has no end"));
-        };
-        self.advance(start + length + 1)?;
-        Ok(start..start + length)
+        }
+        let end = self.rest.at();
+        self.rest.skip(1);
+        self.check_frame(start, end + 1)?;
+        Ok(start..end)
     }
 
     /// Content that follows its unsigned length of `width` bytes.
@@ -110,7 +116,8 @@ impl<'a> Operands<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<Range<usize>, DecodeError> {
-        let left = self.source.len() - self.pos;
+        let start = self.rest.at();
+        let left = self.source.len() - start;
         if length > left {
             return Err(self.refuse(format!(
                 "truncated pickle: {} more bytes are needed, but only {} are left",
@@ -118,18 +125,18 @@ impl<'a> Operands<'a> {
                 grouped(left)
             )));
         }
-        let start = self.pos;
-        self.advance(start + length)?;
-        Ok(start..self.pos)
+        let end = start + length;
+        self.check_frame(start, end)?;
+        self.rest.skip(length);
+        Ok(start..end)
     }
 
-    /// Moves the cursor. An opcode that crosses the end of a frame is an error, because CPython's two unpicklers (in C
-    /// and in Python) read it differently.
-    fn advance(&mut self, to: usize) -> Result<(), DecodeError> {
-        if self.pos < self.frame_end && self.frame_end < to {
+    /// Refuses an opcode that crosses the end of a frame, because CPython's two unpicklers (in C and in Python) read it
+    /// differently.
+    fn check_frame(&self, from: usize, to: usize) -> Result<(), DecodeError> {
+        if from < self.frame_end && self.frame_end < to {
             return Err(malformed("frame that ends within an opcode", self.frame_end));
         }
-        self.pos = to;
         Ok(())
     }
 }

@@ -1,12 +1,15 @@
 //! The few callables that `pickle.dumps` uses for plain values at old protocols. None is ever called: the document gets
 //! a node that describes the result.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use super::container::{check_key, sum_up_hash};
 use super::operand::Operands;
 use crate::codec::DecodeError;
 use crate::codec::bounds::MAX_CALL_GROWTH;
 use crate::codec::doc::{Doc, EdgeId, Node, NodeId, Tag};
-use crate::codec::error::{malformed, shown};
+use crate::codec::error::{MAX_SHOWN_CHARS, malformed, shown};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Callable {
@@ -61,13 +64,13 @@ impl Callable {
 /// GLOBAL: the callable that its operands name.
 pub(super) fn global(operands: &mut Operands, doc: &mut Doc, protocol: u8) -> Result<NodeId, DecodeError> {
     let (module, name) = (operands.line()?, operands.line()?);
-    let (module, name) = (operands.bytes(module), operands.bytes(name));
+    let (module, name) = (start_of(operands, module), start_of(operands, name));
     let known = Callable::find(protocol, |known_module, known_name| {
-        known_module.as_bytes() == module && known_name.as_bytes() == name
+        *known_module.as_bytes() == *module && *known_name.as_bytes() == *name
     });
     match known {
         Some(index) => doc.add(Tag::Callable, operands.at(), index..index),
-        None => Err(refuse_name(ascii(module), ascii(name), operands.at())),
+        None => Err(refuse_name(ascii(&module), ascii(&name), operands.at())),
     }
 }
 
@@ -95,7 +98,8 @@ pub(super) fn stack_global(
 pub(super) fn refuse_inst(operands: &mut Operands) -> DecodeError {
     match (operands.line(), operands.line()) {
         (Ok(module), Ok(name)) => {
-            refuse_name(ascii(operands.bytes(module)), ascii(operands.bytes(name)), operands.at())
+            let (module, name) = (start_of(operands, module), start_of(operands, name));
+            refuse_name(ascii(&module), ascii(&name), operands.at())
         }
         (Err(error), _) | (_, Err(error)) => error,
     }
@@ -227,6 +231,11 @@ pub(super) fn check_plain(doc: &Doc, id: NodeId) -> Result<(), DecodeError> {
 
 fn refuse_name(module: impl IntoIterator<Item = char>, name: impl IntoIterator<Item = char>, at: usize) -> DecodeError {
     malformed(format!("pickle names a class (`{}.{}`)", shown(module), shown(name)), at)
+}
+
+/// The start of a line: enough to know a callable's name from all others, and to show it in an error.
+fn start_of<'a>(operands: &Operands<'a>, line: Range<usize>) -> Cow<'a, [u8]> {
+    operands.source().read(line.start..line.end.min(line.start + MAX_SHOWN_CHARS + 1))
 }
 
 fn ascii(name: &[u8]) -> impl Iterator<Item = char> {

@@ -17,17 +17,17 @@ const PYTHON_2_BYTES: &str =
 
 /// A str in UTF-8.
 pub(super) fn unicode(operands: &Operands, doc: &mut Doc, range: Range<usize>) -> Result<NodeId, DecodeError> {
-    let tag = match check_utf8(operands.bytes(range.clone())) {
+    let tag = match check_utf8(operands.source().parts(range.clone())) {
         Ok(true) => Tag::Str,
         Ok(false) => Tag::SurrogateStr,
-        Err(offset) => return Err(malformed("str that is not UTF-8", range.start + offset)),
+        Err(at) => return Err(malformed("str that is not UTF-8", at)),
     };
     doc.add(tag, operands.at(), range)
 }
 
 /// A str of Python 2, which `pickle.loads` decodes as ASCII by default.
 pub(super) fn python_2_str(operands: &Operands, doc: &mut Doc, range: Range<usize>) -> Result<NodeId, DecodeError> {
-    if !operands.bytes(range.clone()).is_ascii() {
+    if !operands.source().parts(range.clone()).all(<[u8]>::is_ascii) {
         return Err(operands.refuse(PYTHON_2_BYTES));
     }
     doc.add(Tag::Str, operands.at(), range)
@@ -42,12 +42,15 @@ pub(super) fn raw_unicode(operands: &mut Operands, doc: &mut Doc) -> Result<Node
 /// STRING: a quoted str of Python 2.
 pub(super) fn quoted_string(operands: &mut Operands, doc: &mut Doc) -> Result<NodeId, DecodeError> {
     let line = operands.line()?;
-    match operands.bytes(line.clone()) {
-        [b'\'', .., b'\''] | [b'"', .., b'"'] => {
-            spelled(operands, doc, Tag::EscapedStr, Spelling::Escaped, line.start + 1..line.end - 1)
-        }
-        _ => Err(operands.refuse("string without quotes")),
+    let is_quoted = line.len() >= 2
+        && match operands.source().byte(line.start) {
+            quote @ (b'\'' | b'"') => operands.source().byte(line.end - 1) == quote,
+            _ => false,
+        };
+    if !is_quoted {
+        return Err(operands.refuse("string without quotes"));
     }
+    spelled(operands, doc, Tag::EscapedStr, Spelling::Escaped, line.start + 1..line.end - 1)
 }
 
 fn spelled(
@@ -57,24 +60,23 @@ fn spelled(
     spelling: Spelling,
     range: Range<usize>,
 ) -> Result<NodeId, DecodeError> {
-    let content = operands.bytes(range.clone());
-    if content.is_ascii() && !content.contains(&b'\\') {
+    let content = operands.source().parts(range.clone());
+    if content.clone().all(|part| part.is_ascii() && !part.contains(&b'\\')) {
         return doc.add(Tag::Str, operands.at(), range);
     }
-    match CodePoints::new(spelling, content).unreadable() {
-        0 => doc.add(tag, operands.at(), range),
+    let mut rest = CodePoints::new(spelling, content).unreadable();
+    match rest.peek(2) {
+        [] => doc.add(tag, operands.at(), range),
         // Python 2's `repr` writes bytes beyond ASCII as \x80 to \xff.
-        rest if spelling == Spelling::Escaped && content[content.len() - rest..].starts_with(b"\\x") => {
-            Err(malformed(PYTHON_2_BYTES, range.end - rest))
-        }
-        rest => Err(malformed("invalid escape in a string", range.end - rest)),
+        [b'\\', b'x', ..] if spelling == Spelling::Escaped => Err(malformed(PYTHON_2_BYTES, rest.at())),
+        _ => Err(malformed("invalid escape in a string", rest.at())),
     }
 }
 
 /// INT: an int or a bool.
 pub(super) fn text_int(operands: &mut Operands, doc: &mut Doc, rewrites: &mut Rewrites) -> Result<NodeId, DecodeError> {
     let line = operands.line()?;
-    match operands.bytes(line.clone()) {
+    match operands.source().parts(line.clone()).peek(3) {
         b"00" => Ok(NodeId::FALSE),
         b"01" => Ok(NodeId::TRUE),
         _ => decimal(operands, doc, rewrites, line),
@@ -88,7 +90,7 @@ pub(super) fn text_long(
     rewrites: &mut Rewrites,
 ) -> Result<NodeId, DecodeError> {
     let line = operands.line()?;
-    let suffix = usize::from(operands.bytes(line.clone()).ends_with(b"L"));
+    let suffix = usize::from(!line.is_empty() && operands.source().byte(line.end - 1) == b'L');
     decimal(operands, doc, rewrites, line.start..line.end - suffix)
 }
 
@@ -98,18 +100,21 @@ fn decimal(
     rewrites: &mut Rewrites,
     range: Range<usize>,
 ) -> Result<NodeId, DecodeError> {
-    let text = operands.bytes(range.clone());
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let plain = match digits {
-        [b'0'] => text.len() == 1,
-        [b'1'..=b'9', ..] => digits.iter().all(u8::is_ascii_digit),
+    let mut digits = operands.source().parts(range.clone());
+    if digits.peek(1).starts_with(b"-") {
+        digits.skip(1);
+    }
+    let length = range.end - digits.at();
+    let plain = match digits.peek(2) {
+        [b'0'] => range.len() == 1,
+        [b'1'..=b'9', ..] => digits.all(|part| part.iter().all(u8::is_ascii_digit)),
         _ => false,
     };
     if !plain {
         return Err(operands.refuse("int that is not written in decimal"));
     }
-    let id = doc.add_decimal(operands.at(), range, digits.len())?;
-    if digits.len() > MAX_PEER_INT_DIGITS {
+    let id = doc.add_decimal(operands.at(), range, length)?;
+    if length > MAX_PEER_INT_DIGITS {
         rewrites.push(Rewrite::TextInt(id), operands.at())?;
     }
     Ok(id)
@@ -118,10 +123,10 @@ fn decimal(
 /// FLOAT: a decimal float.
 pub(super) fn text_float(operands: &mut Operands, doc: &mut Doc) -> Result<NodeId, DecodeError> {
     let range = operands.line()?;
-    let content = operands.bytes(range);
-    let number = content.strip_prefix(b"-").unwrap_or(content);
+    let content = operands.source().read(range);
+    let number = content.strip_prefix(b"-").unwrap_or(&content);
     let named = matches!(number, b"inf" | b"nan");
-    let value = doc.parse_float(content)?;
+    let value = doc.parse_float(&content)?;
     // Rust accepts more words and signs than Python does, so the start of the text is checked too.
     match value {
         Some(value) if named || number.first().is_some_and(u8::is_ascii_digit) && value.is_finite() => {

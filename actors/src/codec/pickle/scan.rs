@@ -5,8 +5,6 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use super::memo::Memo;
 use super::operand::Operands;
 use super::reduce::{self, Calls};
@@ -14,6 +12,7 @@ use super::rewrite::{Rewrite, Rewrites};
 use super::stack::Stack;
 use super::{container, depth, hash_flood, opcode as op, scalar};
 use crate::codec::doc::{Doc, NodeId, Tag};
+use crate::codec::source::Source;
 use crate::codec::{DecodeError, Effort};
 
 /// A pickle that was read, with what is needed to forward it.
@@ -28,9 +27,9 @@ pub(in crate::codec) struct Pickle {
 }
 
 /// Reads a pickle.
-pub(in crate::codec) fn read(body: Bytes, effort: Effort) -> Result<Pickle, DecodeError> {
+pub(in crate::codec) fn read(body: &Source, effort: Effort) -> Result<Pickle, DecodeError> {
     let machine = Machine {
-        operands: Operands::of(&body),
+        operands: Operands::of(body),
         doc: Doc::new(body.clone(), effort)?,
         stack: Stack::default(),
         memo: Memo::default(),

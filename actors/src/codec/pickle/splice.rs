@@ -9,6 +9,7 @@ use super::scan::Pickle;
 use super::{Output, memo_opcode, put_long};
 use crate::codec::doc::{NodeId, Tag};
 use crate::codec::pieces::Pieces;
+use crate::codec::source::Source;
 
 /// A scalar that is not in the memo is copied if its opcode has at most this many bytes. A longer one is memoized and
 /// fetched.
@@ -87,15 +88,13 @@ impl<'a> Splice<'a> {
     /// The end of the opcode that made a value.
     fn opcode_end(&self, id: NodeId) -> usize {
         let (doc, node) = (&self.pickle.doc, self.pickle.doc.node(id));
-        match doc.source[node.at()] {
+        match doc.source.byte(node.at()) {
             op::BININT1 => node.at() + 2,
             op::BININT2 => node.at() + 3,
             op::BININT => node.at() + 5,
             op::BINFLOAT => node.at() + 9,
-            op::FLOAT => node.at() + 1 + line_end(&doc.source[node.at() + 1..]),
-            op::INT | op::LONG | op::STRING | op::UNICODE => {
-                node.range().end + line_end(&doc.source[node.range().end..])
-            }
+            op::FLOAT => line_end(&doc.source, node.at()),
+            op::INT | op::LONG | op::STRING | op::UNICODE => line_end(&doc.source, node.range().end),
             op::REDUCE => node.at() + 1,
             _ if node.is_container() => node.at() + 1,
             _ => node.range().end,
@@ -103,9 +102,11 @@ impl<'a> Splice<'a> {
     }
 }
 
-/// The length of the rest of a line, including its line feed.
-fn line_end(rest: &[u8]) -> usize {
-    rest.iter().take_while(|byte| **byte != b'\n').count() + 1
+/// The offset behind the line feed that ends a line.
+fn line_end(source: &Source, from: usize) -> usize {
+    let mut rest = source.parts(from..source.len());
+    rest.skip_to(|byte| byte == b'\n');
+    rest.at() + 1
 }
 
 impl Output for Splice<'_> {
@@ -129,9 +130,9 @@ impl Output for Splice<'_> {
             return self.memo_get(kept.number);
         }
         let opcode = node.at()..self.opcode_end(id);
-        let one_opcode = !node.is_container() && doc.source[opcode.start] != op::REDUCE;
+        let one_opcode = !node.is_container() && doc.source.byte(opcode.start) != op::REDUCE;
         if one_opcode && opcode.len() <= WRITTEN_AGAIN {
-            return self.end.extend_from_slice(&doc.source[opcode]);
+            return doc.source.append_to(&mut self.end, opcode);
         }
         let number = self.fresh_memo();
         self.kept.push(Kept { after: opcode.end, number, part: id });

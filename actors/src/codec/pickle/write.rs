@@ -73,7 +73,7 @@ impl<'a> Writer<'a> {
     }
 
     fn int(&mut self, id: NodeId) {
-        let small = str::from_utf8(self.doc.content(id)).ok().and_then(|text| text.parse::<i32>().ok());
+        let small = str::from_utf8(&self.doc.content(id)).ok().and_then(|text| text.parse::<i32>().ok());
         match small {
             Some(value) if let Ok(value) = u8::try_from(value) => self.out.put(&[op::BININT1, value]),
             Some(value) => {

@@ -6,10 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::bodies::SyncError;
+use super::new_record::NewRecord;
 use super::{LogStore, Segment};
 use crate::store::disk::{Appender, sync_directory, transient};
-use crate::store::segment::{self, Mark, Record, SEGMENT_HEADER};
-use crate::store::{Change, Durable, StoreError};
+use crate::store::segment::{self, Kind, Mark, Record, SEGMENT_HEADER};
+use crate::store::{Durable, StoreError};
 
 /// The most zeros that are preallocated behind the records of the newest segment: space for 2,500 messages of 300 B,
 /// and about a millisecond of disk time.
@@ -41,13 +43,15 @@ struct Newest {
 }
 
 impl LogStore {
-    /// The newest segment with space for more; begins another if there is none.
-    fn newest(&mut self) -> Result<Newest, StoreError> {
+    /// The newest segment with space for more, if its format has at least this `version`; begins another if there is
+    /// none.
+    fn newest(&mut self, version: u16) -> Result<Newest, StoreError> {
         // what is acknowledged is in a file whose name is durable
         self.sync_names()?;
         if let Some((&number, segment)) = self.segments.last_key_value()
             && let Some(file) = &self.newest_file
             && (SEGMENT_HEADER..self.segment_bytes).contains(&segment.len)
+            && segment.version >= version
             && !self.is_truncated(file, segment.len)
         {
             return Ok(Newest { number, file: Arc::clone(file), salt: segment.salt, len: segment.len });
@@ -158,16 +162,21 @@ impl LogStore {
 
     /// Syncs the newest segment, if necessary.
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
-        let Some(file) = self.newest_file.clone().filter(|_| self.has_unsynced()) else { return Ok(()) };
+        let is_synced = !self.unsynced_cut && !self.has_unsynced();
+        let Some(file) = self.newest_file.clone().filter(|_| !is_synced) else { return Ok(()) };
         let Err(error) = self.disk.sync(&file) else {
+            self.unsynced_cut = false;
+            self.bodies.refused_are_gone();
             self.synced_len = self.segments.last_key_value().map_or(SEGMENT_HEADER, |(_, newest)| newest.len);
             if !self.cut_off {
                 self.unsynced_removals.clear();
+                self.bodies.removals_are_durable();
             }
             return Ok(());
         };
         // The kernel may have dropped the pages and marked them clean. Cut off, they cannot pass for durable at the
         // next start, and what replaces them is written anew.
+        self.unsynced_cut = true;
         let cut = self.disk.set_len(&file, self.synced_len);
         if transient(&error).is_none() {
             return Err(self.fail(&error));
@@ -191,30 +200,29 @@ impl LogStore {
         Ok(())
     }
 
-    /// Appends a record for each change. Returns the segment, and each record with its offset there.
+    /// Appends records. Returns the segment, and each record's header with its offset there.
     pub(super) fn append(
         &mut self,
-        changes: &[&Change],
+        new: &[NewRecord],
         durable: Durable,
     ) -> Result<(u32, Vec<(u64, Record)>), StoreError> {
-        let Newest { number, file, salt, len: start } = self.newest()?;
-        let mut records = Vec::with_capacity(changes.len());
+        // a crash must not leave a record whose body is not there
+        self.bodies.sync(new).map_err(|error| match error {
+            SyncError::Missing(path) => self.gone(path),
+            SyncError::Io(error) => self.refuse(&error),
+        })?;
+        let is_composed = new.iter().any(|new| new.kind == Kind::Composed);
+        let version = if is_composed { segment::COMPOSED_SINCE } else { 0 };
+        let Newest { number, file, salt, len: start } = self.newest(version)?;
+        let mut records = Vec::with_capacity(new.len());
         let mut appender = Appender::new(&*self.disk, &file, start);
         let has_unsynced = self.has_unsynced();
-        let written = changes.iter().try_for_each(|change| {
+        let written = new.iter().try_for_each(|new| {
             let mark = Mark { salt, begins_commit: records.is_empty() && !has_unsynced };
-            let record = Record::of(change)?;
+            let record = new.header()?;
             records.push((appender.position(), record));
-            match change {
-                Change::Put(put) => {
-                    record.write(&put.meta, mark, &mut appender.gathered);
-                    put.body.for_each_part(|part| appender.append(part))
-                }
-                Change::Remove(_) => {
-                    record.write(&[], mark, &mut appender.gathered);
-                    Ok(())
-                }
-            }
+            record.write(&new.meta, mark, &mut appender.gathered);
+            new.body.for_each_part(|part| appender.append(part))
         });
         let written = written.and_then(|()| appender.flush());
         let end = appender.position();
@@ -222,6 +230,7 @@ impl LogStore {
         if let Err(error) = written {
             // an incomplete commit must not stand between the last record and the next
             self.preallocated.file_end = start;
+            self.unsynced_cut = true;
             return Err(match self.disk.set_len(&file, start) {
                 Ok(()) => self.refuse(&error),
                 Err(second) => self.fail(&second),
@@ -235,7 +244,10 @@ impl LogStore {
             self.sync()?;
         }
         if !is_the_file_at(&file, &self.path(number)) {
-            return Err(self.gone());
+            return Err(self.gone(self.directory.clone()));
+        }
+        if let Some(path) = self.bodies.missing(new) {
+            return Err(self.gone(path));
         }
         Ok((number, records))
     }
@@ -243,7 +255,7 @@ impl LogStore {
 
 /// Whether the next start will find `file` at `path`. A record in a file that was deleted, or whose directory was moved
 /// away, is durable and lost all the same. True if that cannot be determined.
-fn is_the_file_at(file: &File, path: &Path) -> bool {
+pub(super) fn is_the_file_at(file: &File, path: &Path) -> bool {
     let identity = |of: fs::Metadata| (of.dev(), of.ino());
     match (file.metadata(), fs::metadata(path)) {
         (Ok(open), Ok(named)) => identity(open) == identity(named),

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::new_record::NewRecord;
 use super::reserve::Pause;
 use super::{Location, LogStore, Segment};
 use crate::payload::Payload;
 use crate::store::disk::transient;
-use crate::store::segment::{RECORD_HEADER, Record};
-use crate::store::{Change, Compacted, Durable, Put, Seq, StoreError};
+use crate::store::segment::{Kind, RECORD_HEADER, Record};
+use crate::store::{Compacted, Durable, Seq, StoreError};
 
 /// One step moves at most a segment's size divided by this: a commit waits as long for it.
 const STEPS_PER_SEGMENT: u64 = 4;
@@ -186,11 +187,11 @@ impl LogStore {
         let before = self.segments.range(..number).filter(|(before, _)| removals_from(before) <= number);
         let before: Vec<u32> = before.map(|(&before, _)| before).collect();
         let put = before.iter().filter_map(|before| self.segments.get(before)).flat_map(|segment| &segment.put);
-        let dead: Vec<Change> =
-            put.filter(|seq| !self.index.contains_key(seq)).map(|&seq| Change::Remove(seq)).collect();
+        let dead: Vec<NewRecord> =
+            put.filter(|seq| !self.index.contains_key(seq)).map(|&seq| NewRecord::removal(seq)).collect();
         let written_to = match dead.is_empty() {
             true => number + 1,
-            false => self.append_with_reserve(&dead.iter().collect::<Vec<_>>(), Durable::Now)?.0,
+            false => self.append_with_reserve(&dead, Durable::Now)?.0,
         };
         self.removals_from.extend(before.into_iter().map(|before| (before, written_to)));
         Ok(dead.len() as u64 * RECORD_HEADER)
@@ -223,15 +224,21 @@ impl LogStore {
     }
 
     fn move_records(&mut self, group: &[Location]) -> Result<Vec<(Seq, Payload)>, MoveError> {
-        let mut puts = Vec::with_capacity(group.len());
+        let mut new = Vec::with_capacity(group.len());
         for location in group {
             let (record, meta) = self.read_head(location)?;
             let body = self.read(location, record.body_offset(0), record.body_len)?;
             check_body(&record, crc32c::crc32c(&body))?;
-            puts.push(Change::Put(Put { seq: record.seq, meta, body: Payload::from_parts(vec![body]) }));
+            new.push(NewRecord::moved(&record, meta, body));
         }
-        let (number, records) = self.append(&puts.iter().collect::<Vec<_>>(), Durable::Now)?;
-        Ok(records.into_iter().map(|(offset, record)| (record.seq, self.place(number, offset, &record))).collect())
+        let (number, records) = self.append(&new, Durable::Now)?;
+        Ok(records.into_iter().filter_map(|(offset, record)| self.place_moved(number, offset, &record)).collect())
+    }
+
+    /// Enters a record that has been moved into the index. Returns where its body is now, if that has been moved too.
+    pub(super) fn place_moved(&mut self, number: u32, offset: u64, record: &Record) -> Option<(Seq, Payload)> {
+        let in_segment = self.place(number, offset, record);
+        (record.kind == Kind::Put).then_some((record.seq, in_segment))
     }
 
     /// Reads the header of a record and its meta.

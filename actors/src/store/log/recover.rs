@@ -1,16 +1,17 @@
 //! Opening a log: reads all segments, and decides whether a crash explains what is wrong with them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::append::Preallocated;
+use super::bodies::Bodies;
 use super::reserve::Pause;
 use super::{LogStore, Segment};
-use crate::store::disk::{DIRECTORY_MODE, Disk, create_private, sync_directory};
+use crate::payload::Payload;
+use crate::store::disk::{Disk, create_private, make_directory, sync_directory};
+use crate::store::segment::composition::Composition;
 use crate::store::segment::{self, Entry, FoundHeader, Kind, MetaMemory, Reader, SEGMENT_HEADER};
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
 
@@ -48,17 +49,20 @@ impl LogStore {
             TryLockError::WouldBlock => OpenError::InUse(directory.to_owned()),
             TryLockError::Error(source) => OpenError::Io { path: lock_path, source },
         })?;
+        let bodies = Bodies::open(Arc::clone(&disk), &directory.join("bodies"))?;
         let mut store = Self {
             disk,
             segment_bytes,
             directory: directory.to_owned(),
             _lock: lock,
             files: Arc::default(),
+            bodies,
             segments: BTreeMap::new(),
             newest_file: None,
             preallocated: Preallocated::default(),
             synced_len: 0,
             unsynced_removals: Vec::new(),
+            unsynced_cut: false,
             cut_off: false,
             unsynced_names: false,
             index: BTreeMap::new(),
@@ -75,7 +79,15 @@ impl LogStore {
             relocation: None,
             failed: None,
         };
-        let recovered = store.recover()?;
+        let mut recovered = store.recover()?;
+        let given_up = store.bodies.check()?;
+        for seq in &given_up {
+            if let Some(location) = store.index.remove(seq) {
+                store.mark_dead(location);
+            }
+        }
+        recovered.retain(|record| store.index.contains_key(&record.seq));
+        store.bodies.sweep(&given_up)?;
         store.remove_leftover().map_err(OpenError::io(directory))?;
         store.reserve();
         Ok((store, recovered))
@@ -121,14 +133,15 @@ impl LogStore {
         let file = Arc::new(file);
         let len = file.metadata().map_err(OpenError::io(&path))?.len();
         let mut reader = Reader::new(&file, &mut found.metas).map_err(OpenError::io(&path))?;
-        match reader.header(number.into()).map_err(OpenError::io(&path))? {
-            FoundHeader::Sound { next_seq } => {
+        let version = match reader.header(number.into()).map_err(OpenError::io(&path))? {
+            FoundHeader::Sound { next_seq, version } => {
                 // if a record is missing where the zeros are, they are damage
                 let before = found.zeros.last().filter(|zeros| zeros.segment + 1 == number);
                 if let Some(zeros) = before.filter(|_| next_seq != self.next_seq) {
                     return Err(self.damaged_by_zeros(zeros.segment, zeros.offset));
                 }
                 self.next_seq = self.next_seq.max(next_seq);
+                version
             }
             FoundHeader::OtherVersion(found) => {
                 return Err(OpenError::Version { path, found, known: segment::VERSION });
@@ -143,21 +156,22 @@ impl LogStore {
                 return Ok(());
             }
             FoundHeader::Bad(what) => return Err(OpenError::Damaged { path, offset: 0, what }),
-        }
+        };
         let salt = reader.salt();
-        self.segments.insert(number, Segment::new(self.segment_file(number), salt));
+        self.segments.insert(number, Segment { version, ..Segment::new(self.segment_file(number), salt) });
         self.total += SEGMENT_HEADER;
         loop {
             match reader.next().map_err(OpenError::io(&path))? {
-                Entry::Record { offset, record, meta } => {
+                Entry::Record { offset, record, meta, composition } => {
                     self.next_seq = self.next_seq.max(record.seq + 1);
                     if let Some(segment) = self.segments.get_mut(&number) {
                         segment.len += record.len();
                     }
                     self.total += record.len();
                     match record.kind {
-                        Kind::Put => {
-                            let body = self.place(number, offset, &record);
+                        Kind::Put | Kind::Composed => {
+                            let in_segment = self.place(number, offset, &record);
+                            let body = composition.map_or(in_segment, |found| self.place_composed(record.seq, &found));
                             found.records.push((number, offset, Recovered { seq: record.seq, meta, body }));
                         }
                         Kind::Removed => {
@@ -201,14 +215,13 @@ impl LogStore {
         }
         Ok(())
     }
-}
 
-/// Creates a directory and its missing parents, durably, accessible to the service alone.
-fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = directory.ancestors().take_while(|path| !path.exists()).collect();
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
-    let parents = missing.iter().filter_map(|path| path.parent());
-    parents
-        .map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
-        .try_for_each(|parent| sync_directory(disk, parent))
+    /// Enters the file of a composed record that recovery has found. Returns the body.
+    fn place_composed(&mut self, seq: Seq, composition: &Composition) -> Payload {
+        let (name, len, crc) = composition.file();
+        let file = self.bodies.directory().stored(name, len, crc);
+        let body = composition.payload(&file);
+        self.bodies.insert(seq, file);
+        body
+    }
 }

@@ -109,7 +109,7 @@ impl LogStore {
         self.unsynced_names = true;
         let segment = Segment { len: SEGMENT_HEADER + record.len(), ..Segment::new(self.segment_file(number), salt) };
         self.add_newest(number, file, segment);
-        let moved = vec![(record.seq, self.place(number, SEGMENT_HEADER, &record))];
+        let moved = self.place_moved(number, SEGMENT_HEADER, &record).into_iter().collect();
         Ok(Compacted { moved, more: true })
     }
 

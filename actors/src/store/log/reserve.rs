@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use rand::RngCore;
 
 use super::LogStore;
-use crate::store::segment::Record;
-use crate::store::{Change, Durable, NO_RECORD, StoreError};
+use super::new_record::NewRecord;
+use crate::store::segment::{Kind, Record};
+use crate::store::{Durable, StoreError};
 
 /// The size of the reserve in bytes: 8,000 removals, after each of which a segment may be given back.
 const RESERVE_BYTES: usize = 256 << 10;
@@ -78,26 +79,25 @@ impl LogStore {
     /// Appends records. Only removals may use the reserve.
     pub(super) fn append_with_reserve(
         &mut self,
-        changes: &[&Change],
+        new: &[NewRecord],
         durable: Durable,
     ) -> Result<(u32, Vec<(u64, Record)>), StoreError> {
-        let is_probe = |change: &&Change| matches!(change, Change::Remove(seq) if *seq == NO_RECORD);
-        if changes.iter().all(|change| matches!(change, Change::Remove(_)) && !is_probe(change)) {
-            return match self.append(changes, durable) {
-                Err(StoreError::NoSpace(_)) if self.release_reserve() => self.append(changes, durable),
+        if new.iter().all(|new| new.kind == Kind::Removed && !new.is_probe()) {
+            return match self.append(new, durable) {
+                Err(StoreError::NoSpace(_)) if self.release_reserve() => self.append(new, durable),
                 appended => appended,
             };
         }
         let appended = if !self.reserve() {
             Err(self.no_reserve())
         } else {
-            let space = if changes.iter().any(is_probe) { self.check_refused() } else { Ok(()) };
-            space.and_then(|()| self.append(changes, durable))
+            let space = if new.iter().any(NewRecord::is_probe) { self.check_refused() } else { Ok(()) };
+            space.and_then(|()| self.append(new, durable))
         };
         match &appended {
             Ok(_) => self.refused = None,
             Err(StoreError::NoSpace(_)) => {
-                let bytes = changes.iter().map(|change| Record::len_of(change)).sum();
+                let bytes = new.iter().map(NewRecord::space).sum();
                 self.refused = self.refused.max(Some(bytes));
             }
             Err(_) => {}

@@ -67,7 +67,7 @@ impl<'a> Window<'a> {
     fn has_commit(&mut self, starts: usize) -> bool {
         const COMMIT: u8 = (BEGINS_COMMIT >> 8) as u8;
         let kinds = &self.bytes[4..starts + 7];
-        let candidates = kinds.windows(4).enumerate().filter(|(_, kind)| matches!(kind, [1 | 2, COMMIT, 0, 0]));
+        let candidates = kinds.windows(4).enumerate().filter(|(_, kind)| matches!(kind, [1..=3, COMMIT, 0, 0]));
         candidates.map(|(start, _)| start).any(|start| self.is_header(start))
     }
 
