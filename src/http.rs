@@ -22,7 +22,6 @@ pub use cross_origin::{CrossOriginGuard, HostName};
 pub use embedding::{H1_WRITE_BUFFER_SIZE, remember_socket};
 pub(crate) use error::Failure;
 pub use gateway::Gateway;
-pub(crate) use gateway::UPLOAD_WRITES;
 pub(crate) use limits::Inflight;
 pub use limits::{GRACE, Limits};
 

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::payload::{Payload, Piece, read_cached};
@@ -320,7 +322,9 @@ impl BodyFile {
     /// Reads what the page cache has; see [`read_cached`].
     pub(crate) fn read_cached(&self, buffer: &mut [u8], offset: u64) -> usize {
         let Some(_slot) = self.directory.free_slot() else { return 0 };
-        File::open(&self.path).map_or(0, |file| read_cached(&file, offset, buffer))
+        // only if the kernel finds the file without the disk
+        let file = openat2(CWD, &self.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::CACHED);
+        file.map_or(0, |file| read_cached(&File::from(file), offset, buffer))
     }
 }
 
@@ -335,11 +339,17 @@ impl Drop for BodyFile {
         if *self.kept.get_mut() {
             return;
         }
-        match self.directory.remove(&self.path) {
+        let (directory, path) = (self.directory.clone(), std::mem::take(&mut self.path));
+        let delete = move || match directory.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::warn!("cannot delete {}; the next start will: {error}", self.path.display());
+                log::warn!("cannot delete {}; the next start will: {error}", path.display());
             }
             _ => {}
+        };
+        // deleting a large file takes milliseconds, which an event loop does not have
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(delete)),
+            Err(_) => delete(),
         }
     }
 }

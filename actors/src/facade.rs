@@ -50,11 +50,15 @@ impl UserHttpActors {
         format: Format,
         body: impl Into<Body>,
     ) -> Result<(), Error> {
-        let decoded = self.decoder.decode(format, body.into(), codec::posted_message).await?;
+        let body = body.into();
+        let _permit = self.large_bodies.permit(&body).await;
+        let decoded = self.decoder.decode(format, body, codec::posted_message).await?;
         let PostedMessage { user_id, message } = decoded;
         if bound_user_id.is_some_and(|bound| bound.as_bytes() != user_id.as_bytes()) {
             return Err(Error::OtherUser { claimed: message.user_id().to_owned() });
         }
+        // it may be as long as the body
+        drop(user_id);
         match message {
             UserMessage::Forward(message) => {
                 // with a broker, most frames are confirmed before they would be stored
@@ -85,8 +89,9 @@ impl UserHttpActors {
         format: Format,
         body: impl Into<Body>,
     ) -> Result<(), Error> {
-        let directory = self.buffer_bodies();
-        let message = decode_communication_interface_message(&self.decoder, directory, format, body.into()).await?;
+        let (directory, body) = (self.buffer_bodies(), body.into());
+        let _permit = self.large_bodies.permit(&body).await;
+        let message = decode_communication_interface_message(&self.decoder, directory, format, body).await?;
         self.buffer.send(message).await?
     }
 

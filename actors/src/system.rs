@@ -15,6 +15,7 @@ use crate::broker::amqp::{self, AmqpConfig};
 use crate::buffer::BufferActor;
 use crate::consumer::{CommunicationInterfaceConsumer, FIRST_PREFETCH};
 use crate::decoder::Decoder;
+use crate::large_body::LargeBodies;
 use crate::messages::{Drain, FromStore};
 use crate::publisher::UserManagerPublisher;
 use crate::store::log::LogStore;
@@ -91,6 +92,7 @@ pub struct UserHttpActors {
     pub(crate) blend_roots: BlendRoots,
     buffer_bodies: Option<BodyDirectory>,
     outbox_bodies: Option<BodyDirectory>,
+    pub(crate) large_bodies: LargeBodies,
     store_failure: watch::Receiver<Option<StoreError>>,
 }
 
@@ -135,7 +137,7 @@ impl UserHttpActors {
             max_open: config.max_open_blend_files,
         })
         .map_err(|(path, source)| StartError::BlendRoot { path, source })?;
-        let decoder = Decoder::start();
+        let (decoder, large_bodies) = (Decoder::start(), LargeBodies::default());
         let consumer = config.amqp.map(|amqp| {
             let start: crate::consumer::StartConsuming =
                 Box::new(|on_event| Box::new(amqp::start_consumer(amqp, FIRST_PREFETCH, on_event)));
@@ -143,7 +145,17 @@ impl UserHttpActors {
             let (address, bodies) = (ctx.address(), buffer_bodies.clone());
             ctx.run(CommunicationInterfaceConsumer::new(decoder.clone(), bodies, buffer.clone(), start, address))
         });
-        Ok(Self { decoder, buffer, publisher, consumer, blend_roots, buffer_bodies, outbox_bodies, store_failure })
+        Ok(Self {
+            decoder,
+            buffer,
+            publisher,
+            consumer,
+            blend_roots,
+            buffer_bodies,
+            outbox_bodies,
+            large_bodies,
+            store_failure,
+        })
     }
 
     /// The directory for large bodies of buffered messages; `None` if messages are in memory only.

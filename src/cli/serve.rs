@@ -50,14 +50,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitC
 }
 
 fn serve(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::error::Error>> {
-    actix_web::rt::System::new().block_on(async {
+    let system = actix_web::rt::System::new();
+    let served = system.block_on(async {
         let stop = signals::stop()?;
         signals::survive_others()?;
         let tokens = config.worker_tokens.iter().chain(&config.api_tokens).cloned().collect();
         let tls = config.tls().cloned().collect();
         actix_web::rt::spawn(reload_on_hangup(signal(SignalKind::hangup())?, tokens, tls));
         Ok(UserHttpServer::start_service(config, listeners, stop).await?)
-    })
+    });
+    if served.is_err() {
+        // its drop would wait for the threads that a disk which hangs has blocked
+        std::mem::forget(system);
+    }
+    served
 }
 
 /// Reloads tokens and certificates at each SIGHUP.

@@ -74,7 +74,10 @@ pub async fn read(
             return Err(Failure::too_large(limit));
         }
         pace.add(chunk.len() as u64);
+        let adding = Instant::now();
         body = body.add(chunk, received, directory, gateway).await?;
+        // a slow disk is not the client's fault
+        pace.pause(adding.elapsed());
     }
     match body {
         Received::InMemory(body) => Ok(Body::Memory(body.finish())),

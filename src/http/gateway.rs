@@ -11,7 +11,7 @@ use crate::http::{Inflight, Limits};
 
 /// How many uploads write to their files at the same time. More would not make the disk faster; each takes a thread and
 /// a file descriptor.
-pub(crate) const UPLOAD_WRITES: usize = 8;
+const UPLOAD_WRITES: usize = 8;
 
 /// What the handlers of the routes need: the actors and the limits. Clones share both.
 #[derive(Clone, Debug)]

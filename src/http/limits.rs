@@ -65,6 +65,11 @@ impl Pace {
         self.bytes += bytes;
     }
 
+    /// The client could not send for this long.
+    pub fn pause(&mut self, time: Duration) {
+        self.end += time;
+    }
+
     /// Whether the body is fast enough. Starts the next period if the current one is over.
     pub fn is_kept(&mut self, now: Instant) -> bool {
         if now < self.end {

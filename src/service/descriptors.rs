@@ -6,16 +6,11 @@ use std::thread;
 use rustix::process::{Resource, getrlimit};
 use user_http_actors::store::files::MAX_OPEN_FILES;
 
-use crate::http::UPLOAD_WRITES;
-
 /// Descriptors of a store: its lock, its segments, and deleted segments that are still read.
 const STORE_FILES: u64 = MAX_OPEN_FILES as u64;
 
 /// Descriptors of the two connections to the broker, each with a thread that polls.
 const BROKER_FILES: u64 = 16;
-
-/// Descriptors of uploads that write to their files.
-const UPLOAD_FILES: u64 = UPLOAD_WRITES as u64;
 
 /// Standard streams, listening sockets, the runtime of the main thread, and files that are read again (tokens,
 /// certificates, the folders of the path to a .blend file).
@@ -23,6 +18,9 @@ const OTHER_FILES: u64 = 32;
 
 /// Descriptors of each server thread: its epoll, its wake-up and its signals.
 const THREAD_FILES: u64 = 6;
+
+/// Descriptors of each thread that decodes: the body file that it reads.
+const DECODER_FILES: u64 = 1;
 
 /// The service does not start if fewer descriptors than these are left for connections and .blend files.
 const MIN_SHARED_FILES: u64 = 32;
@@ -75,7 +73,7 @@ impl DescriptorBudget {
     /// Divides what `limit` leaves: up to a quarter for the API server, up to a quarter for .blend files, and the rest
     /// for workers.
     fn of(limit: u64, cores: usize, wanted: Self) -> Result<Self, DescriptorError> {
-        let reserve = 2 * STORE_FILES + BROKER_FILES + UPLOAD_FILES + OTHER_FILES + 2 * cores as u64 * THREAD_FILES;
+        let reserve = 2 * STORE_FILES + BROKER_FILES + OTHER_FILES + cores as u64 * (2 * THREAD_FILES + DECODER_FILES);
         let Some(shared) = limit.checked_sub(reserve).filter(|shared| *shared >= MIN_SHARED_FILES) else {
             return Err(DescriptorError { limit, needed: reserve + MIN_SHARED_FILES });
         };

@@ -129,7 +129,7 @@ impl LogStore {
     /// A torn tail that a crash has left in the newest segment is cut off: it was never acknowledged.
     ///
     /// # Errors
-    /// See [`OpenError`]. A directory that cannot be opened is not changed.
+    /// See [`OpenError`]. A directory that cannot be opened is not changed, except that a torn tail may be cut off.
     pub fn open(directory: &Path) -> Result<(Self, Vec<Recovered>), OpenError> {
         Self::open_on(Arc::new(SystemDisk), directory, SEGMENT_BYTES)
     }

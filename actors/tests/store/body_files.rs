@@ -482,3 +482,24 @@ fn however_many_read_and_write_few_files_are_open() {
     });
     assert_eq!(body_files(directory.path()).len(), 100);
 }
+
+#[test]
+fn a_body_that_is_missing_is_given_up_if_the_segment_that_may_have_removed_it_was() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let open_small = || LogStore::open_on(Arc::new(SystemDisk), directory.path(), 64 << 10);
+    let (mut store, _) = open_small().expect("the store opens");
+    let (path, stored) = put_in_file(&mut store, 1);
+    drop(stored);
+    // The segment is full, so the removal is in the next one.
+    store.commit(&[put(2, "full", &[2; 64 << 10])], Durable::Now).expect("space");
+    remove(&mut store, 1);
+    store.commit(&[put(3, "full", &[3; 64 << 10])], Durable::Now).expect("space");
+    store.commit(&[put(4, "behind", b"them")], Durable::Now).expect("space");
+    drop(store);
+    assert!(!path.exists());
+    let [_, second, _] = &segments(directory.path())[..] else { panic!("three segments") };
+    OpenOptions::new().write(true).open(second).expect("a file").set_len(0).expect("truncated");
+    let (mut store, found) = open_small().expect("the store opens");
+    assert_eq!(found.iter().map(|record| record.seq).collect::<Vec<_>>(), [2, 4]);
+    store.commit(&[put(5, "goes", b"on")], Durable::Now).expect("space");
+}

@@ -103,15 +103,6 @@ impl<'a> Upload<'a> {
     }
 }
 
-impl Drop for Upload<'_> {
-    fn drop(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            // deleting a large file takes milliseconds
-            spawn_blocking(move || drop(writer));
-        }
-    }
-}
-
 impl Gateway {
     /// Does work on the file of an upload of `len` bytes on another thread, once fewer than `UPLOAD_WRITES` others do.
     async fn write_upload<T: Send + 'static>(

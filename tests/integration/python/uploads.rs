@@ -159,6 +159,26 @@ fn uploads_broken_off_anywhere_and_refused_ones_leave_nothing_behind() {
 }
 
 #[test]
+fn what_an_upload_has_beside_its_message_takes_no_space_once_the_message_is_stored() {
+    let mut farm = Farm::start();
+    let long = "'text' * 3_000";
+    let message = frame("RENDER_COMPLETED", long);
+    let with_more = |message: &str| format!("{}, 'MORE': 'x' * (5 << 20)}}", &message[..message.len() - 1]);
+    farm.post(&with_more(&message));
+    farm.leave_pickle("id-1", long, 4);
+    // of a pickle all is passed on, and all of it counts
+    let data = serde_json::json!({ "BUFFER_UUID": "id-2", "BUFFER_MSG": "text".repeat(3_000) });
+    let body = serde_json::json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": data, "MORE": "x".repeat(5 << 20) });
+    let answer = farm.order_bytes(JSON, body.to_string().as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    eventually("the files are gone", SOON, || holds(body_files(&farm).is_empty(), body_files(&farm)));
+    assert!(disk_bytes(&farm) < 2 << 20, "{} bytes", disk_bytes(&farm));
+    let expected = farm.peer.show(&forwarded("RENDER_COMPLETED", long));
+    assert!(farm.take().value == expected);
+    assert_eq!(farm.fetch_value("id-2"), farm.fetch_value("id-1"));
+}
+
+#[test]
 fn uploads_take_no_more_disk_space_than_they_may() {
     let mut farm = Farm::with(&["--max-upload-space", "8MiB"]);
     let body = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(5 << 20)"), 4);

@@ -114,11 +114,12 @@ impl Bodies {
         records.iter().filter_map(NewRecord::file).find(|file| !is_there(file)).map(|file| file.path().to_owned())
     }
 
-    /// Checks the file of each live record. Returns the records whose file is empty: they are given up.
+    /// Checks the file of each live record. Returns the records whose file is empty, or not there if that
+    /// `may_be_missing`: they are given up.
     ///
     /// # Errors
     /// A file is missing or damaged. All of them are in the log; the error names one.
-    pub fn check(&self) -> Result<Vec<Seq>, OpenError> {
+    pub fn check(&self, may_be_missing: bool) -> Result<Vec<Seq>, OpenError> {
         let live: Vec<(&Seq, &Arc<BodyFile>)> = self.live.iter().collect();
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let (mut given_up, mut first_error) = (Vec::new(), Ok(()));
@@ -127,6 +128,10 @@ impl Bodies {
                 Ok(true) => {}
                 Ok(false) => {
                     log::warn!("{}: empty; the message that was in it is given up", file.path().display());
+                    given_up.push(**seq);
+                }
+                Err(OpenError::Missing(path)) if may_be_missing => {
+                    log::warn!("{}: missing; the message that was in it is given up", path.display());
                     given_up.push(**seq);
                 }
                 Err(error) => {
