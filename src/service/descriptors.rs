@@ -6,7 +6,7 @@ use std::thread;
 use rustix::process::{Resource, getrlimit};
 use user_http_actors::store::files::MAX_OPEN_FILES;
 
-/// Descriptors of a store: its lock, its segments, and deleted segments that are still read.
+/// Descriptors of a store: its lock, its segments, deleted segments that are still read, and its body files.
 const STORE_FILES: u64 = MAX_OPEN_FILES as u64;
 
 /// Descriptors of the two connections to the broker, each with a thread that polls.

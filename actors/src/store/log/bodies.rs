@@ -19,8 +19,8 @@ use crate::store::disk::{Disk, make_directory};
 use crate::store::{OpenError, Seq};
 
 /// How many files of one commit are synced at the same time: enough for the disk to have several requests, and few
-/// enough for a thread each.
-const MAX_SYNCS: usize = 8;
+/// enough to leave half of [`MAX_OPEN_BODY_FILES`](crate::body_file::MAX_OPEN_BODY_FILES) to uploads and readers.
+const MAX_SYNCS: usize = 4;
 
 /// How many bytes of a file are read at once.
 const CHUNK: usize = 256 << 10;
