@@ -31,10 +31,10 @@ const MAX_PREFETCH: u16 = 32;
 /// handled alone.
 const MAX_UNSETTLED_BYTES: u64 = 64 << 20;
 
-/// How often the consumer checks whether a full buffer has space again.
+/// How often the consumer checks whether messages can be stored again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The first pause of consuming when the disk is full. Until something is stored it doubles, up to [`MAX_DISK_PAUSE`],
+/// The first pause of consuming after an error of the store, such as a full disk. Until something is stored it doubles, up to [`MAX_DISK_PAUSE`],
 /// because each attempt requeues a delivery, and a quorum queue counts that.
 const FIRST_DISK_PAUSE: Duration = Duration::from_secs(1);
 const MAX_DISK_PAUSE: Duration = Duration::from_secs(60);
@@ -46,14 +46,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// connection.
 pub type StartConsuming = Box<dyn FnOnce(Box<dyn Fn(ConsumerEvent) + Send>) -> Box<dyn ConsumerLink>>;
 
-/// Why nothing is consumed. All unsettled deliveries are requeued once those that are being stored are settled.
+/// Why nothing is consumed.
 #[derive(Clone, Copy, Debug)]
 enum Pause {
-    /// The buffer had no space for this many bytes.
+    /// The buffer had no space for this many bytes. Unsettled deliveries are requeued, once those that are being stored
+    /// are settled.
     NoSpace(u64),
-    /// The disk was full.
+    /// The store could not write, mostly because the disk is full. Deliveries are requeued as for `NoSpace`.
     DiskFull {
-        /// No attempt is made before.
+        /// No attempt is made before this time.
         until: Instant,
     },
     /// Too many bytes are unsettled. They are settled first.
@@ -87,11 +88,12 @@ impl Waiting {
 /// While the buffer has no space, the broker keeps the messages. A delivery that stays unsettled for long would exceed
 /// the broker's `consumer_timeout`, and one that is requeued again and again a quorum queue's `delivery-limit`. So the
 /// consumer stops consuming, requeues unsettled deliveries once, and starts again when there is space. A quorum queue
-/// delivers requeued messages in the order in which they were requeued, so as few as possible are: the prefetch shrinks
-/// while the buffer fills.
+/// delivers requeued messages in the order in which they were requeued, so the consumer keeps requeues rare: it
+/// shrinks the prefetch while the buffer fills.
 ///
 /// Messages of one UUID are stored in the order in which they were published. So a delivery is tried only after an
-/// earlier one of its UUID is stored; and when one is requeued, all later ones are requeued too, in order.
+/// earlier one of its UUID is stored; and when one is requeued, all later ones that are not being
+/// stored are requeued too, in order.
 pub struct CommunicationInterfaceConsumer {
     decoder: Decoder,
     /// Where large messages are written before the buffer gets them.
@@ -123,7 +125,7 @@ pub struct CommunicationInterfaceConsumer {
     disk_pause: Duration,
     /// Whether the timer of [`LOOK_INTERVAL`] runs, or a request for the buffer's state is in progress.
     looking: bool,
-    /// Whether the buffer had no space, and has not had plenty since.
+    /// A message could not be stored, and the buffer has not had plenty of space since.
     full: bool,
     /// Set by [`Drain`]: the replies that follow the end of the link.
     draining: Option<Vec<Reply<()>>>,
@@ -235,7 +237,8 @@ impl CommunicationInterfaceConsumer {
         }));
     }
 
-    /// Stores the message that waits for another of its UUID, if that one is stored. After a refusal it waits again.
+    /// Stores the message in `behind` once the earlier one of its UUID is settled. During a pause it goes back to
+    /// `waiting`.
     fn try_the_one_behind(&mut self, ctx: &mut Context<Self>) {
         let Some((_, _, message)) = &self.behind else { return };
         let may_be_stored = !self.storing.contains(&message.buffer_uuid);
@@ -305,7 +308,7 @@ impl CommunicationInterfaceConsumer {
         if let Pause::DiskFull { .. } = pause {
             self.disk_pause = (self.disk_pause * 2).min(MAX_DISK_PAUSE);
         }
-        // A pause may replace another one with a less severe reason.
+        // A pause may replace one that has a less severe reason.
         if self.pause.replace(pause).is_none() {
             self.cancelled = false;
             self.link.iter().for_each(|link| link.consume(0));
@@ -313,7 +316,7 @@ impl CommunicationInterfaceConsumer {
         self.look_later(ctx);
     }
 
-    /// During a pause: requeues unwanted deliveries, in order, once all earlier ones are settled.
+    /// During a pause: requeues the deliveries that wait, in order, once all earlier ones are settled.
     fn give_back(&mut self) {
         let Some(pause) = self.pause.filter(|_| self.is_idle()) else { return };
         let is_next = matches!(self.waiting.first_key_value(), Some((_, Waiting::Unwanted(_))));
@@ -322,7 +325,7 @@ impl CommunicationInterfaceConsumer {
         }
     }
 
-    /// Drops them unsettled, which requeues them.
+    /// Drops all waiting deliveries unsettled, which requeues them.
     fn forget_waiting(&mut self) {
         for (_, waiting) in std::mem::take(&mut self.waiting) {
             self.unsettled_bytes -= waiting.len();
@@ -380,8 +383,8 @@ impl CommunicationInterfaceConsumer {
         }
     }
 
-    /// One message at a time after a refusal; doubled for each window that was stored, while twice the size of all
-    /// deliveries that may be unsettled is free. In the buffer, a message may take about twice its size in JSON.
+    /// One message at a time after a refusal; doubled for each window that was stored, if the free space allows four
+    /// times the window; smaller if it does not allow the window. A message may take about twice the size of its JSON.
     fn next_prefetch(&self, free: u64) -> u16 {
         let largest = self.sizes.iter().copied().max().unwrap_or(0).max(1);
         let fits = free.min(2 * MAX_UNSETTLED_BYTES) / (2 * largest);

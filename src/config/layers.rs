@@ -11,7 +11,7 @@ use clap::{Arg, Command};
 use super::error::ConfigError;
 use super::setting::{Declaration, Kind, PREFIX, Setting};
 
-/// The flag that names the file. In capitals, the name of the variable after [`PREFIX`].
+/// The flag that names the file. The environment variable is [`PREFIX`] and this in capitals.
 const CONFIG: &str = "config";
 
 /// Where a value was given.

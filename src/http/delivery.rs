@@ -71,7 +71,7 @@ impl Source {
         }
     }
 
-    /// Reads from memory.
+    /// Reads bytes and payloads. Blocks, if they are not in memory.
     fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.slice(offset as usize..offset as usize + len)),

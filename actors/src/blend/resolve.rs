@@ -80,8 +80,8 @@ pub struct UnresolvedPath {
 pub enum Resolved {
     /// A regular file inside the blend root with this index.
     File(OpenedFile, usize),
-    /// A link or a `..` leads out of the start, or the path enters another blend root. The remaining path has another
-    /// start.
+    /// A link or a `..` leads out of the start, or the path enters another blend root. The remaining path is
+    /// resolved anew.
     Elsewhere(UnresolvedPath),
 }
 
@@ -138,8 +138,8 @@ impl UnresolvedPath {
         }
     }
 
-    /// Resolves the path until it leaves its start. If it starts at `/`, `known` has the opened blend roots; only these
-    /// are recognised. Blocks on the file system.
+    /// Resolves the path until it leaves its start. If it starts at `/`, blend roots are recognised by their path, and
+    /// those in `known`, which are open, by their identity too. Blocks on the file system.
     pub fn resolve(self, roots: &[Root], known: &[Option<Dir>], never_sent: &NeverSent) -> Result<Resolved, Refusal> {
         let Self { start, rest, links } = self;
         let first = match start {
@@ -187,7 +187,7 @@ impl Dir {
         Ok(Self { fd, id, is_mounted, root: None })
     }
 
-    /// Whether this folder is `other` or lies below it.
+    /// Whether this folder lies below `other`.
     pub fn lies_in(&self, other: FileId) -> io::Result<bool> {
         let mut last = self.id;
         let mut up = Self::of(openat(&self.fd, "..", FOLDER, Mode::empty())?)?;
@@ -229,7 +229,7 @@ struct Resolver<'a> {
     known: &'a [Option<Dir>],
     /// The open folders from the start to the current one. Never empty.
     stack: Vec<Dir>,
-    /// The path of the current folder, with links resolved.
+    /// The path of the current folder: that of the start, and below it without links.
     names: Vec<OsString>,
     rest: VecDeque<OsString>,
     links: u32,
@@ -298,7 +298,7 @@ impl Resolver<'_> {
         self.stack.iter().rev().find_map(|dir| dir.root)
     }
 
-    /// The index of the blend root with the path of `name` in the current folder.
+    /// The index of the blend root whose path is that of the current folder and `name`.
     fn root_named(&self, name: &OsStr) -> Option<usize> {
         let is_named = |root: &Root| {
             let path = &root.components;
@@ -351,7 +351,7 @@ impl Resolver<'_> {
         readlinkat(&self.top().fd, name, Vec::new()).map(|target| OsString::from_vec(target.into_bytes()))
     }
 
-    /// Continues at the target of a link. Returns the remaining path if it has another start.
+    /// Continues at the target of a link. Returns the remaining path if it has to be resolved anew.
     fn follow(&mut self, target: &OsStr) -> Result<Option<UnresolvedPath>, Refusal> {
         self.links += 1;
         if self.links > MAX_LINKS {

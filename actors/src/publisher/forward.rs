@@ -33,7 +33,7 @@ pub struct Forwarder {
     link: Box<dyn PublisherLink>,
     epoch: Option<u64>,
     blocked: bool,
-    /// What must happen first, in words, before anything is published.
+    /// What publishing waits for, as text for people.
     waiting_for: Option<String>,
     /// How many messages may be in flight. 1 after a refusal; from then on each confirm adds one, so that it doubles
     /// with every window that the broker takes, as TCP's does. A queue that takes five messages a second is not offered
@@ -43,7 +43,7 @@ pub struct Forwarder {
     refusals: Option<Refusals>,
     /// When refusals were last logged.
     logged: Option<Instant>,
-    /// The last of the messages among which is a poison message. Up to this one, each is sent alone.
+    /// The last message of a batch that contains a poison message. Up to this one, each is sent alone.
     poison_batch_end: Option<Seq>,
     /// The largest message that the broker takes, in bytes, once it has refused one.
     size_limit: Option<u64>,
@@ -62,7 +62,7 @@ struct BackOff {
     pausing: bool,
 }
 
-/// Counted from the first refusal until the broker has taken everything, or a whole window.
+/// Counted from the first refusal until the outbox is empty, or the window has its full size again.
 struct Refusals {
     count: u64,
     is_logged: bool,
@@ -102,7 +102,7 @@ impl Forwarder {
         }
     }
 
-    /// How the connection to the broker is.
+    /// The state of the connection to the broker.
     pub fn state(&self) -> BrokerState {
         match (self.epoch, self.blocked) {
             (None, _) => BrokerState::Disconnected,
@@ -111,7 +111,7 @@ impl Forwarder {
         }
     }
 
-    /// What messages wait for although there is a connection, in words.
+    /// Why messages wait although the broker is connected, as text for people.
     pub fn waiting_for(&self) -> Option<&str> {
         self.waiting_for.as_deref().filter(|_| self.epoch.is_some())
     }
@@ -213,7 +213,10 @@ impl Forwarder {
                 match (suspects.next(), suspects.next_back()) {
                     (Some(culprit), None) => Next::Park(culprit, reason),
                     (_, last) => {
-                        log::warn!("the broker never takes one of {} messages: {reason}", outbox.in_flight().len());
+                        log::warn!(
+                            "the broker will never take one of these {} messages: {reason}; sending them one at a time to find it",
+                            outbox.in_flight().len()
+                        );
                         self.poison_batch_end = last;
                         Next::Nothing
                     }
@@ -245,7 +248,7 @@ impl Forwarder {
         self.insisted.remove(&seq);
         let len = outbox.get(seq).map_or(0, |message| message.payload.len());
         self.size_limit = self.size_limit.filter(|limit| len <= *limit);
-        // it was in flight together with a refused one, which says nothing about the next
+        // It was sent before the refusal, so its confirm does not show that the broker takes messages again.
         if self.back_off.as_ref().is_some_and(|back_off| back_off.pausing) {
             return;
         }

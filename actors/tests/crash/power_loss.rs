@@ -14,7 +14,7 @@ use user_http_actors::store::{Change, Durable, Put, Recovered, Seq, Store};
 use crate::disk::{EIO, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, UnsyncedDisk, rebuild};
 use crate::in_file::{body_files, in_file, is_in_file};
 
-/// So small that a campaign of some hundred commits begins, empties and deletes many segments.
+/// So small that a campaign of 150 commits begins, empties and deletes many segments.
 pub const SEGMENT_BYTES: u64 = 8 << 10;
 
 fn body(record: &Recovered) -> Vec<u8> {
@@ -26,7 +26,7 @@ fn body(record: &Recovered) -> Vec<u8> {
 struct Expected {
     /// Everything that was acknowledged and not removed.
     kept: BTreeMap<Seq, Vec<u8>>,
-    /// Put or removed by the commit that has no answer yet: there, or not.
+    /// Put or removed by commits that are unanswered or not durable yet: there, or not.
     uncertain: BTreeMap<Seq, Vec<u8>>,
 }
 
@@ -38,11 +38,14 @@ impl Expected {
         let in_files = recovered.iter().filter(|record| is_in_file(&record.body)).count();
         assert_eq!(body_files(directory).len(), in_files, "{what}: files that nobody needs are deleted");
         for (seq, body) in &self.kept {
-            assert!(found.get(seq) == Some(body), "{what}: record {seq} was acknowledged, and is lost or other");
+            assert!(
+                found.get(seq) == Some(body),
+                "{what}: record {seq} was acknowledged, but is lost or has another body"
+            );
         }
         for (seq, body) in &found {
             let known = self.kept.get(seq).or_else(|| self.uncertain.get(seq));
-            assert!(known == Some(body), "{what}: record {seq} was removed or never put, and is there");
+            assert!(known == Some(body), "{what}: record {seq} was removed or never put, but is there");
         }
     }
 }
@@ -157,8 +160,9 @@ fn a_power_failure_at_any_moment_loses_nothing_that_was_acknowledged() {
     }
 }
 
-/// On a full disk compaction begins another segment, whose operation `at` of a kind and all later ones fail. Then the
-/// disk has space, the segment before gets more records, and the power fails. Returns whether the operation came.
+/// On a full disk compaction begins another segment. Of its disk operations of this kind, the one with the number `at`
+/// and all later ones fail. Then the disk has space, the segment before gets more records, and the power fails. Returns
+/// whether the operation was reached.
 fn survives_a_segment_that_could_not_be_begun(kind: FaultKind, at: usize) -> bool {
     let segment_bytes = 256 << 10;
     let directory = tempfile::tempdir().expect("a directory");
@@ -216,6 +220,6 @@ fn a_power_failure_after_a_segment_that_could_not_be_begun_loses_nothing() {
     for (kind, fewest) in [(FaultKind::Any, 4), (FaultKind::Write, 1), (FaultKind::Sync, 2), (FaultKind::Directory, 1)]
     {
         let failed = (1..).take_while(|&at| survives_a_segment_that_could_not_be_begun(kind, at)).count();
-        assert!(failed >= fewest, "{failed} operations: {kind:?}");
+        assert!(failed >= fewest, "only {failed} {kind:?} operations were reached, not {fewest}");
     }
 }

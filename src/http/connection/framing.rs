@@ -47,7 +47,7 @@ impl Framing {
         Self::Chunked(Chunked::Size)
     }
 
-    /// How many bytes to receive next: few enough that little of what follows the body is among them.
+    /// How many bytes to receive next: few enough to receive little beyond the end of the body.
     pub fn wanted(&self) -> usize {
         match self {
             Self::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX),

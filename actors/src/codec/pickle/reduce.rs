@@ -53,11 +53,11 @@ impl Callable {
         }
     }
 
-    /// The index of the callable whose module and name `is` accepts.
-    fn find(protocol: u8, is: impl Fn(&str, &str) -> bool) -> Option<usize> {
+    /// The index of the first callable for which `matches(module, name)` holds.
+    fn find(protocol: u8, matches: impl Fn(&str, &str) -> bool) -> Option<usize> {
         Callable::ALL
             .iter()
-            .position(|callable| callable.modules(protocol).iter().any(|module| is(module, callable.name())))
+            .position(|callable| callable.modules(protocol).iter().any(|module| matches(module, callable.name())))
     }
 }
 
@@ -144,7 +144,7 @@ impl Calls {
                 self.charge(doc, length, at)?;
                 doc.add(Tag::ByteArray, at, 0..length)
             }
-            // Written by Python 2 and the first releases of Python 3.
+            // Written by Python 2, and by early releases of Python 3.
             (Callable::ByteArray, Some([Some(text), Some(encoding)])) if doc.str_is(encoding, "latin-1") => {
                 let length = self.latin1_length(doc, text, at)?;
                 doc.add(Tag::ByteArray, at, 0..length)
@@ -233,7 +233,7 @@ fn refuse_name(module: impl IntoIterator<Item = char>, name: impl IntoIterator<I
     malformed(format!("pickle names a class (`{}.{}`)", shown(module), shown(name)), at)
 }
 
-/// The start of a line: enough to know a callable's name from all others, and to show it in an error.
+/// The start of a line: enough to tell the known callables' names from any other, and to show it in an error.
 fn start_of<'a>(operands: &Operands<'a>, line: Range<usize>) -> Cow<'a, [u8]> {
     operands.source().read(line.start..line.end.min(line.start + MAX_SHOWN_CHARS + 1))
 }

@@ -15,10 +15,10 @@ use crate::store::disk::transient;
 use crate::store::segment::{Kind, RECORD_HEADER, Record};
 use crate::store::{Compacted, Durable, Seq, StoreError};
 
-/// One step moves at most a segment's size divided by this: a commit waits as long for it.
+/// One step moves at most this fraction of a segment, because a commit may have to wait for the whole step.
 const STEPS_PER_SEGMENT: u64 = 4;
 
-/// How many bytes more than twice the live bytes the log may have on a full disk. Otherwise it may have a segment more.
+/// The excess that the log may have on a full disk, in bytes. On a disk with space it may have a segment more.
 const SLACK_WHEN_FULL: u64 = 64 << 10;
 
 /// The longest pause between attempts to move records on a full disk, since each attempt writes as much as fits. The
@@ -40,8 +40,8 @@ impl From<StoreError> for MoveError {
 }
 
 impl LogStore {
-    /// One step: deletes the oldest segment if it has no live record, or moves some live records out of it while the
-    /// log is too large. Skips segments that cannot be read, and those that the full disk has no space to move records
+    /// One step: deletes a segment without live records (see [`Self::dead_segment`]), or moves some live records out of
+    /// the oldest one while the log is too large. Skips segments that cannot be read, and those that the full disk has no space to move records
     /// out of.
     pub(super) fn compaction_step(&mut self) -> Result<Compacted, StoreError> {
         if let Some(relocation) = self.relocation.take() {
@@ -60,7 +60,7 @@ impl LogStore {
         let (mut total, mut live) = (self.total, self.live);
         for segment in self.kept() {
             (total, live) = (total - segment.len, live - segment.live);
-            // the removals of its records have to stay as long as it does
+            // while this segment exists, the removals of its dead records are kept too
             live += segment.put.len() as u64 * RECORD_HEADER;
         }
         // More dead bytes than this would waste disk space; with fewer the same records would be copied again and
@@ -84,9 +84,9 @@ impl LogStore {
         }
     }
 
-    /// A segment that can be deleted, because no record lives in it and in those before it, except in the segments that
-    /// compaction keeps. On a full disk any segment without a live record, although that costs a new removal for each
-    /// dead record before it.
+    /// The first segment that can be deleted: it has no live record, and neither has any earlier one, apart from those
+    /// that compaction keeps. On a full disk, earlier segments may have live records; then the removals of their dead
+    /// records have to be written again.
     fn dead_segment(&self, is_full: bool) -> Option<u32> {
         let (&oldest, _) = self.segments.first_key_value()?;
         let (&newest, _) = self.segments.last_key_value()?;
@@ -99,7 +99,7 @@ impl LogStore {
             .map(|(&number, _)| number)
     }
 
-    /// The segments that compaction moves no records out of at the moment: mostly none.
+    /// The segments that compaction moves no records out of at the moment: usually none.
     fn kept(&self) -> impl Iterator<Item = &Segment> {
         let stuck = self.stuck.unwrap_or(0);
         let behind = self.unreadable.range(stuck + 1..).filter_map(|number| self.segments.get(number));
@@ -111,8 +111,8 @@ impl LogStore {
         self.unreadable.contains(&number) || self.stuck.is_some_and(|stuck| number <= stuck)
     }
 
-    /// Takes a step that moves records out of the segment `from`. A failure begins a pause, during which compaction
-    /// works on the segments behind it.
+    /// Takes a step that moves records out of the segment `from`. If there is no space, a pause begins, during which
+    /// compaction works on newer segments.
     fn step(
         &mut self,
         from: u32,
@@ -141,7 +141,7 @@ impl LogStore {
         }
     }
 
-    /// Deletes a segment that has no live record. The segments before it are those that compaction skips. Returns
+    /// Deletes a segment that has no live record. Returns
     /// whether it was deleted: not while too many deleted segments are still being read.
     fn delete(&mut self, number: u32) -> Result<bool, StoreError> {
         // A power failure must not bring this one back after a later one, which holds its removals, has gone.
@@ -171,7 +171,7 @@ impl LogStore {
         Ok(true)
     }
 
-    /// Puts an empty file in place of a segment: a gap between segments would be a missing one.
+    /// Puts an empty file in place of a segment: recovery would take a gap in the numbers for a lost segment.
     fn replace_by_empty(&self, path: &Path) -> io::Result<()> {
         let temporary = self.relocation_path();
         let file = self.disk.create(&temporary)?;
@@ -235,7 +235,7 @@ impl LogStore {
         Ok(records.into_iter().filter_map(|(offset, record)| self.place_moved(number, offset, &record)).collect())
     }
 
-    /// Enters a record that has been moved into the index. Returns where its body is now, if that has been moved too.
+    /// Updates the index for a record that has been moved. Returns where its body is now, if that has been moved too.
     pub(super) fn place_moved(&mut self, number: u32, offset: u64, record: &Record) -> Option<(Seq, Payload)> {
         let in_segment = self.place(number, offset, record);
         (record.kind == Kind::Put).then_some((record.seq, in_segment))
