@@ -34,8 +34,8 @@ const MAX_UNSETTLED_BYTES: u64 = 64 << 20;
 /// How often the consumer checks whether messages can be stored again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The first pause of consuming after an error of the store, such as a full disk. Until something is stored it doubles, up to [`MAX_DISK_PAUSE`],
-/// because each attempt requeues a delivery, and a quorum queue counts that.
+/// The first pause of consuming after an error of the store, such as a full disk. Until something is stored it doubles,
+/// up to [`MAX_DISK_PAUSE`], because each attempt requeues a delivery, and a quorum queue counts that.
 const FIRST_DISK_PAUSE: Duration = Duration::from_secs(1);
 const MAX_DISK_PAUSE: Duration = Duration::from_secs(60);
 

@@ -97,8 +97,8 @@ fn a_worker_that_hangs_up_before_the_answer_loses_nothing(host: Host) {
         connection.send_head("GET", &farm.worker_path(&format!("/?bufferUUID={uuid}")), &[]);
         drop(connection);
     }
-    // What the server has handed to a connection before it noticed that the worker had hung up is delivered, as the contract defines it;
-    // everything else must still be there, and none may stay in delivery.
+    // What the server has handed to a connection before it noticed that the worker had hung up is delivered, as the
+    // contract defines it; everything else must still be there, and none may stay in delivery.
     for round in 0..50 {
         eventually("the message is there or delivered", SOON, || {
             let answer = farm.fetch(&format!("id-{round}"));

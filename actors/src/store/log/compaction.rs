@@ -41,8 +41,8 @@ impl From<StoreError> for MoveError {
 
 impl LogStore {
     /// One step: deletes a segment without live records (see [`Self::dead_segment`]), or moves some live records out of
-    /// the oldest one while the log is too large. Skips segments that cannot be read, and those that the full disk has no space to move records
-    /// out of.
+    /// the oldest one while the log is too large. Skips segments that cannot be read, and those that the full disk has
+    /// no space to move records out of.
     pub(super) fn compaction_step(&mut self) -> Result<Compacted, StoreError> {
         if let Some(relocation) = self.relocation.take() {
             return self.step(relocation.segment(), |store| store.relocate(relocation));
