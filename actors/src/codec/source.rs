@@ -18,8 +18,8 @@ use super::bounds::READ_WINDOW_BYTES;
 use crate::body_file::BodyFile;
 use crate::payload::Piece;
 
-/// How much of a file is read first, in bytes. If reading goes on behind it, each further read has twice that, up to
-/// the window: much is skipped in most files, and what was read of that would have been read in vain.
+/// The size of the first read of a range, in bytes. Each read that continues it is twice as large, up to the window.
+/// Large first reads would waste work: of most ranges, only the start is needed.
 const FIRST_READ: usize = 4_096;
 
 /// A received body.
@@ -93,6 +93,7 @@ impl Source {
         }
     }
 
+    #[inline]
     pub(super) fn len(&self) -> usize {
         match self {
             Source::Memory(bytes) => bytes.len(),
@@ -156,13 +157,15 @@ impl Source {
     /// A range, to be read from its start on.
     pub(super) fn parts(&self, range: Range<usize>) -> Parts<'_> {
         match self {
-            Source::Memory(bytes) => {
-                let rest = range.end..range.end;
-                Parts { source: self, loaded: Cow::Borrowed(&bytes[range]), pos: 0, rest, ahead: 0 }
-            }
-            Source::File { .. } => {
-                Parts { source: self, loaded: Cow::Owned(Vec::new()), pos: 0, rest: range, ahead: FIRST_READ }
-            }
+            Source::Memory(bytes) => Parts::Memory { end: range.end, unread: &bytes[range] },
+            Source::File { file, start } => Parts::File(FileParts {
+                file,
+                start: *start,
+                loaded: Vec::new(),
+                pos: 0,
+                rest: start + range.start..start + range.end,
+                ahead: FIRST_READ,
+            }),
         }
     }
 
@@ -256,57 +259,90 @@ fn shorter() -> io::Error {
 
 /// A range of the source that is read from its start on. In memory it is one part.
 #[derive(Clone, Debug)]
-pub(super) struct Parts<'a> {
-    source: &'a Source,
+pub(super) enum Parts<'a> {
+    Memory {
+        unread: &'a [u8],
+        /// The offset in the source at which the range ends.
+        end: usize,
+    },
+    File(FileParts<'a>),
+}
+
+/// See [`Parts`].
+#[derive(Clone, Debug)]
+pub(super) struct FileParts<'a> {
+    file: &'a OpenFile,
+    /// The offset in the file at which the source starts.
+    start: usize,
     /// The current part, and how much of it has been skipped.
-    loaded: Cow<'a, [u8]>,
+    loaded: Vec<u8>,
     pos: usize,
-    /// What comes after that part.
+    /// What comes after that part, as offsets in the file.
     rest: Range<usize>,
     /// How much to read next.
     ahead: usize,
 }
 
-impl Parts<'_> {
-    /// The next bytes: at least `wanted`, unless the range ends before.
-    pub(super) fn peek(&mut self, wanted: usize) -> &[u8] {
+impl FileParts<'_> {
+    fn peek(&mut self, wanted: usize) -> &[u8] {
         if self.loaded.len() - self.pos < wanted && !self.rest.is_empty() {
-            self.load(wanted);
+            self.loaded.drain(..self.pos);
+            self.pos = 0;
+            let length = self.ahead.min(self.file.window).max(wanted - self.loaded.len()).min(self.rest.len());
+            let end = self.rest.start + length;
+            self.file.append_to(&mut self.loaded, self.rest.start..end);
+            self.rest.start = end;
+            self.ahead = length * 2;
         }
         &self.loaded[self.pos..]
     }
 
-    #[cold]
-    fn load(&mut self, wanted: usize) {
-        let Source::File { file, .. } = self.source else { return };
-        let loaded = self.loaded.to_mut();
-        loaded.drain(..self.pos);
-        self.pos = 0;
-        let length = self.ahead.min(file.window).max(wanted - loaded.len()).min(self.rest.len());
-        let end = self.rest.start + length;
-        self.source.append_to(loaded, self.rest.start..end);
-        self.rest.start = end;
-        self.ahead = length * 2;
-    }
-
-    /// Moves on by `count` bytes, which the range has.
-    pub(super) fn skip(&mut self, count: usize) {
-        let loaded = self.loaded.len() - self.pos;
-        if count <= loaded {
+    fn skip(&mut self, count: usize) {
+        let left = self.loaded.len() - self.pos;
+        if count <= left {
             self.pos += count;
             return;
         }
         self.pos = self.loaded.len();
-        self.rest.start += count - loaded;
+        self.rest.start += count - left;
         self.ahead = FIRST_READ;
     }
 
+    fn at(&self) -> usize {
+        self.rest.start - (self.loaded.len() - self.pos) - self.start
+    }
+}
+
+impl Parts<'_> {
+    /// The next bytes: at least `wanted`, unless the range ends before.
+    #[inline]
+    pub(super) fn peek(&mut self, wanted: usize) -> &[u8] {
+        match self {
+            Parts::Memory { unread, .. } => unread,
+            Parts::File(parts) => parts.peek(wanted),
+        }
+    }
+
+    /// Moves on by `count` bytes, which the range has.
+    #[inline]
+    pub(super) fn skip(&mut self, count: usize) {
+        match self {
+            Parts::Memory { unread, .. } => *unread = &unread[count..],
+            Parts::File(parts) => parts.skip(count),
+        }
+    }
+
     /// The offset in the source of the next byte.
+    #[inline]
     pub(super) fn at(&self) -> usize {
-        self.rest.start - (self.loaded.len() - self.pos)
+        match self {
+            Parts::Memory { unread, end } => end - unread.len(),
+            Parts::File(parts) => parts.at(),
+        }
     }
 
     /// Moves to the next byte that is as `is` says, and returns it. `None` if there is none; then this is at its end.
+    #[inline]
     pub(super) fn skip_to(&mut self, is: impl Fn(u8) -> bool) -> Option<u8> {
         loop {
             let part = self.peek(1);
