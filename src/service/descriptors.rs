@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_leaves_the_reserve_and_something_for_each() {
         for cores in [1, 2, 8] {
-            for limit in [320, 1_024, 4_096, 20_000] {
+            for limit in [336, 1_024, 4_096, 20_000] {
                 let DescriptorBudget { workers, services, blend_files } =
                     DescriptorBudget::of(limit, cores, WANTED).expect("enough");
                 let shared = (workers + services + blend_files) as u64;
