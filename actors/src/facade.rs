@@ -17,7 +17,7 @@ use crate::codec::{
 };
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::large_body::{FileSync, prepare};
+use crate::large_body::prepare;
 use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::messages::{
     AddBufferMsg, BufferState, ConsumerState, CountUserMessage, DeleteMessage, DeleteParkedMessage, GetBufferState,
@@ -61,9 +61,7 @@ impl UserHttpActors {
         drop(user_id);
         match message {
             UserMessage::Forward(message) => {
-                // with a broker, most frames are confirmed before they would be stored
-                let sync = if self.consumer.is_some() { FileSync::Later } else { FileSync::Now };
-                let body = prepare(message.body, self.outbox_bodies(), sync).await?;
+                let body = prepare(message.body, self.outbox_bodies()).await?;
                 self.publisher.send(SendMessageToUserManager(OutgoingMessage { body, ..message })).await?
             }
             UserMessage::Test { user_id, data } => {
@@ -211,6 +209,6 @@ pub(crate) async fn decode_communication_interface_message(
 ) -> Result<AddBufferMsg, Error> {
     let CommunicationInterfaceMessage { buffer_uuid, message } =
         decoder.decode(format, body, codec::communication_interface_message).await?;
-    let pickle = prepare(message.pickle, directory, FileSync::Now).await?;
+    let pickle = prepare(message.pickle, directory).await?;
     Ok(AddBufferMsg { buffer_uuid: buffer_uuid.into(), message: BufferMsg { pickle, ..message }, delivery: None })
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::body_file::{BodyDirectory, BodyFile};
+use crate::body_file::BodyDirectory;
 use crate::codec::Body;
 use crate::error::Error;
-use crate::payload::{Payload, Piece};
+use crate::payload::Payload;
 use crate::store::{Composition, StoreError};
 
 /// The largest body, in bytes, that goes from memory into the store's log. A larger one is made of JSON with many small
@@ -38,29 +38,18 @@ impl LargeBodies {
     }
 }
 
-/// When the bytes of a body file have to be durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FileSync {
-    /// Before the actor gets the message: it is about to store it. Here the sync keeps no other message waiting.
-    Now,
-    /// When the store needs it. Most messages are with the broker before.
-    Later,
-}
-
 /// Brings a large body into the form in which it is stored. A body that is a composition of its file stays there. Any
 /// other goes to a file of its own in `directory`, if there is such a directory, and a short one into memory: so the
 /// store's log holds small records only, and no file holds much more than a message.
 ///
+/// The bytes of a file are durable afterwards. Here their sync keeps no other message waiting; the store's thread would.
+///
 /// # Errors
 /// [`Error::Store`]: the disk is full or has failed.
-pub(crate) async fn prepare(
-    body: Payload,
-    directory: Option<&BodyDirectory>,
-    sync: FileSync,
-) -> Result<Payload, Error> {
+pub(crate) async fn prepare(body: Payload, directory: Option<&BodyDirectory>) -> Result<Payload, Error> {
     let Some(directory) = directory else { return Ok(body) };
     let form = Form::of(&body);
-    if form == Form::Memory || form == Form::Composed && sync == FileSync::Later {
+    if form == Form::Memory {
         return Ok(body);
     }
     let writing = directory.clone();
@@ -70,9 +59,7 @@ pub(crate) async fn prepare(
             Form::IntoMemory => Payload::from_parts(vec![body.read_all()?]),
             Form::IntoFile => writing.write(&body)?,
         };
-        if let (FileSync::Now, Some(file)) = (sync, file_of(&body)) {
-            file.sync()?;
-        }
+        body.files().try_for_each(|file| file.sync())?;
         Ok(body)
     });
     let of_io = |error| StoreError::of_io(directory.path(), &error);
@@ -95,7 +82,7 @@ enum Form {
 impl Form {
     fn of(body: &Payload) -> Self {
         let (Payload::Pieces(pieces), len) = (body, body.len()) else { return Self::Memory };
-        match file_of(body) {
+        match body.files().next() {
             None if len <= MAX_IN_LOG => Self::Memory,
             // otherwise a sender could fill the disk with what is in no message and counts towards no limit
             Some(file) if Composition::fits(pieces) && file.len() / 2 <= len => Self::Composed,
@@ -105,17 +92,12 @@ impl Form {
     }
 }
 
-/// The body file that a body refers to.
-fn file_of(body: &Payload) -> Option<&BodyFile> {
-    let Payload::Pieces(pieces) = body else { return None };
-    pieces.iter().find_map(|piece| if let Piece::File { file, .. } = piece { Some(&**file) } else { None })
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::payload::Piece;
     use crate::store::disk::SystemDisk;
 
     #[test]

@@ -59,6 +59,14 @@ impl Piece {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The file that it is in.
+    pub fn file(&self) -> Option<&Arc<BodyFile>> {
+        match self {
+            Self::Memory(_) => None,
+            Self::File { file, .. } => Some(file),
+        }
+    }
 }
 
 impl Payload {
@@ -85,11 +93,20 @@ impl Payload {
         self.len() == 0
     }
 
+    /// The body files that it has pieces in, once for each piece.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<BodyFile>> {
+        let pieces = match self {
+            Self::Pieces(pieces) => &pieces[..],
+            Self::Segment { .. } => &[],
+        };
+        pieces.iter().filter_map(Piece::file)
+    }
+
     /// How many bytes have to be written to the disk until the body is durable.
     pub(crate) fn unsynced_len(&self) -> u64 {
         match self {
             Self::Pieces(pieces) => {
-                let is_synced = |piece: &Piece| matches!(piece, Piece::File { file, .. } if file.is_synced());
+                let is_synced = |piece: &Piece| piece.file().is_some_and(|file| file.is_synced());
                 pieces.iter().filter(|piece| !is_synced(piece)).map(Piece::len).sum()
             }
             Self::Segment { len, .. } => *len,
@@ -178,7 +195,7 @@ impl Payload {
     /// Whether reading cannot block.
     pub fn is_in_memory(&self) -> bool {
         match self {
-            Self::Pieces(pieces) => pieces.iter().all(|piece| matches!(piece, Piece::Memory(_))),
+            Self::Pieces(pieces) => pieces.iter().all(|piece| piece.file().is_none()),
             Self::Segment { .. } => false,
         }
     }

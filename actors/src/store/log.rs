@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::body_file::BodyDirectory;
 use crate::payload::Payload;
-use crate::store::disk::{Disk, SystemDisk, Transient, transient};
+use crate::store::disk::{Disk, SystemDisk};
 use crate::store::files::{Files, SegmentFile};
 use crate::store::segment::{self, Kind, Record, SEGMENT_HEADER};
 use crate::store::{Change, Compacted, Durable, NO_RECORD, OpenError, Put, Recovered, Seq, Store, StoreError};
@@ -189,12 +189,8 @@ impl LogStore {
 
     /// The error of a failed operation: transient, or final for the store.
     fn refuse(&mut self, error: &io::Error) -> StoreError {
-        let text = || format!("{}: {error}", self.directory.display());
-        match transient(error) {
-            Some(Transient::NoSpace) => StoreError::NoSpace(text()),
-            Some(Transient::Busy) => StoreError::Busy(text()),
-            None => self.fail(error),
-        }
+        let refused = StoreError::of_io(&self.directory, error);
+        if refused.is_final() { self.fail(error) } else { refused }
     }
 
     fn gone(&mut self, path: PathBuf) -> StoreError {

@@ -414,8 +414,7 @@ impl Group {
 
     /// Whether somebody waits for the commit.
     fn is_awaited(&self) -> bool {
-        let nobody =
-            self.puts.is_empty() && self.refused.is_empty() && self.removals.is_empty() && self.flushes.is_empty();
-        !nobody || self.probe.is_some()
+        let has_outcomes = !(self.puts.is_empty() && self.refused.is_empty() && self.removals.is_empty());
+        has_outcomes || !self.flushes.is_empty() || self.probe.is_some()
     }
 }

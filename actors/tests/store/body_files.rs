@@ -27,9 +27,20 @@ fn put_payload(seq: Seq, body: Payload) -> Change {
 fn put_in_file(store: &mut LogStore, seq: Seq) -> (PathBuf, Payload) {
     let body = in_file(store.bodies(), &pattern(seq, LEN)).expect("space");
     let stored = store.commit(&[put_payload(seq, body)], Durable::Now).expect("space").remove(0);
-    let Payload::Pieces(pieces) = &stored else { panic!("{stored:?}") };
-    let file = pieces.iter().find_map(|piece| if let Piece::File { file, .. } = piece { Some(file) } else { None });
-    (file.expect("a file").path().to_owned(), stored)
+    let path = stored.files().next().expect("a file").path().to_owned();
+    (path, stored)
+}
+
+/// A segment with two records whose bodies are in files: its path, where the second begins, and the bytes up to its end.
+fn two_in_files(directory: &Path) -> (PathBuf, usize, Vec<u8>) {
+    let (mut store, _) = open(directory);
+    put_in_file(&mut store, 1);
+    let path = segments(directory).remove(0);
+    let first = crate::records(&path).len();
+    put_in_file(&mut store, 2);
+    drop(store);
+    let whole = crate::records(&path);
+    (path, first, whole)
 }
 
 fn remove(store: &mut LogStore, seq: Seq) {
@@ -335,13 +346,7 @@ fn a_record_with_a_file_in_a_segment_of_an_earlier_version_is_damage() {
 #[test]
 fn a_torn_record_with_a_file_is_cut_off_and_its_file_deleted() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (mut store, _) = open(directory.path());
-    put_in_file(&mut store, 1);
-    let path = segments(directory.path()).remove(0);
-    let kept = crate::records(&path).len();
-    put_in_file(&mut store, 2);
-    drop(store);
-    let whole = crate::records(&path);
+    let (path, kept, whole) = two_in_files(directory.path());
     let files: Vec<(PathBuf, Vec<u8>)> =
         body_files(directory.path()).into_iter().map(|path| (path.clone(), fs::read(path).expect("a file"))).collect();
     for at in (kept..whole.len()).step_by(3) {
@@ -361,13 +366,7 @@ fn a_torn_record_with_a_file_is_cut_off_and_its_file_deleted() {
 #[test]
 fn damage_in_a_record_with_a_file_before_a_later_one_is_seen() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (mut store, _) = open(directory.path());
-    put_in_file(&mut store, 1);
-    let path = segments(directory.path()).remove(0);
-    let first = crate::records(&path).len();
-    put_in_file(&mut store, 2);
-    drop(store);
-    let whole = crate::records(&path);
+    let (path, first, whole) = two_in_files(directory.path());
     for at in (28..first).step_by(3) {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;

@@ -41,5 +41,5 @@ pub fn body_files(directory: &Path) -> Vec<PathBuf> {
 
 /// Whether a part of the body is in a file of its own.
 pub fn is_in_file(body: &Payload) -> bool {
-    matches!(body, Payload::Pieces(pieces) if pieces.iter().any(|piece| matches!(piece, Piece::File { .. })))
+    body.files().next().is_some()
 }

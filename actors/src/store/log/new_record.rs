@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::body_file::{BodyDirectory, BodyFile};
-use crate::payload::{Payload, Piece};
+use crate::payload::Payload;
 use crate::store::segment::composition::Composition;
 use crate::store::segment::{Kind, RECORD_HEADER, Record};
 use crate::store::{Change, NO_RECORD, Seq};
@@ -88,8 +88,7 @@ impl NewRecord {
 /// The payload keeps no memory of the original: its pieces in memory may be slices of a much larger received message.
 fn compose(body: &Payload, bodies: &BodyDirectory) -> Option<(Composition, Composed)> {
     let Payload::Pieces(pieces) = body else { return None };
-    let mut files =
-        pieces.iter().filter_map(|piece| if let Piece::File { file, .. } = piece { Some(file) } else { None });
+    let mut files = body.files();
     let file = files.next()?;
     if !file.is_in(bodies) || file.is_empty() || files.any(|other| other.name() != file.name()) {
         return None;
