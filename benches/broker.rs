@@ -5,8 +5,8 @@
 //! unconfirmed at once. All of them are processes of their own, and take turns round by round. Beside large frames
 //! stands what the disk does alone when each is written to it twice, as product and broker together do.
 use std::error::Error;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,9 +25,9 @@ mod support;
 use amiquip_alone::{EXCHANGE, ROUTING_KEY};
 use rabbitmq::RabbitMq;
 use support::bench::{Bench, Options, Target};
-use support::frames;
 use support::load::{self, Limit, Request};
 use support::server::Server;
+use support::{disk, frames};
 
 const QUEUE: &str = "bench";
 
@@ -113,7 +113,7 @@ fn measure_row(
         expect_depth(channel, each * CONNECTIONS)?;
         queue.purge()?;
         if row.image >= LARGE {
-            disk.push(disk_alone(bench.scratch(), &body, each * CONNECTIONS)?);
+            disk.push(disk_twice(bench.scratch(), &body, each * CONNECTIONS)?);
         }
         if let Some(each) = row.fastapi.filter(|_| !options.without_fastapi) {
             let server = Server::fastapi(bench.scratch(), Some(url))?;
@@ -130,25 +130,9 @@ fn measure_row(
     Ok(())
 }
 
-/// Frames per second when two threads write all of them, each to a file of its own with a sync after each frame.
-fn disk_alone(scratch: &Path, body: &Path, count: u64) -> io::Result<f64> {
-    let body = fs::read(body)?;
-    let write = |name: &str| -> io::Result<()> {
-        let path = scratch.join(name);
-        let mut file = File::create(&path)?;
-        for _ in 0..count {
-            file.write_all(&body)?;
-            file.sync_data()?;
-        }
-        fs::remove_file(path)
-    };
-    let start = Instant::now();
-    thread::scope(|scope| {
-        let second = scope.spawn(|| write("second"));
-        write("first")?;
-        second.join().unwrap_or_else(|_| Err(io::Error::other("a thread that writes has failed")))
-    })?;
-    Ok(count as f64 / start.elapsed().as_secs_f64())
+/// Frames per second when all of them are written twice, by two threads.
+fn disk_twice(scratch: &Path, body: &Path, count: u64) -> io::Result<f64> {
+    Ok(count as f64 / disk::write_from_two_threads(scratch, &fs::read(body)?, count)?.as_secs_f64())
 }
 
 /// What the product publishes for a frame.

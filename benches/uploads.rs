@@ -4,7 +4,6 @@
 //! with the same bytes, one sync each.
 
 use std::error::Error;
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -18,11 +17,11 @@ use clap::Parser;
 mod support;
 
 use support::bench::{Bench, Options, Target};
-use support::frames;
 use support::latency::{percentile, probe};
 use support::load::{self, Limit};
 use support::messages;
 use support::server::Server;
+use support::{disk, frames};
 
 const CONNECTIONS: u64 = 32;
 
@@ -99,25 +98,9 @@ fn measure_storing(bench: &mut Bench, row: &Row) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Frames per second when two threads write them to one file each, with a sync after each frame.
+/// Frames per second when two threads write half of them each.
 fn disk_alone(scratch: &Path, len: usize, count: u64) -> io::Result<f64> {
-    let frame = vec![0x5a; len];
-    let write = |name: &str| -> io::Result<()> {
-        let path = scratch.join(name);
-        let mut file = File::create(&path)?;
-        for _ in 0..count / 2 {
-            file.write_all(&frame)?;
-            file.sync_data()?;
-        }
-        fs::remove_file(path)
-    };
-    let start = Instant::now();
-    thread::scope(|scope| {
-        let second = scope.spawn(|| write("second"));
-        write("first")?;
-        second.join().unwrap_or_else(|_| Err(io::Error::other("a thread that writes has failed")))
-    })?;
-    Ok(count as f64 / start.elapsed().as_secs_f64())
+    Ok(count as f64 / disk::write_from_two_threads(scratch, &vec![0x5a; len], count / 2)?.as_secs_f64())
 }
 
 /// Uploads that have been announced, and that go on as slowly as they are told to.

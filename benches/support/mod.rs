@@ -3,6 +3,7 @@
 
 pub mod bare;
 pub mod bench;
+pub mod disk;
 pub mod frames;
 pub mod latency;
 pub mod load;

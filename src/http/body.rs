@@ -19,8 +19,8 @@ mod upload;
 use memory::MemoryBody;
 use upload::Upload;
 
-/// A longer body, in bytes, goes into a file while it arrives. See `docs/decisions/0016-body-files.md` for how it was
-/// chosen.
+/// A longer body, in bytes, goes into a file while it arrives: most frames are longer, and a small message should not
+/// cost a file of its own. Not chosen by measurement yet.
 const MAX_IN_MEMORY: u64 = 1 << 20;
 
 /// What has been received of a body.

@@ -74,16 +74,17 @@ impl Failure {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than the limit of {limit} bytes"))
     }
 
-    pub fn too_much_inflight() -> Self {
-        let text = "too many bytes are being received at the same time; retry later";
+    fn no_capacity(text: &str) -> Self {
         let retry_after = CAPACITY_RETRY_AFTER.to_string();
         Self::new(StatusCode::SERVICE_UNAVAILABLE, text).with(header::RETRY_AFTER, retry_after)
     }
 
+    pub fn too_much_inflight() -> Self {
+        Self::no_capacity("too many bytes are being received at the same time; retry later")
+    }
+
     pub fn too_many_uploads() -> Self {
-        let text = "request bodies take all the disk space that they may take while they arrive; retry later";
-        let retry_after = CAPACITY_RETRY_AFTER.to_string();
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, text).with(header::RETRY_AFTER, retry_after)
+        Self::no_capacity("request bodies take all the disk space that they may take while they arrive; retry later")
     }
 
     pub fn too_slow(rate: u64) -> Self {
