@@ -44,6 +44,16 @@ pub struct RabbitMq {
     running: Option<Running>,
 }
 
+/// The Debian in a folder that has RabbitMQ 4.0.
+fn root_of_4_0() -> PathBuf {
+    if let Some(root) = std::env::var_os("TEST_RABBITMQ4_ROOT") {
+        return root.into();
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    cache.expect("HOME in the environment").join("user-http-server/rabbitmq-4")
+}
+
 /// The processes of a node. Each leads a process group of its own.
 #[derive(Debug)]
 struct Running {
@@ -64,9 +74,15 @@ impl RabbitMq {
         broker
     }
 
-    /// As [`RabbitMq::start`], with the RabbitMQ of a Debian that lies in the folder `root`. Needs root's rights.
-    pub fn start_in_chroot(root: &Path) -> Self {
-        let mut broker = Self::prepare_in(Some(root));
+    /// As [`RabbitMq::start`], with the RabbitMQ 4.0 that `tests/run` has installed. Needs root's rights.
+    pub fn start_4_0() -> Self {
+        let root = root_of_4_0();
+        assert!(
+            root.join("complete").exists(),
+            "no RabbitMQ 4.0 in {}; run ./tests/run once, it makes it",
+            root.display()
+        );
+        let mut broker = Self::prepare_in(Some(&root));
         broker.launch();
         broker
     }

@@ -1,7 +1,6 @@
 //! RabbitMQ for the tests: one of the machine's own package and one of version 4.0, each started once and shared, with
 //! a vhost for each test, since the farm's names of exchanges and queues are fixed.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -137,15 +136,7 @@ impl Drop for FaultyBroker {
 fn start(version: Version) -> RabbitMq {
     let rabbitmq = match version {
         Version::Debian => RabbitMq::start(),
-        Version::V4_0 => {
-            let root = root_of_4_0();
-            assert!(
-                root.join("complete").exists(),
-                "no RabbitMQ 4.0 in {}; run ./tests/run once, it makes it",
-                root.display()
-            );
-            RabbitMq::start_in_chroot(&root)
-        }
+        Version::V4_0 => RabbitMq::start_4_0(),
     };
     rabbitmq.ctl(&[
         "eval",
@@ -168,15 +159,6 @@ fn fresh_vhost(rabbitmq: &RabbitMq) -> String {
     let url = rabbitmq.url();
     let (server, _) = url.rsplit_once('/').expect("a vhost in the URL");
     format!("{server}/test-{number}")
-}
-
-fn root_of_4_0() -> PathBuf {
-    if let Some(root) = std::env::var_os("TEST_RABBITMQ4_ROOT") {
-        return root.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    cache.expect("HOME in the environment").join("user-http-server/rabbitmq-4")
 }
 
 /// Makes a test of each function that takes a [`Version`], for both versions.
