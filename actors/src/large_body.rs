@@ -42,7 +42,7 @@ impl LargeBodies {
 /// other goes to a file of its own in `directory`, if there is such a directory, and a short one into memory: so the
 /// store's log holds small records only, and no file holds much more than a message.
 ///
-/// The bytes of a file are durable afterwards. Here their sync keeps no other message waiting; the store's thread would.
+/// The bytes of a file are durable afterwards. In the store their sync would keep other messages waiting.
 ///
 /// # Errors
 /// [`Error::Store`]: the disk is full or has failed.

@@ -31,7 +31,7 @@ fn put_in_file(store: &mut LogStore, seq: Seq) -> (PathBuf, Payload) {
     (path, stored)
 }
 
-/// A segment with two records whose bodies are in files: its path, where the second begins, and the bytes up to its end.
+/// A segment with two records whose bodies are in files: its path, where the second record begins, and all records.
 fn two_in_files(directory: &Path) -> (PathBuf, usize, Vec<u8>) {
     let (mut store, _) = open(directory);
     put_in_file(&mut store, 1);
