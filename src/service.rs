@@ -181,7 +181,7 @@ impl UserHttpServer {
             };
             log::info!("stopping: no new connections, {} s for requests in flight", server::SHUTDOWN_TIMEOUT);
             is_stopping.store(true, Ordering::Relaxed);
-            actors.stop_leasing().await;
+            actors.stop_waiting().await;
             futures::join!(http_handle.pause(), api_handle.pause());
             tokio::time::sleep(LAST_REQUESTS).await;
             futures::join!(http_handle.stop(true), api_handle.stop(true));

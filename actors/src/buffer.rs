@@ -9,14 +9,12 @@ use futures::future::Either;
 use crate::broker::Fingerprint;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;
-use crate::deadlines::Deadlines;
 use crate::error::Error;
 use crate::lease::{BufferMsgView, Progress};
 use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState, ProbeStore};
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
-use crate::wait_queue::WaitQueue;
 
 mod age;
 mod expiry;
@@ -25,11 +23,13 @@ mod record;
 mod redelivery;
 #[cfg(test)]
 mod tests;
+mod waiters;
 
 use age::{AgeClock, ByAge, Since};
-use lease::{Lease, Waiter, WaitingIsOver};
+use lease::Lease;
 use record::{Meta, Tombstone};
 use redelivery::RedeliveryFilter;
+use waiters::Waiters;
 
 /// Owns the buffered messages (`bufferMsgs` of the specification) and the store below them.
 #[derive(Debug)]
@@ -40,7 +40,9 @@ pub struct BufferActor {
     clock: AgeClock,
     /// The lease of each message that is being delivered.
     leases: HashMap<Seq, Lease>,
-    deadlines: Deadlines<WaitingIsOver>,
+    waiters: Waiters,
+    /// Set by [`StopWaiting`](crate::messages::StopWaiting) and [`Drain`].
+    waiting_has_ended: bool,
     redeliveries: RedeliveryFilter,
     /// The cost of all messages; see [`cost`].
     bytes: u64,
@@ -151,7 +153,8 @@ impl BufferActor {
             by_age: ByAge::default(),
             clock: AgeClock::start(),
             leases: HashMap::new(),
-            deadlines: Deadlines::default(),
+            waiters: Waiters::default(),
+            waiting_has_ended: false,
             redeliveries: RedeliveryFilter::default(),
             bytes: 0,
             reserved: 0,
@@ -184,26 +187,24 @@ impl BufferActor {
         Ok(actor)
     }
 
-    /// Inserts a message; it replaces an older one of that UUID. Returns the waiters for the replaced message's
-    /// delivery.
-    fn insert(&mut self, uuid: BufferUuid, message: BufferedMsg) -> WaitQueue<Waiter> {
+    /// Inserts a message; it replaces an older one of that UUID.
+    fn insert(&mut self, uuid: BufferUuid, message: BufferedMsg) {
         if let Some(replaced) = self.messages.get(&uuid)
             && self.leases.contains_key(&replaced.seq)
         {
             self.lingering_bytes += replaced.cost();
             self.lingering.insert(replaced.seq, replaced.cost());
         }
-        let waiters = self.remove(&uuid);
+        self.remove(&uuid);
         self.bytes += message.cost();
         message.fingerprint().into_iter().for_each(|fingerprint| self.redeliveries.add_buffered(fingerprint));
         self.uuids.insert(message.seq, uuid.clone());
         self.messages.insert(uuid, message);
-        waiters
     }
 
-    /// Removes a message; its fingerprint is remembered. Returns the waiters for its delivery.
-    fn remove(&mut self, uuid: &BufferUuid) -> WaitQueue<Waiter> {
-        let Some(message) = self.messages.remove(uuid) else { return WaitQueue::default() };
+    /// Removes a message, and its lease if it has one; its fingerprint is remembered.
+    fn remove(&mut self, uuid: &BufferUuid) {
+        let Some(message) = self.messages.remove(uuid) else { return };
         self.uuids.remove(&message.seq);
         self.bytes -= message.cost();
         if let Some(fingerprint) = message.fingerprint() {
@@ -211,7 +212,7 @@ impl BufferActor {
             self.bury(fingerprint);
         }
         self.store.remove(message.seq);
-        self.end_lease(message.seq)
+        self.leases.remove(&message.seq);
     }
 
     /// Writes a tombstone for a message with this fingerprint.
@@ -307,9 +308,9 @@ impl BufferActor {
         } else {
             let since = self.clock.now();
             let message = BufferedMsg { seq, payload, meta_len, stored_at_ms, since, cold };
-            let waiters = self.insert(uuid.clone(), message);
+            self.insert(uuid.clone(), message);
             self.by_age.push(since, seq, self.uuids.len(), |seq| self.uuids.contains_key(&seq));
-            self.serve_all(&uuid, waiters, ctx);
+            self.serve_waiters(&uuid, ctx);
         }
         reply.send(Ok(()));
     }
@@ -336,7 +337,7 @@ impl Actor for BufferActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.add_stream(self.deadlines.clone());
+        ctx.add_stream(self.waiters.deadlines());
         self.expire(ctx);
     }
 }
@@ -406,6 +407,7 @@ impl Handler<GetBufferState> for BufferActor {
             max_bytes: self.max_bytes,
             free_bytes: self.max_bytes.saturating_sub(self.bytes + self.reserved + self.lingering_bytes),
             in_delivery: self.leases.len(),
+            waiting: self.waiters.len(),
             delivered_total: self.delivered_total,
             expired_total: self.expired_total,
             store_failure: self.store_failure.clone(),
@@ -431,6 +433,7 @@ impl Handler<Drain> for BufferActor {
     type Result = Deferred<()>;
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
+        self.end_waiting(ctx);
         let (reply, deferred) = deferred();
         let flush = self.store.flush();
         self.draining.get_or_insert_default().push((flush, reply));

@@ -22,7 +22,7 @@ use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::messages::{
     AddBufferMsg, BufferState, ConsumerState, CountUserMessage, DeleteMessage, DeleteParkedMessage, GetBufferState,
     GetConsumerState, GetOutboxState, GetParkedMessages, LeaseBufferMsg, OutboxState, ParkedMessage, PeekBufferMsg,
-    ProbeStore, PublishParkedMessage, SendMessageToUserManager, StopLeasing, TakeNextMessage,
+    ProbeStore, PublishParkedMessage, SendMessageToUserManager, StopLeasing, StopWaiting, TakeNextMessage,
 };
 use crate::system::UserHttpActors;
 
@@ -93,7 +93,7 @@ impl UserHttpActors {
         self.buffer.send(message).await?
     }
 
-    /// Leases a buffered message, in order to deliver it; see [`LeaseBufferMsg`] for `max_single_write`.
+    /// Leases a buffered message, in order to deliver it; see [`LeaseBufferMsg`] for `max_single_write` and `wait`.
     ///
     /// # Errors
     /// [`Error::NoBufferMsg`] if there is none under this name, [`Error::InDelivery`] while somebody else delivers it.
@@ -101,16 +101,17 @@ impl UserHttpActors {
         &self,
         buffer_uuid: BufferUuid,
         max_single_write: u64,
+        wait: Duration,
     ) -> Result<LeasedBufferMsg, Error> {
-        self.buffer.send(LeaseBufferMsg { buffer_uuid, max_single_write }).await?
+        self.buffer.send(LeaseBufferMsg { buffer_uuid, max_single_write, wait }).await?
     }
 
-    /// Looks at a buffered message without delivering it.
+    /// Looks at a buffered message without delivering it. Waits for one at most for the time `wait`.
     ///
     /// # Errors
     /// [`Error::NoBufferMsg`] if there is none under this name.
-    pub async fn peek_buffer_msg(&self, buffer_uuid: BufferUuid) -> Result<BufferMsgView, Error> {
-        self.buffer.send(PeekBufferMsg { buffer_uuid }).await?
+    pub async fn peek_buffer_msg(&self, buffer_uuid: BufferUuid, wait: Duration) -> Result<BufferMsgView, Error> {
+        self.buffer.send(PeekBufferMsg { buffer_uuid, wait }).await?
     }
 
     /// Opens the .blend file that a buffered message refers to.
@@ -189,10 +190,11 @@ impl UserHttpActors {
         let _ = if is_outbox { self.publisher.send(probe).await } else { self.buffer.send(probe).await };
     }
 
-    /// Ends all waiting [`next_message`](Self::next_message) calls: the first step of a stop.
-    pub async fn stop_leasing(&self) {
-        // An actor that has stopped leases nothing.
-        let _ = self.publisher.send(StopLeasing).await;
+    /// Ends all calls that wait for a message, and lets no further one wait: the first step of a stop. Afterwards
+    /// [`next_message`](Self::next_message) leases nothing.
+    pub async fn stop_waiting(&self) {
+        // An actor that has stopped makes nobody wait.
+        let _ = futures::join!(self.publisher.send(StopLeasing), self.buffer.send(StopWaiting));
     }
 }
 

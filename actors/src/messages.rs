@@ -40,7 +40,8 @@ pub struct BrokerDelivery {
 /// To [`BufferActor`](crate::BufferActor): lease a buffered message, in order to deliver it.
 ///
 /// While another delivery of it is finishing (its last chunk is being sent), the reply waits for the end of that
-/// delivery, at most one second.
+/// delivery, at most one second. A caller that stops waiting drops the request; a lease that it would get later is then
+/// released at once.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<LeasedBufferMsg, Error>")]
 pub struct LeaseBufferMsg {
@@ -50,6 +51,10 @@ pub struct LeaseBufferMsg {
     /// start: the lease itself announces the last chunk, which saves one actor message. 0 if the caller always calls
     /// [`BufferLease::finishing`](crate::lease::BufferLease::finishing).
     pub max_single_write: u64,
+    /// If there is no such message, or another delivery of it is in progress, the reply waits until the caller can have
+    /// the lease, at most for this time. Then it is what it would be without this. Waiting requests for a message are
+    /// served in the order in which they came.
+    pub wait: Duration,
 }
 
 /// To [`BufferActor`](crate::BufferActor): look at a buffered message without delivering it. The reply waits for a
@@ -60,7 +65,14 @@ pub struct LeaseBufferMsg {
 pub struct PeekBufferMsg {
     /// The name of the message.
     pub buffer_uuid: BufferUuid,
+    /// If there is no such message, the reply waits for one, at most for this time.
+    pub wait: Duration,
 }
+
+/// To [`BufferActor`](crate::BufferActor): reply to all requests that wait for a message, and let no further one wait.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopWaiting;
 
 /// To [`BufferActor`](crate::BufferActor): report the state of the buffer.
 #[derive(Debug, Message)]
@@ -81,6 +93,8 @@ pub struct BufferState {
     pub free_bytes: u64,
     /// Messages that are being delivered.
     pub in_delivery: usize,
+    /// Requests that wait for a message or for the end of its delivery. Those that have given up may still count.
+    pub waiting: usize,
     /// Messages that were delivered.
     pub delivered_total: u64,
     /// Messages that expired before they were fetched.

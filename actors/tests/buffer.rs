@@ -59,7 +59,10 @@ async fn add(buffer: &Addr<BufferActor>, uuid: &str, body: &[u8]) -> Result<(), 
 }
 
 async fn lease(buffer: &Addr<BufferActor>, uuid: &str) -> Result<LeasedBufferMsg, Error> {
-    buffer.send(LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0 }).await.expect("alive")
+    buffer
+        .send(LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait: Duration::ZERO })
+        .await
+        .expect("alive")
 }
 
 async fn state(buffer: &Addr<BufferActor>) -> BufferState {
@@ -97,7 +100,7 @@ async fn a_lease_whose_requester_has_hung_up_does_not_keep_the_message() {
     let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("accepted");
     // asked for, and not waited for
-    drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0 }));
+    drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0, wait: Duration::ZERO }));
     assert!(lease(&buffer, "a").await.is_ok());
 }
 
@@ -142,7 +145,7 @@ async fn of_two_requests_one_gets_the_message_and_the_other_the_reason_why_not()
     add(&buffer, "a", b"message").await.expect("accepted");
     let first = lease(&buffer, "a").await.expect("it is there");
     assert!(matches!(lease(&buffer, "a").await, Err(Error::InDelivery)));
-    assert!(buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }).await.expect("alive").is_ok());
+    assert!(buffer.send(PeekBufferMsg { buffer_uuid: "a".into(), wait: Duration::ZERO }).await.expect("alive").is_ok());
     drop(first);
 }
 
@@ -153,8 +156,8 @@ async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
         add(&buffer, "a", b"message").await.expect("accepted");
         let first = lease(&buffer, "a").await.expect("it is there");
         first.lease.finishing();
-        let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0 });
-        let mut peek = Box::pin(buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }));
+        let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0, wait: Duration::ZERO });
+        let mut peek = Box::pin(buffer.send(PeekBufferMsg { buffer_uuid: "a".into(), wait: Duration::ZERO }));
         assert!(futures::poll!(&mut peek).is_pending());
         // in the mailbox by the time that this is answered
         assert_eq!(state(&buffer).await.in_delivery, 1);
@@ -177,7 +180,7 @@ async fn the_message_is_in_delivery_for_a_waiter_whose_last_chunk_does_not_end()
     let stalled = lease(&buffer, "a").await.expect("it is there");
     stalled.lease.finishing();
     assert!(matches!(lease(&buffer, "a").await, Err(Error::InDelivery)));
-    assert!(buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }).await.expect("alive").is_ok());
+    assert!(buffer.send(PeekBufferMsg { buffer_uuid: "a".into(), wait: Duration::ZERO }).await.expect("alive").is_ok());
     stalled.lease.delivered();
     assert!(matches!(lease(&buffer, "a").await, Err(Error::NoBufferMsg)));
 }

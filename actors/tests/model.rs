@@ -172,7 +172,11 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
                 }
             }
             Step::Lease(uuid) => {
-                let lease = LeaseBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), max_single_write: 0 };
+                let lease = LeaseBufferMsg {
+                    buffer_uuid: uuid.to_string().as_str().into(),
+                    max_single_write: 0,
+                    wait: Duration::ZERO,
+                };
                 match (buffer.send(lease).await.expect("alive"), model.messages.get_mut(&uuid)) {
                     (Err(Error::NoBufferMsg), None) => {}
                     (Err(Error::InDelivery), Some(Message { leased: true, .. })) => {}
@@ -232,7 +236,7 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
         assert!(plausible.contains(&state.bytes), "{} of {count} messages, {bodies} in their bodies", state.bytes);
     }
     for uuid in 0..4_u8 {
-        let peek = PeekBufferMsg { buffer_uuid: uuid.to_string().as_str().into() };
+        let peek = PeekBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), wait: Duration::ZERO };
         let found = buffer.send(peek).await.expect("alive").ok();
         let found = found.map(|view| view.payload.read_all().expect("readable").to_vec());
         assert_eq!(found, model.messages.get(&uuid).map(|message| message.body.clone()));

@@ -50,6 +50,8 @@ struct BufferReport {
     messages: usize,
     bytes: u64,
     in_delivery: usize,
+    /// Requests that wait for a message.
+    waiting: usize,
     delivered_total: u64,
     expired_total: u64,
 }
@@ -110,6 +112,7 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
             messages: buffer.messages,
             bytes: buffer.bytes,
             in_delivery: buffer.in_delivery,
+            waiting: buffer.waiting,
             delivered_total: buffer.delivered_total,
             expired_total: buffer.expired_total,
         },

@@ -1,28 +1,24 @@
 //! The routes with which the user manager fetches its messages if there is no broker.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
-use futures::future::{self, Either};
 use user_http_actors::Error;
 use user_http_actors::codec::Format;
 use user_http_actors::lease::NextMessage;
 use uuid::Uuid;
 
+use crate::http::Gateway;
 use crate::http::delivery::{self, DeliveryBody, LengthOnly, Source};
 use crate::http::error::Failure;
-use crate::http::{Gateway, request};
+use crate::http::request::{self, MAX_WAIT, Query};
 
-/// The longest `wait`, in seconds. Fixed by the wire contract.
-const MAX_WAIT: f64 = 60.0;
-
-/// The default of `lease`, in seconds. Fixed by the wire contract.
-const DEFAULT_LEASE: f64 = 60.0;
+/// The default of `lease`. Fixed by the wire contract.
+const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 
 /// The longest `lease`, in seconds: a client that has not deleted the message after a day has failed.
-const MAX_LEASE: f64 = 86_400.0;
+const MAX_LEASE: u32 = 86_400;
 
 /// `GET /UserManager/NextMessage?wait=S&lease=S`: leases the oldest message that is not leased, and returns it. With
 /// `lease=0` it is returned without a lease. `HEAD` is answered as `GET` with `lease=0`.
@@ -31,16 +27,13 @@ pub async fn next_message(request: HttpRequest, gateway: web::Data<Gateway>) -> 
 }
 
 async fn lease_next(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let wait = seconds(request, "wait", 0.0, 0.0, MAX_WAIT)?;
-    let lease = seconds(request, "lease", DEFAULT_LEASE, 0.0, MAX_LEASE)?;
+    let query = Query::of(request);
+    let wait = query.seconds("wait", MAX_WAIT)?.unwrap_or_default();
+    let lease = query.seconds("lease", MAX_LEASE)?.unwrap_or(DEFAULT_LEASE);
     let is_head = request.method() == Method::HEAD;
     let lease = if is_head { Duration::ZERO } else { lease };
-    let next = pin!(gateway.actors.next_message(lease, wait));
-    let taken = match future::select(next, pin!(request::hung_up(request))).await {
-        Either::Left((next, _)) => next?,
-        // If a message arrives now, its lease is dropped, which releases it.
-        Either::Right(_) => None,
-    };
+    // the drop of a message that nobody waits for any more releases its lease
+    let taken = request::unless_hung_up(request, gateway.actors.next_message(lease, wait)).await.transpose()?.flatten();
     let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
         return Ok(delivery::response().status(StatusCode::NO_CONTENT).finish());
     };
@@ -57,17 +50,6 @@ async fn lease_next(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResp
     }
     let source = Source::Payload(payload, 0, len);
     Ok(response.body(DeliveryBody::new(request, gateway.limits, vec![source], 0..len, lease)))
-}
-
-fn seconds(request: &HttpRequest, name: &str, default: f64, min: f64, max: f64) -> Result<Duration, Failure> {
-    let seconds = match request::query_values(request, name).as_slice() {
-        [] => Some(default),
-        [value] => value.parse().ok().filter(|seconds| (min..=max).contains(seconds)),
-        _ => None,
-    };
-    let wrong =
-        || Failure::bad_request(format!("{name} must be given once, as a number of seconds from {min} to {max}"));
-    seconds.map(Duration::from_secs_f64).ok_or_else(wrong)
 }
 
 /// `DELETE /UserManager/Messages/{Message-Id}`: removes a message that the user manager has processed.

@@ -110,6 +110,10 @@ impl Failure {
         Self::bad_request("the connection ended within the head of the request; expected an empty line at its end")
     }
 
+    pub fn hung_up() -> Self {
+        Self::bad_request("the client closed its sending side while it waited for a message; keep it open")
+    }
+
     pub fn tls_required() -> Self {
         Self::bad_request("this port speaks TLS, but the request is plain HTTP; use https://")
     }

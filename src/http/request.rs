@@ -1,12 +1,19 @@
 //! What handlers need from a request besides its body: its format, its query, and whether its client still waits.
 
-use std::future;
+use std::pin::pin;
+use std::time::Duration;
 
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{HttpMessage, HttpRequest, web};
+use futures::FutureExt;
+use futures::future::{self, Either};
 use user_http_actors::codec::Format;
 
 use crate::http::connection::Client;
+use crate::http::error::Failure;
+
+/// The longest `wait` of a request for a message, in seconds. Fixed by the wire contract.
+pub const MAX_WAIT: u32 = 60;
 
 /// The format of the body: a pickle under `application/octet-stream`, else JSON.
 pub fn format(headers: &HeaderMap) -> Format {
@@ -15,21 +22,89 @@ pub fn format(headers: &HeaderMap) -> Format {
     if media_type.eq_ignore_ascii_case("application/octet-stream") { Format::Pickle } else { Format::Json }
 }
 
-/// The decoded values of a query parameter, in order.
-pub fn query_values(request: &HttpRequest, name: &str) -> Vec<String> {
-    let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
-    let pairs = query.map(web::Query::into_inner).unwrap_or_default();
-    pairs.into_iter().filter(|(key, _)| key == name).map(|(_, value)| value).collect()
+/// The decoded query of a request.
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn of(request: &HttpRequest) -> Self {
+        let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+        Self(query.map(web::Query::into_inner).unwrap_or_default())
+    }
+
+    /// The values of a parameter, in order.
+    pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter that is a decimal number of seconds from 0 to `max`; `None` without the parameter.
+    ///
+    /// # Errors
+    /// 400 if it is anything else, or given more than once.
+    pub fn seconds(&self, name: &str, max: u32) -> Result<Option<Duration>, Failure> {
+        let mut values = self.values(name);
+        let wrong = match (values.next(), values.count()) {
+            (None, _) => return Ok(None),
+            (Some(value), 0) => match seconds(value, max) {
+                Some(seconds) => return Ok(Some(seconds)),
+                None => format!("not {value:?}"),
+            },
+            (Some(_), more) => format!("not {} times", more + 1),
+        };
+        let text = format!("{name} must be given once, as a decimal number of seconds from 0 to {max}, {wrong}");
+        Err(Failure::bad_request(text))
+    }
+}
+
+fn seconds(value: &str, max: u32) -> Option<Duration> {
+    // the parser of numbers would also accept a sign, an exponent, and words
+    if !value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return None;
+    }
+    let seconds = value.parse().ok().filter(|seconds| (0.0..=f64::from(max)).contains(seconds))?;
+    Some(Duration::from_secs_f64(seconds))
 }
 
 /// Resolves when the client of `request` has closed its sending side or the connection is broken: the client no longer
 /// waits for its answer.
 ///
 /// Never resolves in an application's own server: there the handler is dropped instead.
-pub async fn hung_up(request: &HttpRequest) {
+async fn hung_up(request: &HttpRequest) {
     let client = request.extensions().get::<Client>().cloned();
     match client {
         Some(client) => client.hung_up().await,
         None => future::pending().await,
+    }
+}
+
+/// The output of `waiting`, or `None` if the client of `request` hangs up before it. What `waiting` holds is dropped
+/// then, and so is its output.
+pub async fn unless_hung_up<T>(request: &HttpRequest, waiting: impl Future<Output = T>) -> Option<T> {
+    let output = match future::select(pin!(waiting), pin!(hung_up(request))).await {
+        Either::Left((output, _)) => output,
+        Either::Right(_) => return None,
+    };
+    // The client may have hung up before there was an output. The event loop reports that only in its next round.
+    tokio::task::yield_now().await;
+    hung_up(request).now_or_never().is_none().then_some(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_decimal_number_within_its_bound_is_a_number_of_seconds() {
+        for (value, milliseconds) in
+            [("0", 0), ("60", 60_000), ("60.000", 60_000), ("0.25", 250), (".5", 500), ("5.", 5_000), ("007", 7_000)]
+        {
+            assert_eq!(seconds(value, 60), Some(Duration::from_millis(milliseconds)), "{value}");
+        }
+        let huge = "9".repeat(400);
+        for value in [
+            "", ".", "-1", "-0", "+1", "1e1", "1E1", "inf", "infinity", "nan", "NaN", " 1", "1 ", "1s", "1,5", "1_0",
+            "0x1", "1.2.3", "60.1", "61", "\u{661}", &huge,
+        ] {
+            assert_eq!(seconds(value, 60), None, "{value:?}");
+        }
     }
 }

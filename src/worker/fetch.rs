@@ -1,6 +1,7 @@
 //! `GET` and `HEAD /?bufferUUID=…`: a worker fetches a buffered message.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
@@ -12,7 +13,7 @@ use crate::http::Gateway;
 use crate::http::delivery::{self, DeliveryBody, LengthOnly, MAX_SINGLE_WRITE, Source, total_len};
 use crate::http::error::Failure;
 use crate::http::range::{self, Selected};
-use crate::http::request;
+use crate::http::request::{self, MAX_WAIT, Query};
 
 const PICKLE: &str = "application/octet-stream";
 
@@ -22,9 +23,12 @@ pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gatew
 }
 
 async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let leased = gateway.actors.lease_buffer_msg(buffer_uuid(request)?, MAX_SINGLE_WRITE).await?;
-    let LeasedBufferMsg { view, mut lease } = leased;
-    let answer = Answer::new(gateway, view).await?;
+    let Wanted { uuid, wait } = Wanted::of(request)?;
+    let leasing = async {
+        let LeasedBufferMsg { view, lease } = gateway.actors.lease_buffer_msg(uuid, MAX_SINGLE_WRITE, wait).await?;
+        Ok::<_, Failure>((Answer::new(gateway, view).await?, lease))
+    };
+    let (answer, mut lease) = wait_for(leasing, request, wait).await?;
     let mut response = answer.head(request)?;
     let Answer { sources, etag } = answer;
     let len = total_len(&sources);
@@ -47,20 +51,46 @@ pub async fn head_data_from_server(request: HttpRequest, gateway: web::Data<Gate
 }
 
 async fn describe(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let view = gateway.actors.peek_buffer_msg(buffer_uuid(request)?).await?;
-    let answer = Answer::new(gateway, view).await?;
+    let Wanted { uuid, wait } = Wanted::of(request)?;
+    let looking = async { Answer::new(gateway, gateway.actors.peek_buffer_msg(uuid, wait).await?).await };
+    let answer = wait_for(looking, request, wait).await?;
     Ok(answer.head(request)?.body(LengthOnly(total_len(&answer.sources))))
 }
 
-fn buffer_uuid(request: &HttpRequest) -> Result<BufferUuid, Failure> {
-    let mut values = request::query_values(request, "bufferUUID").into_iter();
-    match (values.next(), values.next()) {
-        (Some(uuid), None) => Ok(uuid.into()),
-        (None, _) => Err(Failure::bad_request("bufferUUID is missing; request /?bufferUUID=ID")),
-        (Some(_), Some(_)) => {
-            Err(Failure::bad_request("bufferUUID is given more than once; a request fetches one message"))
-        }
+/// The message that a request asks for.
+struct Wanted {
+    uuid: BufferUuid,
+    /// How long to wait for it.
+    wait: Duration,
+}
+
+impl Wanted {
+    fn of(request: &HttpRequest) -> Result<Self, Failure> {
+        let query = Query::of(request);
+        let mut uuids = query.values("bufferUUID");
+        let uuid = match (uuids.next(), uuids.next()) {
+            (Some(uuid), None) => uuid.into(),
+            (None, _) => return Err(Failure::bad_request("bufferUUID is missing; request /?bufferUUID=ID")),
+            (Some(_), Some(_)) => {
+                let text = "bufferUUID is given more than once; a request fetches one message";
+                return Err(Failure::bad_request(text));
+            }
+        };
+        Ok(Self { uuid, wait: query.seconds("wait", MAX_WAIT)?.unwrap_or_default() })
     }
+}
+
+/// The output of `waiting`. If `request` has a `wait`, its client must not hang up before that: it would lose the
+/// message.
+async fn wait_for<T>(
+    waiting: impl Future<Output = Result<T, Failure>>,
+    request: &HttpRequest,
+    wait: Duration,
+) -> Result<T, Failure> {
+    if wait.is_zero() {
+        return waiting.await;
+    }
+    request::unless_hung_up(request, waiting).await.unwrap_or_else(|| Err(Failure::hung_up()))
 }
 
 /// A message as it is sent.

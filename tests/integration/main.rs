@@ -39,6 +39,7 @@ mod python {
     mod json;
     mod limits;
     mod log_lines;
+    mod long_polling;
     mod pickle;
     mod pipelining;
     mod process;

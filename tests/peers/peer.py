@@ -10,6 +10,7 @@ import json
 import pickle
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
@@ -57,6 +58,15 @@ class Peer:
     def get(self, url, uuid, **tls):
         """A worker fetches its message."""
         return answer_of(requests.get(url, params={"bufferUUID": uuid}, timeout=60, **tls))
+
+    def wait_for(self, url, api, uuid, wait, message):
+        """A worker waits for its message, which the communication interface leaves a moment later."""
+        with ThreadPoolExecutor() as pool:
+            parameters = {"bufferUUID": uuid, "wait": wait}
+            waiting = pool.submit(requests.get, url, params=parameters, timeout=wait + 10)
+            order = {"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": uuid, "BUFFER_MSG": evaluate(message)}}
+            requests.post(api, json=order, timeout=60).raise_for_status()
+            return answer_of(waiting.result())
 
     def post_pickle(self, url, value, protocol, **tls):
         data = pickle.dumps(evaluate(value), protocol=protocol)

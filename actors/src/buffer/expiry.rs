@@ -5,11 +5,9 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use crate::buffer::age::Since;
-use crate::buffer::lease::Waiter;
 use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
 use crate::store::Seq;
-use crate::wait_queue::WaitQueue;
 
 /// How often expired messages are removed. Messages expire at most a second late, and a check without any costs almost
 /// nothing.
@@ -65,13 +63,12 @@ impl BufferActor {
         }
     }
 
-    /// Ends a delivery that did not succeed. If the message has expired meanwhile, removes it. Returns the waiters for
-    /// the end of the delivery.
-    pub(super) fn offer_again(&mut self, uuid: &BufferUuid, seq: Seq) -> WaitQueue<Waiter> {
+    /// Ends a delivery that did not succeed. If the message has expired meanwhile, removes it.
+    pub(super) fn offer_again(&mut self, uuid: &BufferUuid, seq: Seq) {
         if self.messages.get(uuid).is_some_and(|message| self.is_expired(message)) {
             self.count_expired(std::slice::from_ref(uuid));
-            return self.remove(uuid);
+            self.remove(uuid);
         }
-        self.end_lease(seq)
+        self.leases.remove(&seq);
     }
 }

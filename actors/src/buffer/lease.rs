@@ -1,46 +1,36 @@
-//! Leases of buffered messages, and the requests that wait for a delivery to end.
+//! Leases of buffered messages, and when a request for one is replied to.
 
 use std::collections::hash_map::Entry;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
 
+use crate::buffer::waiters::{TimedOut, WaitingIsOver, WaitsFor};
 use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
-use crate::deadlines::Deadline;
 use crate::error::Error;
 use crate::lease::{BufferLease, BufferLeaseEvent, BufferMsgView, LeaseEnd, LeasedBufferMsg};
-use crate::messages::{LeaseBufferMsg, PeekBufferMsg};
+use crate::messages::{LeaseBufferMsg, PeekBufferMsg, StopWaiting};
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::Seq;
-use crate::wait_queue::WaitQueue;
 
-/// How long a waiter waits for the end of a delivery whose last chunk is being handed over. Normally the worker accepts
-/// that chunk within microseconds. If it stalls, the waiter gets the reply that the message is in delivery.
+/// How long a request without a `wait` waits for the end of a delivery whose last chunk is being handed over. Normally
+/// the worker accepts that chunk within microseconds. If it stalls, the reply is that the message is in delivery.
 const FINISHING_WAIT: Duration = Duration::from_secs(1);
 
-/// A request that may have to wait until a delivery ends.
+/// A request for a buffered message.
 #[derive(Debug)]
-pub(super) struct Waiter {
-    since: Instant,
-    request: Request,
-}
-
-#[derive(Debug)]
-enum Request {
+pub(super) enum Request {
     Lease { max_single_write: u64, reply: Reply<Result<LeasedBufferMsg, Error>> },
     View(Reply<Result<BufferMsgView, Error>>),
 }
 
-impl Waiter {
-    fn new(request: Request) -> Self {
-        Self { since: Instant::now(), request }
-    }
-
-    fn is_gone(&self) -> bool {
-        match &self.request {
-            Request::Lease { reply, .. } => reply.is_closed(),
-            Request::View(reply) => reply.is_closed(),
+impl Request {
+    /// Whether nobody waits for the reply any more.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Lease { reply, .. } => reply.is_closed(),
+            Self::View(reply) => reply.is_closed(),
         }
     }
 }
@@ -51,34 +41,51 @@ pub(super) struct Lease {
     /// Whether the last chunk is being handed over. The worker may send its next request before this actor knows the
     /// outcome.
     finishing: bool,
-    waiting: Waiting,
 }
 
-/// The waiters for the end of a delivery, and when the first of them times out.
-#[derive(Debug, Default)]
-pub(super) struct Waiting {
-    waiters: WaitQueue<Waiter>,
-    deadline: Option<Deadline>,
+/// Where a message is, as far as a request for it is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Availability {
+    Absent,
+    Free,
+    Leased,
+    Finishing,
 }
-
-/// To [`BufferActor`]: some waiters for the end of this delivery have timed out.
-#[derive(Debug)]
-pub(super) struct WaitingIsOver(Seq);
 
 impl BufferActor {
-    /// Answers a request: now, or, if a delivery is about to end, after it has ended.
-    fn serve(&mut self, uuid: &BufferUuid, waiter: Waiter, ctx: &mut Context<Self>) {
-        let found = self.find(uuid).map(|message| (message.seq, message.view()));
-        if let Ok((seq, _)) = found
-            && let Some(lease) = self.leases.get_mut(&seq)
-            && lease.finishing
-        {
-            let left = FINISHING_WAIT.saturating_sub(waiter.since.elapsed());
-            lease.waiting.deadline.get_or_insert_with(|| self.deadlines.add(WaitingIsOver(seq), left));
-            lease.waiting.waiters.push(waiter, Waiter::is_gone);
-            return;
+    fn availability(&self, uuid: &BufferUuid) -> Availability {
+        match self.find(uuid).map(|message| self.leases.get(&message.seq)) {
+            Err(_) => Availability::Absent,
+            Ok(None) => Availability::Free,
+            Ok(Some(lease)) if lease.finishing => Availability::Finishing,
+            Ok(Some(_)) => Availability::Leased,
         }
-        match waiter.request {
+    }
+
+    /// Replies to a request, now or later. Once `wait` is over, it is treated as one without a `wait`.
+    fn serve(&mut self, uuid: &BufferUuid, request: Request, wait: Duration, ctx: &mut Context<Self>) {
+        let is_view = matches!(request, Request::View(_));
+        let is_patient = !wait.is_zero() && !self.waiting_has_ended;
+        let availability = self.availability(uuid);
+        match availability {
+            Availability::Absent | Availability::Leased | Availability::Finishing
+                if is_patient && !(is_view && availability == Availability::Leased) =>
+            {
+                let waits_for = if is_view { WaitsFor::Message } else { WaitsFor::Lease };
+                self.waiters.add(uuid, waits_for, request, wait);
+            }
+            Availability::Finishing => self.waiters.add(uuid, WaitsFor::Outcome, request, FINISHING_WAIT),
+            Availability::Absent | Availability::Free | Availability::Leased => {
+                self.reply(uuid, availability, request, ctx);
+            }
+        }
+    }
+
+    /// Replies to a request now.
+    fn reply(&mut self, uuid: &BufferUuid, availability: Availability, request: Request, ctx: &mut Context<Self>) {
+        let message = self.messages.get(uuid).filter(|_| availability != Availability::Absent);
+        let found = message.map(|message| (message.seq, message.view())).ok_or(Error::NoBufferMsg);
+        match request {
             Request::View(reply) => reply.send(found.map(|(_, view)| view)),
             Request::Lease { max_single_write, reply } => {
                 // If the sender has hung up, the reply is dropped, and with it the lease.
@@ -97,51 +104,49 @@ impl BufferActor {
     ) -> Result<LeasedBufferMsg, Error> {
         let Entry::Vacant(entry) = self.leases.entry(seq) else { return Err(Error::InDelivery) };
         let finishing = view.blend.is_none() && view.payload.len() <= max_single_write;
-        entry.insert(Lease { finishing, waiting: Waiting::default() });
+        entry.insert(Lease { finishing });
         let progress = self.messages.get(uuid).map(BufferedMsg::progress).unwrap_or_default();
         let lease = BufferLease::new(ctx.address().recipient(), uuid.clone(), seq, finishing, progress);
         Ok(LeasedBufferMsg { view, lease })
     }
 
-    /// Answers the waiters for the end of this delivery that have timed out.
-    fn end_waiting(&mut self, seq: Seq) {
-        let Some(lease) = self.leases.get_mut(&seq) else { return };
-        lease.waiting.deadline = None;
-        let view = self.uuids.get(&seq).and_then(|uuid| self.messages.get(uuid)).map(BufferedMsg::view);
-        while let Some(first) = lease.waiting.waiters.first() {
-            let left = FINISHING_WAIT.saturating_sub(first.since.elapsed());
-            if !left.is_zero() {
-                lease.waiting.deadline = Some(self.deadlines.add(WaitingIsOver(seq), left));
-                return;
-            }
-            match lease.waiting.waiters.pop().map(|waiter| waiter.request) {
-                Some(Request::Lease { reply, .. }) => reply.send(Err(Error::InDelivery)),
-                Some(Request::View(reply)) => reply.send(view.clone().ok_or(Error::NoBufferMsg)),
-                None => {}
-            }
+    /// Replies to the waiters of this UUID, in order, as far as the state of its message allows. To be called whenever
+    /// a message is added or removed, and whenever a delivery ends.
+    pub(super) fn serve_waiters(&mut self, uuid: &BufferUuid, ctx: &mut Context<Self>) {
+        while self.waiters.len() > 0 {
+            let availability = self.availability(uuid);
+            let served: &[WaitsFor] = match availability {
+                Availability::Absent => &[WaitsFor::Outcome],
+                Availability::Free => &[WaitsFor::Outcome, WaitsFor::Message, WaitsFor::Lease],
+                Availability::Leased => &[WaitsFor::Outcome, WaitsFor::Message],
+                Availability::Finishing => &[],
+            };
+            let Some(request) = self.waiters.pop(uuid, served) else { return };
+            self.reply(uuid, availability, request, ctx);
         }
     }
 
-    /// Ends a delivery, if there is one. Returns its waiters.
-    pub(super) fn end_lease(&mut self, seq: Seq) -> WaitQueue<Waiter> {
-        let Waiting { waiters, deadline } = self.leases.remove(&seq).map(|lease| lease.waiting).unwrap_or_default();
-        deadline.into_iter().for_each(|deadline| self.deadlines.remove(deadline));
-        waiters
-    }
-
-    /// Answers the waiters for a delivery that has ended.
-    pub(super) fn serve_all(&mut self, uuid: &BufferUuid, mut waiters: WaitQueue<Waiter>, ctx: &mut Context<Self>) {
-        while let Some(waiter) = waiters.pop() {
-            if !waiter.is_gone() {
-                self.serve(uuid, waiter, ctx);
+    /// From now on no request waits for a message.
+    pub(super) fn end_waiting(&mut self, ctx: &mut Context<Self>) {
+        self.waiting_has_ended = true;
+        for uuid in self.waiters.uuids() {
+            while let Some(request) = self.waiters.pop(&uuid, &[WaitsFor::Message, WaitsFor::Lease]) {
+                self.serve(&uuid, request, Duration::ZERO, ctx);
             }
         }
     }
 }
 
 impl StreamHandler<WaitingIsOver> for BufferActor {
-    fn handle(&mut self, WaitingIsOver(seq): WaitingIsOver, _: &mut Self::Context) {
-        self.end_waiting(seq);
+    fn handle(&mut self, over: WaitingIsOver, ctx: &mut Self::Context) {
+        match self.waiters.time_out(over) {
+            // the last chunk stalls
+            Some(TimedOut { uuid, waits_for: WaitsFor::Outcome, request }) => {
+                self.reply(&uuid, Availability::Finishing, request, ctx);
+            }
+            Some(TimedOut { uuid, request, .. }) => self.serve(&uuid, request, Duration::ZERO, ctx),
+            None => {}
+        }
     }
 }
 
@@ -149,9 +154,9 @@ impl Handler<LeaseBufferMsg> for BufferActor {
     type Result = Deferred<Result<LeasedBufferMsg, Error>>;
 
     fn handle(&mut self, message: LeaseBufferMsg, ctx: &mut Self::Context) -> Self::Result {
+        let LeaseBufferMsg { buffer_uuid, max_single_write, wait } = message;
         let (reply, deferred) = deferred();
-        let request = Request::Lease { max_single_write: message.max_single_write, reply };
-        self.serve(&message.buffer_uuid, Waiter::new(request), ctx);
+        self.serve(&buffer_uuid, Request::Lease { max_single_write, reply }, wait, ctx);
         deferred
     }
 }
@@ -159,10 +164,18 @@ impl Handler<LeaseBufferMsg> for BufferActor {
 impl Handler<PeekBufferMsg> for BufferActor {
     type Result = Deferred<Result<BufferMsgView, Error>>;
 
-    fn handle(&mut self, message: PeekBufferMsg, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, PeekBufferMsg { buffer_uuid, wait }: PeekBufferMsg, ctx: &mut Self::Context) -> Self::Result {
         let (reply, deferred) = deferred();
-        self.serve(&message.buffer_uuid, Waiter::new(Request::View(reply)), ctx);
+        self.serve(&buffer_uuid, Request::View(reply), wait, ctx);
         deferred
+    }
+}
+
+impl Handler<StopWaiting> for BufferActor {
+    type Result = ();
+
+    fn handle(&mut self, _: StopWaiting, ctx: &mut Self::Context) {
+        self.end_waiting(ctx);
     }
 }
 
@@ -179,7 +192,7 @@ impl Handler<BufferLeaseEvent> for BufferActor {
             }
             return;
         };
-        let waiters = match end {
+        match end {
             LeaseEnd::Finishing => {
                 if let Some(lease) = self.leases.get_mut(&seq) {
                     lease.finishing = true;
@@ -188,15 +201,15 @@ impl Handler<BufferLeaseEvent> for BufferActor {
             }
             LeaseEnd::Delivered => {
                 self.delivered_total += 1;
-                self.remove(&uuid)
+                self.remove(&uuid);
             }
             LeaseEnd::Released(progress) => {
                 if progress.is_some() {
                     message.cold.get_or_insert_default().progress = progress;
                 }
-                self.offer_again(&uuid, seq)
+                self.offer_again(&uuid, seq);
             }
-        };
-        self.serve_all(&uuid, waiters, ctx);
+        }
+        self.serve_waiters(&uuid, ctx);
     }
 }

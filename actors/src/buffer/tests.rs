@@ -41,7 +41,11 @@ async fn a_record_that_moves_right_after_it_was_stored_is_found_where_it_is() {
         .expect("alive")
         .expect("space");
     loop {
-        let view = buffer.send(PeekBufferMsg { buffer_uuid: "a".into() }).await.expect("alive").expect("it is there");
+        let view = buffer
+            .send(PeekBufferMsg { buffer_uuid: "a".into(), wait: Duration::ZERO })
+            .await
+            .expect("alive")
+            .expect("it is there");
         match &view.payload.read_all().expect("readable")[..] {
             b"new copy" => break,
             // The store's thread is between the commit and the move.

@@ -169,7 +169,8 @@ proptest! {
                 actor.send(Drain).await.expect("alive");
                 drop(actor);
                 let actor = buffer(directory.path());
-                let lease = LeaseBufferMsg { buffer_uuid: buffer_uuid.into(), max_single_write: 0 };
+                let (buffer_uuid, wait) = (buffer_uuid.into(), Duration::ZERO);
+                let lease = LeaseBufferMsg { buffer_uuid, max_single_write: 0, wait };
                 let leased = actor.send(lease).await.expect("alive");
                 let view = leased.expect("it is there").view;
                 prop_assert_eq!(view.payload.read_all().expect("readable"), decoded.message.pickle.read_all().expect("in memory"));

@@ -35,7 +35,9 @@ fn every_message_for_a_worker_is_found_and_those_that_were_fetched_are_not() {
         let buffer = OpenStore::open(Some(&path), "buffer")
             .and_then(|store| store.start(|_| {}, |store, found, _| BufferActor::new(store, found, 1 << 30, LONG)))
             .expect("the store opens");
-        let peek = async |uuid: &str| buffer.send(PeekBufferMsg { buffer_uuid: uuid.into() }).await.expect("alive");
+        let peek = async |uuid: &str| {
+            buffer.send(PeekBufferMsg { buffer_uuid: uuid.into(), wait: Duration::ZERO }).await.expect("alive")
+        };
         for uuid in ["job-0", "job-1"] {
             assert!(matches!(peek(uuid).await, Err(Error::NoBufferMsg)), "{uuid} was fetched");
         }
@@ -50,7 +52,9 @@ fn every_message_for_a_worker_is_found_and_those_that_were_fetched_are_not() {
         assert_eq!(blend.path.as_deref(), Some("scene.blend"));
         assert_eq!(buffer.send(GetBufferState).await.expect("alive").messages, 5);
         // and it goes on
-        let leased = buffer.send(LeaseBufferMsg { buffer_uuid: "job-2".into(), max_single_write: 0 }).await;
+        let leased = buffer
+            .send(LeaseBufferMsg { buffer_uuid: "job-2".into(), max_single_write: 0, wait: Duration::ZERO })
+            .await;
         leased.expect("alive").expect("it is there").lease.delivered();
         buffer.send(Drain).await.expect("alive");
     });
