@@ -17,6 +17,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use clap::Parser;
 use serde::Serialize;
 use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
+use user_http_actors::publisher::FrameAck;
 use user_http_actors::{ActorsConfig, ActorsState, UserHttpActors};
 use user_http_server::auth::{Authentication, Tokens};
 use user_http_server::{
@@ -140,6 +141,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         buffer_ttl: Duration::from_secs(86_400),
         max_outbox: 4 << 30,
         amqp: None,
+        frame_ack: FrameAck::Stored,
     })?;
     let watcher = Watcher { actors: actors.clone(), started: Instant::now(), samples: VecDeque::new() }.start();
     let gateway = Gateway::new(actors.clone(), Limits::default());

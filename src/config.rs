@@ -24,6 +24,7 @@ use std::time::Duration;
 use user_http_actors::ActorsConfig;
 use user_http_actors::blend::{DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
 use user_http_actors::broker::amqp::AmqpConfig;
+use user_http_actors::publisher::FrameAck;
 
 use crate::Limits;
 use crate::auth::Tokens;
@@ -93,6 +94,10 @@ impl Config {
                 url,
             }),
         };
+        let frame_ack = layers.one(&settings::FRAME_ACK)?;
+        if frame_ack == FrameAck::Broker && amqp.is_none() {
+            return Err(layers.bad_value(&settings::FRAME_ACK, NO_BROKER.to_owned()));
+        }
         let api_tokens = tokens(&layers, &settings::API_TOKEN_FILE)?;
         let api_tls = tls::API.load(&layers)?;
         let (api_bind, open_api) = (layers.one(&settings::API_BIND)?, layers.one(&settings::ALLOW_OPEN_API)?);
@@ -131,6 +136,7 @@ impl Config {
                 buffer_ttl: layers.one(&settings::BUFFER_TTL)?,
                 max_outbox: layers.one(&settings::MAX_OUTBOX)?,
                 amqp,
+                frame_ack,
             },
         })
     }
@@ -144,6 +150,8 @@ impl Config {
 /// The error for an API server that would be open to the network by accident.
 const OPEN_API: &str = "anybody who can reach this address could leave and fetch messages; give --api-token-file, \
                         --api-client-ca, or --allow-open-api if only the farm's services can reach it";
+
+const NO_BROKER: &str = "without a broker nothing confirms frames; give --amqp-url, or frame-ack \"stored\"";
 
 /// Reads the tokens of one server, if it has any.
 fn tokens(layers: &Layers, setting: &Setting<PathBuf>) -> Result<Option<Arc<Tokens>>, ConfigError> {

@@ -21,7 +21,7 @@ pub enum ErrorKind {
     NoCapacity,
     /// The operator: the configuration does not offer this.
     Setup,
-    /// The operator: a part of the service has failed.
+    /// The operator: a part of the service, or the broker, has failed.
     Service,
 }
 
@@ -59,6 +59,13 @@ pub enum Error {
         size: u64,
         /// How large one may be, in bytes.
         limit: u64,
+    },
+    /// The broker has not confirmed a message whose sender waits for that alone; see
+    /// [`FrameAck::Broker`](crate::publisher::FrameAck::Broker).
+    #[error("the AMQP broker has not confirmed the message: {reason}; send it again later")]
+    NotConfirmed {
+        /// What the broker does instead.
+        reason: String,
     },
     /// Too many bodies wait to be decoded.
     #[error("too many bodies wait to be decoded ({limit}); send it again later")]
@@ -100,7 +107,9 @@ impl Error {
             Self::NoCapacity { .. } | Self::DecoderFull { .. } => ErrorKind::NoCapacity,
             Self::Store(StoreError::NoSpace(_) | StoreError::Busy(_)) => ErrorKind::NoCapacity,
             Self::BrokerIsConfigured => ErrorKind::Setup,
-            Self::Store(StoreError::Failed(_) | StoreError::Gone(_)) | Self::Stopping => ErrorKind::Service,
+            Self::Store(StoreError::Failed(_) | StoreError::Gone(_)) | Self::NotConfirmed { .. } | Self::Stopping => {
+                ErrorKind::Service
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use crate::codec::{
 };
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::large_body::prepare;
+use crate::large_body::{FileSync, prepare};
 use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::messages::{
     AddBufferMsg, BufferState, ConsumerState, CountUserMessage, DeleteMessage, DeleteParkedMessage, GetBufferState,
@@ -38,9 +38,10 @@ pub struct ActorsState {
 }
 
 impl UserHttpActors {
-    /// Handles a body that a worker has posted (`handleUserMessage` of the specification). `Ok` means that the message
-    /// is on stable storage and will be forwarded, if it is of a type that is forwarded. If the sender is authenticated
-    /// as `bound_user_id`, the message must not name another user.
+    /// Handles a body that a worker has posted (`handleUserMessage` of the specification). If the message is of a type
+    /// that is forwarded, `Ok` means that the broker has confirmed it, or that it is on stable storage and will be
+    /// forwarded; see [`FrameAck`](crate::publisher::FrameAck). If the sender is authenticated as `bound_user_id`, the
+    /// message must not name another user.
     ///
     /// # Errors
     /// See [`Error`].
@@ -61,7 +62,8 @@ impl UserHttpActors {
         drop(user_id);
         match message {
             UserMessage::Forward(message) => {
-                let body = prepare(message.body, self.outbox_bodies()).await?;
+                let sync = if self.consumer.is_some() { FileSync::InStore } else { FileSync::Now };
+                let body = prepare(message.body, self.outbox_bodies(), sync).await?;
                 self.publisher.send(SendMessageToUserManager(OutgoingMessage { body, ..message })).await?
             }
             UserMessage::Test { user_id, data } => {
@@ -211,6 +213,6 @@ pub(crate) async fn decode_communication_interface_message(
 ) -> Result<AddBufferMsg, Error> {
     let CommunicationInterfaceMessage { buffer_uuid, message } =
         decoder.decode(format, body, codec::communication_interface_message).await?;
-    let pickle = prepare(message.pickle, directory).await?;
+    let pickle = prepare(message.pickle, directory, FileSync::Now).await?;
     Ok(AddBufferMsg { buffer_uuid: buffer_uuid.into(), message: BufferMsg { pickle, ..message }, delivery: None })
 }

@@ -38,18 +38,29 @@ impl LargeBodies {
     }
 }
 
+/// Who makes the bytes of a body file durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileSync {
+    /// [`prepare`]: the message is about to be stored. Here the sync keeps no other message waiting.
+    Now,
+    /// The store, if it gets the message at all: most are with the broker before.
+    InStore,
+}
+
 /// Brings a large body into the form in which it is stored. A body that is a composition of its file stays there. Any
 /// other goes to a file of its own in `directory`, if there is such a directory, and a short one into memory: so the
 /// store's log holds small records only, and no file holds much more than a message.
 ///
-/// The bytes of a file are durable afterwards. In the store their sync would keep other messages waiting.
-///
 /// # Errors
 /// [`Error::Store`]: the disk is full or has failed.
-pub(crate) async fn prepare(body: Payload, directory: Option<&BodyDirectory>) -> Result<Payload, Error> {
+pub(crate) async fn prepare(
+    body: Payload,
+    directory: Option<&BodyDirectory>,
+    sync: FileSync,
+) -> Result<Payload, Error> {
     let Some(directory) = directory else { return Ok(body) };
     let form = Form::of(&body);
-    if form == Form::Memory {
+    if form == Form::Memory || form == Form::Composed && sync == FileSync::InStore {
         return Ok(body);
     }
     let writing = directory.clone();
@@ -59,7 +70,9 @@ pub(crate) async fn prepare(body: Payload, directory: Option<&BodyDirectory>) ->
             Form::IntoMemory => Payload::from_parts(vec![body.read_all()?]),
             Form::IntoFile => writing.write(&body)?,
         };
-        body.files().try_for_each(|file| file.sync())?;
+        if sync == FileSync::Now {
+            body.files().try_for_each(|file| file.sync())?;
+        }
         Ok(body)
     });
     let of_io = |error| StoreError::of_io(directory.path(), &error);

@@ -23,6 +23,7 @@
 //!
 //! use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
 //! use user_http_actors::codec::Format;
+//! use user_http_actors::publisher::FrameAck;
 //! use user_http_actors::{ActorsConfig, UserHttpActors};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,6 +37,7 @@
 //!         buffer_ttl: Duration::from_secs(86_400),
 //!         max_outbox: 4 << 30,
 //!         amqp: None,
+//!         frame_ack: FrameAck::Stored,
 //!     })?;
 //!     let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
 //!     actors.handle_communication_interface_message(Format::Json, body).await?;

@@ -104,7 +104,7 @@ pub struct BufferState {
 }
 
 /// To [`UserManagerPublisher`](crate::UserManagerPublisher): forward a message to the user manager. The reply comes
-/// when it is on stable storage.
+/// when the broker has confirmed it or it is on stable storage, as [`FrameAck`](crate::publisher::FrameAck) says.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct SendMessageToUserManager(pub OutgoingMessage);
@@ -213,6 +213,8 @@ pub struct OutboxState {
     pub bytes: u64,
     /// Parked messages, which wait for an operator.
     pub parked: usize,
+    /// Unstored messages: in memory only, because the broker is about to confirm them.
+    pub unstored: usize,
     /// The limit for `bytes`.
     pub max_bytes: u64,
     /// Whether a message was refused because the outbox was full, and none has been removed since.

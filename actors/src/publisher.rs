@@ -10,12 +10,13 @@ use crate::error::Error;
 use crate::lease::{NextMessage, OutboxLeaseEvent};
 use crate::messages::{
     BrokerState, CountUserMessage, Drain, FromStore, GetOutboxState, OutboxState, ParkedMessages, ProbeStore,
-    SendMessageToUserManager, StopLeasing, TakeNextMessage,
+    StopLeasing, TakeNextMessage,
 };
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure};
 
+mod confirm_through;
 mod forward;
 mod lease;
 mod outbox;
@@ -25,8 +26,7 @@ mod removal;
 
 use forward::{Forwarder, Next};
 use lease::NextMessageRequests;
-use outbox::{EndOfLease, Outbox};
-use record::OutboxMeta;
+use outbox::{Due, Outbox};
 use removal::Removal;
 
 /// How long a stop waits for the broker's answers to what is in flight. What has none by then is sent again after the
@@ -36,43 +36,45 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Starts the link to the broker. The link reports what happens on the connection to the function that it is given.
 pub type StartLink = Box<dyn FnOnce(Box<dyn Fn(PublisherEvent) + Send>) -> Box<dyn PublisherLink>>;
 
+/// The broker that messages are published to.
+pub struct BrokerRoute {
+    /// Starts the link to it.
+    pub start_link: StartLink,
+    /// What the senders of messages wait for.
+    pub frame_ack: FrameAck,
+}
+
+/// What the sender of a message for the user manager waits for, if there is a broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FrameAck {
+    /// The message is on stable storage here, or the broker has confirmed it, whichever comes first.
+    #[default]
+    Stored,
+    /// The broker has confirmed it. While the broker does not, messages are refused with [`Error::NotConfirmed`], and
+    /// no new message is stored here.
+    Broker,
+}
+
 /// Owns the outbox. What it has accepted reaches the user manager.
 #[derive(Debug)]
 pub struct UserManagerPublisher {
     outbox: Outbox,
-    /// The cost of messages that the store is writing.
-    reserved: u64,
     max_bytes: u64,
     /// A message was refused because the outbox is full, and none has left it since.
     full: bool,
     route: Route,
+    frame_ack: FrameAck,
     /// Removals that the store is writing.
     removals: HashMap<Seq, Removal>,
     store: StoreHandle,
-    pending_puts: PendingPuts,
+    /// The markers that the store is writing, with the messages that they mark.
+    pending_markers: BTreeMap<Seq, Seq>,
     pending_flushes: BTreeMap<Seq, PendingFlush>,
     store_failure: Option<StoreError>,
     draining: Draining,
     forwarded_total: u64,
     test_total: u64,
     unknown_total: u64,
-}
-
-/// What the store is writing, by sequence number.
-type PendingPuts = BTreeMap<Seq, PendingWrite>;
-
-#[derive(Debug)]
-enum PendingWrite {
-    Message(Box<PendingMessage>),
-    /// The marker of this parked message.
-    ParkedMarker(Seq),
-}
-
-#[derive(Debug)]
-struct PendingMessage {
-    meta: OutboxMeta,
-    cost: u64,
-    reply: Reply<Result<(), Error>>,
 }
 
 /// What follows when everything that was requested before has its outcome.
@@ -102,8 +104,7 @@ enum Route {
 
 impl UserManagerPublisher {
     /// An actor that holds the `recovered` messages of `store` and keeps at most `max_bytes` bytes of messages. They go
-    /// to the broker whose link `start_link` starts; without it, the user manager asks for them. Run it in the context
-    /// that has the `address`.
+    /// to the `broker`; without one, the user manager asks for them. Run it in the context that has the `address`.
     ///
     /// # Errors
     /// The number of a record that is no message of an outbox.
@@ -111,26 +112,27 @@ impl UserManagerPublisher {
         store: StoreHandle,
         recovered: Vec<Recovered>,
         max_bytes: u64,
-        start_link: Option<StartLink>,
+        broker: Option<BrokerRoute>,
         address: Addr<Self>,
     ) -> Result<Self, Seq> {
         let (outbox, useless) = Outbox::recover(recovered)?;
         useless.into_iter().for_each(|marker| store.remove(marker));
-        let route = match start_link {
+        let frame_ack = broker.as_ref().map_or(FrameAck::Stored, |broker| broker.frame_ack);
+        let route = match broker {
             None => Route::UserManager(NextMessageRequests::default()),
-            Some(start) => {
-                Route::Broker(Forwarder::new(start(Box::new(move |event| address.do_send(FromBroker(event))))))
+            Some(BrokerRoute { start_link, .. }) => {
+                Route::Broker(Forwarder::new(start_link(Box::new(move |event| address.do_send(FromBroker(event))))))
             }
         };
         Ok(Self {
             outbox,
-            reserved: 0,
             max_bytes,
             full: false,
             route,
+            frame_ack,
             removals: HashMap::new(),
             store,
-            pending_puts: PendingPuts::new(),
+            pending_markers: BTreeMap::new(),
             pending_flushes: BTreeMap::new(),
             store_failure: None,
             draining: Draining::No,
@@ -151,45 +153,26 @@ impl UserManagerPublisher {
         }
     }
 
-    fn reserve(&mut self, cost: u64) -> Result<(), Error> {
+    /// Refuses a message that there is no space for, or that comes too late.
+    fn admit(&mut self, cost: u64) -> Result<(), Error> {
         if !matches!(self.draining, Draining::No) {
             return Err(Error::Stopping);
         }
         check_failure(&self.store_failure)?;
-        let held = self.outbox.held_bytes() + self.reserved;
+        let held = self.outbox.held_bytes();
         if held + cost > self.max_bytes {
             self.full = true;
             let (what, limit) = ("messages for the user manager", self.max_bytes);
             return Err(Error::NoCapacity { what, size: cost, held, limit });
         }
-        self.reserved += cost;
         Ok(())
     }
 
     /// Handles the outcome of a put.
     fn finish_put(&mut self, seq: Seq, outcome: Result<Payload, StoreError>, ctx: &mut Context<Self>) {
-        match self.pending_puts.remove(&seq) {
-            Some(PendingWrite::Message(message)) => self.finish_message(*message, seq, outcome, ctx),
-            Some(PendingWrite::ParkedMarker(parked)) => self.marker_stored(parked, outcome.map(|_| seq)),
-            None => {}
-        }
-    }
-
-    fn finish_message(
-        &mut self,
-        PendingMessage { meta, cost, reply }: PendingMessage,
-        seq: Seq,
-        outcome: Result<Payload, StoreError>,
-        ctx: &mut Context<Self>,
-    ) {
-        self.reserved -= cost;
-        match outcome {
-            Ok(payload) => {
-                self.outbox.add(seq, meta, payload, cost);
-                self.advance(ctx);
-                reply.send(Ok(()));
-            }
-            Err(error) => reply.send(Err(error.into())),
+        match self.pending_markers.remove(&seq) {
+            Some(parked) => self.marker_stored(parked, outcome.map(|_| seq)),
+            None => self.message_stored(seq, outcome, ctx),
         }
     }
 
@@ -228,7 +211,7 @@ impl UserManagerPublisher {
         loop {
             match &mut self.route {
                 Route::Broker(forwarder) => match forwarder.send(&mut self.outbox) {
-                    Some((seq, reason)) => self.park(seq, reason),
+                    Some((seq, reason)) => self.reject(seq, reason),
                     None => return,
                 },
                 Route::UserManager(requests) => {
@@ -241,15 +224,19 @@ impl UserManagerPublisher {
     /// The broker has a message.
     fn forwarded(&mut self, seq: Seq) {
         // the message first: a marker of nothing is harmless
-        self.store.remove(seq);
-        self.forget(seq);
+        if !self.outbox.is_unstored(seq) {
+            self.store.remove(seq);
+        }
+        self.forget(seq).into_iter().for_each(|reply| reply.send(Ok(())));
         self.forwarded_total += 1;
     }
 
-    /// A message is no longer in the store.
-    fn forget(&mut self, seq: Seq) {
-        self.outbox.remove(seq).into_iter().for_each(|marker| self.store.remove(marker));
+    /// Forgets a message that is not in the store, or no longer. Returns the reply that its sender waits for.
+    fn forget(&mut self, seq: Seq) -> Option<Reply<Result<(), Error>>> {
+        let (marker, reply) = self.outbox.remove(seq);
+        marker.into_iter().for_each(|marker| self.store.remove(marker));
         self.full = false;
+        reply
     }
 
     /// Flushes the store and stops, if the actor drains and nothing is in flight any more.
@@ -272,29 +259,7 @@ impl Actor for UserManagerPublisher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.add_stream(self.outbox.visibility_timeouts());
-    }
-}
-
-impl Handler<SendMessageToUserManager> for UserManagerPublisher {
-    type Result = Deferred<Result<(), Error>>;
-
-    fn handle(
-        &mut self,
-        SendMessageToUserManager(message): SendMessageToUserManager,
-        _: &mut Self::Context,
-    ) -> Self::Result {
-        let meta = OutboxMeta::new(&message, now_ms());
-        let encoded = encode_meta(&meta);
-        let size = message.body.len();
-        let cost = cost(encoded.len(), size);
-        if let Err(error) = self.check_size(size).and_then(|()| self.reserve(cost)) {
-            return Deferred::now(Err(error));
-        }
-        let (reply, deferred) = deferred();
-        let seq = self.store.put(encoded, message.body);
-        self.pending_puts.insert(seq, PendingWrite::Message(Box::new(PendingMessage { meta, cost, reply })));
-        deferred
+        ctx.add_stream(self.outbox.deadlines());
     }
 }
 
@@ -326,7 +291,7 @@ impl Handler<FromBroker> for UserManagerPublisher {
                 self.advance(ctx);
             }
             Next::Park(seq, reason) => {
-                self.park(seq, reason);
+                self.reject(seq, reason);
                 self.advance(ctx);
             }
             Next::BackOff(delay) => {
@@ -339,6 +304,7 @@ impl Handler<FromBroker> for UserManagerPublisher {
             }
             Next::Nothing => {}
         }
+        self.give_up_unpublished();
         self.stop_if_drained(ctx);
     }
 }
@@ -387,10 +353,13 @@ impl Handler<OutboxLeaseEvent> for UserManagerPublisher {
     }
 }
 
-/// The visibility timeouts that have passed.
-impl StreamHandler<EndOfLease> for UserManagerPublisher {
-    fn handle(&mut self, end: EndOfLease, ctx: &mut Self::Context) {
-        self.outbox.expire_lease(end);
+/// The deadlines that have passed.
+impl StreamHandler<Due> for UserManagerPublisher {
+    fn handle(&mut self, due: Due, ctx: &mut Self::Context) {
+        match due {
+            Due::EndOfLease { seq, lease } => self.outbox.expire_lease(seq, lease),
+            Due::Confirm { seq } => self.confirm_is_due(seq),
+        }
         self.advance(ctx);
     }
 }
@@ -406,7 +375,7 @@ impl Handler<FromStore> for UserManagerPublisher {
         moved.into_iter().for_each(|(seq, payload)| self.outbox.moved(seq, payload));
         flushed.into_iter().for_each(|(seq, outcome)| self.finish_flush(seq, outcome, ctx));
         if let Err(error) = check_failure(&self.store_failure) {
-            let pending: Vec<Seq> = self.pending_puts.keys().copied().collect();
+            let pending: Vec<Seq> = self.outbox.awaited().chain(self.pending_markers.keys().copied()).collect();
             pending.into_iter().for_each(|seq| self.finish_put(seq, Err(error.clone()), ctx));
             let pending: Vec<Seq> = self.removals.keys().copied().collect();
             pending.into_iter().for_each(|seq| self.finish_removal(seq, Err(error.clone()), ctx));
@@ -424,6 +393,7 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
             messages: self.outbox.len(),
             bytes: self.outbox.bytes(),
             parked: self.outbox.parked_len(),
+            unstored: self.outbox.unstored_len(),
             max_bytes: self.max_bytes,
             full: self.full,
             broker: match &self.route {
@@ -465,6 +435,7 @@ impl Handler<Drain> for UserManagerPublisher {
                 if let Route::UserManager(requests) = &mut self.route {
                     requests.stop();
                 }
+                self.store_all();
                 ctx.run_later(DRAIN_TIMEOUT, |actor, ctx| actor.stop_draining(ctx));
                 self.stop_if_drained(ctx);
             }

@@ -26,7 +26,8 @@ mod writer;
 pub(crate) use segment::composition::Composition;
 pub use writer::{StoreEvent, StoreHandle};
 
-/// The sequence number of a record: greater than that of every record that was put before it, never used again.
+/// The sequence number of a record: greater than every number that was taken before. Records need not be put in the
+/// order of their numbers. A number with which no record was put may be taken again after a restart.
 pub type Seq = u64;
 
 /// The number that no record has. Its removal is a probe: it changes nothing, but a backend on disk writes and syncs
@@ -40,6 +41,12 @@ pub enum Change {
     Put(Put),
     /// Removes the record with this number, if there is one.
     Remove(Seq),
+}
+
+impl Change {
+    fn put(&self) -> Option<&Put> {
+        if let Self::Put(put) = self { Some(put) } else { None }
+    }
 }
 
 /// A new record.
@@ -144,8 +151,8 @@ pub enum Durable {
 
 /// A backend. A backend that keeps nothing on disk is durable only as far as the process lives.
 pub trait Store: Send {
-    /// Makes all `changes`; after an error that is not [final](StoreError::is_final), none of them. Returns where the
-    /// body of each put is, in their order.
+    /// Makes all `changes` in their order; after an error that is not [final](StoreError::is_final), none of them.
+    /// Returns where the body of each put is, in their order.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] and [`StoreError::Busy`] if something is short: a later commit may succeed.

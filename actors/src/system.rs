@@ -17,7 +17,7 @@ use crate::consumer::{CommunicationInterfaceConsumer, FIRST_PREFETCH};
 use crate::decoder::Decoder;
 use crate::large_body::LargeBodies;
 use crate::messages::{Drain, FromStore};
-use crate::publisher::UserManagerPublisher;
+use crate::publisher::{BrokerRoute, FrameAck, UserManagerPublisher};
 use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle, check_failure};
@@ -46,6 +46,8 @@ pub struct ActorsConfig {
     pub max_outbox: u64,
     /// The broker. Without one, the user manager fetches its messages from the service.
     pub amqp: Option<AmqpConfig>,
+    /// What the senders of messages for the user manager wait for. Without a broker they wait for stable storage.
+    pub frame_ack: FrameAck,
 }
 
 /// Why the actors could not start.
@@ -117,15 +119,16 @@ impl UserHttpActors {
             (actor, bodies)
         };
         let (publisher, outbox_bodies) = {
-            let max_bytes = config.max_outbox;
+            let (max_bytes, frame_ack) = (config.max_outbox, config.frame_ack);
             let amqp = config.amqp.clone();
             let store = OpenStore::open(config.data_dir.as_deref(), "outbox")?;
             let bodies = store.bodies().cloned();
             let actor = store.start(report(failure), move |store, recovered, address| {
-                let start_link = amqp.map(|amqp| -> crate::publisher::StartLink {
-                    Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event)))
+                let broker = amqp.map(|amqp| BrokerRoute {
+                    start_link: Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event))),
+                    frame_ack,
                 });
-                UserManagerPublisher::new(store, recovered, max_bytes, start_link, address)
+                UserManagerPublisher::new(store, recovered, max_bytes, broker, address)
             })?;
             (actor, bodies)
         };
@@ -333,6 +336,7 @@ mod tests {
                 buffer_ttl: Duration::from_secs(60),
                 max_outbox: 1 << 20,
                 amqp: None,
+                frame_ack: FrameAck::Stored,
             };
             let (answer, answered) = mpsc::channel();
             let buffer = OpenStore::new("test", Box::new(Hanging(answered)))

@@ -11,6 +11,7 @@ use user_http_actors::blend::DEFAULT_MAX_OPEN_BLEND_FILES;
 use user_http_actors::codec::{Format, UserMessage, decode_user_message};
 use user_http_actors::messages::SendMessageToUserManager;
 use user_http_actors::payload::Payload;
+use user_http_actors::publisher::FrameAck;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, Store, StoreError};
 use user_http_actors::system::OpenStore;
@@ -105,6 +106,7 @@ fn a_body_is_let_go_before_its_sender_hears_that_it_is_stored() {
             buffer_ttl: Duration::from_secs(3_600),
             max_outbox: ROOM,
             amqp: None,
+            frame_ack: FrameAck::Stored,
         })
         .expect("the actors start");
         // a small message, and much around it; and one that is most of its body

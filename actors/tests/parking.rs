@@ -11,6 +11,7 @@ use user_http_actors::messages::{
     SendMessageToUserManager,
 };
 use user_http_actors::payload::Payload;
+use user_http_actors::publisher::FrameAck;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Put, Recovered, Store};
 use user_http_actors::system::OpenStore;
@@ -44,7 +45,7 @@ impl Service {
     async fn start(directory: &Path) -> Self {
         let (store, recovered) = open(directory).await;
         let store = OpenStore::of_log("test", directory, store, recovered);
-        let (publisher, broker) = support::start_with_broker(store, 1 << 20);
+        let (publisher, broker) = support::start_with_broker(store, 1 << 20, FrameAck::Stored);
         Self { publisher, broker, epoch: 0 }
     }
 
@@ -64,7 +65,8 @@ impl Service {
             format: Format::Pickle,
             body: Payload::from_parts(vec![Bytes::copy_from_slice(body.as_bytes())]),
         };
-        self.publisher.send(SendMessageToUserManager(message)).await.expect("alive").expect("accepted");
+        // answered by the store, or by the broker's confirm
+        drop(actix::spawn(self.publisher.send(SendMessageToUserManager(message))));
     }
 
     /// What is published until the actor has nothing more to do.

@@ -13,6 +13,7 @@ use user_http_actors::messages::{
     SendMessageToUserManager, TakeNextMessage,
 };
 use user_http_actors::payload::Payload;
+use user_http_actors::publisher::FrameAck;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, Store, StoreError};
 use user_http_actors::system::OpenStore;
@@ -57,26 +58,26 @@ fn asking() -> (OpenStore, Receiver<()>, SyncSender<bool>) {
     (OpenStore::new("test", Box::new(Asking { reached, refuse: refused })), has_reached, refuse)
 }
 
-async fn post(publisher: &Addr<UserManagerPublisher>, size: usize) {
-    let message = OutgoingMessage {
+fn message(size: usize) -> SendMessageToUserManager {
+    SendMessageToUserManager(OutgoingMessage {
         kind: ForwardedType::FrameRendered,
         user_id: "a user".into(),
         format: Format::Pickle,
         body: Payload::from_parts(vec![Bytes::from(vec![0; size])]),
-    };
-    publisher.send(SendMessageToUserManager(message)).await.expect("alive").expect("room");
+    })
 }
 
 impl Service {
     async fn start() -> Self {
         let (store, reached, refuse) = asking();
-        let (publisher, broker) = support::start_with_broker(store, 1 << 30);
+        let (publisher, broker) = support::start_with_broker(store, 1 << 30, FrameAck::Stored);
         (broker.events)(PublisherEvent::Connected { epoch: 1 });
         Self { publisher, broker, reached, refuse }
     }
 
     async fn post(&self, size: usize) {
-        post(&self.publisher, size).await;
+        // answered by the store, or by the broker's confirm
+        drop(actix::spawn(self.publisher.send(message(size))));
     }
 
     async fn state(&self) -> OutboxState {
@@ -170,7 +171,7 @@ async fn a_leased_message_whose_removal_is_refused_stays_leased_until_the_visibi
     const LEASE: Duration = Duration::from_secs(3);
     let (store, reached, refuse) = asking();
     let publisher = support::start(store, 1 << 30, None);
-    post(&publisher, 1).await;
+    publisher.send(message(1)).await.expect("alive").expect("room");
     let started = Instant::now();
     let leased = next(&publisher, LEASE, false).await.expect("it waits");
     let message_id = leased.message_id;
@@ -193,7 +194,7 @@ async fn a_lease_that_is_dropped_while_the_removal_of_its_message_is_refused_lea
     const LEASE: Duration = Duration::from_secs(3_600);
     let (store, reached, refuse) = asking();
     let publisher = support::start(store, 1 << 30, None);
-    post(&publisher, 1).await;
+    publisher.send(message(1)).await.expect("alive").expect("room");
     let leased = next(&publisher, LEASE, false).await.expect("it waits");
     let message_id = leased.message_id;
     let deletion = publisher.send(DeleteMessage { message_id });

@@ -100,6 +100,9 @@ fn keeps_the_contract(mut store: impl Store) {
     assert_eq!(later.len(), 1);
     assert_eq!(body(&committed[1]), long, "who holds a body can read it after its removal");
     assert!(store.commit(&[], Durable::Now).expect("nothing to do").is_empty());
+    let changes = [put(9, "f", b"ninth"), put(6, "e", b"sixth"), Change::Remove(9)];
+    let unordered = store.commit(&changes, Durable::Now).expect("room");
+    assert_eq!(unordered.iter().map(body).collect::<Vec<_>>(), [b"ninth", b"sixth"]);
 }
 
 #[test]
@@ -112,7 +115,11 @@ fn the_log_backend_keeps_the_contract() {
     let directory = tempfile::tempdir().expect("a directory");
     keeps_the_contract(open(directory.path()).0);
     let found = reopened(directory.path());
-    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1, 3, 4]);
+    assert_eq!(
+        found.keys().copied().collect::<Vec<_>>(),
+        [1, 3, 4, 6],
+        "a record that is removed as it is put is gone"
+    );
     assert_eq!(found[&4], ("d".to_owned(), b"fourth".to_vec()));
 }
 

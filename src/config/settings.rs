@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use user_http_actors::broker::amqp::AmqpUrl;
+use user_http_actors::publisher::FrameAck;
 
 use super::setting::{Declaration, Setting};
 use crate::http::HostName;
@@ -136,6 +137,14 @@ settings! {
              services can reconnect first; 0 for none",
             duration_or_zero,
         );
+        FRAME_ACK: FrameAck = Setting::new(
+            "frame-ack",
+            "stored|broker",
+            "stored",
+            "What a 200 for a frame means: stored here or confirmed by the broker, whichever comes first, or\n\
+             confirmed by the broker; while it confirms nothing, frames are then answered 503",
+            frame_ack,
+        );
     }
     "Messages" {
         DATA_DIR: PathBuf = folder("data-dir", "./data", "Directory in which messages are stored");
@@ -245,6 +254,14 @@ fn amqp_url(text: &str) -> Result<AmqpUrl, String> {
 /// A short string of AMQP 0-9-1.
 fn amqp_name(text: &str) -> Result<String, String> {
     if text.len() <= 255 { Ok(text.to_owned()) } else { Err("expected a name of 1 to 255 bytes".to_owned()) }
+}
+
+fn frame_ack(text: &str) -> Result<FrameAck, String> {
+    match text {
+        "stored" => Ok(FrameAck::Stored),
+        "broker" => Ok(FrameAck::Broker),
+        _ => Err("expected stored or broker".to_owned()),
+    }
 }
 
 fn number(text: &str) -> Result<usize, String> {

@@ -73,6 +73,9 @@ fn a_bad_value_is_an_error_that_names_the_setting_its_source_and_what_is_accepte
         ("max-buffered", "1 parsec", "64MiB"),
         ("buffer-ttl", "soon", "10s"),
         ("buffer-ttl", "10", "10s"),
+        ("frame-ack", "disk", "stored or broker"),
+        // nothing would ever confirm a frame
+        ("frame-ack", "broker", "--amqp-url"),
     ] {
         let in_file = Setup::default().config(&format!("{setting} = {value:?}\n"));
         let file = in_file.path("config.toml").display().to_string();

@@ -27,7 +27,7 @@ pub use python::{Answer, Peer, hex, python};
 pub(crate) use server::for_each_host;
 pub use server::{Host, Server, Setup, files_below, new_mount_namespace};
 pub use tls::{Ca, Client, Identity};
-pub use traffic::{Arrivals, Posting, post_frame};
+pub use traffic::{Arrivals, Posting, post_frame, send_frame};
 
 /// Makes a module of tests: each function of the module around it, called with the value.
 macro_rules! tests_with {

@@ -59,6 +59,7 @@ mod rabbitmq {
     pub use node::RabbitMq;
 
     mod amqp;
+    mod amqp_confirm_through;
     mod amqp_deletions;
     mod amqp_downstream;
     mod amqp_faults;

@@ -1,9 +1,10 @@
 //! The outbox with a broker: how much is in flight at once, and what follows from each of the broker's answers.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::Rng;
+use tokio::time::Instant;
 
 use crate::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use crate::messages::BrokerState;
@@ -51,6 +52,12 @@ pub struct Forwarder {
     insisted: BTreeSet<Seq>,
     /// The connection was lost, and the next broker may take larger messages.
     lost: bool,
+    /// When the connection was made, or when the broker last answered on it.
+    answered_at: Instant,
+    /// The broker was silent for too long, and has not answered since.
+    silent: bool,
+    /// Messages were forgotten while they were in flight.
+    forgotten: bool,
 }
 
 /// The broker has refused or returned something. Until it takes the oldest message, that one is sent alone, after a
@@ -99,6 +106,9 @@ impl Forwarder {
             size_limit: None,
             insisted: BTreeSet::new(),
             lost: false,
+            answered_at: Instant::now(),
+            silent: false,
+            forgotten: false,
         }
     }
 
@@ -119,6 +129,36 @@ impl Forwarder {
     /// The largest message that the broker takes, in bytes, if that is known.
     pub fn size_limit(&self) -> Option<u64> {
         self.size_limit
+    }
+
+    /// Why nothing is published, or the broker does not answer, in words; `None` while all is well.
+    pub fn obstacle(&self) -> Option<String> {
+        Some(match self {
+            Self { epoch: None, .. } => "there is no connection".to_owned(),
+            Self { blocked: true, .. } => "it blocks the connection".to_owned(),
+            Self { waiting_for: Some(what), .. } => format!("messages wait for {what}"),
+            Self { back_off: Some(BackOff { pausing: true, .. }), .. } => {
+                "it has just refused or returned a message".to_owned()
+            }
+            Self { silent: true, .. } => "it does not answer".to_owned(),
+            _ => return None,
+        })
+    }
+
+    /// Whether the broker has answered nothing for at least this long. If so, that is an [obstacle](Self::obstacle)
+    /// until it answers.
+    pub fn is_silent(&mut self, for_at_least: Duration) -> bool {
+        self.silent |= self.answered_at.elapsed() >= for_at_least;
+        self.silent
+    }
+
+    /// A message in flight is forgotten. The broker may still answer.
+    pub fn forget_in_flight(&mut self) {
+        self.forgotten = true;
+    }
+
+    fn heard(&mut self) {
+        (self.answered_at, self.silent) = (Instant::now(), false);
     }
 
     /// Offers this message to the broker even if it is known to be too large.
@@ -167,6 +207,8 @@ impl Forwarder {
                 log::info!("connected to the broker");
                 self.epoch = Some(epoch);
                 self.back_off = None;
+                self.forgotten = false;
+                self.heard();
                 if std::mem::take(&mut self.lost) {
                     self.window = WINDOW_MESSAGES;
                     self.size_limit = None;
@@ -211,13 +253,13 @@ impl Forwarder {
                 self.epoch = None;
                 let mut suspects = outbox.in_flight();
                 match (suspects.next(), suspects.next_back()) {
-                    (Some(culprit), None) => Next::Park(culprit, reason),
-                    (_, last) => {
+                    (Some(culprit), None) if !self.forgotten => Next::Park(culprit, reason),
+                    (first, last) => {
                         log::warn!(
                             "the broker will never take one of these {} messages: {reason}; sending them one at a time to find it",
                             outbox.in_flight().len()
                         );
-                        self.poison_batch_end = last;
+                        self.poison_batch_end = last.or(first);
                         Next::Nothing
                     }
                 }
@@ -227,6 +269,7 @@ impl Forwarder {
     }
 
     fn answered(&mut self, seq: Seq, outcome: Outcome, outbox: &mut Outbox) -> Next {
+        self.heard();
         if !outbox.is_in_flight(seq) {
             return Next::Nothing;
         }

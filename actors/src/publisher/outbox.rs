@@ -8,13 +8,19 @@ use futures::future::Either;
 use uuid::Uuid;
 
 use crate::deadlines::{Deadline, Deadlines};
+use crate::error::Error;
 use crate::lease::OutboxLeaseId;
 use crate::payload::Payload;
 use crate::publisher::record::{OutboxMeta, ParkedMarker};
+use crate::reply::Reply;
 use crate::store::{Recovered, Seq, cost};
 
+mod durability;
 #[cfg(test)]
 mod tests;
+
+pub use durability::Arrival;
+use durability::Durability;
 
 /// The messages for the user manager.
 ///
@@ -28,7 +34,10 @@ pub struct Outbox {
     in_flight_bytes: u64,
     /// Also those of them that are being removed.
     parked: BTreeSet<Seq>,
-    visibility_timeouts: Deadlines<EndOfLease>,
+    unstored: BTreeSet<Seq>,
+    /// What these cost, in bytes.
+    unstored_bytes: u64,
+    deadlines: Deadlines<Due>,
     last_lease: OutboxLeaseId,
     readers: HashMap<Seq, Readers>,
     /// What all messages cost, in bytes.
@@ -45,11 +54,13 @@ struct Readers {
     lingering: u64,
 }
 
-/// A lease has ended by its visibility timeout.
+/// What is due when a deadline has passed.
 #[derive(Clone, Copy, Debug)]
-pub struct EndOfLease {
-    pub seq: Seq,
-    pub lease: OutboxLeaseId,
+pub enum Due {
+    /// The end of a lease, by its visibility timeout.
+    EndOfLease { seq: Seq, lease: OutboxLeaseId },
+    /// A look at an unstored message that the broker has not confirmed.
+    Confirm { seq: Seq },
 }
 
 /// One message.
@@ -62,10 +73,13 @@ pub struct OutboxMessage {
     /// How often it was leased since the service started.
     pub leased: u32,
     state: State,
+    durability: Durability,
 }
 
 #[derive(Debug)]
 enum State {
+    /// Not stored yet, and there is no broker: nobody gets it.
+    Arriving,
     /// For the broker, or for a user manager who asks.
     Waiting,
     /// Published; the broker has not answered yet.
@@ -101,7 +115,7 @@ impl State {
         match self {
             Self::Parked(parked) => Some(parked),
             Self::Removing(before) => before.parked(),
-            Self::Waiting | Self::InFlight | Self::Leased { .. } => None,
+            Self::Arriving | Self::Waiting | Self::InFlight | Self::Leased { .. } => None,
         }
     }
 }
@@ -118,7 +132,8 @@ impl Outbox {
             match record.decode_meta::<OutboxMeta, ParkedMarker>()? {
                 Either::Left(meta) => {
                     let cost = cost(record.meta.len(), record.body.len());
-                    outbox.add(record.seq, meta, record.body, cost);
+                    outbox.insert(record.seq, meta, record.body, cost, Durability::Stored);
+                    outbox.enter(record.seq, State::Waiting);
                 }
                 Either::Right(ParkedMarker { parked, reason, since_ms }) => {
                     let marker = Some(record.seq);
@@ -134,12 +149,11 @@ impl Outbox {
         Ok((outbox, useless))
     }
 
-    /// Adds a message, which waits.
-    pub fn add(&mut self, seq: Seq, meta: OutboxMeta, payload: Payload, cost: u64) {
+    fn insert(&mut self, seq: Seq, meta: OutboxMeta, payload: Payload, cost: u64, durability: Durability) {
         self.bytes += cost;
         self.by_id.insert(meta.message_id, seq);
-        self.waiting.insert(seq);
-        self.messages.insert(seq, OutboxMessage { meta, payload, cost, leased: 0, state: State::Waiting });
+        let message = OutboxMessage { meta, payload, cost, leased: 0, state: State::Arriving, durability };
+        self.messages.insert(seq, message);
     }
 
     /// The oldest message that waits.
@@ -189,20 +203,20 @@ impl Outbox {
         let seq = *self.waiting.first()?;
         self.last_lease += 1;
         let lease = self.last_lease;
-        let visibility_timeout = Some(self.visibility_timeouts.add(EndOfLease { seq, lease }, visibility_timeout));
+        let visibility_timeout = Some(self.deadlines.add(Due::EndOfLease { seq, lease }, visibility_timeout));
         self.enter(seq, State::Leased { lease, visibility_timeout });
         let message = self.messages.get_mut(&seq)?;
         message.leased = message.leased.saturating_add(1);
         Some((seq, lease, message))
     }
 
-    /// The leases that end by their visibility timeout, as they end.
-    pub fn visibility_timeouts(&self) -> Deadlines<EndOfLease> {
-        self.visibility_timeouts.clone()
+    /// What is due, as it becomes due.
+    pub fn deadlines(&self) -> Deadlines<Due> {
+        self.deadlines.clone()
     }
 
-    /// The visibility timeout of a lease has passed: the message waits again.
-    pub fn expire_lease(&mut self, EndOfLease { seq, lease: expired }: EndOfLease) {
+    /// [`Due::EndOfLease`]: the message waits again.
+    pub fn expire_lease(&mut self, seq: Seq, expired: OutboxLeaseId) {
         let state = self.messages.get_mut(&seq).map(|message| message.state.before_removal());
         if let Some(State::Leased { lease, visibility_timeout }) = state
             && *lease == expired
@@ -271,7 +285,7 @@ impl Outbox {
     /// Nobody gets this message while its removal is on its way to the store. One in flight stays there.
     pub fn begin_removal(&mut self, seq: Seq) {
         let Some(message) = self.messages.get_mut(&seq) else { return };
-        if let State::InFlight | State::Removing(_) = message.state {
+        if let State::Arriving | State::InFlight | State::Removing(_) = message.state {
             return;
         }
         // not left, because a lease runs on
@@ -292,17 +306,18 @@ impl Outbox {
         self.enter(seq, before);
     }
 
-    /// Forgets a message. Returns its marker, which has to be removed too.
-    pub fn remove(&mut self, seq: Seq) -> Option<Seq> {
+    /// Forgets a message. Returns its marker, which has to be removed too, and the reply that its sender waits for.
+    pub fn remove(&mut self, seq: Seq) -> (Option<Seq>, Option<Reply<Result<(), Error>>>) {
         self.leave(seq);
-        let message = self.messages.remove(&seq)?;
+        let reply = self.set_durability(seq, Durability::Stored).and_then(Durability::into_reply);
+        let Some(message) = self.messages.remove(&seq) else { return (None, None) };
         self.by_id.remove(&message.meta.message_id);
         self.bytes -= message.cost;
         if let Some(readers) = self.readers.get_mut(&seq) {
             readers.lingering = message.cost;
             self.lingering_bytes += message.cost;
         }
-        message.state.parked()?.marker
+        (message.state.parked().and_then(|parked| parked.marker), reply)
     }
 
     /// Changes the state of a message. Returns whether there is such a message.
@@ -316,7 +331,7 @@ impl Outbox {
                 self.in_flight_bytes += message.payload.len();
             }
             state if state.parked().is_some() => drop(self.parked.insert(seq)),
-            State::Leased { .. } | State::Parked(_) | State::Removing(_) => {}
+            State::Arriving | State::Leased { .. } | State::Parked(_) | State::Removing(_) => {}
         }
         message.state = state;
         true
@@ -331,7 +346,7 @@ impl Outbox {
             self.in_flight_bytes -= message.payload.len();
         }
         if let State::Leased { visibility_timeout, .. } = message.state.before_removal() {
-            visibility_timeout.take().into_iter().for_each(|deadline| self.visibility_timeouts.remove(deadline));
+            visibility_timeout.take().into_iter().for_each(|deadline| self.deadlines.remove(deadline));
         }
     }
 

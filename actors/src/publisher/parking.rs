@@ -8,7 +8,7 @@ use crate::messages::{GetParkedMessages, ParkedMessage, ParkedMessages, PublishP
 use crate::payload::Payload;
 use crate::publisher::outbox::{OutboxMessage, Parked};
 use crate::publisher::record::ParkedMarker;
-use crate::publisher::{PendingFlush, PendingWrite, Route, UserManagerPublisher};
+use crate::publisher::{PendingFlush, Route, UserManagerPublisher};
 use crate::reply::{Deferred, deferred};
 use crate::store::{Seq, StoreError, encode_meta, now_ms};
 
@@ -16,10 +16,12 @@ impl UserManagerPublisher {
     /// Keeps a message until an operator decides about it, through a restart too.
     pub(super) fn park(&mut self, seq: Seq, reason: String) {
         let since_ms = now_ms();
+        // the message before its marker
+        self.store_message(seq);
         if self.outbox.park(seq, reason.clone(), since_ms) {
             let meta = ParkedMarker { parked: seq, reason, since_ms };
             let marker = self.store.put(encode_meta(&meta), Payload::empty());
-            self.pending_puts.insert(marker, PendingWrite::ParkedMarker(seq));
+            self.pending_markers.insert(marker, seq);
         }
     }
 

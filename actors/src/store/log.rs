@@ -214,13 +214,13 @@ impl Store for LogStore {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let mut puts = changes.iter().filter_map(|change| if let Change::Put(put) = change { Some(put) } else { None });
-        puts.try_for_each(Put::check)?;
+        changes.iter().filter_map(Change::put).try_for_each(Put::check)?;
         let again: &[Seq] = if self.cut_off { &self.unsynced_removals } else { &[] };
+        let put: BTreeSet<Seq> = changes.iter().filter_map(Change::put).map(|put| put.seq).collect();
         // the removal of an unknown record need not be written
         let is_effective = |change: &&Change| match change {
             Change::Put(_) => true,
-            Change::Remove(seq) => *seq == NO_RECORD || self.index.contains_key(seq),
+            Change::Remove(seq) => *seq == NO_RECORD || self.index.contains_key(seq) || put.contains(seq),
         };
         let changes = changes.iter().filter(is_effective);
         let new = changes.map(|change| NewRecord::of(change, self.bodies.directory()));

@@ -144,9 +144,19 @@ impl StoreHandle {
 
     /// Puts a record. Its number is known at once; [`StoreEvent::stored`] reports the outcome.
     pub fn put(&self, meta: Bytes, body: Payload) -> Seq {
-        let seq = self.0.next_seq();
-        self.0.send_and_wake(Command::Put(Put { seq, meta, body }));
+        let seq = self.take_seq();
+        self.put_as(seq, meta, body);
         seq
+    }
+
+    /// Takes the number of a record that is put later, or never.
+    pub fn take_seq(&self) -> Seq {
+        self.0.next_seq()
+    }
+
+    /// Puts a record under a number from [`StoreHandle::take_seq`]; [`StoreEvent::stored`] reports the outcome.
+    pub fn put_as(&self, seq: Seq, meta: Bytes, body: Payload) {
+        self.0.send_and_wake(Command::Put(Put { seq, meta, body }));
     }
 
     /// Removes a record soon: a crash of the process within a millisecond may bring it back, a crash of the machine

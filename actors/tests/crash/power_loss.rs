@@ -57,6 +57,8 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
     let mut expected = Expected::default();
     let mut history = Vec::new();
     let mut next_seq = 1;
+    // numbers that are taken, and put later or never
+    let mut taken = Vec::new();
     for _ in 0..150 {
         let mut changes = Vec::new();
         let (mut kept, mut uncertain) = (expected.kept.clone(), expected.uncertain.clone());
@@ -70,10 +72,26 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
                 let (head, tail) = body.split_at(body.len() / 3);
                 Payload::from_parts(vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)])
             };
-            changes.push(Change::Put(Put { seq: next_seq, meta: Bytes::from_static(b"meta"), body: payload }));
-            kept.insert(next_seq, body.clone());
-            uncertain.insert(next_seq, body);
-            next_seq += 1;
+            if random.random_bool(0.2) {
+                taken.push(next_seq);
+                next_seq += 1;
+            }
+            let seq = match taken.len() {
+                0 => next_seq,
+                len if random.random_bool(0.2) => taken.swap_remove(random.random_range(0..len)),
+                _ => next_seq,
+            };
+            changes.push(Change::Put(Put { seq, meta: Bytes::from_static(b"meta"), body: payload }));
+            kept.insert(seq, body.clone());
+            uncertain.insert(seq, body);
+            next_seq = next_seq.max(seq + 1);
+        }
+        if random.random_bool(0.1)
+            && let Some(&Change::Put(Put { seq, .. })) = changes.last()
+        {
+            // the broker has confirmed it meanwhile
+            kept.remove(&seq);
+            changes.push(Change::Remove(seq));
         }
         for _ in 0..random.random_range(0..5) {
             // mostly the oldest, as a queue does

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 use actix::Addr;
 use user_http_actors::UserManagerPublisher;
 use user_http_actors::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
-use user_http_actors::publisher::StartLink;
+use user_http_actors::publisher::{BrokerRoute, FrameAck};
 use user_http_actors::system::OpenStore;
 
 struct Link(mpsc::Sender<Publication>);
@@ -33,21 +33,25 @@ impl Broker {
     }
 }
 
-/// Starts the actor without a broker, or with the one that `start_link` starts.
-pub fn start(store: OpenStore, max_bytes: u64, start_link: Option<StartLink>) -> Addr<UserManagerPublisher> {
-    let actor = move |store, found, address| UserManagerPublisher::new(store, found, max_bytes, start_link, address);
+/// Starts the actor with or without a broker.
+pub fn start(store: OpenStore, max_bytes: u64, broker: Option<BrokerRoute>) -> Addr<UserManagerPublisher> {
+    let actor = move |store, found, address| UserManagerPublisher::new(store, found, max_bytes, broker, address);
     store.start(|_| {}, actor).expect("a sound store")
 }
 
 /// Starts the actor with a broker.
-pub fn start_with_broker(store: OpenStore, max_bytes: u64) -> (Addr<UserManagerPublisher>, Broker) {
+pub fn start_with_broker(
+    store: OpenStore,
+    max_bytes: u64,
+    frame_ack: FrameAck,
+) -> (Addr<UserManagerPublisher>, Broker) {
     let (started, events) = mpsc::channel();
     let (link, publications) = mpsc::channel();
-    let start_link: StartLink = Box::new(move |on_event| {
+    let start_link = Box::new(move |on_event| -> Box<dyn PublisherLink> {
         let _ = started.send(on_event);
         Box::new(Link(link))
     });
-    let publisher = start(store, max_bytes, Some(start_link));
+    let publisher = start(store, max_bytes, Some(BrokerRoute { start_link, frame_ack }));
     let events = events.recv().expect("the link is started with the actor");
     (publisher, Broker { events, publications })
 }

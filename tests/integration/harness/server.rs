@@ -57,6 +57,18 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// The data directory is on a disk of its own, of 48 MiB, that ends with the process.
+    pub fn on_a_small_disk() -> Self {
+        let setup = Self::default();
+        let disk = setup.path("disk");
+        fs::create_dir(&disk).expect("a mount point");
+        let mount = format!("mount -t tmpfs -o size=48m none {} && exec \"$@\"", disk.display());
+        let data_dir = disk.join("data");
+        setup
+            .wrapper(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
+            .args(["--data-dir", data_dir.to_str().expect("UTF-8")])
+    }
+
     /// Runs in this host.
     pub fn on(host: Host) -> Self {
         Self { host, ..Self::default() }

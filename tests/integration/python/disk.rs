@@ -9,19 +9,6 @@ use crate::harness::{Farm, SOON, Setup, eventually, files_below, frame, holds, o
 
 const PICKLE: &str = "application/octet-stream";
 
-/// A server whose data directory is on a disk of its own, and a small one, that goes with the process.
-fn farm_on_a_small_disk() -> Farm {
-    let setup = Setup::default();
-    let disk = setup.path("disk");
-    fs::create_dir(&disk).expect("a mount point");
-    let mount = format!("mount -t tmpfs -o size=48m none {} && exec \"$@\"", disk.display());
-    let data_dir = disk.join("data");
-    let setup = setup
-        .wrapper(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
-        .args(["--data-dir", data_dir.to_str().expect("UTF-8")]);
-    Farm::of(setup)
-}
-
 /// A server that holds messages, and whose data directory somebody has put away by `put_away`.
 fn farm_without_its_directory(put_away: impl FnOnce(&Path)) -> Farm {
     let mut farm = Farm::start();
@@ -132,7 +119,7 @@ mod mounts {
 
     #[test]
     fn on_a_disk_without_a_byte_left_fetching_and_forwarding_go_on_and_all_else_once_there_is_space() {
-        let mut farm = farm_on_a_small_disk();
+        let mut farm = Farm::of(Setup::on_a_small_disk());
         let large = farm.peer.dumps(&frame("FRAME_RENDERED", "bytes(1000000)"), 4);
         for number in 0..3 {
             farm.leave(&format!("id-{number}"), &format!("{{'n': {number}}}"));

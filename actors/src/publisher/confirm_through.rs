@@ -1,0 +1,173 @@
+//! Confirm-through: while the broker takes messages, its confirm answers their senders, and nothing is written here.
+//!
+//! A message is published as soon as it arrives, in the order of arrival, whether it is stored or not. Its sender is
+//! answered when the broker has confirmed it or when it is stored, whichever comes first. The store writes what the
+//! broker does not take soon. Without a broker it writes everything.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use crate::error::Error;
+use crate::messages::SendMessageToUserManager;
+use crate::payload::Payload;
+use crate::publisher::outbox::Arrival;
+use crate::publisher::record::OutboxMeta;
+use crate::publisher::{FrameAck, Route, UserManagerPublisher};
+use crate::reply::{Deferred, deferred};
+use crate::store::{Seq, StoreError, cost, encode_meta, now_ms};
+
+/// How often it is checked whether the broker still takes messages while one is unstored.
+const CONFIRM_CHECKED: Duration = Duration::from_secs(1);
+
+/// How long the broker may answer nothing before messages are stored: RabbitMQ needs some milliseconds to confirm small
+/// messages, and 0.3 s for one of 50 MiB.
+const MAX_SILENCE: Duration = Duration::from_secs(1);
+
+/// How long a message is unstored while the broker confirms others. Senders wait as long when the broker is slow.
+const MAX_UNSTORED_TIME: Duration = Duration::from_secs(5);
+
+/// How long [`FrameAck::Broker`] waits for a confirm.
+const MAX_CONFIRM_TIME: Duration = Duration::from_secs(10);
+
+/// How many bytes of messages are unstored: what RabbitMQ takes in 2 to 3 s (170 to 300 MB/s of 8 MiB). Each is in
+/// memory, and counts towards `--max-inflight` too; so of its default, as much remains for bodies that are received.
+/// When it is reached, further messages are stored at once.
+const MAX_UNSTORED_BYTES: u64 = 512 << 20;
+
+/// How many messages are unstored: what RabbitMQ takes in less than a second (13,000 to 15,000 of 1 KiB).
+const MAX_UNSTORED_MESSAGES: usize = 10_000;
+
+impl UserManagerPublisher {
+    /// Asks the store to write an unstored message.
+    pub(super) fn store_message(&mut self, seq: Seq) {
+        if let Some(message) = self.outbox.begin_storing(seq) {
+            self.store.put_as(seq, encode_meta(&message.meta), message.payload.clone());
+        }
+    }
+
+    /// Asks the store to write all unstored messages, before a stop. Those whose senders wait for the broker alone have
+    /// until the end of the stop.
+    pub(super) fn store_all(&mut self) {
+        if self.frame_ack == FrameAck::Stored {
+            let unstored: Vec<Seq> = self.outbox.unstored().collect();
+            unstored.into_iter().for_each(|seq| self.store_message(seq));
+        }
+    }
+
+    /// The broker does not take an unstored message soon, for this reason: it is stored, or refused.
+    fn give_up(&mut self, seq: Seq, reason: &str) {
+        match self.frame_ack {
+            FrameAck::Stored => self.store_message(seq),
+            FrameAck::Broker => self.refuse(seq, Error::NotConfirmed { reason: reason.to_owned() }),
+        }
+    }
+
+    /// Whether the broker is so far behind that it does not take another message soon.
+    fn is_behind(&self) -> bool {
+        let is_backlogged = self.outbox.first_waiting().is_some_and(|(seq, _)| !self.outbox.is_unstored(seq));
+        self.outbox.unstored_len() > MAX_UNSTORED_MESSAGES
+            || self.outbox.unstored_bytes() > MAX_UNSTORED_BYTES
+            || is_backlogged && self.frame_ack == FrameAck::Stored
+    }
+
+    /// If nothing is published at the moment, gives up the unstored messages that are not in flight. Those in flight
+    /// may have been taken.
+    pub(super) fn give_up_unpublished(&mut self) {
+        let obstacle = match &self.route {
+            Route::Broker(forwarder) => forwarder.obstacle(),
+            Route::UserManager(_) => Some("there is no broker".to_owned()),
+        };
+        if let Some(obstacle) = obstacle {
+            let unpublished: Vec<Seq> = self.outbox.unstored_and_not_in_flight().collect();
+            unpublished.into_iter().for_each(|seq| self.give_up(seq, &obstacle));
+        }
+    }
+
+    /// Checks whether an unstored message may wait for its confirm any longer.
+    pub(super) fn confirm_is_due(&mut self, seq: Seq) {
+        let (Some(time), Route::Broker(forwarder)) = (self.outbox.confirm_is_due(seq), &mut self.route) else { return };
+        let (max_silence, max_time) = match self.frame_ack {
+            FrameAck::Stored => (MAX_SILENCE, MAX_UNSTORED_TIME),
+            FrameAck::Broker => (MAX_CONFIRM_TIME, MAX_CONFIRM_TIME),
+        };
+        if forwarder.is_silent(max_silence) || time >= max_time {
+            self.give_up(seq, "it does not answer");
+            self.give_up_unpublished();
+        } else {
+            self.outbox.await_confirm(seq, CONFIRM_CHECKED);
+        }
+    }
+
+    /// A message whose sender waits is answered with an error and forgotten.
+    fn refuse(&mut self, seq: Seq, error: Error) {
+        if let Route::Broker(forwarder) = &mut self.route
+            && self.outbox.is_in_flight(seq)
+        {
+            forwarder.forget_in_flight();
+        }
+        if !self.outbox.is_unstored(seq) {
+            self.store.remove(seq);
+        }
+        if let Some(reply) = self.forget(seq) {
+            reply.send(Err(error));
+        }
+    }
+
+    /// The broker never takes a message: it is parked, or refused if its sender can be told.
+    pub(super) fn reject(&mut self, seq: Seq, reason: String) {
+        let size = self.outbox.get(seq).map_or(0, |message| message.payload.len());
+        match self.check_size(size) {
+            Err(error) if self.outbox.is_awaited(seq) => self.refuse(seq, error),
+            Ok(()) if self.frame_ack == FrameAck::Broker && self.outbox.is_unstored(seq) => {
+                self.refuse(seq, Error::NotConfirmed { reason });
+            }
+            _ => self.park(seq, reason),
+        }
+    }
+
+    /// The store has written a message, or refuses to.
+    pub(super) fn message_stored(&mut self, seq: Seq, outcome: Result<Payload, StoreError>, ctx: &mut Context<Self>) {
+        match outcome {
+            Ok(payload) => {
+                let reply = self.outbox.stored(seq, payload);
+                self.advance(ctx);
+                reply.into_iter().for_each(|reply| reply.send(Ok(())));
+            }
+            Err(error) if self.outbox.is_awaited(seq) => {
+                self.refuse(seq, error.into());
+                self.advance(ctx);
+            }
+            // the broker has confirmed it in the meantime
+            Err(_) => {}
+        }
+    }
+}
+
+impl Handler<SendMessageToUserManager> for UserManagerPublisher {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(
+        &mut self,
+        SendMessageToUserManager(message): SendMessageToUserManager,
+        ctx: &mut Self::Context,
+    ) -> Self::Result {
+        let meta = OutboxMeta::new(&message, now_ms());
+        let size = message.body.len();
+        let cost = cost(encode_meta(&meta).len(), size);
+        if let Err(error) = self.check_size(size).and_then(|()| self.admit(cost)) {
+            return Deferred::now(Err(error));
+        }
+        let (reply, deferred) = deferred();
+        let seq = self.store.take_seq();
+        let has_broker = matches!(self.route, Route::Broker(_));
+        self.outbox.arrive(seq, Arrival { meta, payload: message.body, cost, reply }, has_broker);
+        if self.is_behind() {
+            self.give_up(seq, "too many messages wait for it");
+        }
+        self.give_up_unpublished();
+        self.outbox.await_confirm(seq, CONFIRM_CHECKED);
+        self.advance(ctx);
+        deferred
+    }
+}

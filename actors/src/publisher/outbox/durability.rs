@@ -1,0 +1,145 @@
+//! Whether each message of the outbox is stored, and the sender who waits for that or for the broker's confirm.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Due, Outbox, OutboxMessage, State};
+use crate::deadlines::Deadline;
+use crate::error::Error;
+use crate::payload::Payload;
+use crate::publisher::record::OutboxMeta;
+use crate::reply::Reply;
+use crate::store::Seq;
+
+/// Whether a message is stored. Until it is, its sender waits.
+#[derive(Debug)]
+pub(super) enum Durability {
+    /// In memory only, and the store has not been asked to write it.
+    Unstored {
+        reply: Reply<Result<(), Error>>,
+        arrived: Instant,
+        /// Of [`Due::Confirm`]; `None` once it has passed.
+        deadline: Option<Deadline>,
+    },
+    /// The store is writing it.
+    Storing(Reply<Result<(), Error>>),
+    /// On stable storage.
+    Stored,
+}
+
+impl Durability {
+    pub(super) fn into_reply(self) -> Option<Reply<Result<(), Error>>> {
+        match self {
+            Self::Unstored { reply, .. } | Self::Storing(reply) => Some(reply),
+            Self::Stored => None,
+        }
+    }
+}
+
+/// A message that has just been received.
+#[derive(Debug)]
+pub struct Arrival {
+    pub meta: OutboxMeta,
+    pub payload: Payload,
+    pub cost: u64,
+    pub reply: Reply<Result<(), Error>>,
+}
+
+impl Outbox {
+    /// Adds an unstored message. With a broker it waits at once, and otherwise as soon as it is stored.
+    pub fn arrive(&mut self, seq: Seq, Arrival { meta, payload, cost, reply }: Arrival, has_broker: bool) {
+        let durability = Durability::Unstored { reply, arrived: Instant::now(), deadline: None };
+        self.insert(seq, meta, payload, cost, durability);
+        self.unstored.insert(seq);
+        self.unstored_bytes += cost;
+        self.enter(seq, if has_broker { State::Waiting } else { State::Arriving });
+    }
+
+    /// Makes [`Due::Confirm`] due for an unstored message that has no such deadline.
+    pub fn await_confirm(&mut self, seq: Seq, time: Duration) {
+        let durability = self.messages.get_mut(&seq).map(|message| &mut message.durability);
+        if let Some(Durability::Unstored { deadline: deadline @ None, .. }) = durability {
+            *deadline = Some(self.deadlines.add(Due::Confirm { seq }, time));
+        }
+    }
+
+    /// [`Due::Confirm`] has passed. Returns for how long the message has been unstored, if it still is.
+    pub fn confirm_is_due(&mut self, seq: Seq) -> Option<Duration> {
+        match &mut self.messages.get_mut(&seq)?.durability {
+            Durability::Unstored { arrived, deadline, .. } => {
+                *deadline = None;
+                Some(arrived.elapsed())
+            }
+            Durability::Storing(_) | Durability::Stored => None,
+        }
+    }
+
+    /// The store is asked to write an unstored message. Returns the message, unless that was asked before.
+    pub fn begin_storing(&mut self, seq: Seq) -> Option<&OutboxMessage> {
+        if !self.is_unstored(seq) {
+            return None;
+        }
+        let reply = self.set_durability(seq, Durability::Stored)?.into_reply()?;
+        let message = self.messages.get_mut(&seq)?;
+        message.durability = Durability::Storing(reply);
+        Some(message)
+    }
+
+    /// The store has written a message, and has its body now. Returns the reply that its sender waits for.
+    pub fn stored(&mut self, seq: Seq, payload: Payload) -> Option<Reply<Result<(), Error>>> {
+        self.messages.get_mut(&seq)?.payload = payload;
+        let reply = self.set_durability(seq, Durability::Stored).and_then(Durability::into_reply);
+        if let Some(OutboxMessage { state: State::Arriving, .. }) = self.messages.get(&seq) {
+            self.enter(seq, State::Waiting);
+        }
+        reply
+    }
+
+    /// Changes the durability of a message. Returns what it was.
+    pub(super) fn set_durability(&mut self, seq: Seq, durability: Durability) -> Option<Durability> {
+        let message = self.messages.get_mut(&seq)?;
+        let mut before = std::mem::replace(&mut message.durability, durability);
+        if let Durability::Unstored { deadline, .. } = &mut before {
+            self.unstored.remove(&seq);
+            self.unstored_bytes -= message.cost;
+            deadline.take().into_iter().for_each(|deadline| self.deadlines.remove(deadline));
+        }
+        Some(before)
+    }
+
+    /// Whether a message is unstored.
+    pub fn is_unstored(&self, seq: Seq) -> bool {
+        self.unstored.contains(&seq)
+    }
+
+    /// The unstored messages in their order.
+    pub fn unstored(&self) -> impl Iterator<Item = Seq> {
+        self.unstored.iter().copied()
+    }
+
+    /// Those of them that are not in flight.
+    pub fn unstored_and_not_in_flight(&self) -> impl Iterator<Item = Seq> {
+        self.unstored.difference(&self.in_flight).copied()
+    }
+
+    /// How many messages are unstored.
+    pub fn unstored_len(&self) -> usize {
+        self.unstored.len()
+    }
+
+    /// What these cost, in bytes.
+    pub fn unstored_bytes(&self) -> u64 {
+        self.unstored_bytes
+    }
+
+    /// Whether the sender of a message waits for a reply.
+    pub fn is_awaited(&self, seq: Seq) -> bool {
+        self.messages.get(&seq).is_some_and(|message| !matches!(message.durability, Durability::Stored))
+    }
+
+    /// The messages whose senders wait for a reply.
+    pub fn awaited(&self) -> impl Iterator<Item = Seq> {
+        self.messages.keys().copied().filter(|seq| self.is_awaited(*seq))
+    }
+}
