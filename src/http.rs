@@ -7,6 +7,7 @@ pub(crate) mod body;
 pub(crate) mod connection;
 mod cross_origin;
 pub(crate) mod delivery;
+pub(crate) mod digest;
 mod embedding;
 pub(crate) mod error;
 mod gate;

@@ -123,6 +123,18 @@ impl Failure {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
     }
 
+    pub fn malformed_digest(header: &str, why: &str) -> Self {
+        let right = "it must be a list of ALGORITHM=:BASE64:, as in RFC 9530";
+        Self::bad_request(format!("{header} is malformed ({why}); {right}"))
+    }
+
+    /// `named` and `computed` are in the form of the header.
+    pub fn digest_mismatch(header: &str, named: &str, computed: &str) -> Self {
+        let text =
+            format!("the body has changed on its way: {header} is {named}, but the received bytes have {computed}");
+        Self::bad_request(text)
+    }
+
     pub fn range_not_satisfiable(len: u64) -> Self {
         let text = format!("the range starts after the end of the message, which has {len} bytes");
         Self::new(StatusCode::RANGE_NOT_SATISFIABLE, text).with(header::CONTENT_RANGE, format!("bytes */{len}"))

@@ -31,6 +31,7 @@ mod python {
     mod blend_words;
     mod covered;
     mod delivery;
+    mod digests;
     mod disk;
     mod example_clients;
     mod example_files;

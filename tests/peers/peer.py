@@ -5,6 +5,8 @@ or {"error": …}. Values travel as Python source, bodies in hexadecimal. It spe
 farm's own programs use: requests, pickle, json and aio_pika.
 """
 
+import base64
+import hashlib
 import inspect
 import json
 import pickle
@@ -71,6 +73,13 @@ class Peer:
     def post_pickle(self, url, value, protocol, **tls):
         data = pickle.dumps(evaluate(value), protocol=protocol)
         return answer_of(requests.post(url, data=data, headers=PICKLE, timeout=60, **tls))
+
+    def post_with_digest(self, url, value, protocol, wrong):
+        """A worker posts a frame and says what its bytes are; if `wrong`, it is mistaken."""
+        data = pickle.dumps(evaluate(value), protocol=protocol)
+        digest = hashlib.sha512(b"" if wrong else data).digest()
+        headers = {**PICKLE, "Content-Digest": f"sha-512=:{base64.b64encode(digest).decode()}:"}
+        return answer_of(requests.post(url, data=data, headers=headers, timeout=60))
 
     def post_json(self, url, value, **tls):
         return answer_of(requests.post(url, json=evaluate(value), timeout=60, **tls))

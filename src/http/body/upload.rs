@@ -10,12 +10,19 @@ use user_http_actors::body_file::{BodyDirectory, BodyFile, BodyWriter};
 use user_http_actors::store::StoreError;
 
 use crate::http::Gateway;
+use crate::http::digest::{Digests, Hasher};
 use crate::http::error::Failure;
 use crate::http::limits::InflightPermit;
 
 /// How many bytes are gathered for one write. With what the connection has received, an upload holds less than twice
 /// this.
 const PART: usize = 128 << 10;
+
+/// What becomes of received bytes: they go into the file, and into the digests.
+struct Writer {
+    file: BodyWriter,
+    hasher: Hasher,
+}
 
 /// An upload in progress. Dropped before it is [finished](Upload::finish), it leaves nothing behind.
 pub struct Upload<'a> {
@@ -24,7 +31,7 @@ pub struct Upload<'a> {
     /// The length of the whole body, or what is known of it.
     len: u64,
     /// `None` while a write is under way.
-    writer: Option<BodyWriter>,
+    writer: Option<Writer>,
     gathered: Vec<u8>,
     memory: InflightPermit,
     /// The share of `max_upload_space`.
@@ -32,7 +39,7 @@ pub struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    /// Creates the file.
+    /// Creates the file. `hasher` gets all bytes.
     ///
     /// # Errors
     /// 503 if `max_upload_space` does not allow the declared length, or the file cannot be created.
@@ -40,6 +47,7 @@ impl<'a> Upload<'a> {
         directory: &BodyDirectory,
         gateway: &'a Gateway,
         declared: Option<u64>,
+        hasher: Hasher,
     ) -> Result<Self, Failure> {
         let (memory, space) = (gateway.inflight.permit(), gateway.upload_space.permit());
         if !space.fits(declared.unwrap_or(0), gateway.limits.max_upload_space) {
@@ -47,7 +55,8 @@ impl<'a> Upload<'a> {
         }
         let len = declared.unwrap_or(PART as u64);
         let (directory, creating) = (directory.clone(), directory.clone());
-        let writer = Some(gateway.write_upload(&directory, len, move || creating.create()).await?);
+        let file = gateway.write_upload(&directory, len, move || creating.create()).await?;
+        let writer = Some(Writer { file, hasher });
         Ok(Self { gateway, directory, len, writer, gathered: Vec::new(), memory, space })
     }
 
@@ -78,11 +87,12 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// Writes on another thread; gives the bytes back.
+    /// Writes and hashes on another thread; gives the bytes back.
     async fn write<B: AsRef<[u8]> + Send + 'static>(&mut self, bytes: B) -> Result<B, Failure> {
         let Some(mut writer) = self.writer.take() else { return Ok(bytes) };
         let write = move || {
-            writer.append(bytes.as_ref())?;
+            writer.file.append(bytes.as_ref())?;
+            writer.hasher.update(bytes.as_ref());
             Ok((writer, bytes))
         };
         let (writer, bytes) = self.gateway.write_upload(&self.directory, self.len, write).await?;
@@ -90,16 +100,16 @@ impl<'a> Upload<'a> {
         Ok(bytes)
     }
 
-    /// The whole body has been received. The file takes its share of `max_upload_space` until a store has it.
+    /// The whole body has been received; returns it and its digests. The file takes its share of `max_upload_space` until a store has it.
     ///
     /// # Errors
     /// 503 if the disk is full.
-    pub async fn finish(mut self) -> Result<Arc<BodyFile>, Failure> {
+    pub async fn finish(mut self) -> Result<(Arc<BodyFile>, Digests), Failure> {
         self.flush().await?;
         // there is none only after a write that has failed
-        let mut writer = self.writer.take().ok_or(Error::Stopping)?;
-        writer.hold(std::mem::replace(&mut self.space, self.gateway.upload_space.permit()));
-        Ok(writer.finish())
+        let Writer { mut file, hasher } = self.writer.take().ok_or(Error::Stopping)?;
+        file.hold(std::mem::replace(&mut self.space, self.gateway.upload_space.permit()));
+        Ok((file.finish(), hasher.finish()))
     }
 }
 
