@@ -9,6 +9,7 @@ use futures::future::Either;
 use crate::broker::Fingerprint;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;
+use crate::digest::MessageDigest;
 use crate::error::Error;
 use crate::lease::{BufferMsgView, Progress};
 use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState, ProbeStore};
@@ -73,6 +74,8 @@ struct BufferedMsg {
     stored_at_ms: u64,
     /// The time from which its age counts.
     since: Since,
+    /// `None` until somebody asks for it, or if there is a .blend file.
+    digest: Option<MessageDigest>,
     cold: Option<Box<ColdFields>>,
 }
 
@@ -100,11 +103,13 @@ impl BufferedMsg {
         cost(self.meta_len as usize, self.payload.len())
     }
 
-    fn view(&self) -> BufferMsgView {
+    fn view(&mut self) -> BufferMsgView {
+        let blend = self.blend().cloned();
         BufferMsgView {
             version: format!("{:x}-{:x}", self.seq, self.stored_at_ms),
             payload: self.payload.clone(),
-            blend: self.blend().cloned(),
+            digest: blend.is_none().then(|| self.digest.get_or_insert_with(MessageDigest::lazy).clone()),
+            blend,
         }
     }
 
@@ -135,6 +140,7 @@ struct PendingMsg {
     /// Its share of `reserved`.
     cost: u64,
     stored_at_ms: u64,
+    digest: Option<MessageDigest>,
     cold: Option<Box<ColdFields>>,
     delivery: Option<BrokerDelivery>,
     reply: Reply<Result<(), Error>>,
@@ -290,7 +296,7 @@ impl BufferActor {
         outcome: Result<Payload, StoreError>,
         ctx: &mut Context<Self>,
     ) {
-        let PendingMsg { uuid, meta_len, cost, stored_at_ms, cold, delivery, reply } = message;
+        let PendingMsg { uuid, meta_len, cost, stored_at_ms, digest, cold, delivery, reply } = message;
         self.reserved -= cost;
         let payload = match outcome {
             Ok(payload) => payload,
@@ -307,7 +313,7 @@ impl BufferActor {
             return;
         } else {
             let since = self.clock.now();
-            let message = BufferedMsg { seq, payload, meta_len, stored_at_ms, since, cold };
+            let message = BufferedMsg { seq, payload, meta_len, stored_at_ms, since, digest, cold };
             self.insert(uuid.clone(), message);
             self.by_age.push(since, seq, self.uuids.len(), |seq| self.uuids.contains_key(&seq));
             self.serve_waiters(&uuid, ctx);
@@ -360,7 +366,8 @@ impl Handler<AddBufferMsg> for BufferActor {
         }
         let meta_len = meta.len() as u32;
         let (reply, deferred) = deferred();
-        let pending = PendingMsg { uuid, meta_len, cost, stored_at_ms, cold, delivery, reply };
+        let digest = message.sha256.map(MessageDigest::Known);
+        let pending = PendingMsg { uuid, meta_len, cost, stored_at_ms, digest, cold, delivery, reply };
         let seq = self.store.put(meta, message.pickle);
         self.pending_puts.insert(seq, PendingWrite::Message(Box::new(pending)));
         deferred

@@ -50,6 +50,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::digest::Sha256Digest;
 use crate::payload::Payload;
 
 pub use bounds::*;
@@ -167,6 +168,8 @@ pub struct BufferMsg {
     pub pickle: Payload,
     /// The .blend file that the message asks for.
     pub blend: Option<BlendPlaceholder>,
+    /// The digest of `pickle`, if it has been computed.
+    pub sha256: Option<Sha256Digest>,
 }
 
 /// Where the content of a .blend file goes in a message, and which file that is.

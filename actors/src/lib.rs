@@ -63,6 +63,7 @@ pub mod codec;
 pub mod consumer;
 mod deadlines;
 pub mod decoder;
+pub mod digest;
 pub mod error;
 mod facade;
 mod large_body;

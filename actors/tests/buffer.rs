@@ -51,7 +51,7 @@ async fn reopen(directory: &Path) -> Addr<BufferActor> {
 }
 
 fn message(body: &[u8]) -> BufferMsg {
-    BufferMsg { pickle: Payload::from_parts(vec![Bytes::copy_from_slice(body)]), blend: None }
+    BufferMsg { pickle: Payload::from_parts(vec![Bytes::copy_from_slice(body)]), blend: None, sha256: None }
 }
 
 async fn add(buffer: &Addr<BufferActor>, uuid: &str, body: &[u8]) -> Result<(), Error> {

@@ -140,7 +140,11 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
             body
         };
         let add = async |uuid: u8, body: &[u8], delivery| {
-            let message = BufferMsg { pickle: Payload::from_parts(vec![Bytes::copy_from_slice(body)]), blend: None };
+            let message = BufferMsg {
+                pickle: Payload::from_parts(vec![Bytes::copy_from_slice(body)]),
+                blend: None,
+                sha256: None,
+            };
             let message = AddBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), message, delivery };
             let outcome = buffer.send(message).await.expect("alive");
             assert!(matches!(outcome, Ok(()) | Err(Error::NoCapacity { .. })), "{outcome:?}");

@@ -23,7 +23,7 @@ fn start(ttl: Duration) -> Addr<BufferActor> {
 
 async fn add(buffer: &Addr<BufferActor>, body: &'static str) {
     let pickle = Payload::from_parts(vec![Bytes::from_static(body.as_bytes())]);
-    let message = BufferMsg { pickle, blend: None };
+    let message = BufferMsg { pickle, blend: None, sha256: None };
     let add = AddBufferMsg { buffer_uuid: "a".into(), message, delivery: None };
     buffer.send(add).await.expect("alive").expect("accepted");
 }

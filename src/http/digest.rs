@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256, Sha512};
 use crate::http::error::Failure;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
-const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+/// The header of an answer.
+pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// A hash algorithm that the gateway computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

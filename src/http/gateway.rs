@@ -13,6 +13,9 @@ use crate::http::{Inflight, Limits};
 /// a file descriptor.
 const UPLOAD_WRITES: usize = 8;
 
+/// How many messages are hashed at the same time. Each takes a thread, and the processor's cores have other work.
+const HASHED_MESSAGES: usize = 2;
+
 /// What the handlers of the routes need: the actors and the limits. Clones share both.
 #[derive(Clone, Debug)]
 pub struct Gateway {
@@ -23,13 +26,17 @@ pub struct Gateway {
     pub(crate) upload_space: Inflight,
     /// A permit for each upload that writes at the moment.
     pub(crate) upload_writes: Arc<Semaphore>,
+    /// A permit for each message that is hashed at the moment.
+    pub(crate) hashing: Arc<Semaphore>,
 }
 
 impl Gateway {
     /// For routes in front of `actors`.
     pub fn new(actors: UserHttpActors, limits: Limits) -> Self {
         let (inflight, upload_space) = (Inflight::default(), Inflight::default());
-        Self { actors, limits, inflight, upload_space, upload_writes: Arc::new(Semaphore::new(UPLOAD_WRITES)) }
+        let [upload_writes, hashing] =
+            [UPLOAD_WRITES, HASHED_MESSAGES].map(|permits| Arc::new(Semaphore::new(permits)));
+        Self { actors, limits, inflight, upload_space, upload_writes, hashing }
     }
 
     /// The settings of connections on which these routes are served.

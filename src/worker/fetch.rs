@@ -7,10 +7,13 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use user_http_actors::BufferUuid;
 use user_http_actors::codec;
+use user_http_actors::digest::MessageDigest;
 use user_http_actors::lease::{BufferMsgView, LeasedBufferMsg};
+use user_http_actors::payload::Payload;
 
 use crate::http::Gateway;
 use crate::http::delivery::{self, DeliveryBody, LengthOnly, MAX_SINGLE_WRITE, Source, total_len};
+use crate::http::digest::{self, Algorithm, REPR_DIGEST};
 use crate::http::error::Failure;
 use crate::http::range::{self, Selected};
 use crate::http::request::{self, MAX_WAIT, Query};
@@ -30,7 +33,7 @@ async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpRespons
     };
     let (answer, mut lease) = wait_for(leasing, request, wait).await?;
     let mut response = answer.head(request)?;
-    let Answer { sources, etag } = answer;
+    let Answer { sources, etag, .. } = answer;
     let len = total_len(&sources);
     let (start, end) = match range::select(request.headers(), len, &etag) {
         Selected::Whole => (0, len),
@@ -97,14 +100,24 @@ async fn wait_for<T>(
 struct Answer {
     sources: Vec<Source>,
     etag: String,
+    /// The value of `Repr-Digest`; `None` if there is a .blend file.
+    digest: Option<String>,
 }
 
 impl Answer {
     async fn new(gateway: &Gateway, view: BufferMsgView) -> Result<Self, Failure> {
-        let BufferMsgView { version, payload, blend } = view;
+        let BufferMsgView { version, payload, blend, digest } = view;
         let len = payload.len();
         let Some(placeholder) = blend else {
-            return Ok(Self { sources: vec![Source::Payload(payload, 0, len)], etag: format!("\"{version}\"") });
+            let digest = match digest {
+                Some(digest) => repr_digest(&digest, &payload, gateway).await,
+                None => None,
+            };
+            return Ok(Self {
+                sources: vec![Source::Payload(payload, 0, len)],
+                etag: format!("\"{version}\""),
+                digest,
+            });
         };
         let file = Arc::new(gateway.actors.open_blend_file(&placeholder).await?);
         let etag = format!("\"{version}-{}\"", file.version());
@@ -114,7 +127,7 @@ impl Answer {
             Source::Blend(file),
             Source::Payload(payload, placeholder.offset, len),
         ];
-        Ok(Self { sources, etag })
+        Ok(Self { sources, etag, digest: None })
     }
 
     /// The head of the answer to `request`, as for the whole message.
@@ -127,7 +140,21 @@ impl Answer {
         }
         let mut response = delivery::response();
         response.insert_header((header::ETAG, self.etag.as_str()));
+        if let Some(digest) = &self.digest {
+            response.insert_header((REPR_DIGEST, digest.as_str()));
+        }
         response.insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
         Ok(response)
+    }
+}
+
+/// The value of `Repr-Digest` for a message. `None` if the message cannot be read: its delivery will say why.
+async fn repr_digest(digest: &MessageDigest, payload: &Payload, gateway: &Gateway) -> Option<String> {
+    match digest.get(payload, &gateway.hashing).await {
+        Ok(digest) => Some(digest::member(Algorithm::Sha256, &digest)),
+        Err(error) => {
+            log::warn!("no digest of a message: {error}");
+            None
+        }
     }
 }

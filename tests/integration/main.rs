@@ -45,6 +45,7 @@ mod python {
     mod pipelining;
     mod process;
     mod range;
+    mod repr_digest;
     mod restart;
     mod round_trips;
     mod uploads;

@@ -83,7 +83,7 @@ impl BufferActor {
 
     /// Replies to a request now.
     fn reply(&mut self, uuid: &BufferUuid, availability: Availability, request: Request, ctx: &mut Context<Self>) {
-        let message = self.messages.get(uuid).filter(|_| availability != Availability::Absent);
+        let message = self.messages.get_mut(uuid).filter(|_| availability != Availability::Absent);
         let found = message.map(|message| (message.seq, message.view())).ok_or(Error::NoBufferMsg);
         match request {
             Request::View(reply) => reply.send(found.map(|(_, view)| view)),

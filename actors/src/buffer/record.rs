@@ -55,6 +55,6 @@ impl Meta {
         let cold = ColdFields::new(blend, self.fingerprint);
         let Recovered { seq, meta, body: payload } = record;
         let meta_len = meta.len() as u32;
-        (self.uuid, BufferedMsg { seq, payload, meta_len, stored_at_ms: self.stored_at_ms, since, cold })
+        (self.uuid, BufferedMsg { seq, payload, meta_len, stored_at_ms: self.stored_at_ms, since, digest: None, cold })
     }
 }

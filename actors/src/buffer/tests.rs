@@ -34,7 +34,8 @@ async fn a_record_that_moves_right_after_it_was_stored_is_found_where_it_is() {
     let buffer = OpenStore::new("test", Box::new(Moving::default()))
         .start(|_| {}, |store, found, _| BufferActor::new(store, found, 1 << 30, Duration::from_secs(60)))
         .expect("an empty store");
-    let message = BufferMsg { pickle: Payload::from_parts(vec![Bytes::from_static(b"old copy")]), blend: None };
+    let message =
+        BufferMsg { pickle: Payload::from_parts(vec![Bytes::from_static(b"old copy")]), blend: None, sha256: None };
     buffer
         .send(AddBufferMsg { buffer_uuid: "a".into(), message, delivery: None })
         .await

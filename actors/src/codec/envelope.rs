@@ -13,6 +13,7 @@ use super::{
     BlendPlaceholder, BufferMsg, CommunicationInterfaceMessage, DecodeError, Effort, Format, ForwardedType,
     OutgoingMessage, PostedMessage, UserId, UserMessage,
 };
+use crate::digest;
 use crate::payload::Payload;
 
 const EMPTY: &str =
@@ -175,7 +176,9 @@ impl Message {
     fn keep(&self, part: NodeId) -> Result<BufferMsg, DecodeError> {
         let doc = self.doc();
         let Some(data) = asks_for_blend(doc, part) else {
-            return Ok(BufferMsg { pickle: self.to_pickle(|out| out.value(part)), blend: None });
+            let pickle = self.to_pickle(|out| out.value(part));
+            let sha256 = digest::of_short(&pickle);
+            return Ok(BufferMsg { pickle, blend: None, sha256 });
         };
         let Some(edge) = doc.find(data, BLEND_FILE_KEY) else {
             return Ok(self.keep_without_blend(part));
@@ -212,12 +215,12 @@ impl Message {
                 (pieces.payload(), offset)
             }
         };
-        Ok(BufferMsg { pickle, blend: Some(BlendPlaceholder { offset, path: Some(path) }) })
+        Ok(BufferMsg { pickle, blend: Some(BlendPlaceholder { offset, path: Some(path) }), sha256: None })
     }
 
     fn keep_without_blend(&self, part: NodeId) -> BufferMsg {
         let blend = BlendPlaceholder { offset: 0, path: None };
-        BufferMsg { pickle: self.to_pickle(|out| out.value(part)), blend: Some(blend) }
+        BufferMsg { pickle: self.to_pickle(|out| out.value(part)), blend: Some(blend), sha256: None }
     }
 }
 

@@ -5,6 +5,7 @@ use actix::{Message, Recipient};
 use super::progress::{Progress, Transfer};
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;
+use crate::digest::MessageDigest;
 use crate::payload::Payload;
 use crate::store::Seq;
 
@@ -17,6 +18,8 @@ pub struct BufferMsgView {
     pub payload: Payload,
     /// Where the .blend file goes, if there is one.
     pub blend: Option<BlendPlaceholder>,
+    /// The digest of the message; `None` if it has a .blend file.
+    pub digest: Option<MessageDigest>,
 }
 
 /// A buffered message, and the right to deliver it.
