@@ -65,7 +65,7 @@ pub enum Error {
     #[error("the AMQP broker has not confirmed the message: {reason}; send it again later")]
     NotConfirmed {
         /// What the broker does instead.
-        reason: String,
+        reason: &'static str,
     },
     /// Too many bodies wait to be decoded.
     #[error("too many bodies wait to be decoded ({limit}); send it again later")]

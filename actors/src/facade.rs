@@ -52,7 +52,7 @@ impl UserHttpActors {
         body: impl Into<Body>,
     ) -> Result<(), Error> {
         let body = body.into();
-        let _permit = self.large_bodies.permit(&body).await;
+        let permit = self.large_bodies.permit(&body).await;
         let decoded = self.decoder.decode(format, body, codec::posted_message).await?;
         let PostedMessage { user_id, message } = decoded;
         if bound_user_id.is_some_and(|bound| bound.as_bytes() != user_id.as_bytes()) {
@@ -64,6 +64,7 @@ impl UserHttpActors {
             UserMessage::Forward(message) => {
                 let sync = if self.consumer.is_some() { FileSync::InStore } else { FileSync::Now };
                 let body = prepare(message.body, self.outbox_bodies(), sync).await?;
+                drop(permit);
                 self.publisher.send(SendMessageToUserManager(OutgoingMessage { body, ..message })).await?
             }
             UserMessage::Test { user_id, data } => {
@@ -90,8 +91,9 @@ impl UserHttpActors {
         body: impl Into<Body>,
     ) -> Result<(), Error> {
         let (directory, body) = (self.buffer_bodies(), body.into());
-        let _permit = self.large_bodies.permit(&body).await;
+        let permit = self.large_bodies.permit(&body).await;
         let message = decode_communication_interface_message(&self.decoder, directory, format, body).await?;
+        drop(permit);
         self.buffer.send(message).await?
     }
 

@@ -41,7 +41,7 @@ impl LargeBodies {
 /// Who makes the bytes of a body file durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileSync {
-    /// [`prepare`]: the message is about to be stored. Here the sync keeps no other message waiting.
+    /// [`prepare`], on its own thread: the message is about to be stored, and the store's thread then need not.
     Now,
     /// The store, if it gets the message at all: most are with the broker before.
     InStore,

@@ -213,7 +213,7 @@ pub struct OutboxState {
     pub bytes: u64,
     /// Parked messages, which wait for an operator.
     pub parked: usize,
-    /// Unstored messages: in memory only, because the broker is about to confirm them.
+    /// Unstored messages: the store has not been asked to write them, because the broker is about to confirm them.
     pub unstored: usize,
     /// The limit for `bytes`.
     pub max_bytes: u64,

@@ -71,6 +71,8 @@ pub struct UserManagerPublisher {
     pending_markers: BTreeMap<Seq, Seq>,
     pending_flushes: BTreeMap<Seq, PendingFlush>,
     store_failure: Option<StoreError>,
+    /// Set by [`StopLeasing`] and [`Drain`]: senders who wait for the broker get their answers soon.
+    is_stopping: bool,
     draining: Draining,
     forwarded_total: u64,
     test_total: u64,
@@ -135,6 +137,7 @@ impl UserManagerPublisher {
             pending_markers: BTreeMap::new(),
             pending_flushes: BTreeMap::new(),
             store_failure: None,
+            is_stopping: false,
             draining: Draining::No,
             forwarded_total: 0,
             test_total: 0,
@@ -239,6 +242,15 @@ impl UserManagerPublisher {
         reply
     }
 
+    /// A stop begins: nobody waits any longer than necessary.
+    fn begin_stop(&mut self) {
+        self.is_stopping = true;
+        if let Route::UserManager(requests) = &mut self.route {
+            requests.stop();
+        }
+        self.store_all();
+    }
+
     /// Flushes the store and stops, if the actor drains and nothing is in flight any more.
     fn stop_if_drained(&mut self, ctx: &mut Context<Self>) {
         if self.outbox.in_flight().len() == 0 {
@@ -294,6 +306,11 @@ impl Handler<FromBroker> for UserManagerPublisher {
                 self.reject(seq, reason);
                 self.advance(ctx);
             }
+            Next::Refuse(seq, reason) => {
+                log::error!("a message that is not stored yet is refused: {reason}");
+                self.refuse(seq, Error::NotConfirmed { reason: "its body cannot be read" });
+                self.advance(ctx);
+            }
             Next::BackOff(delay) => {
                 ctx.run_later(delay, |actor, ctx| {
                     if let Route::Broker(forwarder) = &mut actor.route {
@@ -330,9 +347,7 @@ impl Handler<StopLeasing> for UserManagerPublisher {
     type Result = ();
 
     fn handle(&mut self, _: StopLeasing, _: &mut Self::Context) {
-        if let Route::UserManager(requests) = &mut self.route {
-            requests.stop();
-        }
+        self.begin_stop();
     }
 }
 
@@ -432,10 +447,7 @@ impl Handler<Drain> for UserManagerPublisher {
             Draining::InFlight(replies) | Draining::Flushing(replies) => replies.push(reply),
             Draining::No => {
                 self.draining = Draining::InFlight(vec![reply]);
-                if let Route::UserManager(requests) = &mut self.route {
-                    requests.stop();
-                }
-                self.store_all();
+                self.begin_stop();
                 ctx.run_later(DRAIN_TIMEOUT, |actor, ctx| actor.stop_draining(ctx));
                 self.stop_if_drained(ctx);
             }

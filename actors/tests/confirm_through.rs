@@ -12,7 +12,7 @@ use std::time::Duration;
 use harness::{Disk, Gateway, in_paused_time};
 use user_http_actors::Error;
 use user_http_actors::broker::{Outcome, PublisherEvent};
-use user_http_actors::messages::{BrokerState, Drain};
+use user_http_actors::messages::{BrokerState, Drain, StopLeasing};
 use user_http_actors::publisher::FrameAck;
 use user_http_actors::store::StoreError;
 
@@ -267,13 +267,13 @@ fn a_sender_that_hangs_up_changes_nothing() {
 }
 
 #[test]
-fn more_than_may_be_unstored_is_stored_at_once_and_published_in_order() {
+fn what_comes_behind_ten_thousand_others_is_stored_at_once_and_published_in_order() {
     in_paused_time(async {
         let mut gateway = Gateway::connected(FrameAck::Stored).await;
-        let posted: Vec<u64> = (0..10_010).map(|_| gateway.post()).collect();
+        let posted: Vec<u64> = (0..11_010).map(|_| gateway.post()).collect();
         gateway.settle().await;
-        assert_eq!(gateway.state().await.unstored, 10_000);
-        assert_eq!(gateway.disk.records(), posted[10_000..]);
+        assert_eq!(gateway.state().await.unstored, 11_000);
+        assert_eq!(gateway.disk.records(), posted[11_000..]);
         while let outstanding @ [_, ..] = &gateway.outstanding()[..] {
             outstanding.iter().for_each(|number| gateway.outcome(*number, Outcome::Confirmed));
             gateway.settle().await;
@@ -284,7 +284,7 @@ fn more_than_may_be_unstored_is_stored_at_once_and_published_in_order() {
 }
 
 #[test]
-fn what_comes_behind_a_backlog_is_stored_at_once() {
+fn a_message_behind_a_short_backlog_waits_for_its_confirm() {
     in_paused_time(async {
         let mut gateway = Gateway::start(FrameAck::Stored);
         let backlog: Vec<u64> = (0..1_001).map(|_| gateway.post()).collect();
@@ -293,13 +293,119 @@ fn what_comes_behind_a_backlog_is_stored_at_once() {
         assert_eq!(gateway.outstanding(), backlog[..1_000], "the window is full");
         let late = gateway.post();
         gateway.settle().await;
+        assert!(gateway.answer(late).is_none());
+        backlog[..1_000].iter().for_each(|number| gateway.outcome(*number, Outcome::Confirmed));
+        gateway.settle().await;
+        assert_eq!(gateway.outstanding(), [backlog[1_000], late]);
+        [backlog[1_000], late].into_iter().for_each(|number| gateway.outcome(number, Outcome::Confirmed));
+        gateway.settle().await;
         assert!(matches!(gateway.answer(late), Some(Ok(()))));
-        gateway.outcome(backlog[0], Outcome::Confirmed);
-        gateway.outcome(backlog[1], Outcome::Confirmed);
+        assert_eq!(gateway.disk.puts(), backlog.len(), "it was not stored");
+        assert_eq!(gateway.first_published(), [&backlog[..], &[late]].concat());
+    });
+}
+
+#[test]
+fn a_broker_that_was_not_asked_for_long_is_not_silent() {
+    in_paused_time(async {
+        for (frame_ack, patience) in [(FrameAck::Stored, SECOND), (FrameAck::Broker, 10 * SECOND)] {
+            let mut gateway = Gateway::connected(frame_ack).await;
+            gateway.advance(60 * SECOND).await;
+            let message = gateway.post();
+            gateway.settle().await;
+            gateway.advance(patience - SECOND / 10).await;
+            assert!(gateway.answer(message).is_none(), "{frame_ack:?}");
+            gateway.outcome(message, Outcome::Confirmed);
+            gateway.settle().await;
+            assert!(matches!(gateway.answer(message), Some(Ok(()))), "{frame_ack:?}");
+        }
+    });
+}
+
+#[test]
+fn a_broker_that_is_slow_never_owes_more_answers_than_the_window_has() {
+    in_paused_time(async {
+        let mut gateway = Gateway::connected(FrameAck::Broker).await;
+        let first: Vec<u64> = (0..1_500).map(|_| gateway.post()).collect();
+        gateway.settle().await;
+        for round in 0..3 {
+            gateway.advance(11 * SECOND).await;
+            assert_eq!(gateway.outstanding().len(), 1_000, "in round {round}");
+            let more: Vec<u64> = (0..1_000).map(|_| gateway.post()).collect();
+            gateway.settle().await;
+            assert_eq!(gateway.outstanding(), first[..1_000], "in round {round}");
+            assert!(more.into_iter().all(|number| is_not_confirmed(&gateway.answer(number), "does not answer")));
+        }
+        // each answer lets one more message out
+        gateway.outcome(first[0], Outcome::Confirmed);
         let next = gateway.post();
         gateway.settle().await;
-        assert!(gateway.answer(next).is_none() && !gateway.disk.holds(next), "nothing waits before it");
-        assert_eq!(gateway.first_published(), [&backlog[..], &[late]].concat());
+        assert_eq!(gateway.outstanding(), [&first[1..1_000], &[next]].concat());
+    });
+}
+
+#[test]
+fn the_broker_has_the_time_that_the_transfer_of_a_large_message_takes() {
+    in_paused_time(async {
+        const SIZE: usize = 64 << 20;
+        for (frame_ack, patience) in [(FrameAck::Stored, 1), (FrameAck::Broker, 10)] {
+            let mut gateway = Gateway::connected(frame_ack).await;
+            let large = gateway.post_of(SIZE);
+            gateway.settle().await;
+            // 8 s at 8 MiB/s
+            for _ in 0..patience + 7 {
+                gateway.advance(SECOND).await;
+                assert!(gateway.answer(large).is_none(), "{frame_ack:?}");
+            }
+            gateway.advance(SECOND).await;
+            match frame_ack {
+                FrameAck::Stored => assert!(matches!(gateway.answer(large), Some(Ok(()))), "it is stored"),
+                FrameAck::Broker => assert!(is_not_confirmed(&gateway.answer(large), "does not answer")),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_message_whose_body_cannot_be_read_is_refused_while_its_sender_waits() {
+    in_paused_time(async {
+        for frame_ack in [FrameAck::Stored, FrameAck::Broker] {
+            let mut gateway = Gateway::connected(frame_ack).await;
+            let message = gateway.post();
+            gateway.settle().await;
+            gateway.outcome(message, Outcome::Unreadable("EIO".into()));
+            let next = gateway.post();
+            gateway.settle().await;
+            assert!(is_not_confirmed(&gateway.answer(message), "cannot be read"), "{frame_ack:?}");
+            gateway.outcome(next, Outcome::Confirmed);
+            gateway.settle().await;
+            assert!(matches!(gateway.answer(next), Some(Ok(()))), "{frame_ack:?}");
+            let state = gateway.state().await;
+            assert_eq!((state.messages, state.parked, gateway.disk.puts()), (0, 0, 0), "{frame_ack:?}");
+        }
+    });
+}
+
+#[test]
+fn a_stop_that_begins_has_every_sender_answered_within_a_second() {
+    in_paused_time(async {
+        for frame_ack in [FrameAck::Stored, FrameAck::Broker] {
+            let mut gateway = Gateway::connected(frame_ack).await;
+            let before = gateway.post();
+            gateway.settle().await;
+            gateway.publisher.send(StopLeasing).await.expect("alive");
+            let during = gateway.post();
+            gateway.settle().await;
+            if frame_ack == FrameAck::Broker {
+                gateway.advance(SECOND).await;
+            }
+            for number in [before, during] {
+                match frame_ack {
+                    FrameAck::Stored => assert!(matches!(gateway.answer(number), Some(Ok(()))), "{number} is stored"),
+                    FrameAck::Broker => assert!(is_not_confirmed(&gateway.answer(number), "stops")),
+                }
+            }
+        }
     });
 }
 
@@ -344,7 +450,7 @@ fn without_a_confirm_nothing_is_accepted_if_only_the_broker_answers() {
 
         for (obstacle, end, why) in [
             (PublisherEvent::Blocked(true), Some(PublisherEvent::Blocked(false)), "blocks"),
-            (PublisherEvent::WaitingFor(Some("queue UM".into())), Some(PublisherEvent::WaitingFor(None)), "queue UM"),
+            (PublisherEvent::WaitingFor(Some("queue UM".into())), Some(PublisherEvent::WaitingFor(None)), "not ready"),
             (PublisherEvent::Disconnected { reason: "gone".into(), lost: true }, None, "no connection"),
         ] {
             gateway.event(obstacle);

@@ -176,12 +176,13 @@ async fn a_message_that_the_broker_will_never_take_is_set_aside_and_the_others_f
 }
 
 #[actix::test]
-async fn a_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
+async fn a_stored_message_that_cannot_be_read_is_set_aside_and_the_others_flow() {
     let (publisher, broker) = with_broker().await;
-    (broker.events)(PublisherEvent::Connected { epoch: 1 });
     for body in [b"1", b"2"] {
-        post(&publisher, body);
+        send(&publisher, body).await.expect("stored, because there is no connection");
     }
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    next(&broker).await;
     broker.outcome(1, Outcome::Unreadable("the file is too short".into()));
     broker.outcome(2, Outcome::Confirmed);
     let state = state(&publisher).await;

@@ -17,26 +17,27 @@ use crate::publisher::{FrameAck, Route, UserManagerPublisher};
 use crate::reply::{Deferred, deferred};
 use crate::store::{Seq, StoreError, cost, encode_meta, now_ms};
 
-/// How often it is checked whether the broker still takes messages while one is unstored.
+/// How often it is checked whether the broker still takes messages while one is unstored. Until a stop ends, senders
+/// wait no longer.
 const CONFIRM_CHECKED: Duration = Duration::from_secs(1);
 
-/// How long the broker may answer nothing before messages are stored: RabbitMQ needs some milliseconds to confirm small
-/// messages, and 0.3 s for one of 50 MiB.
+/// How long the broker may answer nothing, beyond the time that the transfer takes, before messages are stored. RabbitMQ
+/// needs some milliseconds to confirm small messages, and 0.3 s for one of 50 MiB.
 const MAX_SILENCE: Duration = Duration::from_secs(1);
 
-/// How long a message is unstored while the broker confirms others. Senders wait as long when the broker is slow.
+/// How long a message is unstored while the broker confirms others, beyond the time that the transfer takes. Senders
+/// wait as long when the broker is slow.
 const MAX_UNSTORED_TIME: Duration = Duration::from_secs(5);
 
-/// How long [`FrameAck::Broker`] waits for a confirm.
+/// How long [`FrameAck::Broker`] waits for a confirm, beyond the time that the transfer takes.
 const MAX_CONFIRM_TIME: Duration = Duration::from_secs(10);
 
-/// How many bytes of messages are unstored: what RabbitMQ takes in 2 to 3 s (170 to 300 MB/s of 8 MiB). Each is in
-/// memory, and counts towards `--max-inflight` too; so of its default, as much remains for bodies that are received.
-/// When it is reached, further messages are stored at once.
-const MAX_UNSTORED_BYTES: u64 = 512 << 20;
+/// How many bytes may wait before a message, stored or not: what RabbitMQ takes in 2 to 3 s (170 to 300 MB/s of 8 MiB).
+/// If more do, the message is stored at once.
+const MAX_WAITING_BYTES: u64 = 512 << 20;
 
-/// How many messages are unstored: what RabbitMQ takes in less than a second (13,000 to 15,000 of 1 KiB).
-const MAX_UNSTORED_MESSAGES: usize = 10_000;
+/// How many messages may wait before another: what RabbitMQ takes in less than a second (13,000 to 15,000 of 1 KiB).
+const MAX_WAITING_MESSAGES: usize = 10_000;
 
 impl UserManagerPublisher {
     /// Asks the store to write an unstored message.
@@ -56,19 +57,16 @@ impl UserManagerPublisher {
     }
 
     /// The broker does not take an unstored message soon, for this reason: it is stored, or refused.
-    fn give_up(&mut self, seq: Seq, reason: &str) {
+    fn give_up(&mut self, seq: Seq, reason: &'static str) {
         match self.frame_ack {
             FrameAck::Stored => self.store_message(seq),
-            FrameAck::Broker => self.refuse(seq, Error::NotConfirmed { reason: reason.to_owned() }),
+            FrameAck::Broker => self.refuse(seq, Error::NotConfirmed { reason }),
         }
     }
 
-    /// Whether the broker is so far behind that it does not take another message soon.
+    /// Whether so much waits for the broker that it does not take another message soon.
     fn is_behind(&self) -> bool {
-        let is_backlogged = self.outbox.first_waiting().is_some_and(|(seq, _)| !self.outbox.is_unstored(seq));
-        self.outbox.unstored_len() > MAX_UNSTORED_MESSAGES
-            || self.outbox.unstored_bytes() > MAX_UNSTORED_BYTES
-            || is_backlogged && self.frame_ack == FrameAck::Stored
+        self.outbox.waiting_len() >= MAX_WAITING_MESSAGES || self.outbox.waiting_bytes() >= MAX_WAITING_BYTES
     }
 
     /// If nothing is published at the moment, gives up the unstored messages that are not in flight. Those in flight
@@ -76,11 +74,11 @@ impl UserManagerPublisher {
     pub(super) fn give_up_unpublished(&mut self) {
         let obstacle = match &self.route {
             Route::Broker(forwarder) => forwarder.obstacle(),
-            Route::UserManager(_) => Some("there is no broker".to_owned()),
+            Route::UserManager(_) => Some("there is no broker"),
         };
         if let Some(obstacle) = obstacle {
             let unpublished: Vec<Seq> = self.outbox.unstored_and_not_in_flight().collect();
-            unpublished.into_iter().for_each(|seq| self.give_up(seq, &obstacle));
+            unpublished.into_iter().for_each(|seq| self.give_up(seq, obstacle));
         }
     }
 
@@ -91,20 +89,25 @@ impl UserManagerPublisher {
             FrameAck::Stored => (MAX_SILENCE, MAX_UNSTORED_TIME),
             FrameAck::Broker => (MAX_CONFIRM_TIME, MAX_CONFIRM_TIME),
         };
-        if forwarder.is_silent(max_silence) || time >= max_time {
-            self.give_up(seq, "it does not answer");
-            self.give_up_unpublished();
-        } else {
-            self.outbox.await_confirm(seq, CONFIRM_CHECKED);
+        let transfer_time = forwarder.transfer_time(&self.outbox);
+        forwarder.note_silence(max_silence + transfer_time, &self.outbox);
+        match forwarder.obstacle() {
+            Some(obstacle) => {
+                self.give_up(seq, obstacle);
+                self.give_up_unpublished();
+            }
+            None if self.is_stopping => self.give_up(seq, "the gateway stops"),
+            None if time >= max_time + transfer_time => self.give_up(seq, "it is too slow"),
+            None => self.outbox.await_confirm(seq, CONFIRM_CHECKED),
         }
     }
 
     /// A message whose sender waits is answered with an error and forgotten.
-    fn refuse(&mut self, seq: Seq, error: Error) {
-        if let Route::Broker(forwarder) = &mut self.route
+    pub(super) fn refuse(&mut self, seq: Seq, error: Error) {
+        if let (Route::Broker(forwarder), Some(message)) = (&mut self.route, self.outbox.get(seq))
             && self.outbox.is_in_flight(seq)
         {
-            forwarder.forget_in_flight();
+            forwarder.forget_in_flight(seq, message.payload.len());
         }
         if !self.outbox.is_unstored(seq) {
             self.store.remove(seq);
@@ -120,7 +123,8 @@ impl UserManagerPublisher {
         match self.check_size(size) {
             Err(error) if self.outbox.is_awaited(seq) => self.refuse(seq, error),
             Ok(()) if self.frame_ack == FrameAck::Broker && self.outbox.is_unstored(seq) => {
-                self.refuse(seq, Error::NotConfirmed { reason });
+                log::error!("a message is refused, because the broker never takes it: {reason}");
+                self.refuse(seq, Error::NotConfirmed { reason: "it does not take this message" });
             }
             _ => self.park(seq, reason),
         }
@@ -161,9 +165,12 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
         let (reply, deferred) = deferred();
         let seq = self.store.take_seq();
         let has_broker = matches!(self.route, Route::Broker(_));
+        let is_behind = self.is_behind();
         self.outbox.arrive(seq, Arrival { meta, payload: message.body, cost, reply }, has_broker);
-        if self.is_behind() {
+        if is_behind {
             self.give_up(seq, "too many messages wait for it");
+        } else if self.is_stopping {
+            self.store_all();
         }
         self.give_up_unpublished();
         self.outbox.await_confirm(seq, CONFIRM_CHECKED);

@@ -1,6 +1,6 @@
 //! The outbox with a broker: how much is in flight at once, and what follows from each of the broker's answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::Rng;
@@ -19,6 +19,10 @@ const WINDOW_MESSAGES: usize = 1_000;
 /// How many bytes are unconfirmed at once. The publishing thread holds one body at a time; the client library and the
 /// sockets buffer up to this much. A single larger message goes alone.
 const WINDOW_BYTES: u64 = 32 << 20;
+
+/// How many bytes a second the slowest connection to a broker transfers: 100 Mbit/s, less what others use of it. The
+/// broker cannot answer before it has the message.
+const SLOWEST_TRANSFER: u64 = 8 << 20;
 
 /// The first pause after a refusal; doubles up to [`MAX_BACK_OFF`].
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
@@ -52,12 +56,13 @@ pub struct Forwarder {
     insisted: BTreeSet<Seq>,
     /// The connection was lost, and the next broker may take larger messages.
     lost: bool,
-    /// When the connection was made, or when the broker last answered on it.
-    answered_at: Instant,
+    /// Since when the broker owes an answer and has given none.
+    silent_since: Instant,
     /// The broker was silent for too long, and has not answered since.
     silent: bool,
-    /// Messages were forgotten while they were in flight.
-    forgotten: bool,
+    /// Messages that were forgotten while they were in flight, and their lengths in bytes. The publishing thread or the
+    /// broker still has them, so they count towards the window.
+    forgotten: BTreeMap<Seq, u64>,
 }
 
 /// The broker has refused or returned something. Until it takes the oldest message, that one is sent alone, after a
@@ -84,6 +89,8 @@ pub enum Next {
     Remove(Seq),
     /// This message cannot be published: park it, then send what may be sent.
     Park(Seq, String),
+    /// This message cannot be published, and its sender can be told: refuse it, then send what may be sent.
+    Refuse(Seq, String),
     /// After this delay, call [`Forwarder::back_off_elapsed`], then send.
     BackOff(Duration),
     /// Nothing.
@@ -106,9 +113,9 @@ impl Forwarder {
             size_limit: None,
             insisted: BTreeSet::new(),
             lost: false,
-            answered_at: Instant::now(),
+            silent_since: Instant::now(),
             silent: false,
-            forgotten: false,
+            forgotten: BTreeMap::new(),
         }
     }
 
@@ -131,34 +138,39 @@ impl Forwarder {
         self.size_limit
     }
 
-    /// Why nothing is published, or the broker does not answer, in words; `None` while all is well.
-    pub fn obstacle(&self) -> Option<String> {
+    /// Why nothing is published, or the broker does not answer; `None` while all is well. The text goes to strangers,
+    /// so it names nothing of the private network.
+    pub fn obstacle(&self) -> Option<&'static str> {
         Some(match self {
-            Self { epoch: None, .. } => "there is no connection".to_owned(),
-            Self { blocked: true, .. } => "it blocks the connection".to_owned(),
-            Self { waiting_for: Some(what), .. } => format!("messages wait for {what}"),
-            Self { back_off: Some(BackOff { pausing: true, .. }), .. } => {
-                "it has just refused or returned a message".to_owned()
-            }
-            Self { silent: true, .. } => "it does not answer".to_owned(),
+            Self { epoch: None, .. } => "there is no connection",
+            Self { blocked: true, .. } => "it blocks the connection",
+            Self { waiting_for: Some(_), .. } => "the services behind it are not ready",
+            Self { back_off: Some(BackOff { pausing: true, .. }), .. } => "it has just refused or returned a message",
+            Self { silent: true, .. } => "it does not answer",
             _ => return None,
         })
     }
 
-    /// Whether the broker has answered nothing for at least this long. If so, that is an [obstacle](Self::obstacle)
-    /// until it answers.
-    pub fn is_silent(&mut self, for_at_least: Duration) -> bool {
-        self.silent |= self.answered_at.elapsed() >= for_at_least;
-        self.silent
+    /// Notes whether the broker has answered nothing for `limit` although it owes an answer. If so, that is an
+    /// [obstacle](Self::obstacle) until it answers.
+    pub fn note_silence(&mut self, limit: Duration, outbox: &Outbox) {
+        self.silent |= self.owed(outbox).0 > 0 && self.silent_since.elapsed() >= limit;
     }
 
-    /// A message in flight is forgotten. The broker may still answer.
-    pub fn forget_in_flight(&mut self) {
-        self.forgotten = true;
+    /// How long the broker may need to receive what it owes answers for.
+    pub fn transfer_time(&self, outbox: &Outbox) -> Duration {
+        Duration::from_secs(self.owed(outbox).1 / SLOWEST_TRANSFER)
     }
 
-    fn heard(&mut self) {
-        (self.answered_at, self.silent) = (Instant::now(), false);
+    /// A message in flight is forgotten, but the broker still owes the answer.
+    pub fn forget_in_flight(&mut self, seq: Seq, len: u64) {
+        self.forgotten.insert(seq, len);
+    }
+
+    /// How many messages the broker owes answers for, and their bytes.
+    fn owed(&self, outbox: &Outbox) -> (usize, u64) {
+        let forgotten: u64 = self.forgotten.values().sum();
+        (outbox.in_flight().len() + self.forgotten.len(), outbox.in_flight_bytes() + forgotten)
     }
 
     /// Offers this message to the broker even if it is known to be too large.
@@ -181,12 +193,15 @@ impl Forwarder {
                 ));
             }
             self.poison_batch_end = self.poison_batch_end.filter(|&last| seq <= last);
-            let in_flight = outbox.in_flight().len();
+            let (owed, owed_bytes) = self.owed(outbox);
             let alone = self.back_off.is_some() || self.poison_batch_end.is_some();
-            let fits = !alone && in_flight < self.window && outbox.in_flight_bytes() + len <= WINDOW_BYTES;
+            let fits = !alone && owed < self.window && owed_bytes + len <= WINDOW_BYTES;
             let pausing = self.back_off.as_ref().is_some_and(|back_off| back_off.pausing);
-            if pausing || !(fits || in_flight == 0) {
+            if pausing || !(fits || owed == 0) {
                 return None;
+            }
+            if owed == 0 {
+                self.silent_since = Instant::now();
             }
             let (seq, message) = outbox.publish_first()?;
             self.link.publish(Publication {
@@ -207,8 +222,6 @@ impl Forwarder {
                 log::info!("connected to the broker");
                 self.epoch = Some(epoch);
                 self.back_off = None;
-                self.forgotten = false;
-                self.heard();
                 if std::mem::take(&mut self.lost) {
                     self.window = WINDOW_MESSAGES;
                     self.size_limit = None;
@@ -219,6 +232,8 @@ impl Forwarder {
                 self.epoch = None;
                 self.blocked = false;
                 self.waiting_for = None;
+                self.silent = false;
+                self.forgotten.clear();
                 if lost {
                     log::warn!("no connection to the broker: {reason}");
                     self.lost = true;
@@ -253,7 +268,7 @@ impl Forwarder {
                 self.epoch = None;
                 let mut suspects = outbox.in_flight();
                 match (suspects.next(), suspects.next_back()) {
-                    (Some(culprit), None) if !self.forgotten => Next::Park(culprit, reason),
+                    (Some(culprit), None) if self.forgotten.is_empty() => Next::Park(culprit, reason),
                     (first, last) => {
                         log::warn!(
                             "the broker will never take one of these {} messages: {reason}; sending them one at a time to find it",
@@ -269,7 +284,10 @@ impl Forwarder {
     }
 
     fn answered(&mut self, seq: Seq, outcome: Outcome, outbox: &mut Outbox) -> Next {
-        self.heard();
+        (self.silent_since, self.silent) = (Instant::now(), false);
+        if self.forgotten.remove(&seq).is_some() {
+            return Next::Send;
+        }
         if !outbox.is_in_flight(seq) {
             return Next::Nothing;
         }
@@ -280,9 +298,16 @@ impl Forwarder {
             }
             Outcome::Nacked => self.refused(seq, "refused (basic.nack)", outbox),
             Outcome::Returned(reason) => self.refused(seq, &reason, outbox),
-            Outcome::Refused(reason) | Outcome::Unreadable(reason) => {
+            Outcome::Refused(reason) => {
                 self.insisted.remove(&seq);
+                outbox.return_to_queue(seq);
                 Next::Park(seq, reason)
+            }
+            Outcome::Unreadable(reason) => {
+                self.insisted.remove(&seq);
+                outbox.return_to_queue(seq);
+                // stored, it would be unreadable too
+                if outbox.is_awaited(seq) { Next::Refuse(seq, reason) } else { Next::Park(seq, reason) }
             }
         }
     }

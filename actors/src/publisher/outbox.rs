@@ -30,13 +30,12 @@ pub struct Outbox {
     messages: BTreeMap<Seq, OutboxMessage>,
     by_id: HashMap<Uuid, Seq>,
     waiting: BTreeSet<Seq>,
+    waiting_bytes: u64,
     in_flight: BTreeSet<Seq>,
     in_flight_bytes: u64,
     /// Also those of them that are being removed.
     parked: BTreeSet<Seq>,
     unstored: BTreeSet<Seq>,
-    /// What these cost, in bytes.
-    unstored_bytes: u64,
     deadlines: Deadlines<Due>,
     last_lease: OutboxLeaseId,
     readers: HashMap<Seq, Readers>,
@@ -160,6 +159,16 @@ impl Outbox {
     pub fn first_waiting(&self) -> Option<(Seq, &OutboxMessage)> {
         let seq = *self.waiting.first()?;
         self.messages.get(&seq).map(|message| (seq, message))
+    }
+
+    /// How many messages wait.
+    pub fn waiting_len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The bytes of their bodies.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
     }
 
     /// The oldest message that waits is in flight from now on.
@@ -325,7 +334,10 @@ impl Outbox {
         self.leave(seq);
         let Some(message) = self.messages.get_mut(&seq) else { return false };
         match &state {
-            State::Waiting => drop(self.waiting.insert(seq)),
+            State::Waiting => {
+                self.waiting.insert(seq);
+                self.waiting_bytes += message.payload.len();
+            }
             State::InFlight => {
                 self.in_flight.insert(seq);
                 self.in_flight_bytes += message.payload.len();
@@ -340,7 +352,9 @@ impl Outbox {
     /// Takes a message out of what is kept about its state.
     fn leave(&mut self, seq: Seq) {
         let Some(message) = self.messages.get_mut(&seq) else { return };
-        self.waiting.remove(&seq);
+        if self.waiting.remove(&seq) {
+            self.waiting_bytes -= message.payload.len();
+        }
         self.parked.remove(&seq);
         if self.in_flight.remove(&seq) {
             self.in_flight_bytes -= message.payload.len();

@@ -117,7 +117,7 @@ impl Store for ScriptedDisk {
 }
 
 fn number_of(body: &[u8]) -> u64 {
-    std::str::from_utf8(body).ok().and_then(|text| text.parse().ok()).expect("a number")
+    std::str::from_utf8(body).ok().and_then(|text| text.trim_end().parse().ok()).expect("a number")
 }
 
 enum Answer {
@@ -183,12 +183,19 @@ impl Gateway {
 
     /// A worker sends the next message.
     pub fn post(&mut self) -> u64 {
+        self.post_of(0)
+    }
+
+    /// A worker sends the next message, of at least `size` bytes.
+    pub fn post_of(&mut self, size: usize) -> u64 {
         let number = self.answers.len() as u64 + 1;
+        let mut body = number.to_string().into_bytes();
+        body.resize(body.len().max(size), b' ');
         let message = OutgoingMessage {
             kind: ForwardedType::FrameRendered,
             user_id: "worker".into(),
             format: Format::Pickle,
-            body: Payload::from_parts(vec![Bytes::from(number.to_string())]),
+            body: Payload::from_parts(vec![Bytes::from(body)]),
         };
         // a clone may send one message, however full the mailbox is
         let answer = self.publisher.clone().send(SendMessageToUserManager(message));

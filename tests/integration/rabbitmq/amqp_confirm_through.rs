@@ -20,7 +20,8 @@ for_each_broker!(
     what_was_stored_before_is_forwarded_in_order_if_only_the_broker_answers,
 );
 
-const IMAGE: usize = 512 << 10;
+/// Such a body is in a file while it arrives.
+const IMAGE: usize = 2 << 20;
 
 /// Bytes that the process has caused to be written to a disk.
 fn written(server: &Server) -> u64 {
@@ -57,48 +58,51 @@ fn what_a_healthy_broker_confirms_is_not_written(version: Version) {
     assert_eq!((&ready["outbox"]["messages"], &ready["outbox"]["unstored"]), (&json!(0), &json!(0)), "{ready}");
 }
 
-/// Posts frames with numbers from `next` on until the server does not answer any more.
-fn post_until_the_end(to: &Server, next: &AtomicUsize) {
+/// Posts frames with the next numbers until the server does not answer any more. Returns the number of the last one,
+/// which has no answer.
+fn post_until_the_end(to: &Server, next: &AtomicUsize) -> usize {
     let mut worker = Connection::open(to.http);
     loop {
         let number = next.fetch_add(1, Ordering::SeqCst);
+        let image = "x".repeat(if number.is_multiple_of(8) { IMAGE } else { 50_000 });
         let body = json!({
             "USER_ID": "worker-1",
-            "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": { "FRAME": number, "IMAGE": "x".repeat(50_000) } },
+            "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": { "FRAME": number, "IMAGE": image } },
         });
         let headers = [("Content-Type", "application/json")];
         let sent = worker.try_send_request("POST", "/", &headers, body.to_string().as_bytes());
         match sent.and_then(|()| worker.try_read_response()) {
             Ok(answer) => assert_eq!(answer.status, 200, "{answer:?}"),
-            Err(_) => return,
+            Err(_) => return number,
         }
     }
 }
 
 fn a_kill_loses_nothing_that_was_acknowledged_while_the_broker_confirms(version: Version) {
+    const WORKERS: usize = 4;
     let mut amqp = AmqpFarm::start(version);
     amqp.user_manager();
     let next = AtomicUsize::new(0);
-    let mut arrivals = Arrivals::default();
+    let mut arrivals = Arrivals::in_any_order();
     for _ in 0..5 {
-        let goal = next.load(Ordering::SeqCst) + 30;
-        let pid = amqp.farm.pid();
-        std::thread::scope(|scope| {
-            scope.spawn(|| post_until_the_end(&amqp.farm, &next));
-            eventually("frames are acknowledged", SOON, || {
+        let goal = next.load(Ordering::SeqCst) + 60;
+        let pid = rustix::process::Pid::from_raw(amqp.farm.pid() as i32).expect("a process");
+        let unanswered: Vec<usize> = std::thread::scope(|scope| {
+            let post = || post_until_the_end(&amqp.farm, &next);
+            let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(post)).collect();
+            eventually("frames are posted", SOON, || {
                 let begun = next.load(Ordering::SeqCst);
                 holds(begun > goal, begun)
             });
-            let pid = rustix::process::Pid::from_raw(pid as i32).expect("a process");
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+            workers.into_iter().map(|worker| worker.join().expect("no other answer than 200")).collect()
         });
-        // the last one was not answered: it has arrived, or it has not
-        let last = next.load(Ordering::SeqCst) - 1;
-        arrivals.lost.insert(last);
+        // each of these has arrived, or it has not
+        arrivals.lost.extend(unanswered);
         amqp.farm.kill9();
         amqp.farm.server.restart();
         amqp.wait_until_consuming();
-        arrivals.receive_all(&mut amqp, 0..last);
+        arrivals.receive_all(&mut amqp, 0..next.load(Ordering::SeqCst));
     }
 }
 

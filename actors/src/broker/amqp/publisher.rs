@@ -67,7 +67,11 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
             "AMQP publisher",
             &config,
             stop,
-            |ConnectionEnd { reason, lost, .. }| reporter.report(PublisherEvent::Disconnected { reason, lost }),
+            |ConnectionEnd { reason, lost, .. }| {
+                // nothing publishes them any more, and each holds its body
+                queued.try_iter().for_each(drop);
+                reporter.report(PublisherEvent::Disconnected { reason, lost });
+            },
             |Attempt { number: epoch, after_loss }, connection, socket| {
                 // The farm's services may have lost the broker too, and need time to reconnect.
                 settled = if after_loss { Some(Instant::now() + config.settle) } else { settled };

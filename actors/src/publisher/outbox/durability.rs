@@ -15,7 +15,7 @@ use crate::store::Seq;
 /// Whether a message is stored. Until it is, its sender waits.
 #[derive(Debug)]
 pub(super) enum Durability {
-    /// In memory only, and the store has not been asked to write it.
+    /// The store has not been asked to write it.
     Unstored {
         reply: Reply<Result<(), Error>>,
         arrived: Instant,
@@ -52,7 +52,6 @@ impl Outbox {
         let durability = Durability::Unstored { reply, arrived: Instant::now(), deadline: None };
         self.insert(seq, meta, payload, cost, durability);
         self.unstored.insert(seq);
-        self.unstored_bytes += cost;
         self.enter(seq, if has_broker { State::Waiting } else { State::Arriving });
     }
 
@@ -102,7 +101,6 @@ impl Outbox {
         let mut before = std::mem::replace(&mut message.durability, durability);
         if let Durability::Unstored { deadline, .. } = &mut before {
             self.unstored.remove(&seq);
-            self.unstored_bytes -= message.cost;
             deadline.take().into_iter().for_each(|deadline| self.deadlines.remove(deadline));
         }
         Some(before)
@@ -126,11 +124,6 @@ impl Outbox {
     /// How many messages are unstored.
     pub fn unstored_len(&self) -> usize {
         self.unstored.len()
-    }
-
-    /// What these cost, in bytes.
-    pub fn unstored_bytes(&self) -> u64 {
-        self.unstored_bytes
     }
 
     /// Whether the sender of a message waits for a reply.
