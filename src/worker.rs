@@ -4,11 +4,12 @@ use actix_web::web;
 
 use crate::http::{Gateway, method_not_allowed};
 
+mod blends;
 mod fetch;
 mod post;
 
 /// Mounts the routes for workers (`ConfigureHTTPRoutes` of the specification): `GET`, `HEAD` and `POST` on the root of
-/// the app or scope.
+/// the app or scope, and `GET` and `HEAD` on `/blends/SHA256` below it.
 ///
 /// ```
 /// use actix_web::{App, HttpServer, test, web};
@@ -56,5 +57,12 @@ pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceC
                 .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST")));
             routes.service(root);
         }
+        // a path of several segments is no digest either
+        let blends = web::resource("/blends/{digest:.*}")
+            .app_data(gateway)
+            .route(web::get().to(blends::get_blend_file))
+            .route(web::head().to(blends::get_blend_file))
+            .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD")));
+        routes.service(blends);
     }
 }

@@ -7,6 +7,7 @@
 //! | files that are never sent, wherever they are | `never_sent` |
 //! | the threads that may block on a file system | `io_pool` |
 //! | an open file, and the ETag of its version | `file`, `tag` |
+//! | the SHA-256 of a file's version | `digest` |
 //! | what is wrong with a path that names no file | `error_text` |
 //!
 //! ```
@@ -36,6 +37,7 @@
 
 use std::fmt;
 
+pub mod digest;
 mod error_text;
 mod file;
 mod io_pool;
@@ -44,7 +46,8 @@ mod resolve;
 mod roots;
 mod tag;
 
-pub use file::BlendFile;
+pub use digest::{BlendDigest, BlendDigests};
+pub use file::{BlendFile, Stamp};
 use resolve::Refusal;
 pub use roots::{BlendConfig, BlendRoots, DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
 
@@ -66,6 +69,9 @@ pub enum BlendError {
     /// The file system refuses to open it, for the reason given.
     #[error("blend file {0} is unreadable: {1}")]
     Unreadable(SentPath, String),
+    /// It has changed while its digest was computed; the same request may succeed later.
+    #[error("blend file {0} has changed while its SHA-256 was computed; try again later")]
+    Changing(SentPath),
     /// It cannot be opened at the moment, for the reason given; the same request may succeed later.
     #[error("blend file {0} cannot be opened at the moment: {1}; try again later")]
     NotNow(SentPath, String),
@@ -74,7 +80,7 @@ pub enum BlendError {
 impl BlendError {
     /// Whether the same request may succeed later without any change.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::NotNow(..))
+        matches!(self, Self::NotNow(..) | Self::Changing(..))
     }
 }
 

@@ -22,14 +22,16 @@ mod expiry;
 mod lease;
 mod record;
 mod redelivery;
+mod references;
 #[cfg(test)]
 mod tests;
 mod waiters;
 
 use age::{AgeClock, ByAge, Since};
 use lease::Lease;
-use record::{Meta, Tombstone};
+use record::{Meta, Tombstone, Trace};
 use redelivery::RedeliveryFilter;
+use references::{PendingReference, References};
 use waiters::Waiters;
 
 /// Owns the buffered messages (`bufferMsgs` of the specification) and the store below them.
@@ -45,6 +47,7 @@ pub struct BufferActor {
     /// Set by [`StopWaiting`](crate::messages::StopWaiting) and [`Drain`].
     waiting_has_ended: bool,
     redeliveries: RedeliveryFilter,
+    references: References,
     /// The cost of all messages; see [`cost`].
     bytes: u64,
     /// The cost of messages that the store is writing.
@@ -129,6 +132,7 @@ type PendingPuts = BTreeMap<Seq, PendingWrite>;
 enum PendingWrite {
     Message(Box<PendingMsg>),
     Tombstone(Tombstone),
+    Reference(Box<PendingReference>),
     /// The removal of a message that is refused although it was stored.
     Refused(Error, Reply<Result<(), Error>>),
 }
@@ -162,6 +166,7 @@ impl BufferActor {
             waiters: Waiters::default(),
             waiting_has_ended: false,
             redeliveries: RedeliveryFilter::default(),
+            references: References::default(),
             bytes: 0,
             reserved: 0,
             lingering: HashMap::new(),
@@ -176,19 +181,28 @@ impl BufferActor {
             delivered_total: 0,
             expired_total: 0,
         };
+        let mut references = Vec::new();
         for record in recovered {
-            match record.decode_meta::<Meta, Tombstone>()? {
+            match record.decode_meta::<Meta, Trace>()? {
                 Either::Left(meta) => {
                     let since = actor.clock.since(meta.stored_at_ms, meta.boot);
                     let (uuid, message) = meta.into_message(record, since);
                     actor.insert(uuid, message);
                 }
-                Either::Right(tombstone) => {
+                Either::Right(Trace::Tombstone(tombstone)) => {
                     let since = actor.clock.since(tombstone.gone_at_ms, tombstone.boot);
                     actor.redeliveries.add_tombstone(since, tombstone.fingerprint, record.seq);
                 }
+                Either::Right(Trace::Reference(reference)) => {
+                    let since = actor.clock.since(reference.referred_at_ms, reference.boot);
+                    let cost = cost(record.meta.len(), 0);
+                    references.push((since, record.seq, reference.into_reference(), cost));
+                }
             }
         }
+        let (references, replaced) = References::recovered(references);
+        actor.references = references;
+        replaced.into_iter().for_each(|record| actor.store.remove(record));
         actor.by_age = ByAge::recovered(actor.messages.values().map(|message| (message.since, message.seq)).collect());
         Ok(actor)
     }
@@ -273,6 +287,7 @@ impl BufferActor {
                 // If it could not be written, it is kept in memory, until the next restart.
                 self.redeliveries.add_tombstone(self.clock.now(), tombstone.fingerprint, seq);
             }
+            Some(PendingWrite::Reference(reference)) => self.finish_reference(*reference, seq, outcome),
             Some(PendingWrite::Refused(error, reply)) => reply.send(Err(error)),
             None => {}
         }

@@ -56,7 +56,7 @@ use crate::payload::Payload;
 pub use bounds::*;
 pub(crate) use envelope::{communication_interface_message, posted_message};
 pub use envelope::{decode_communication_interface_message, decode_user_message};
-pub use pickle::bytes_header;
+pub use pickle::{bytes_header, file_reference};
 pub use source::Body;
 
 /// How long decoding a body may take.

@@ -82,6 +82,11 @@ pub enum Error {
     /// No message for the user manager has this id.
     #[error("no message has this id")]
     NoSuchMessage,
+    /// No .blend file with this digest is served.
+    #[error(
+        "no .blend file with this SHA-256 is served: no message has referred to it lately, or it has changed since"
+    )]
+    NoSuchBlendFile,
     /// `USER_ID` is not the user that the sender's token is bound to.
     #[error("USER_ID is {claimed:?}, which the sender's token is not bound to")]
     OtherUser {
@@ -100,7 +105,7 @@ impl Error {
             Self::Blend(error) if error.is_transient() => ErrorKind::NoCapacity,
             Self::Decode(DecodeError::Unreadable(_)) => ErrorKind::Service,
             Self::Decode(_) | Self::Blend(_) | Self::Store(StoreError::TooLarge { .. }) => ErrorKind::Request,
-            Self::NoBufferMsg | Self::NoSuchMessage => ErrorKind::Absent,
+            Self::NoBufferMsg | Self::NoSuchMessage | Self::NoSuchBlendFile => ErrorKind::Absent,
             Self::OtherUser { .. } => ErrorKind::Forbidden,
             Self::TooLargeForBroker { .. } => ErrorKind::TooLarge,
             Self::InDelivery => ErrorKind::Busy,

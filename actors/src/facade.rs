@@ -3,12 +3,14 @@
 //! Each method sends one message of [`messages`](crate::messages) and waits for its reply. If the actor has stopped,
 //! the result is [`Error::Stopping`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::OptionFuture;
 use uuid::Uuid;
 
-use crate::blend::{BlendFile, refine_data_from_metadata};
+use crate::blend::digest::GetBlendDigest;
+use crate::blend::{BlendDigest, BlendFile, refine_data_from_metadata};
 use crate::body_file::BodyDirectory;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::{
@@ -20,9 +22,10 @@ use crate::error::Error;
 use crate::large_body::{FileSync, prepare};
 use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::messages::{
-    AddBufferMsg, BufferState, ConsumerState, CountUserMessage, DeleteMessage, DeleteParkedMessage, GetBufferState,
-    GetConsumerState, GetOutboxState, GetParkedMessages, LeaseBufferMsg, OutboxState, ParkedMessage, PeekBufferMsg,
-    ProbeStore, PublishParkedMessage, SendMessageToUserManager, StopLeasing, StopWaiting, TakeNextMessage,
+    AddBufferMsg, AddFileReference, BufferState, ConsumerState, CountUserMessage, DeleteMessage, DeleteParkedMessage,
+    FileReference, FindFileReferences, GetBufferState, GetConsumerState, GetOutboxState, GetParkedMessages,
+    LeaseBufferMsg, OutboxState, ParkedMessage, PeekBufferMsg, ProbeStore, PublishParkedMessage,
+    SendMessageToUserManager, StopLeasing, StopWaiting, TakeNextMessage,
 };
 use crate::system::UserHttpActors;
 
@@ -124,6 +127,58 @@ impl UserHttpActors {
     /// [`Error::Blend`] says why it cannot be sent.
     pub async fn open_blend_file(&self, placeholder: &BlendPlaceholder) -> Result<BlendFile, Error> {
         Ok(refine_data_from_metadata(&self.blend_roots, placeholder.path.as_deref()).await?)
+    }
+
+    /// The digest under which a worker can fetch the .blend file that a buffered message refers to, in place of the file
+    /// itself. It is on stable storage that the file was handed out; see
+    /// [`open_referred_blend_file`](Self::open_referred_blend_file).
+    ///
+    /// # Errors
+    /// [`Error::Blend`] if the file cannot be read or has changed, or an error of the store.
+    pub async fn refer_to_blend_file(
+        &self,
+        placeholder: &BlendPlaceholder,
+        file: &Arc<BlendFile>,
+    ) -> Result<BlendDigest, Error> {
+        let path = placeholder.path.clone().unwrap_or_default();
+        let digest = self.digests.send(GetBlendDigest(Arc::clone(file))).await?;
+        let digest = digest.map_err(|error| error.named(&path))?;
+        let reference = FileReference { digest, path, stamp: file.stamp() };
+        self.buffer.send(AddFileReference(reference)).await??;
+        Ok(digest)
+    }
+
+    /// Opens a .blend file that was handed out by reference within the buffer's TTL and has not changed since.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchBlendFile`]; [`Error::Blend`] if it cannot be opened at the moment.
+    pub async fn open_referred_blend_file(&self, digest: BlendDigest) -> Result<Arc<BlendFile>, Error> {
+        let mut error = Error::NoSuchBlendFile;
+        for reference in self.buffer.send(FindFileReferences(digest)).await?.0 {
+            match self.open_if_unchanged(&reference).await {
+                Ok(Some(file)) => return Ok(file),
+                Ok(None) => {}
+                Err(Error::Blend(why)) if !why.is_transient() => {}
+                Err(why) => error = why,
+            }
+        }
+        Err(error)
+    }
+
+    /// The file of a reference, if it has the same content. Its stamp may differ nevertheless: the numbers of devices
+    /// change when file systems are mounted again.
+    async fn open_if_unchanged(&self, reference: &FileReference) -> Result<Option<Arc<BlendFile>>, Error> {
+        let FileReference { digest, path, stamp } = reference;
+        let file = Arc::new(refine_data_from_metadata(&self.blend_roots, Some(path)).await?);
+        if file.stamp() == *stamp {
+            return Ok(Some(file));
+        }
+        if file.len() != stamp.len {
+            return Ok(None);
+        }
+        let found = self.digests.send(GetBlendDigest(Arc::clone(&file))).await?;
+        let found = found.map_err(|error| error.named(path))?;
+        Ok((found == *digest).then_some(file))
     }
 
     /// Leases the oldest message for the user manager for the time `lease`, and waits for one for the time `wait`. A

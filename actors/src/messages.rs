@@ -7,6 +7,7 @@ use actix::{Message, MessageResponse};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::blend::{BlendDigest, Stamp};
 use crate::broker::Fingerprint;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::{BufferMsg, ForwardedType, OutgoingMessage};
@@ -73,6 +74,32 @@ pub struct PeekBufferMsg {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopWaiting;
+
+/// To [`BufferActor`](crate::BufferActor): a worker gets this reference in place of a .blend file. The reply is sent when
+/// it is on stable storage. From then on the reference is found until the buffer's TTL has passed.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct AddFileReference(pub FileReference);
+
+/// To [`BufferActor`](crate::BufferActor): find the .blend files that were handed out with this digest.
+#[derive(Debug, Message)]
+#[rtype(result = "FileReferences")]
+pub struct FindFileReferences(pub BlendDigest);
+
+/// The references with one digest, newest first. There are several if files with the same content have several paths.
+#[derive(Clone, Debug, MessageResponse)]
+pub struct FileReferences(pub Vec<FileReference>);
+
+/// A version of a .blend file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileReference {
+    /// Its digest.
+    pub digest: BlendDigest,
+    /// Its path, as the message names it.
+    pub path: String,
+    /// The version that has this digest.
+    pub stamp: Stamp,
+}
 
 /// To [`BufferActor`](crate::BufferActor): report the state of the buffer.
 #[derive(Debug, Message)]

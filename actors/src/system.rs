@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::watch;
 
-use crate::blend::{BlendConfig, BlendRoots};
+use crate::blend::{BlendConfig, BlendDigests, BlendRoots};
 use crate::body_file::BodyDirectory;
 use crate::broker::amqp::{self, AmqpConfig};
 use crate::buffer::BufferActor;
@@ -92,6 +92,7 @@ pub struct UserHttpActors {
     pub(crate) publisher: Addr<UserManagerPublisher>,
     pub(crate) consumer: Option<Addr<CommunicationInterfaceConsumer>>,
     pub(crate) blend_roots: BlendRoots,
+    pub(crate) digests: Addr<BlendDigests>,
     buffer_bodies: Option<BodyDirectory>,
     outbox_bodies: Option<BodyDirectory>,
     pub(crate) large_bodies: LargeBodies,
@@ -109,12 +110,15 @@ impl UserHttpActors {
         }
         let (failure, store_failure) = watch::channel(None);
         let report = |failure: watch::Sender<Option<StoreError>>| move |error| drop(failure.send_replace(Some(error)));
+        let mut known_digests = Vec::new();
         let (buffer, buffer_bodies) = {
             let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
             let store = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
             let bodies = store.bodies().cloned();
-            let actor = store.start(report(failure.clone()), move |store, recovered, _| {
-                BufferActor::new(store, recovered, max_bytes, ttl)
+            let actor = store.start(report(failure.clone()), |store, recovered, _| {
+                let actor = BufferActor::new(store, recovered, max_bytes, ttl)?;
+                known_digests = actor.known_digests();
+                Ok(actor)
             })?;
             (actor, bodies)
         };
@@ -148,12 +152,14 @@ impl UserHttpActors {
             let (address, bodies) = (ctx.address(), buffer_bodies.clone());
             ctx.run(CommunicationInterfaceConsumer::new(decoder.clone(), bodies, buffer.clone(), start, address))
         });
+        let digests = BlendDigests::new(known_digests).start();
         Ok(Self {
             decoder,
             buffer,
             publisher,
             consumer,
             blend_roots,
+            digests,
             buffer_bodies,
             outbox_bodies,
             large_bodies,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -16,7 +16,9 @@ use user_http_actors::blend::BlendFile;
 use user_http_actors::lease::{BufferLease, OutboxLease};
 use user_http_actors::payload::Payload;
 
+use crate::http::error::Failure;
 use crate::http::limits::Limits;
+use crate::http::range::{self, Selected};
 use crate::http::slow_reader::ReaderWatch;
 
 /// A message of at most this many bytes is sent as a single chunk, which usually fits into the socket's buffer.
@@ -103,6 +105,28 @@ pub fn response() -> HttpResponseBuilder {
     response
 }
 
+/// The part of `what`, of `len` bytes, that `request` asks for. Makes `response` a 206 if it is not the whole.
+///
+/// # Errors
+/// 416 if the part starts after the end.
+pub fn select(
+    request: &HttpRequest,
+    response: &mut HttpResponseBuilder,
+    what: &str,
+    len: u64,
+    etag: &str,
+) -> Result<Range<u64>, Failure> {
+    match range::select(request.headers(), len, etag) {
+        Selected::Whole => Ok(0..len),
+        Selected::Part { start, end } => {
+            response.status(StatusCode::PARTIAL_CONTENT);
+            response.insert_header((header::CONTENT_RANGE, format!("bytes {start}-{}/{len}", end - 1)));
+            Ok(start..end)
+        }
+        Selected::Nothing => Err(Failure::range_not_satisfiable(what, len)),
+    }
+}
+
 /// A lease, as needed by the body of an answer. Dropping it releases the message.
 pub trait Lease: Unpin + 'static {
     /// The last chunk is about to be handed to the connection.
@@ -148,7 +172,20 @@ impl Lease for OutboxLease {
     }
 }
 
-/// The body of an answer that delivers a message.
+/// The lease of an answer that delivers no message.
+pub struct NoLease;
+
+impl Lease for NoLease {
+    fn finishing(&self) {}
+
+    fn handed_over(&mut self, _: u64) {}
+
+    fn complete(self) {}
+
+    fn unreadable(self, _: &io::Error) {}
+}
+
+/// The body of an answer that delivers a message, or a file.
 pub struct DeliveryBody<L> {
     sources: VecDeque<Source>,
     /// The offset of the next chunk in the first source.

@@ -135,14 +135,15 @@ impl Failure {
         Self::bad_request(text)
     }
 
-    pub fn range_not_satisfiable(len: u64) -> Self {
-        let text = format!("the range starts after the end of the message, which has {len} bytes");
+    /// `what` is the message or the file.
+    pub fn range_not_satisfiable(what: &str, len: u64) -> Self {
+        let text = format!("the range starts after the end of the {what}, which has {len} bytes");
         Self::new(StatusCode::RANGE_NOT_SATISFIABLE, text).with(header::CONTENT_RANGE, format!("bytes */{len}"))
     }
 
-    pub fn precondition_failed(etag: &str) -> Self {
-        let text =
-            format!("If-Match does not name the current version of the message, {etag}; fetch it from the start");
+    /// `what` is the message or the file.
+    pub fn precondition_failed(what: &str, etag: &str) -> Self {
+        let text = format!("If-Match does not name the current version of the {what}, {etag}; fetch it from the start");
         Self::new(StatusCode::PRECONDITION_FAILED, text).with(header::ETAG, etag)
     }
 
@@ -178,7 +179,7 @@ impl From<Error> for Failure {
             ErrorKind::Request => (StatusCode::BAD_REQUEST, None),
             ErrorKind::Forbidden => (StatusCode::FORBIDDEN, None),
             ErrorKind::Absent => match error {
-                Error::NoSuchMessage => (StatusCode::NOT_FOUND, None),
+                Error::NoSuchMessage | Error::NoSuchBlendFile => (StatusCode::NOT_FOUND, None),
                 _ => (StatusCode::BAD_REQUEST, None),
             },
             ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),

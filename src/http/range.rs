@@ -1,7 +1,7 @@
-//! `Range`, `If-Range` and `If-Match` (RFC 9110, sections 13.1 and 14), as far as a resumed transfer needs them: one
-//! range.
+//! `Range`, `If-Range`, `If-Match` and `If-None-Match` (RFC 9110, sections 13.1 and 14), as far as a resumed transfer
+//! and a cache need them: one range.
 
-use actix_web::http::header::{self, ByteRangeSpec, HeaderMap};
+use actix_web::http::header::{self, ByteRangeSpec, HeaderMap, HeaderName};
 
 /// Which part of a message the client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +41,20 @@ pub fn if_range(headers: &HeaderMap, etag: &str) -> Option<bool> {
 /// Whether `If-Match` is absent, `*`, or names this entity tag. actix-web's typed header is not used, because it does
 /// not distinguish a malformed header, which matches nothing, from an absent one.
 pub fn if_match(headers: &HeaderMap, etag: &str) -> bool {
-    let mut conditions = headers.get_all(header::IF_MATCH).peekable();
-    if conditions.peek().is_none() {
-        return true;
-    }
-    // The tags of this service contain no comma.
-    let mut tags = conditions.flat_map(|tags| tags.as_bytes().split(|&byte| byte == b','));
-    tags.any(|tag| [b"*", etag.as_bytes()].contains(&tag.trim_ascii()))
+    !headers.contains_key(header::IF_MATCH)
+        || tags(headers, header::IF_MATCH).any(|tag| [b"*", etag.as_bytes()].contains(&tag))
+}
+
+/// Whether `If-None-Match` is absent, or neither `*` nor a list with this entity tag, weak or strong.
+pub fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
+    !tags(headers, header::IF_NONE_MATCH)
+        .any(|tag| [b"*", etag.as_bytes()].contains(&tag.strip_prefix(b"W/").unwrap_or(tag)))
+}
+
+/// The members of a list of entity tags. The tags of this service contain no comma, and a part of another tag that
+/// contains one lacks a quote.
+fn tags(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(name).flat_map(|tags| tags.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// The part that a `Range` header selects of `len` bytes; `None` if the header is to be ignored.
@@ -108,6 +115,17 @@ mod tests {
         }
         for list in [&[""][..], &["W/\"1-a\""], &["\"1-b\""], &["1-a"], &["\"1-b\",\"1-c\""], &["\"1-a"]] {
             assert!(!matched(list), "{list:?}");
+        }
+    }
+
+    #[test]
+    fn if_none_match_fails_for_a_version_in_a_list_weak_or_strong_or_for_a_star() {
+        let is_other = |values: &[&'static str]| if_none_match(&headers(header::IF_NONE_MATCH, values), "\"1-a\"");
+        for list in [&["*"][..], &["\"1-a\""], &["W/\"1-a\""], &["\"1-b\" ,W/\"1-a\""], &["\"1-b\"", "\"1-a\""]] {
+            assert!(!is_other(list), "{list:?}");
+        }
+        for list in [&[][..], &[""], &["\"1-b\""], &["1-a"], &["w/\"1-a\""], &["\"1-b,1-a\""], &["\"x,\"1-a"]] {
+            assert!(is_other(list), "{list:?}");
         }
     }
 

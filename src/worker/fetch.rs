@@ -3,22 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::{StatusCode, header};
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
-use user_http_actors::BufferUuid;
-use user_http_actors::codec;
+use user_http_actors::blend::{BlendDigest, BlendFile};
+use user_http_actors::codec::{self, BlendPlaceholder};
 use user_http_actors::digest::MessageDigest;
 use user_http_actors::lease::{BufferMsgView, LeasedBufferMsg};
 use user_http_actors::payload::Payload;
+use user_http_actors::{BufferUuid, Error};
 
 use crate::http::Gateway;
 use crate::http::delivery::{self, DeliveryBody, LengthOnly, MAX_SINGLE_WRITE, Source, total_len};
 use crate::http::digest::{self, Algorithm, REPR_DIGEST};
 use crate::http::error::Failure;
-use crate::http::range::{self, Selected};
+use crate::http::prefer;
+use crate::http::range;
 use crate::http::request::{self, MAX_WAIT, Query};
 
 const PICKLE: &str = "application/octet-stream";
+
+/// The preference for a reference in place of a .blend file.
+const BLEND_REFERENCE: &str = "blend-reference";
 
 /// `GET /?bufferUUID=…`: delivers the message that is buffered under this UUID.
 pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gateway>) -> HttpResponse {
@@ -29,23 +34,15 @@ async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpRespons
     let Wanted { uuid, wait } = Wanted::of(request)?;
     let leasing = async {
         let LeasedBufferMsg { view, lease } = gateway.actors.lease_buffer_msg(uuid, MAX_SINGLE_WRITE, wait).await?;
-        Ok::<_, Failure>((Answer::new(gateway, view).await?, lease))
+        Ok::<_, Failure>((Answer::new(request, gateway, view).await?, lease))
     };
     let (answer, mut lease) = wait_for(leasing, request, wait).await?;
     let mut response = answer.head(request)?;
     let Answer { sources, etag, .. } = answer;
     let len = total_len(&sources);
-    let (start, end) = match range::select(request.headers(), len, &etag) {
-        Selected::Whole => (0, len),
-        Selected::Part { start, end } => {
-            response.status(StatusCode::PARTIAL_CONTENT);
-            response.insert_header((header::CONTENT_RANGE, format!("bytes {start}-{}/{len}", end - 1)));
-            (start, end)
-        }
-        Selected::Nothing => return Err(Failure::range_not_satisfiable(len)),
-    };
-    lease.begin(&etag, len, start, range::if_range(request.headers(), &etag) == Some(true));
-    Ok(response.body(DeliveryBody::new(request, gateway.limits, sources, start..end, lease)))
+    let selected = delivery::select(request, &mut response, "message", len, &etag)?;
+    lease.begin(&etag, len, selected.start, range::if_range(request.headers(), &etag) == Some(true));
+    Ok(response.body(DeliveryBody::new(request, gateway.limits, sources, selected, lease)))
 }
 
 /// `HEAD /?bufferUUID=…`: the size and version of the message. Delivers nothing.
@@ -55,7 +52,7 @@ pub async fn head_data_from_server(request: HttpRequest, gateway: web::Data<Gate
 
 async fn describe(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let Wanted { uuid, wait } = Wanted::of(request)?;
-    let looking = async { Answer::new(gateway, gateway.actors.peek_buffer_msg(uuid, wait).await?).await };
+    let looking = async { Answer::new(request, gateway, gateway.actors.peek_buffer_msg(uuid, wait).await?).await };
     let answer = wait_for(looking, request, wait).await?;
     Ok(answer.head(request)?.body(LengthOnly(total_len(&answer.sources))))
 }
@@ -100,12 +97,14 @@ async fn wait_for<T>(
 struct Answer {
     sources: Vec<Source>,
     etag: String,
-    /// The value of `Repr-Digest`; `None` if there is a .blend file.
+    /// The value of `Repr-Digest`; `None` if the message has a blend reference.
     digest: Option<String>,
+    /// Whether it has a reference in place of a .blend file.
+    by_reference: bool,
 }
 
 impl Answer {
-    async fn new(gateway: &Gateway, view: BufferMsgView) -> Result<Self, Failure> {
+    async fn new(request: &HttpRequest, gateway: &Gateway, view: BufferMsgView) -> Result<Self, Failure> {
         let BufferMsgView { version, payload, blend, digest } = view;
         let len = payload.len();
         let Some(placeholder) = blend else {
@@ -113,21 +112,30 @@ impl Answer {
                 Some(digest) => repr_digest(&digest, &payload, gateway).await,
                 None => None,
             };
-            return Ok(Self {
-                sources: vec![Source::Payload(payload, 0, len)],
-                etag: format!("\"{version}\""),
-                digest,
-            });
+            let sources = vec![Source::Payload(payload, 0, len)];
+            return Ok(Self { sources, etag: format!("\"{version}\""), digest, by_reference: false });
         };
         let file = Arc::new(gateway.actors.open_blend_file(&placeholder).await?);
-        let etag = format!("\"{version}-{}\"", file.version());
-        let sources = vec![
-            Source::Payload(payload.clone(), 0, placeholder.offset),
-            Source::Bytes(codec::bytes_header(file.len())),
-            Source::Blend(file),
-            Source::Payload(payload, placeholder.offset, len),
-        ];
-        Ok(Self { sources, etag, digest: None })
+        let reference = match prefer::has(request.headers(), BLEND_REFERENCE) {
+            true => refer(request, gateway, &placeholder, &file).await?,
+            false => None,
+        };
+        let by_reference = reference.is_some();
+        let mut sources = vec![Source::Payload(payload.clone(), 0, placeholder.offset)];
+        let etag = match reference {
+            Some(digest) => {
+                let path = format!("{}/blends/{digest}", request.path().trim_end_matches('/'));
+                sources.push(Source::Bytes(codec::file_reference(&digest.to_string(), file.len(), &path)));
+                format!("\"{version}-{digest}\"")
+            }
+            None => {
+                let etag = format!("\"{version}-{}\"", file.version());
+                sources.extend([Source::Bytes(codec::bytes_header(file.len())), Source::Blend(file)]);
+                etag
+            }
+        };
+        sources.push(Source::Payload(payload, placeholder.offset, len));
+        Ok(Self { sources, etag, digest: None, by_reference })
     }
 
     /// The head of the answer to `request`, as for the whole message.
@@ -136,7 +144,7 @@ impl Answer {
     /// `If-Match` names another version.
     fn head(&self, request: &HttpRequest) -> Result<HttpResponseBuilder, Failure> {
         if !range::if_match(request.headers(), &self.etag) {
-            return Err(Failure::precondition_failed(&self.etag));
+            return Err(Failure::precondition_failed("message", &self.etag));
         }
         let mut response = delivery::response();
         response.insert_header((header::ETAG, self.etag.as_str()));
@@ -144,6 +152,9 @@ impl Answer {
             response.insert_header((REPR_DIGEST, digest.as_str()));
         }
         response.insert_header((header::ACCEPT_RANGES, "bytes")).content_type(PICKLE);
+        if self.by_reference {
+            response.insert_header(("Preference-Applied", BLEND_REFERENCE)).insert_header((header::VARY, "Prefer"));
+        }
         Ok(response)
     }
 }
@@ -156,5 +167,26 @@ async fn repr_digest(digest: &MessageDigest, payload: &Payload, gateway: &Gatewa
             log::warn!("no digest of a message: {error}");
             None
         }
+    }
+}
+
+/// The digest to send in place of a .blend file. `None` if the disk has no space to remember that it was handed out:
+/// messages must flow then, too, so the file itself is sent.
+async fn refer(
+    request: &HttpRequest,
+    gateway: &Gateway,
+    placeholder: &BlendPlaceholder,
+    file: &Arc<BlendFile>,
+) -> Result<Option<BlendDigest>, Failure> {
+    // The digest of a large file takes a while. A client that no longer waits for it must not keep the message.
+    let referring = gateway.actors.refer_to_blend_file(placeholder, file);
+    let referred = request::unless_hung_up(request, referring).await.ok_or_else(Failure::hung_up)?;
+    match referred {
+        Ok(digest) => Ok(Some(digest)),
+        Err(Error::Store(error)) if !error.is_final() => {
+            log::warn!("a .blend file is sent in place of a reference to it: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }

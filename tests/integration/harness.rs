@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub use amqp::AmqpFarm;
 pub(crate) use broker::for_each_broker;
 pub use broker::{Broker, FaultyBroker, Version};
-pub use farm::{Farm, forwarded, frame, order};
+pub use farm::{Farm, Referred, forwarded, frame, order, referred};
 pub use front::{Front, Kind};
 pub use http::{Connection, Response, connect, request};
 pub use program::{Ended, Program, example, outside_cargo};

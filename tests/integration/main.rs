@@ -26,8 +26,10 @@ mod python {
     mod authentication;
     mod bad_input;
     mod blend_changes;
+    mod blend_downloads;
     mod blend_links;
     mod blend_private;
+    mod blend_references;
     mod blend_words;
     mod covered;
     mod delivery;

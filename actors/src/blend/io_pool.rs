@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
-/// The largest number of threads in a pool; further work waits for a permit. A thread costs up to 256 KiB of stack, and
-/// one file descriptor for each level of the path that it opens. 16 threads keep a disk or a file server busy.
-const THREADS: usize = 16;
+/// The threads that open and read the files of a blend root. A thread costs up to 256 KiB of stack, and one file
+/// descriptor for each level of the path that it opens. 16 threads keep a disk or a file server busy.
+pub const IO_THREADS: usize = 16;
+
+/// The threads that compute digests of the files of a blend root. Two, so that one slow file does not stop the digests
+/// of the others; more would take processor time from requests.
+pub const DIGEST_THREADS: usize = 2;
 
 /// Small, because resolving a path does not recurse, and chunks of files are on the heap.
 const STACK_BYTES: usize = 256 << 10;
@@ -28,13 +32,33 @@ pub enum NotDone {
     NoThread,
 }
 
-/// Up to [`THREADS`] threads, started when they are needed. Cloning is cheap.
+/// A bounded number of threads, started when they are needed. Further work waits for a permit. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct IoPool(Arc<Shared>);
+
+/// The pools of one blend root.
+#[derive(Clone, Debug)]
+pub struct RootPools {
+    /// Opens, reads and closes files.
+    pub io: IoPool,
+    /// Computes digests. Separate, because a digest keeps a thread busy that a request for a file could use.
+    pub digests: IoPool,
+}
+
+impl RootPools {
+    /// The pools of the root with this number.
+    pub fn new(root: usize) -> Self {
+        Self {
+            io: IoPool::new(format!("blend-root-{root}"), IO_THREADS),
+            digests: IoPool::new(format!("blend-digest-{root}"), DIGEST_THREADS),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
     name: String,
+    max_threads: usize,
     /// One permit for each job that runs or is about to run. A job keeps its permit until it ends, even if nobody waits
     /// for its outcome any more.
     permits: Arc<Semaphore>,
@@ -59,11 +83,12 @@ impl std::fmt::Debug for State {
 }
 
 impl IoPool {
-    /// A pool whose threads have this name.
-    pub fn new(name: String) -> Self {
+    /// A pool of at most `max_threads` threads with this name.
+    pub fn new(name: String, max_threads: usize) -> Self {
         Self(Arc::new(Shared {
             name,
-            permits: Arc::new(Semaphore::new(THREADS)),
+            max_threads,
+            permits: Arc::new(Semaphore::new(max_threads)),
             state: Mutex::default(),
             wake: Condvar::new(),
         }))
@@ -109,7 +134,7 @@ impl IoPool {
         state.jobs.push_back(job);
         if state.idle >= state.jobs.len() {
             self.0.wake.notify_one();
-        } else if state.threads < THREADS {
+        } else if state.threads < self.0.max_threads {
             let shared = Arc::clone(&self.0);
             let builder = thread::Builder::new().name(self.0.name.clone()).stack_size(STACK_BYTES);
             match builder.spawn(move || PoolThread { shared, counted: true }.work()) {
@@ -179,7 +204,7 @@ mod tests {
     use std::sync::{Arc, mpsc};
     use std::time::{Duration, Instant};
 
-    use super::{IoPool, NotDone, THREADS};
+    use super::{IO_THREADS, IoPool, NotDone};
 
     const SOON: Duration = Duration::from_secs(30);
     const AT_ONCE: Duration = Duration::from_millis(20);
@@ -190,13 +215,14 @@ mod tests {
 
     #[test]
     fn work_that_hangs_holds_its_threads_and_no_others_and_what_waited_behind_it_is_not_begun() {
-        let (hung, healthy) = (IoPool::new("hung".to_owned()), IoPool::new("healthy".to_owned()));
+        let (hung, healthy) =
+            (IoPool::new("hung".to_owned(), IO_THREADS), IoPool::new("healthy".to_owned(), IO_THREADS));
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
         let begun = Arc::new(AtomicUsize::new(0));
         block_on(async {
-            for round in 0..3 * THREADS {
+            for round in 0..3 * IO_THREADS {
                 let (gate, begun) = (gate.clone(), Arc::clone(&begun));
-                let timeout = if round < THREADS { AT_ONCE } else { Duration::ZERO };
+                let timeout = if round < IO_THREADS { AT_ONCE } else { Duration::ZERO };
                 let work = move || {
                     begun.fetch_add(1, Ordering::SeqCst);
                     // Returns when `release` is dropped.
@@ -209,13 +235,13 @@ mod tests {
         drop(release);
         // The pool works again. Work that timed out before it got a thread was never started.
         assert_eq!(block_on(hung.run(SOON, || 8)), Ok(8));
-        assert!(begun.load(Ordering::SeqCst) <= THREADS, "{begun:?} have begun");
-        assert!(hung.0.lock().threads <= THREADS);
+        assert!(begun.load(Ordering::SeqCst) <= IO_THREADS, "{begun:?} have begun");
+        assert!(hung.0.lock().threads <= IO_THREADS);
     }
 
     #[test]
     fn what_is_detached_is_done_once_a_thread_is_free() {
-        let pool = IoPool::new("test".to_owned());
+        let pool = IoPool::new("test".to_owned(), IO_THREADS);
         let (done, outcome) = mpsc::channel();
         for number in 0..100 {
             let done = done.clone();
@@ -228,8 +254,8 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_error_and_its_thread_is_replaced() {
-        let pool = IoPool::new("test".to_owned());
-        for _ in 0..2 * THREADS {
+        let pool = IoPool::new("test".to_owned(), IO_THREADS);
+        for _ in 0..2 * IO_THREADS {
             let outcome: Result<(), _> = block_on(pool.run(SOON, || panic!("part of the test")));
             assert_eq!(outcome, Err(NotDone::NoThread));
         }

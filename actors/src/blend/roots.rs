@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::BlendFile;
 use super::file::Stamp;
-use super::io_pool::{IoPool, NotDone};
+use super::io_pool::{IO_THREADS, IoPool, NotDone, RootPools};
 use super::never_sent::NeverSent;
 use super::resolve::{Dir, Refusal, Resolved, Start, UnresolvedPath, components};
 use super::tag::TagKey;
@@ -51,7 +51,7 @@ pub struct BlendRoots(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     roots: Vec<Root>,
-    pools: Vec<IoPool>,
+    pools: Vec<RootPools>,
     /// For paths that start at `/`.
     elsewhere: IoPool,
     never_sent: NeverSent,
@@ -92,9 +92,9 @@ impl BlendRoots {
         });
         let roots = roots.collect::<Result<Vec<_>, _>>()?;
         let shared = Shared {
-            pools: (0..roots.len()).map(|index| IoPool::new(format!("blend-root-{index}"))).collect(),
+            pools: (0..roots.len()).map(RootPools::new).collect(),
             roots,
-            elsewhere: IoPool::new("blend-elsewhere".to_owned()),
+            elsewhere: IoPool::new("blend-elsewhere".to_owned(), IO_THREADS),
             never_sent: NeverSent { data_dir: config.data_dir, files: config.private_files },
             key,
             open_files: Arc::new(Semaphore::new(config.max_open.min(Semaphore::MAX_PERMITS))),
@@ -102,7 +102,7 @@ impl BlendRoots {
         let this = Self(Arc::new(shared));
         for (index, pool) in this.0.pools.iter().enumerate() {
             let shared = Arc::clone(&this.0);
-            pool.detach(move || {
+            pool.io.detach(move || {
                 let Root { path, .. } = &shared.roots[index];
                 if let Err(error) = shared.roots[index].open() {
                     log::warn!(
@@ -151,7 +151,7 @@ impl BlendRoots {
     async fn open_roots(&self) -> Result<OpenRoots, Refusal> {
         let open = |index: usize| {
             let shared = Arc::clone(&self.0);
-            self.0.pools[index].run(ROOT_TIMEOUT, move || shared.roots[index].open())
+            self.0.pools[index].io.run(ROOT_TIMEOUT, move || shared.roots[index].open())
         };
         let mut known = OpenRoots::default();
         for opened in join_all((0..self.0.roots.len()).map(open)).await {
@@ -194,7 +194,7 @@ enum Outcome {
 impl Shared {
     fn pool(&self, start: Start) -> &IoPool {
         match start {
-            Start::Root(index) => &self.pools[index],
+            Start::Root(index) => &self.pools[index].io,
             Start::Slash => &self.elsewhere,
         }
     }

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::blend::{BlendDigest, Stamp};
 use crate::broker::Fingerprint;
 use crate::buffer::age::{BootTime, Since};
 use crate::buffer::{BufferedMsg, ColdFields};
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;
+use crate::messages::FileReference;
 use crate::store::Recovered;
 
 /// The meta of a buffered message.
@@ -33,6 +35,40 @@ pub struct Tombstone {
     pub gone_at_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootTime>,
+}
+
+/// The meta of a record without a body: a .blend file was handed out by reference.
+#[derive(Serialize, Deserialize)]
+pub struct Reference {
+    #[serde(rename = "blend_sha256")]
+    digest: BlendDigest,
+    #[serde(rename = "blend_path")]
+    path: String,
+    #[serde(rename = "blend_stamp")]
+    stamp: Stamp,
+    pub referred_at_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootTime>,
+}
+
+impl Reference {
+    /// The meta of a reference that is handed out now.
+    pub fn of(reference: FileReference, referred_at_ms: u64, boot: Option<BootTime>) -> Self {
+        let FileReference { digest, path, stamp } = reference;
+        Self { digest, path, stamp, referred_at_ms, boot }
+    }
+
+    pub fn into_reference(self) -> FileReference {
+        FileReference { digest: self.digest, path: self.path, stamp: self.stamp }
+    }
+}
+
+/// The meta of a record that is not a message. Each kind has required fields that the other does not have.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum Trace {
+    Tombstone(Tombstone),
+    Reference(Reference),
 }
 
 impl Meta {

@@ -60,6 +60,7 @@ mod table;
 mod write;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use num_bigint::BigInt;
 
 use super::DecodeError;
 use super::bounds::MAX_VALUES;
@@ -83,6 +84,27 @@ pub fn bytes_header(len: u64) -> Bytes {
         header.put_u64_le(len);
     }
     header.freeze()
+}
+
+/// The dict that takes the place of a .blend file in a message: its SHA-256, its length in bytes, and the path of the
+/// URL that it can be fetched from.
+pub fn file_reference(sha256: &str, size: u64, path: &str) -> Bytes {
+    let mut out = vec![opcode::EMPTY_DICT, opcode::MARK];
+    put_str(&mut out, "SHA256");
+    put_str(&mut out, sha256);
+    put_str(&mut out, "SIZE");
+    put_long(&mut out, &BigInt::from(size).to_signed_bytes_le());
+    put_str(&mut out, "PATH");
+    put_str(&mut out, path);
+    out.push(opcode::SETITEMS);
+    out.into()
+}
+
+fn put_str(out: &mut Vec<u8>, text: &str) {
+    out.push(opcode::BINUNICODE);
+    // Lossless: a digest, a path from the head of a request, or a name that the wire contract fixes.
+    out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
 }
 
 /// A pickle that is being written from opcodes and from values of a decoded message.

@@ -3,8 +3,9 @@
 use std::ops::{Deref, DerefMut};
 
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
-use super::{Answer, Connection, Host, Peer, Response, Server, Setup, request};
+use super::{Answer, Connection, Host, Peer, Response, Server, Setup, hex, request};
 
 /// A server and a Python program of the farm, with the farm's ordinary calls.
 pub struct Farm {
@@ -169,6 +170,12 @@ impl Farm {
         request(self.server.http, method, &self.worker_path(&format!("/?bufferUUID={uuid}")), headers, b"")
     }
 
+    /// A bare request to the workers' server, by its whole path.
+    #[track_caller]
+    pub fn ask_path(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        request(self.server.http, method, path, headers, b"")
+    }
+
     /// Starts to fetch a message and reads the answer's head. The returned connection is at the start of the body.
     #[track_caller]
     pub fn begin_fetch(&self, uuid: &str) -> (Connection, Response) {
@@ -237,4 +244,19 @@ impl Farm {
     pub fn readyz(&self) -> serde_json::Value {
         request(self.server.api, "GET", &self.api_path("/readyz"), &[], b"").json()
     }
+}
+
+/// What stands in a message in place of a .blend file.
+#[derive(Debug)]
+pub struct Referred {
+    pub sha256: String,
+    pub size: u64,
+    pub path: String,
+}
+
+/// The reference to a file with this content.
+pub fn referred(farm: &Farm, content: &[u8]) -> Referred {
+    let sha256 = hex(&Sha256::digest(content));
+    let path = farm.worker_path(&format!("/blends/{sha256}"));
+    Referred { sha256, size: content.len() as u64, path }
 }

@@ -32,6 +32,12 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
+    /// Checks that this is the head of a failure in JSON.
+    #[track_caller]
+    pub fn failure_head(&self, status: u16) {
+        assert_eq!((self.status, self.header("content-type")), (status, Some("application/json")), "{self:?}");
+    }
+
     /// Checks that this is a failure in the contract's form; returns its `ERROR`.
     #[track_caller]
     pub fn failure(&self, status: u16) -> String {

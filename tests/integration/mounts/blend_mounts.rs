@@ -143,3 +143,36 @@ fn a_server_stops_and_starts_while_a_mount_hangs() {
     assert!(farm.fetch_value("healthy").contains("b'content'"));
     assert_eq!(farm.ask("HEAD", "mounted", &[]).status, 503);
 }
+
+#[test]
+fn a_digest_that_waits_for_a_mount_holds_up_no_other_digest_and_no_other_request() {
+    let mut farm = farm();
+    let mounted = farm.setup().path("blend/mount/scene.blend").display().to_string();
+    farm.sparse_blend_file("large.blend", 64 << 30);
+    let preferring = [("Prefer", "blend-reference")];
+    let begin = |farm: &mut Farm, path: &str| {
+        farm.leave_blend("waiting", path);
+        let mut connection = Connection::open(farm.http);
+        // waits, because one of the requests below may be first
+        connection.send_head("GET", "/?bufferUUID=waiting&wait=60", &preferring);
+        eventually("the message is in delivery", SOON, || {
+            let answer = farm.ask("GET", "waiting", &[("Range", "bytes=0-0")]);
+            holds(answer.status == 400, answer)
+        });
+        connection
+    };
+    let _large = begin(&mut farm, "large.blend");
+    let _hanging = begin(&mut farm, &mounted);
+    fs::write(farm.setup().path("hang"), "").expect("it hangs");
+    for round in 0..20 {
+        farm.blend_file("small.blend", format!("content {round}").as_bytes());
+        farm.leave_blend("small", "small.blend");
+        let began = Instant::now();
+        let answer = farm.ask("GET", "small", &preferring);
+        assert_eq!((answer.status, answer.header("preference-applied")), (200, Some("blend-reference")), "{answer:?}");
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    }
+    assert!(threads(&farm, "blend-digest-") <= 4, "{}", threads(&farm, "blend-digest-"));
+    let log = farm.log();
+    assert!(!log.contains("of 68719476736 bytes") && !log.contains(&format!("of {LEN} bytes")), "{log}");
+}

@@ -163,4 +163,36 @@ mod mounts {
         farm.leave("id-9", "'space'");
         assert_eq!(farm.fetch_value("id-9"), "'space'");
     }
+    #[test]
+    fn on_a_full_disk_a_message_is_delivered_with_its_file_in_place_of_a_reference() {
+        let mut farm = Farm::of(Setup::on_a_small_disk());
+        farm.blend_file("scene.blend", b"content");
+        farm.leave_blend("id-1", "scene.blend");
+        let disk = farm.server.setup().path("disk");
+        let filler = format!("/proc/{}/root{}/filler", farm.pid(), disk.display());
+        let mut other = File::create(&filler).expect("a file on the small disk");
+        while other.write_all(&[0x55; 4096]).is_ok() {}
+        // what the store has allocated already
+        for (len, at_most) in [(60_000, 100), (10, 1_000)] {
+            let body = farm.peer.dumps(&order("other", &format!("bytes({len})")), 4);
+            let refused = (0..at_most).map(|_| farm.order_bytes(PICKLE, &body)).find(|answer| answer.status != 200);
+            refused.expect("the disk is full").failure(503);
+        }
+        let preferring = [("Prefer", "blend-reference")];
+        let answer = farm.ask("GET", "id-1", &preferring);
+        assert_eq!((answer.status, answer.header("preference-applied")), (200, None), "{answer:?}");
+        assert!(farm.peer.loads(&answer.body).contains("b'content'"));
+        farm.expect_no_message("id-1");
+
+        drop(other);
+        fs::remove_file(&filler).expect("deletable");
+        eventually("there is space again", SOON, || {
+            let body = farm.peer.dumps(&order("other", "1"), 4);
+            let answer = farm.order_bytes(PICKLE, &body);
+            holds(answer.status == 200, answer)
+        });
+        farm.leave_blend("id-2", "scene.blend");
+        let answer = farm.ask("GET", "id-2", &preferring);
+        assert_eq!(answer.header("preference-applied"), Some("blend-reference"), "{answer:?}");
+    }
 }
