@@ -2,12 +2,15 @@
 //! of [`UserHttpServer`](crate::UserHttpServer) have their own connections and need none of this.
 
 use std::any::Any;
+use std::future;
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use actix_web::dev::Extensions;
 use actix_web::{HttpRequest, rt};
+use tokio::io::Interest;
 
 /// The `h1_write_buffer_size` that makes the end of a delivery exact: the server asks an answer's body for the next
 /// chunk only after the socket has accepted all bytes before it. So when it asks for a chunk after the last one, the
@@ -25,6 +28,23 @@ impl Socket {
         request.conn_data::<Self>().cloned()
     }
 
+    /// Resolves when the client has closed its sending side or the connection is broken.
+    pub async fn hung_up(&self) {
+        // Fails only if the system lacks descriptors or memory. Then the client counts as one that waits.
+        let Ok(socket) = self.0.try_clone().and_then(rt::net::TcpStream::from_std) else {
+            return future::pending().await;
+        };
+        loop {
+            match socket.ready(Interest::READABLE).await {
+                // bytes have arrived, which the server will read; waits for the next event
+                Ok(ready) if !ready.is_read_closed() => {
+                    let _ = socket.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                }
+                _ => return,
+            }
+        }
+    }
+
     /// Closes the connection at once.
     pub fn close(&self) {
         // Fails only if it is closed already.
@@ -33,8 +53,9 @@ impl Socket {
 }
 
 /// Records the socket of a connection for its requests, so that a client that reads an answer too slowly can be
-/// disconnected. For [`HttpServer::on_connect`]; without it, such a client can keep a message leased forever. Each
-/// connection takes a second file descriptor for this.
+/// disconnected, and one that hangs up while it waits for a message gets none. For [`HttpServer::on_connect`]; without
+/// it, a slow client can keep a message leased forever. Each connection takes a second file descriptor for this, and a
+/// third one while it waits.
 ///
 /// [`HttpServer::on_connect`]: actix_web::HttpServer::on_connect
 pub fn remember_socket(connection: &dyn Any, extensions: &mut Extensions) {

@@ -10,6 +10,7 @@ use futures::future::{self, Either};
 use user_http_actors::codec::Format;
 
 use crate::http::connection::Client;
+use crate::http::embedding::Socket;
 use crate::http::error::Failure;
 
 /// The longest `wait` of a request for a message, in seconds. Fixed by the wire contract.
@@ -67,25 +68,27 @@ fn seconds(value: &str, max: u32) -> Option<Duration> {
 /// Resolves when the client of `request` has closed its sending side or the connection is broken: the client no longer
 /// waits for its answer.
 ///
-/// Never resolves in an application's own server: there the handler is dropped instead.
+/// Never resolves in an application's own server that does not [remember](crate::remember_socket) the socket.
 async fn hung_up(request: &HttpRequest) {
     let client = request.extensions().get::<Client>().cloned();
-    match client {
-        Some(client) => client.hung_up().await,
-        None => future::pending().await,
+    match (client, Socket::of(request)) {
+        (Some(client), _) => client.hung_up().await,
+        (None, Some(socket)) => socket.hung_up().await,
+        (None, None) => future::pending().await,
     }
 }
 
 /// The output of `waiting`, or `None` if the client of `request` hangs up before it. What `waiting` holds is dropped
 /// then, and so is its output.
 pub async fn unless_hung_up<T>(request: &HttpRequest, waiting: impl Future<Output = T>) -> Option<T> {
-    let output = match future::select(pin!(waiting), pin!(hung_up(request))).await {
+    let mut hung_up = pin!(hung_up(request));
+    let output = match future::select(pin!(waiting), hung_up.as_mut()).await {
         Either::Left((output, _)) => output,
         Either::Right(_) => return None,
     };
     // The client may have hung up before there was an output. The event loop reports that only in its next round.
     tokio::task::yield_now().await;
-    hung_up(request).now_or_never().is_none().then_some(output)
+    hung_up.now_or_never().is_none().then_some(output)
 }
 
 #[cfg(test)]

@@ -194,17 +194,20 @@ fn send_waiting(to: SocketAddr, path: &str) -> TcpStream {
 
 #[test]
 fn a_client_that_hangs_up_while_it_waits_takes_no_message() {
-    let mut farm = Farm::start();
-    for round in 0..60 {
-        let uuid = format!("id-{round}");
-        let socket = send_waiting(farm.http, &format!("/?bufferUUID={uuid}&wait=60"));
-        if round % 2 == 0 {
-            assert_eq!(farm.ask("GET", "id-x", &[]).status, 400);
+    for host in [Host::Server, Host::Embedded] {
+        let mut farm = Farm::on(host);
+        for round in 0..60 {
+            let uuid = format!("id-{round}");
+            let path = farm.worker_path(&format!("/?bufferUUID={uuid}&wait=60"));
+            let socket = send_waiting(farm.http, &path);
+            if round % 2 == 0 {
+                assert_eq!(farm.ask("GET", "id-x", &[]).status, 400);
+            }
+            // before the message is there: so close that the server may learn of both at once
+            let _half_closed = hang_up(socket, round);
+            farm.leave(&uuid, &round.to_string());
+            assert_eq!(farm.fetch_value(&uuid), round.to_string(), "round {round}, {host:?}");
         }
-        // before the message is there: so close that the server may learn of both at once
-        let _half_closed = hang_up(socket, round);
-        farm.leave(&uuid, &round.to_string());
-        assert_eq!(farm.fetch_value(&uuid), round.to_string(), "round {round}");
     }
 }
 
