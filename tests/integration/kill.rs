@@ -34,10 +34,10 @@ const TORN_END: &str = "cut off, as a crash leaves it";
 const TOO_LATE: &str = "actix_server::accept] No workers";
 
 /// Told when a test fails, so that it can be repeated.
-struct Seed(u64);
+pub struct Seed(pub u64);
 
 impl Seed {
-    fn get() -> Self {
+    pub fn get() -> Self {
         Self(from_environment("TEST_SEED").unwrap_or_else(rand::random))
     }
 }
@@ -50,7 +50,7 @@ impl Drop for Seed {
     }
 }
 
-fn from_environment(name: &str) -> Option<u64> {
+pub fn from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|error| panic!("{name}={value}: {error}")))
 }

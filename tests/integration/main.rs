@@ -63,6 +63,7 @@ mod rabbitmq {
     pub use node::RabbitMq;
 
     mod amqp;
+    mod amqp_campaign;
     mod amqp_confirm_through;
     mod amqp_deletions;
     mod amqp_downstream;

@@ -1,0 +1,168 @@
+//! Server and broker are killed, frozen, blocked and cut off at random while workers post frames of all sizes.
+//!
+//! `TEST_FAULTS` sets how many faults there are, `TEST_SEED` which.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+
+use crate::harness::{
+    AmqpFarm, Connection, FaultyBroker, Proxy, SOON, Server, Version, eventually, for_each_broker, holds,
+};
+use crate::kill::{Seed, from_environment};
+
+for_each_broker!(no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker);
+
+const WORKERS: usize = 4;
+
+const FAULTS: u64 = 3;
+
+/// Sizes of images in bytes, as powers of two: 1 KiB to 32 MiB. Most are small.
+const SIZES: std::ops::Range<f64> = 10.0..25.0;
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    KillBroker,
+    FreezeBroker,
+    BlockPublishers,
+    CutConnections,
+}
+
+const ALL: [Fault; 5] =
+    [Fault::None, Fault::KillBroker, Fault::FreezeBroker, Fault::BlockPublishers, Fault::CutConnections];
+
+/// What one worker has posted in one run of the server, in order.
+#[derive(Default)]
+struct Posted {
+    acknowledged: Vec<usize>,
+    /// Too large for the broker, or without an answer.
+    others: Vec<usize>,
+}
+
+/// Posts frames with the next numbers until the server goes away, or the end.
+fn work(to: &Server, next: &AtomicUsize, end: &AtomicBool, seed: u64) -> Posted {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut posted = Posted::default();
+    let mut worker = Connection::open(to.http);
+    while !end.load(Ordering::SeqCst) {
+        let number = next.fetch_add(1, Ordering::SeqCst);
+        let exponent = SIZES.start + (SIZES.end - SIZES.start) * random.random::<f64>().powi(3);
+        let image = "x".repeat(exponent.exp2() as usize);
+        let body = json!({
+            "USER_ID": "worker-1",
+            "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": { "FRAME": number, "IMAGE": image } },
+        });
+        let headers = [("Content-Type", "application/json")];
+        let sent = worker.try_send_request("POST", "/", &headers, body.to_string().as_bytes());
+        match sent.and_then(|()| worker.try_read_response()) {
+            Ok(answer) if answer.status == 200 => posted.acknowledged.push(number),
+            // RabbitMQ 4.0 takes 16 MiB
+            Ok(answer) if answer.status == 413 => posted.others.push(number),
+            Ok(answer) => panic!("{answer:?}"),
+            Err(_) => {
+                posted.others.push(number);
+                break;
+            }
+        }
+    }
+    posted
+}
+
+fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: Version) {
+    let seed = Seed::get();
+    let mut random = StdRng::seed_from_u64(seed.0);
+    let mut broker = FaultyBroker::of(version);
+    let url = broker.url.clone();
+    let proxy = Proxy::to(&url);
+    let mut amqp = AmqpFarm::behind(&proxy, &url);
+    make_queue(&mut amqp);
+    let next = AtomicUsize::new(0);
+    // of each worker in each round without a killed broker, which may lose what it has not confirmed in any order
+    let mut ordered: Vec<Vec<usize>> = Vec::new();
+    let (mut acknowledged, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for round in 0..from_environment("TEST_FAULTS").unwrap_or(FAULTS) {
+        let fault = ALL[random.random_range(0..ALL.len())];
+        let kills_server = random.random();
+        println!("round {round}: {fault:?}, the server {}", if kills_server { "is killed" } else { "goes on" });
+        let end = AtomicBool::new(false);
+        let goal = next.load(Ordering::SeqCst) + random.random_range(8..24);
+        let pause = |random: &mut StdRng| std::thread::sleep(Duration::from_millis(random.random_range(0..1_500)));
+        let pid = rustix::process::Pid::from_raw(amqp.farm.pid() as i32).expect("a process");
+        let posted: Vec<Posted> = std::thread::scope(|scope| {
+            let (farm, end, next) = (&amqp.farm, &end, &next);
+            let seeds: Vec<u64> = (0..WORKERS).map(|_| random.random()).collect();
+            let workers: Vec<_> =
+                seeds.into_iter().map(|seed| scope.spawn(move || work(farm, next, end, seed))).collect();
+            eventually("frames are posted", SOON, || {
+                let begun = next.load(Ordering::SeqCst);
+                holds(begun >= goal, begun)
+            });
+            match fault {
+                Fault::None => {}
+                Fault::KillBroker => broker.kill9(),
+                Fault::FreezeBroker => broker.freeze(),
+                Fault::BlockPublishers => broker.ctl(&["set_vm_memory_high_watermark", "0.0000001"]),
+                Fault::CutConnections => proxy.cut(),
+            }
+            pause(&mut random);
+            if kills_server {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+            }
+            end.store(true, Ordering::SeqCst);
+            workers.into_iter().map(|worker| worker.join().expect("no other answer")).collect()
+        });
+        match fault {
+            Fault::None | Fault::CutConnections => {}
+            Fault::KillBroker => {
+                broker.launch();
+                make_queue(&mut amqp);
+            }
+            Fault::FreezeBroker => broker.thaw(),
+            Fault::BlockPublishers => broker.ctl(&["set_vm_memory_high_watermark", "0.6"]),
+        }
+        if kills_server {
+            amqp.farm.kill9();
+            amqp.farm.server.restart();
+        }
+        amqp.wait_until_consuming();
+        for Posted { acknowledged: of_worker, others: without } in posted {
+            acknowledged.extend(&of_worker);
+            others.extend(without);
+            if !matches!(fault, Fault::KillBroker) {
+                ordered.push(of_worker);
+            }
+        }
+    }
+    amqp.call("user_manager_start", json!({ "durable": true }));
+    let mut ids = BTreeMap::new();
+    let mut arrivals = Vec::new();
+    while !acknowledged.iter().all(|number| ids.contains_key(number)) {
+        let message = amqp.receive();
+        let value =
+            message["value"].as_str().and_then(|value| value.split_once("{'FRAME': ")?.1.split([',', '}']).next());
+        let number: usize = value.and_then(|number| number.parse().ok()).expect("a frame");
+        assert!(acknowledged.contains(&number) || others.contains(&number), "{number} was never posted");
+        let id = message["message_id"].clone();
+        let first = ids.entry(number).or_insert_with(|| {
+            arrivals.push(number);
+            id.clone()
+        });
+        assert_eq!(*first, id, "frame {number} has arrived again");
+    }
+    for posted in ordered {
+        let order: Vec<usize> = arrivals.iter().copied().filter(|number| posted.contains(number)).collect();
+        assert_eq!(order, posted, "a worker's frames arrive first in the order in which it has posted them");
+    }
+    println!("{} frames acknowledged, {} not", acknowledged.len(), others.len());
+}
+
+/// The exchange, and a queue that survives everything and collects all frames.
+fn make_queue(amqp: &mut AmqpFarm) {
+    amqp.call("user_manager_start", json!({ "durable": true }));
+    amqp.call("user_manager_stop", json!({}));
+}
