@@ -6,6 +6,7 @@ use crate::http::{Gateway, method_not_allowed};
 
 mod blends;
 mod fetch;
+mod idempotency;
 mod post;
 
 /// Mounts the routes for workers (`ConfigureHTTPRoutes` of the specification): `GET`, `HEAD` and `POST` on the root of

@@ -17,7 +17,7 @@ use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
 
-mod age;
+pub(crate) mod age;
 mod expiry;
 mod lease;
 mod record;

@@ -15,6 +15,8 @@ pub enum ErrorKind {
     Absent,
     /// The client: the message has to be smaller.
     TooLarge,
+    /// The client: it has used an idempotency key for another request.
+    Conflict,
     /// Nobody, but a retry may succeed: another client holds the lease.
     Busy,
     /// Nobody, but a retry may succeed: a limit is reached.
@@ -93,6 +95,12 @@ pub enum Error {
         /// Who it claims to be from.
         claimed: String,
     },
+    /// A request with this idempotency key, and with another body, was accepted or is in progress.
+    #[error(
+        "the Idempotency-Key was used for a request with another body; repeat that body, or use a new key for a new \
+         message"
+    )]
+    KeyReused,
     /// The service is shutting down.
     #[error("the service is shutting down")]
     Stopping,
@@ -108,6 +116,7 @@ impl Error {
             Self::NoBufferMsg | Self::NoSuchMessage | Self::NoSuchBlendFile => ErrorKind::Absent,
             Self::OtherUser { .. } => ErrorKind::Forbidden,
             Self::TooLargeForBroker { .. } => ErrorKind::TooLarge,
+            Self::KeyReused => ErrorKind::Conflict,
             Self::InDelivery => ErrorKind::Busy,
             Self::NoCapacity { .. } | Self::DecoderFull { .. } => ErrorKind::NoCapacity,
             Self::Store(StoreError::NoSpace(_) | StoreError::Busy(_)) => ErrorKind::NoCapacity,

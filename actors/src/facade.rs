@@ -19,13 +19,14 @@ use crate::codec::{
 };
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::idempotency::{Accepted, IdempotencyKey, RequestKey};
 use crate::large_body::{FileSync, prepare};
 use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::messages::{
     AddBufferMsg, AddFileReference, BufferState, ConsumerState, CountUserMessage, DeleteMessage, DeleteParkedMessage,
     FileReference, FindFileReferences, GetBufferState, GetConsumerState, GetOutboxState, GetParkedMessages,
     LeaseBufferMsg, OutboxState, ParkedMessage, PeekBufferMsg, ProbeStore, PublishParkedMessage,
-    SendMessageToUserManager, StopLeasing, StopWaiting, TakeNextMessage,
+    SendMessageToUserManager, StopLeasing, StopWaiting, TakeNextMessage, UnforwardedMessage,
 };
 use crate::system::UserHttpActors;
 
@@ -44,7 +45,8 @@ impl UserHttpActors {
     /// Handles a body that a worker has posted (`handleUserMessage` of the specification). If the message is of a type
     /// that is forwarded, `Ok` means that the broker has confirmed it, or that it is on stable storage and will be
     /// forwarded; see [`FrameAck`](crate::publisher::FrameAck). If the sender is authenticated as `bound_user_id`, the
-    /// message must not name another user.
+    /// message must not name another user. The message of a request with a `key` is taken once: for an hour, retries
+    /// with the same key and the same body are [`Accepted::Replayed`].
     ///
     /// # Errors
     /// See [`Error`].
@@ -53,7 +55,8 @@ impl UserHttpActors {
         bound_user_id: Option<&str>,
         format: Format,
         body: impl Into<Body>,
-    ) -> Result<(), Error> {
+        key: Option<RequestKey<'_>>,
+    ) -> Result<Accepted, Error> {
         let body = body.into();
         let permit = self.large_bodies.permit(&body).await;
         let decoded = self.decoder.decode(format, body, codec::posted_message).await?;
@@ -61,26 +64,26 @@ impl UserHttpActors {
         if bound_user_id.is_some_and(|bound| bound.as_bytes() != user_id.as_bytes()) {
             return Err(Error::OtherUser { claimed: message.user_id().to_owned() });
         }
+        let key = key.map(|key| IdempotencyKey::new(user_id.as_bytes(), key));
         // it may be as long as the body
         drop(user_id);
-        match message {
+        let unforwarded = match message {
             UserMessage::Forward(message) => {
                 let sync = if self.consumer.is_some() { FileSync::InStore } else { FileSync::Now };
                 let body = prepare(message.body, self.outbox_bodies(), sync).await?;
                 drop(permit);
-                self.publisher.send(SendMessageToUserManager(OutgoingMessage { body, ..message })).await?
+                let message = OutgoingMessage { body, ..message };
+                return self.publisher.send(SendMessageToUserManager { message, key }).await?;
             }
-            UserMessage::Test { user_id, data } => {
-                log::info!("TEST from {user_id:?}: {data}");
-                self.publisher.do_send(CountUserMessage::Test);
-                Ok(())
-            }
-            UserMessage::Other { user_id, kind } => {
-                log::warn!("message of unknown type {kind:?} from {user_id:?} is not forwarded");
-                self.publisher.do_send(CountUserMessage::Other);
-                Ok(())
-            }
+            UserMessage::Test { user_id, data } => UnforwardedMessage::Test { user_id, data },
+            UserMessage::Other { user_id, kind } => UnforwardedMessage::Other { user_id, kind },
+        };
+        if key.is_some() {
+            return self.publisher.send(CountUserMessage { message: unforwarded, key }).await?;
         }
+        unforwarded.log();
+        self.publisher.do_send(CountUserMessage { message: unforwarded, key });
+        Ok(Accepted::Unkeyed)
     }
 
     /// Handles a body that the communication interface has sent (`handleCommunicationInterfaceMessages` of the

@@ -7,7 +7,7 @@
 //! | the messages between actors | [`messages`], [`lease`] |
 //! | what may go wrong, and who can act on it | [`error`] |
 //! | messages for workers | [`buffer`], [`blend`] |
-//! | messages for the user manager | [`publisher`] |
+//! | messages for the user manager | [`publisher`], [`idempotency`] |
 //! | messages from the communication interface | [`consumer`] |
 //! | how bodies are decoded | [`codec`], [`decoder`] |
 //! | how messages are stored | [`store`], [`payload`] |
@@ -66,6 +66,7 @@ pub mod decoder;
 pub mod digest;
 pub mod error;
 mod facade;
+pub mod idempotency;
 mod large_body;
 pub mod lease;
 pub mod messages;
@@ -83,5 +84,6 @@ pub use consumer::CommunicationInterfaceConsumer;
 pub use decoder::Decoder;
 pub use error::{Error, ErrorKind};
 pub use facade::ActorsState;
+pub use idempotency::{Accepted, IdempotencyKey, RequestKey};
 pub use publisher::UserManagerPublisher;
 pub use system::{ActorsConfig, DiskHangs, StartError, UserHttpActors};

@@ -12,6 +12,7 @@ use crate::broker::Fingerprint;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::{BufferMsg, ForwardedType, OutgoingMessage};
 use crate::error::Error;
+use crate::idempotency::{Accepted, IdempotencyKey};
 use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::store::{StoreError, StoreEvent};
 
@@ -133,17 +134,63 @@ pub struct BufferState {
 /// To [`UserManagerPublisher`](crate::UserManagerPublisher): forward a message to the user manager. The reply comes
 /// when the broker has confirmed it or it is on stable storage, as [`FrameAck`](crate::publisher::FrameAck) says.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct SendMessageToUserManager(pub OutgoingMessage);
+#[rtype(result = "Result<Accepted, Error>")]
+pub struct SendMessageToUserManager {
+    /// The message.
+    pub message: OutgoingMessage,
+    /// The key of its request, if it has one. The reply then comes when the key is on stable storage too. If a request
+    /// with this key was accepted before, the message is dropped and the reply is [`Accepted::Replayed`]; while one is
+    /// in progress, the reply waits for its outcome.
+    pub key: Option<IdempotencyKey>,
+}
 
-/// To [`UserManagerPublisher`](crate::UserManagerPublisher): count a message that is not forwarded.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub enum CountUserMessage {
+impl From<OutgoingMessage> for SendMessageToUserManager {
+    /// Without a key.
+    fn from(message: OutgoingMessage) -> Self {
+        Self { message, key: None }
+    }
+}
+
+/// To [`UserManagerPublisher`](crate::UserManagerPublisher): count a message that is not forwarded. One with a key
+/// is logged too; the sender of another one logs it.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Accepted, Error>")]
+pub struct CountUserMessage {
+    /// The message.
+    pub message: UnforwardedMessage,
+    /// The key of its request, if it has one; see [`SendMessageToUserManager::key`]. A replay is neither logged nor
+    /// counted.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// A message that is not forwarded.
+#[derive(Clone, Debug)]
+pub enum UnforwardedMessage {
     /// A `TEST` message.
-    Test,
+    Test {
+        /// Who sent it.
+        user_id: String,
+        /// Its `DATA`, written for a log line.
+        data: String,
+    },
     /// A message of an unknown type.
-    Other,
+    Other {
+        /// Who sent it.
+        user_id: String,
+        /// Its `TYPE`, written for a log line.
+        kind: String,
+    },
+}
+
+impl UnforwardedMessage {
+    pub(crate) fn log(&self) {
+        match self {
+            Self::Test { user_id, data } => log::info!("TEST from {user_id:?}: {data}"),
+            Self::Other { user_id, kind } => {
+                log::warn!("message of unknown type {kind:?} from {user_id:?} is not forwarded");
+            }
+        }
+    }
 }
 
 /// To [`UserManagerPublisher`](crate::UserManagerPublisher): lease the oldest message that is not leased. For a service
@@ -242,6 +289,8 @@ pub struct OutboxState {
     pub parked: usize,
     /// Unstored messages: the store has not been asked to write them, because the broker is about to confirm them.
     pub unstored: usize,
+    /// Idempotency keys that are remembered. They do not count towards `bytes`.
+    pub idempotency_keys: usize,
     /// The limit for `bytes`.
     pub max_bytes: u64,
     /// Whether a message was refused because the outbox was full, and none has been removed since.

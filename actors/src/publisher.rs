@@ -9,8 +9,8 @@ use crate::broker::{PublisherEvent, PublisherLink};
 use crate::error::Error;
 use crate::lease::{NextMessage, OutboxLeaseEvent};
 use crate::messages::{
-    BrokerState, CountUserMessage, Drain, FromStore, GetOutboxState, OutboxState, ParkedMessages, ProbeStore,
-    StopLeasing, TakeNextMessage,
+    BrokerState, Drain, FromStore, GetOutboxState, OutboxState, ParkedMessages, ProbeStore, StopLeasing,
+    TakeNextMessage,
 };
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
@@ -18,6 +18,8 @@ use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_fa
 
 mod confirm_through;
 mod forward;
+mod idempotency;
+mod keys;
 mod lease;
 mod outbox;
 mod parking;
@@ -25,8 +27,9 @@ mod record;
 mod removal;
 
 use forward::{Forwarder, Next};
+use keys::Keys;
 use lease::NextMessageRequests;
-use outbox::{Due, Outbox};
+use outbox::{Due, Outbox, RecoveredOutbox, Sender};
 use removal::Removal;
 
 /// How long a stop waits for the broker's answers to what is in flight. What has none by then is sent again after the
@@ -59,6 +62,7 @@ pub enum FrameAck {
 #[derive(Debug)]
 pub struct UserManagerPublisher {
     outbox: Outbox,
+    keys: Keys,
     max_bytes: u64,
     /// A message was refused because the outbox is full, and none has left it since.
     full: bool,
@@ -117,8 +121,9 @@ impl UserManagerPublisher {
         broker: Option<BrokerRoute>,
         address: Addr<Self>,
     ) -> Result<Self, Seq> {
-        let (outbox, useless) = Outbox::recover(recovered)?;
-        useless.into_iter().for_each(|marker| store.remove(marker));
+        let RecoveredOutbox { outbox, keys, useless } = Outbox::recover(recovered)?;
+        let (keys, earlier) = Keys::recover(keys);
+        useless.into_iter().chain(earlier).for_each(|record| store.remove(record));
         let frame_ack = broker.as_ref().map_or(FrameAck::Stored, |broker| broker.frame_ack);
         let route = match broker {
             None => Route::UserManager(NextMessageRequests::default()),
@@ -128,6 +133,7 @@ impl UserManagerPublisher {
         };
         Ok(Self {
             outbox,
+            keys,
             max_bytes,
             full: false,
             route,
@@ -173,9 +179,12 @@ impl UserManagerPublisher {
 
     /// Handles the outcome of a put.
     fn finish_put(&mut self, seq: Seq, outcome: Result<Payload, StoreError>, ctx: &mut Context<Self>) {
-        match self.pending_markers.remove(&seq) {
-            Some(parked) => self.marker_stored(parked, outcome.map(|_| seq)),
-            None => self.message_stored(seq, outcome, ctx),
+        if let Some(parked) = self.pending_markers.remove(&seq) {
+            self.marker_stored(parked, outcome.map(|_| seq));
+        } else if let Some(key) = self.keys.recorded(seq) {
+            self.key_recorded(key, seq, outcome);
+        } else {
+            self.message_stored(seq, outcome, ctx);
         }
     }
 
@@ -230,16 +239,16 @@ impl UserManagerPublisher {
         if !self.outbox.is_unstored(seq) {
             self.store.remove(seq);
         }
-        self.forget(seq).into_iter().for_each(|reply| reply.send(Ok(())));
+        self.forget(seq).into_iter().for_each(|sender| self.answer(sender, Ok(())));
         self.forwarded_total += 1;
     }
 
-    /// Forgets a message that is not in the store, or no longer. Returns the reply that its sender waits for.
-    fn forget(&mut self, seq: Seq) -> Option<Reply<Result<(), Error>>> {
-        let (marker, reply) = self.outbox.remove(seq);
+    /// Forgets a message that is not in the store, or no longer. Returns its sender if that waits.
+    fn forget(&mut self, seq: Seq) -> Option<Sender> {
+        let (marker, sender) = self.outbox.remove(seq);
         marker.into_iter().for_each(|marker| self.store.remove(marker));
         self.full = false;
-        reply
+        sender
     }
 
     /// A stop begins: nobody waits any longer than necessary.
@@ -272,17 +281,7 @@ impl Actor for UserManagerPublisher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.add_stream(self.outbox.deadlines());
-    }
-}
-
-impl Handler<CountUserMessage> for UserManagerPublisher {
-    type Result = ();
-
-    fn handle(&mut self, message: CountUserMessage, _: &mut Self::Context) {
-        match message {
-            CountUserMessage::Test => self.test_total += 1,
-            CountUserMessage::Other => self.unknown_total += 1,
-        }
+        self.forget_old_keys();
     }
 }
 
@@ -374,6 +373,7 @@ impl StreamHandler<Due> for UserManagerPublisher {
         match due {
             Due::EndOfLease { seq, lease } => self.outbox.expire_lease(seq, lease),
             Due::Confirm { seq } => self.confirm_is_due(seq),
+            Due::OldKeys => return self.forget_old_keys(),
         }
         self.advance(ctx);
     }
@@ -390,7 +390,12 @@ impl Handler<FromStore> for UserManagerPublisher {
         moved.into_iter().for_each(|(seq, payload)| self.outbox.moved(seq, payload));
         flushed.into_iter().for_each(|(seq, outcome)| self.finish_flush(seq, outcome, ctx));
         if let Err(error) = check_failure(&self.store_failure) {
-            let pending: Vec<Seq> = self.outbox.awaited().chain(self.pending_markers.keys().copied()).collect();
+            let pending: Vec<Seq> = self
+                .outbox
+                .awaited()
+                .chain(self.pending_markers.keys().copied())
+                .chain(self.keys.recording())
+                .collect();
             pending.into_iter().for_each(|seq| self.finish_put(seq, Err(error.clone()), ctx));
             let pending: Vec<Seq> = self.removals.keys().copied().collect();
             pending.into_iter().for_each(|seq| self.finish_removal(seq, Err(error.clone()), ctx));
@@ -409,6 +414,7 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
             bytes: self.outbox.bytes(),
             parked: self.outbox.parked_len(),
             unstored: self.outbox.unstored_len(),
+            idempotency_keys: self.keys.len(),
             max_bytes: self.max_bytes,
             full: self.full,
             broker: match &self.route {

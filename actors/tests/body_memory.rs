@@ -76,7 +76,7 @@ fn a_body_takes_memory_while_the_disk_hangs_even_if_its_sender_has_hung_up() {
             panic!("a frame is forwarded");
         };
         let sender = actix::spawn(async move {
-            let _ = publisher.send(SendMessageToUserManager(message)).await;
+            let _ = publisher.send(SendMessageToUserManager::from(message)).await;
         });
         let start = Instant::now();
         while committing.try_recv().is_err() {

@@ -2,9 +2,11 @@
 
 #[path = "confirm_through/harness.rs"]
 mod harness;
+#[path = "confirm_through/keys.rs"]
+mod keys;
 #[path = "confirm_through/model.rs"]
 mod model;
-#[path = "support/publisher.rs"]
+#[path = "support/scripted_broker.rs"]
 mod support;
 
 use std::time::Duration;

@@ -10,6 +10,8 @@ mod disk_errors;
 mod full_disk;
 #[path = "support/in_file.rs"]
 mod in_file;
+#[path = "crash/keys.rs"]
+mod keys;
 #[path = "support/owner.rs"]
 mod owner;
 #[path = "crash/power_loss.rs"]

@@ -66,7 +66,7 @@ impl Service {
             body: Payload::from_parts(vec![Bytes::copy_from_slice(body.as_bytes())]),
         };
         // answered by the store, or by the broker's confirm
-        drop(actix::spawn(self.publisher.send(SendMessageToUserManager(message))));
+        drop(actix::spawn(self.publisher.send(SendMessageToUserManager::from(message))));
     }
 
     /// What is published until the actor has nothing more to do.

@@ -50,7 +50,7 @@ async fn with_broker() -> (Addr<UserManagerPublisher>, Broker) {
 }
 
 fn frame(body: &[u8]) -> SendMessageToUserManager {
-    SendMessageToUserManager(OutgoingMessage {
+    SendMessageToUserManager::from(OutgoingMessage {
         kind: ForwardedType::FrameRendered,
         user_id: "worker".into(),
         format: Format::Pickle,
@@ -59,14 +59,14 @@ fn frame(body: &[u8]) -> SendMessageToUserManager {
 }
 
 async fn send(publisher: &Addr<UserManagerPublisher>, body: &[u8]) -> Result<(), Error> {
-    publisher.send(frame(body)).await.expect("alive")
+    publisher.send(frame(body)).await.expect("alive").map(drop)
 }
 
 /// Sends a message. Its answer comes with the broker's confirm, or when it is stored.
 fn post(publisher: &Addr<UserManagerPublisher>, body: &[u8]) -> JoinHandle<Result<(), Error>> {
     // a clone may send one message, however full the mailbox is
     let answer = publisher.clone().send(frame(body));
-    actix::spawn(async { answer.await.expect("alive") })
+    actix::spawn(async { answer.await.expect("alive").map(drop) })
 }
 
 async fn state(publisher: &Addr<UserManagerPublisher>) -> OutboxState {

@@ -59,7 +59,7 @@ fn asking() -> (OpenStore, Receiver<()>, SyncSender<bool>) {
 }
 
 fn message(size: usize) -> SendMessageToUserManager {
-    SendMessageToUserManager(OutgoingMessage {
+    SendMessageToUserManager::from(OutgoingMessage {
         kind: ForwardedType::FrameRendered,
         user_id: "a user".into(),
         format: Format::Pickle,

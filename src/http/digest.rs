@@ -89,6 +89,11 @@ impl Hasher {
 }
 
 impl Digests {
+    /// The SHA-256; `None` if the [`Hasher`] did not compute it.
+    pub fn sha256(&self) -> Option<[u8; 32]> {
+        self.sha256
+    }
+
     /// The digest of this algorithm; `None` if the [`Hasher`] did not compute it.
     pub fn get(&self, algorithm: Algorithm) -> Option<&[u8]> {
         match algorithm {

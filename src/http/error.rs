@@ -183,6 +183,7 @@ impl From<Error> for Failure {
                 _ => (StatusCode::BAD_REQUEST, None),
             },
             ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
+            ErrorKind::Conflict => (StatusCode::UNPROCESSABLE_ENTITY, None),
             ErrorKind::Busy => (StatusCode::BAD_REQUEST, Some(BUSY_RETRY_AFTER)),
             ErrorKind::NoCapacity | ErrorKind::Service => (StatusCode::SERVICE_UNAVAILABLE, Some(CAPACITY_RETRY_AFTER)),
             ErrorKind::Setup => (StatusCode::CONFLICT, None),

@@ -4,10 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use user_http_actors::{Accepted, RequestKey};
 
 use crate::auth::Bearer;
+use crate::http::digest::Algorithm;
 use crate::http::error::Failure;
 use crate::http::{Gateway, body, request};
+use crate::worker::idempotency::{self, REPLAYED};
 
 /// The body of the answer.
 #[derive(Serialize)]
@@ -28,10 +31,27 @@ pub async fn send_data_to_server(
 }
 
 async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let body = body::read(request, payload, gateway, gateway.actors.outbox_bodies()).await?;
+    let key = idempotency::key(request.headers())?;
+    let algorithms: &[Algorithm] = if key.is_some() { &[Algorithm::Sha256] } else { &[] };
+    let (body, digests) =
+        body::read_hashed(request, payload, gateway, gateway.actors.outbox_bodies(), algorithms).await?;
+    let key = key.zip(digests.sha256()).map(|(key, body_sha256)| RequestKey { key, body_sha256 });
     let bearer = request.extensions().get::<Bearer>().cloned().unwrap_or_default();
     let format = request::format(request.headers());
-    gateway.actors.handle_user_message(bearer.user_id.as_deref(), format, body).await?;
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    Ok(HttpResponse::Ok().json(Received { data: "RECEIVED", time }))
+    let accepted = gateway.actors.handle_user_message(bearer.user_id.as_deref(), format, body, key).await?;
+    let mut response = HttpResponse::Ok();
+    let time = match accepted {
+        Accepted::Unkeyed => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+        Accepted::First { at_ms } => seconds(at_ms),
+        Accepted::Replayed { at_ms } => {
+            response.insert_header((REPLAYED, "true"));
+            seconds(at_ms)
+        }
+    };
+    Ok(response.json(Received { data: "RECEIVED", time }))
+}
+
+/// The same number at every replay.
+fn seconds(milliseconds: u64) -> f64 {
+    milliseconds as f64 / 1_000.0
 }

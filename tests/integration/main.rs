@@ -39,6 +39,7 @@ mod python {
     mod example_files;
     mod files;
     mod hostile;
+    mod idempotency;
     mod json;
     mod limits;
     mod log_lines;
@@ -68,6 +69,7 @@ mod rabbitmq {
     mod amqp_deletions;
     mod amqp_downstream;
     mod amqp_faults;
+    mod amqp_keys;
     mod amqp_parked;
     mod amqp_proxy;
     mod tls_amqp;

@@ -81,6 +81,11 @@ class Peer:
         headers = {**PICKLE, "Content-Digest": f"sha-512=:{base64.b64encode(digest).decode()}:"}
         return answer_of(requests.post(url, data=data, headers=headers, timeout=60))
 
+    def post_with_key(self, url, value, protocol, key):
+        """A worker posts a message in a request that it may repeat."""
+        data = pickle.dumps(evaluate(value), protocol=protocol)
+        return answer_of(requests.post(url, data=data, headers={**PICKLE, "Idempotency-Key": key}, timeout=60))
+
     def post_json(self, url, value, **tls):
         return answer_of(requests.post(url, json=evaluate(value), timeout=60, **tls))
 

@@ -7,15 +7,17 @@
 use std::time::Duration;
 
 use actix::prelude::*;
+use uuid::Uuid;
 
 use crate::error::Error;
+use crate::idempotency::Accepted;
 use crate::messages::SendMessageToUserManager;
 use crate::payload::Payload;
-use crate::publisher::outbox::Arrival;
+use crate::publisher::outbox::{Arrival, Sender};
 use crate::publisher::record::OutboxMeta;
 use crate::publisher::{FrameAck, Route, UserManagerPublisher};
 use crate::reply::{Deferred, deferred};
-use crate::store::{Seq, StoreError, cost, encode_meta, now_ms};
+use crate::store::{Put, Seq, StoreError, cost, encode_meta, now_ms};
 
 /// How often it is checked whether the broker still takes messages while one is unstored. Until a stop ends, senders
 /// wait no longer.
@@ -42,8 +44,9 @@ const MAX_WAITING_MESSAGES: usize = 10_000;
 impl UserManagerPublisher {
     /// Asks the store to write an unstored message.
     pub(super) fn store_message(&mut self, seq: Seq) {
-        if let Some(message) = self.outbox.begin_storing(seq) {
-            self.store.put_as(seq, encode_meta(&message.meta), message.payload.clone());
+        if let Some((message, key)) = self.outbox.begin_storing(seq) {
+            let put = Put { seq, meta: encode_meta(&message.meta), body: message.payload.clone() };
+            self.put_message(put, key);
         }
     }
 
@@ -112,8 +115,8 @@ impl UserManagerPublisher {
         if !self.outbox.is_unstored(seq) {
             self.store.remove(seq);
         }
-        if let Some(reply) = self.forget(seq) {
-            reply.send(Err(error));
+        if let Some(sender) = self.forget(seq) {
+            self.answer(sender, Err(error));
         }
     }
 
@@ -134,9 +137,9 @@ impl UserManagerPublisher {
     pub(super) fn message_stored(&mut self, seq: Seq, outcome: Result<Payload, StoreError>, ctx: &mut Context<Self>) {
         match outcome {
             Ok(payload) => {
-                let reply = self.outbox.stored(seq, payload);
+                let sender = self.outbox.stored(seq, payload);
                 self.advance(ctx);
-                reply.into_iter().for_each(|reply| reply.send(Ok(())));
+                sender.into_iter().for_each(|sender| self.answer(sender, Ok(())));
             }
             Err(error) if self.outbox.is_awaited(seq) => {
                 self.refuse(seq, error.into());
@@ -149,24 +152,41 @@ impl UserManagerPublisher {
 }
 
 impl Handler<SendMessageToUserManager> for UserManagerPublisher {
-    type Result = Deferred<Result<(), Error>>;
+    type Result = Deferred<Result<Accepted, Error>>;
 
     fn handle(
         &mut self,
-        SendMessageToUserManager(message): SendMessageToUserManager,
+        SendMessageToUserManager { message, key }: SendMessageToUserManager,
         ctx: &mut Self::Context,
     ) -> Self::Result {
-        let meta = OutboxMeta::new(&message, now_ms());
+        let (mut reply, deferred) = deferred();
+        if let Some(key) = &key {
+            let Some(first) = self.keys.answer_known(key, reply) else { return deferred };
+            if let Some(seq) = self.outbox.find(key.message_id()) {
+                self.answer_held(key, seq, first);
+                return deferred;
+            }
+            reply = first;
+        }
+        let message_id = key.map_or_else(Uuid::new_v4, |key| key.message_id());
+        let meta = OutboxMeta::new(&message, message_id, now_ms());
         let size = message.body.len();
         let cost = cost(encode_meta(&meta).len(), size);
-        if let Err(error) = self.check_size(size).and_then(|()| self.admit(cost)) {
+        let checked = if key.is_some() { self.check_key_space() } else { Ok(()) };
+        if let Err(error) = checked.and_then(|()| self.check_size(size)).and_then(|()| self.admit(cost)) {
             return Deferred::now(Err(error));
         }
-        let (reply, deferred) = deferred();
+        let sender = match &key {
+            None => Sender::Unkeyed(reply),
+            Some(key) => {
+                self.keys.begin(key, meta.stored_at_ms, true, reply);
+                Sender::Keyed(key.key)
+            }
+        };
         let seq = self.store.take_seq();
         let has_broker = matches!(self.route, Route::Broker(_));
         let is_behind = self.is_behind();
-        self.outbox.arrive(seq, Arrival { meta, payload: message.body, cost, reply }, has_broker);
+        self.outbox.arrive(seq, Arrival { meta, payload: message.body, cost, sender }, has_broker);
         if is_behind {
             self.give_up(seq, "too many messages wait for it");
         } else if self.is_stopping {

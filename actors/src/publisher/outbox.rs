@@ -8,19 +8,17 @@ use futures::future::Either;
 use uuid::Uuid;
 
 use crate::deadlines::{Deadline, Deadlines};
-use crate::error::Error;
 use crate::lease::OutboxLeaseId;
 use crate::payload::Payload;
-use crate::publisher::record::{OutboxMeta, ParkedMarker};
-use crate::reply::Reply;
+use crate::publisher::record::{KeyRecord, Note, OutboxMeta, ParkedMarker};
 use crate::store::{Recovered, Seq, cost};
 
 mod durability;
 #[cfg(test)]
 mod tests;
 
-pub use durability::Arrival;
 use durability::Durability;
+pub use durability::{Arrival, Sender};
 
 /// The messages for the user manager.
 ///
@@ -60,6 +58,8 @@ pub enum Due {
     EndOfLease { seq: Seq, lease: OutboxLeaseId },
     /// A look at an unstored message that the broker has not confirmed.
     Confirm { seq: Seq },
+    /// The oldest idempotency keys are forgotten.
+    OldKeys,
 }
 
 /// One message.
@@ -119,22 +119,32 @@ impl State {
     }
 }
 
+/// What a store has kept.
+#[derive(Debug, Default)]
+pub struct RecoveredOutbox {
+    pub outbox: Outbox,
+    /// The records of idempotency keys.
+    pub keys: Vec<(Seq, KeyRecord)>,
+    /// Markers that mark nothing any more.
+    pub useless: Vec<Seq>,
+}
+
 impl Outbox {
-    /// The outbox that a store has kept, and the markers in it that mark nothing any more.
+    /// The outbox that a store has kept.
     ///
     /// # Errors
     /// The number of a record that is no record of an outbox.
-    pub fn recover(recovered: Vec<Recovered>) -> Result<(Self, Vec<Seq>), Seq> {
-        let mut outbox = Self::default();
-        let mut useless = Vec::new();
+    pub fn recover(recovered: Vec<Recovered>) -> Result<RecoveredOutbox, Seq> {
+        let RecoveredOutbox { mut outbox, mut keys, mut useless } = RecoveredOutbox::default();
         for record in recovered {
-            match record.decode_meta::<OutboxMeta, ParkedMarker>()? {
+            match record.decode_meta::<OutboxMeta, Note>()? {
                 Either::Left(meta) => {
                     let cost = cost(record.meta.len(), record.body.len());
                     outbox.insert(record.seq, meta, record.body, cost, Durability::Stored);
                     outbox.enter(record.seq, State::Waiting);
                 }
-                Either::Right(ParkedMarker { parked, reason, since_ms }) => {
+                Either::Right(Note::Key(key)) => keys.push((record.seq, key)),
+                Either::Right(Note::Parked(ParkedMarker { parked, reason, since_ms })) => {
                     let marker = Some(record.seq);
                     // a kill may leave two markers of a message that was published and parked again
                     useless.extend(outbox.unpark(parked));
@@ -145,7 +155,7 @@ impl Outbox {
                 }
             }
         }
-        Ok((outbox, useless))
+        Ok(RecoveredOutbox { outbox, keys, useless })
     }
 
     fn insert(&mut self, seq: Seq, meta: OutboxMeta, payload: Payload, cost: u64, durability: Durability) {
@@ -315,10 +325,10 @@ impl Outbox {
         self.enter(seq, before);
     }
 
-    /// Forgets a message. Returns its marker, which has to be removed too, and the reply that its sender waits for.
-    pub fn remove(&mut self, seq: Seq) -> (Option<Seq>, Option<Reply<Result<(), Error>>>) {
+    /// Forgets a message. Returns its marker, which has to be removed too, and its sender if that waits.
+    pub fn remove(&mut self, seq: Seq) -> (Option<Seq>, Option<Sender>) {
         self.leave(seq);
-        let reply = self.set_durability(seq, Durability::Stored).and_then(Durability::into_reply);
+        let sender = self.set_durability(seq, Durability::Stored).and_then(Durability::into_sender);
         let Some(message) = self.messages.remove(&seq) else { return (None, None) };
         self.by_id.remove(&message.meta.message_id);
         self.bytes -= message.cost;
@@ -326,7 +336,7 @@ impl Outbox {
             readers.lingering = message.cost;
             self.lingering_bytes += message.cost;
         }
-        (message.state.parked().and_then(|parked| parked.marker), reply)
+        (message.state.parked().and_then(|parked| parked.marker), sender)
     }
 
     /// Changes the state of a message. Returns whether there is such a message.

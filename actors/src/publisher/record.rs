@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::buffer::age::BootTime;
 use crate::codec::{Format, ForwardedType, OutgoingMessage};
-use crate::store::Seq;
+use crate::idempotency::Digest;
+use crate::store::{NO_RECORD, Seq};
 
 /// The meta of a message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,6 +28,48 @@ pub struct ParkedMarker {
     pub since_ms: u64,
 }
 
+/// The meta of a record without a body: a request with this idempotency key was accepted.
+///
+/// Versions without idempotency keys take it for the marker of a parked message that is not there, and remove it. So
+/// they open a store with keys, and forget the keys.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeyRecord {
+    #[serde(with = "uuid::serde::simple")]
+    key: Uuid,
+    #[serde(with = "uuid::serde::simple")]
+    body: Uuid,
+    /// [`NO_RECORD`]
+    parked: Seq,
+    /// Empty.
+    reason: String,
+    /// When the request arrived.
+    pub since_ms: u64,
+    /// When this record was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootTime>,
+}
+
+impl KeyRecord {
+    pub fn new(key: Digest, body: Digest, since_ms: u64, boot: Option<BootTime>) -> Self {
+        let [key, body] = [key, body].map(Uuid::from_bytes);
+        Self { key, body, parked: NO_RECORD, reason: String::new(), since_ms, boot }
+    }
+
+    /// The key, and the digest of the body.
+    pub fn digests(&self) -> (Digest, Digest) {
+        (self.key.into_bytes(), self.body.into_bytes())
+    }
+}
+
+/// The meta of a record that is no message.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Note {
+    /// First, because it has the fields of the other.
+    Key(KeyRecord),
+    Parked(ParkedMarker),
+}
+
 /// [`Format`] as it is written in a record.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Format", rename_all = "lowercase")]
@@ -44,13 +88,7 @@ enum TypeName {
 
 impl OutboxMeta {
     /// The meta of a new message.
-    pub fn new(message: &OutgoingMessage, stored_at_ms: u64) -> Self {
-        Self {
-            message_id: Uuid::new_v4(),
-            format: message.format,
-            kind: message.kind,
-            user_id: message.user_id.clone(),
-            stored_at_ms,
-        }
+    pub fn new(message: &OutgoingMessage, message_id: Uuid, stored_at_ms: u64) -> Self {
+        Self { message_id, format: message.format, kind: message.kind, user_id: message.user_id.clone(), stored_at_ms }
     }
 }

@@ -67,6 +67,7 @@ impl StoreEvent {
 /// A request to the thread.
 enum Command {
     Put(Put),
+    PutBoth(Box<[Put; 2]>),
     Remove(Seq),
     RemoveDurably(Seq),
     Flush(Seq),
@@ -157,6 +158,12 @@ impl StoreHandle {
     /// Puts a record under a number from [`StoreHandle::take_seq`]; [`StoreEvent::stored`] reports the outcome.
     pub fn put_as(&self, seq: Seq, meta: Bytes, body: Payload) {
         self.0.send_and_wake(Command::Put(Put { seq, meta, body }));
+    }
+
+    /// Puts two records in one commit: after a crash that tears it, the second one is there only if the first one is.
+    /// The outcomes are equal: if one is refused, so is the other.
+    pub fn put_both(&self, first: Put, second: Put) {
+        self.0.send_and_wake(Command::PutBoth(Box::new([first, second])));
     }
 
     /// Removes a record soon: a crash of the process within a millisecond may bring it back, a crash of the machine
@@ -273,7 +280,8 @@ impl<F: Fn(StoreEvent)> Writer<F> {
     fn gather(&mut self, group: &mut Group) -> bool {
         while group.bytes < MAX_GROUP_BYTES && group.commands < MAX_GROUP_COMMANDS {
             match self.queue.try_recv() {
-                Ok(Command::Put(put)) => group.add(put),
+                Ok(Command::Put(put)) => group.add([put]),
+                Ok(Command::PutBoth(puts)) => group.add(*puts),
                 Ok(Command::Remove(seq)) => {
                     self.removals.push(seq);
                     let soon = Instant::now() + REMOVAL_DELAY;
@@ -411,14 +419,15 @@ impl<F: Fn(StoreEvent)> Writer<F> {
 }
 
 impl Group {
-    fn add(&mut self, put: Put) {
-        match put.check() {
+    /// Adds puts that have one outcome.
+    fn add<const N: usize>(&mut self, puts: [Put; N]) {
+        match puts.iter().try_for_each(Put::check) {
             Ok(()) => {
-                self.bytes += put.body.unsynced_len() as usize;
-                self.puts.push(put);
+                self.bytes += puts.iter().map(|put| put.body.unsynced_len() as usize).sum::<usize>();
+                self.puts.extend(puts);
             }
-            // not those that would be committed with it
-            Err(error) => self.refused.push((put.seq, Err(error))),
+            // not those that would be committed with them
+            Err(error) => self.refused.extend(puts.map(|put| (put.seq, Err(error.clone())))),
         }
     }
 

@@ -1,27 +1,27 @@
 //! A publisher actor whose broker, disk and clock the test moves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use actix::Addr;
+use actix::{Addr, AsyncContext, Context};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use user_http_actors::broker::{Outcome, PublisherEvent};
 use user_http_actors::codec::{Format, ForwardedType, OutgoingMessage};
 use user_http_actors::messages::{
-    GetOutboxState, GetParkedMessages, OutboxState, ParkedMessage, SendMessageToUserManager,
+    FromStore, GetOutboxState, GetParkedMessages, OutboxState, ParkedMessage, SendMessageToUserManager,
 };
 use user_http_actors::payload::Payload;
 use user_http_actors::publisher::FrameAck;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, Seq, Store, StoreError};
-use user_http_actors::system::OpenStore;
-use user_http_actors::{Error, UserManagerPublisher};
+use user_http_actors::store::{Change, Durable, NO_RECORD, Put, Recovered, Seq, Store, StoreError, StoreHandle};
+use user_http_actors::{Accepted, Error, IdempotencyKey, UserManagerPublisher};
+use uuid::Uuid;
 
-use crate::support::{Broker, start_with_broker};
+use crate::support::{Broker, start_route};
 
 /// In real time.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -55,8 +55,7 @@ pub enum Disk {
 
 struct Scripted {
     disk: Disk,
-    /// The messages that are stored, by the number of their record.
-    records: BTreeMap<Seq, u64>,
+    records: BTreeMap<Seq, Put>,
     puts: usize,
 }
 
@@ -85,11 +84,28 @@ impl ScriptedDisk {
 
     /// The messages that are stored.
     pub fn records(&self) -> Vec<u64> {
-        self.lock().records.values().copied().collect()
+        // a marker has no body, and neither has a key
+        let scripted = self.lock();
+        let messages = scripted.records.values().filter(|put| !put.body.is_empty());
+        messages.map(|put| number_of(&put.body.read_all().expect("readable"))).collect()
     }
 
     pub fn holds(&self, number: u64) -> bool {
-        self.lock().records.values().any(|stored| *stored == number)
+        self.records().contains(&number)
+    }
+
+    /// A disk that has what this one has.
+    fn copy(&self) -> Self {
+        let records = self.lock().records.clone();
+        Self(Arc::new((Mutex::new(Scripted { disk: Disk::Writes, records, puts: 0 }), Condvar::new())))
+    }
+
+    /// What is stored, and the number of the next record.
+    fn recovered(&self) -> (Vec<Recovered>, Seq) {
+        let scripted = self.lock();
+        let recovered = |put: &Put| Recovered { seq: put.seq, meta: put.meta.clone(), body: put.body.clone() };
+        let next = scripted.records.last_key_value().map_or(1, |(seq, _)| seq + 1);
+        (scripted.records.values().map(recovered).collect(), next)
     }
 }
 
@@ -97,17 +113,15 @@ impl Store for ScriptedDisk {
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
         let guard = self.0.1.wait_while(self.lock(), |scripted| scripted.disk == Disk::Hangs);
         let mut scripted = guard.unwrap_or_else(PoisonError::into_inner);
-        let has_puts = changes.iter().any(|change| matches!(change, Change::Put(_)));
-        if has_puts && scripted.disk == Disk::Full {
+        let needs_space = |change: &Change| matches!(change, Change::Put(_) | Change::Remove(NO_RECORD));
+        if changes.iter().any(needs_space) && scripted.disk == Disk::Full {
             return Err(StoreError::NoSpace("full".into()));
         }
         for change in changes {
             match change {
-                // a marker has no body
-                Change::Put(put) if put.body.is_empty() => {}
                 Change::Put(put) => {
-                    scripted.puts += 1;
-                    scripted.records.insert(put.seq, number_of(&put.body.read_all().expect("readable")));
+                    scripted.puts += usize::from(!put.body.is_empty());
+                    scripted.records.insert(put.seq, put.clone());
                 }
                 Change::Remove(seq) => drop(scripted.records.remove(seq)),
             }
@@ -116,13 +130,25 @@ impl Store for ScriptedDisk {
     }
 }
 
+fn start_on(disk: &ScriptedDisk, frame_ack: FrameAck) -> (Addr<UserManagerPublisher>, Broker) {
+    let (recovered, next_seq) = disk.recovered();
+    let store: Box<dyn Store> = Box::new(disk.clone());
+    start_route(frame_ack, |route| {
+        let ctx = Context::new();
+        let (address, owner) = (ctx.address(), ctx.address());
+        let store = StoreHandle::start("test", store, next_seq, move |event| owner.do_send(FromStore(event)));
+        let store = store.expect("a thread");
+        ctx.run(UserManagerPublisher::new(store, recovered, 1 << 30, Some(route), address).expect("sound records"))
+    })
+}
+
 fn number_of(body: &[u8]) -> u64 {
     std::str::from_utf8(body).ok().and_then(|text| text.trim_end().parse().ok()).expect("a number")
 }
 
 enum Answer {
-    Awaited(JoinHandle<Result<(), Error>>),
-    Given(Result<(), Error>),
+    Awaited(JoinHandle<Result<Accepted, Error>>),
+    Given(Result<Accepted, Error>),
     HungUp,
 }
 
@@ -136,6 +162,9 @@ pub struct Gateway {
     /// What is published on this connection and has no outcome, with the sequence numbers.
     outstanding: Vec<(u64, Seq)>,
     first_published: Vec<u64>,
+    frame_ack: FrameAck,
+    /// Each message that was published, with each id that it had.
+    ids: BTreeSet<(u64, Uuid)>,
 }
 
 impl Drop for Gateway {
@@ -149,10 +178,25 @@ impl Gateway {
     pub fn start(frame_ack: FrameAck) -> Self {
         let scripted = Scripted { disk: Disk::Writes, records: BTreeMap::new(), puts: 0 };
         let disk = ScriptedDisk(Arc::new((Mutex::new(scripted), Condvar::new())));
-        let store = OpenStore::new("test", Box::new(disk.clone()));
-        let (publisher, broker) = start_with_broker(store, 1 << 30, frame_ack);
+        let (publisher, broker) = start_on(&disk, frame_ack);
         let (answers, outstanding, first_published) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { publisher, disk, broker, epoch: 0, answers, outstanding, first_published }
+        let ids = BTreeSet::new();
+        Self { publisher, disk, broker, epoch: 0, answers, outstanding, first_published, frame_ack, ids }
+    }
+
+    /// Another process with what the disk has at the moment. The clients of this one get no answer any more.
+    pub fn kill_and_start_again(&mut self) {
+        let disk = self.disk.copy();
+        self.disk.set(Disk::Writes);
+        (self.publisher, self.broker) = start_on(&disk, self.frame_ack);
+        self.disk = disk;
+        self.outstanding.clear();
+        for answer in self.answers.values_mut() {
+            if let Answer::Awaited(handle) = answer {
+                handle.abort();
+                *answer = Answer::HungUp;
+            }
+        }
     }
 
     pub async fn connected(frame_ack: FrameAck) -> Self {
@@ -188,6 +232,15 @@ impl Gateway {
 
     /// A worker sends the next message, of at least `size` bytes.
     pub fn post_of(&mut self, size: usize) -> u64 {
+        self.send(size, None)
+    }
+
+    /// A worker sends the next message, in a request with a key.
+    pub fn post_with(&mut self, key: Option<IdempotencyKey>) -> u64 {
+        self.send(0, key)
+    }
+
+    fn send(&mut self, size: usize, key: Option<IdempotencyKey>) -> u64 {
         let number = self.answers.len() as u64 + 1;
         let mut body = number.to_string().into_bytes();
         body.resize(body.len().max(size), b' ');
@@ -198,7 +251,7 @@ impl Gateway {
             body: Payload::from_parts(vec![Bytes::from(body)]),
         };
         // a clone may send one message, however full the mailbox is
-        let answer = self.publisher.clone().send(SendMessageToUserManager(message));
+        let answer = self.publisher.clone().send(SendMessageToUserManager { message, key });
         let answer = actix::spawn(async { answer.await.unwrap_or(Err(Error::Stopping)) });
         self.answers.insert(number, Answer::Awaited(answer));
         number
@@ -212,6 +265,11 @@ impl Gateway {
 
     /// The answer to a message, if there is one.
     pub fn answer(&self, number: u64) -> Option<Result<(), Error>> {
+        self.accepted(number).map(|answer| answer.map(drop))
+    }
+
+    /// As [`Self::answer`], with what it says.
+    pub fn accepted(&self, number: u64) -> Option<Result<Accepted, Error>> {
         match self.answers.get(&number)? {
             Answer::Given(answer) => Some(answer.clone()),
             Answer::Awaited(_) | Answer::HungUp => None,
@@ -230,6 +288,11 @@ impl Gateway {
     /// All messages that were published, in the order of their first publication.
     pub fn first_published(&self) -> &[u64] {
         &self.first_published
+    }
+
+    /// Each message that was published, with each id that it had.
+    pub fn ids(&self) -> &BTreeSet<(u64, Uuid)> {
+        &self.ids
     }
 
     pub async fn state(&self) -> OutboxState {
@@ -266,6 +329,7 @@ impl Gateway {
         }
         for publication in self.broker.published() {
             let number = number_of(&publication.body.read_all().expect("readable"));
+            self.ids.insert((number, publication.message_id));
             if publication.epoch == self.epoch {
                 self.outstanding.push((number, publication.seq));
             }

@@ -199,7 +199,7 @@ proptest! {
         System::new().block_on(async {
             let directory = tempfile::tempdir().expect("a directory");
             let actor = publisher(directory.path());
-            let sent = actor.send(SendMessageToUserManager(message.clone())).await.expect("alive");
+            let sent = actor.send(SendMessageToUserManager::from(message.clone())).await.expect("alive");
             sent.expect("what is decoded is stored");
             actor.send(Drain).await.expect("alive");
             drop(actor);

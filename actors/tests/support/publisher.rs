@@ -1,37 +1,15 @@
-//! A publisher actor with a broker whose every move the test makes.
-
-use std::sync::mpsc::{self, Receiver};
+//! A publisher actor with or without a broker whose every move the test makes.
 
 use actix::Addr;
 use user_http_actors::UserManagerPublisher;
-use user_http_actors::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use user_http_actors::publisher::{BrokerRoute, FrameAck};
 use user_http_actors::system::OpenStore;
 
-struct Link(mpsc::Sender<Publication>);
+#[path = "scripted_broker.rs"]
+mod scripted_broker;
 
-impl PublisherLink for Link {
-    fn publish(&self, publication: Publication) {
-        let _ = self.0.send(publication);
-    }
-}
-
-/// The other end of the actor's link.
-pub struct Broker {
-    pub events: Box<dyn Fn(PublisherEvent) + Send>,
-    pub publications: Receiver<Publication>,
-}
-
-impl Broker {
-    pub fn outcome(&self, seq: u64, outcome: Outcome) {
-        (self.events)(PublisherEvent::Outcome { seq, outcome });
-    }
-
-    /// What has been published since the last call.
-    pub fn published(&self) -> Vec<Publication> {
-        self.publications.try_iter().collect()
-    }
-}
+pub use scripted_broker::Broker;
+use scripted_broker::start_route;
 
 /// Starts the actor with or without a broker.
 pub fn start(store: OpenStore, max_bytes: u64, broker: Option<BrokerRoute>) -> Addr<UserManagerPublisher> {
@@ -45,13 +23,5 @@ pub fn start_with_broker(
     max_bytes: u64,
     frame_ack: FrameAck,
 ) -> (Addr<UserManagerPublisher>, Broker) {
-    let (started, events) = mpsc::channel();
-    let (link, publications) = mpsc::channel();
-    let start_link = Box::new(move |on_event| -> Box<dyn PublisherLink> {
-        let _ = started.send(on_event);
-        Box::new(Link(link))
-    });
-    let publisher = start(store, max_bytes, Some(BrokerRoute { start_link, frame_ack }));
-    let events = events.recv().expect("the link is started with the actor");
-    (publisher, Broker { events, publications })
+    start_route(frame_ack, |route| start(store, max_bytes, Some(route)))
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Due, Outbox, OutboxMessage, State};
 use crate::deadlines::Deadline;
 use crate::error::Error;
+use crate::idempotency::{Accepted, Digest};
 use crate::payload::Payload;
 use crate::publisher::record::OutboxMeta;
 use crate::reply::Reply;
@@ -17,24 +18,32 @@ use crate::store::Seq;
 pub(super) enum Durability {
     /// The store has not been asked to write it.
     Unstored {
-        reply: Reply<Result<(), Error>>,
+        sender: Sender,
         arrived: Instant,
         /// Of [`Due::Confirm`]; `None` once it has passed.
         deadline: Option<Deadline>,
     },
     /// The store is writing it.
-    Storing(Reply<Result<(), Error>>),
+    Storing(Sender),
     /// On stable storage.
     Stored,
 }
 
 impl Durability {
-    pub(super) fn into_reply(self) -> Option<Reply<Result<(), Error>>> {
+    pub(super) fn into_sender(self) -> Option<Sender> {
         match self {
-            Self::Unstored { reply, .. } | Self::Storing(reply) => Some(reply),
+            Self::Unstored { sender, .. } | Self::Storing(sender) => Some(sender),
             Self::Stored => None,
         }
     }
+}
+
+/// The sender of a message, who waits until it is durable.
+#[derive(Debug)]
+pub enum Sender {
+    Unkeyed(Reply<Result<Accepted, Error>>),
+    /// Waits at this idempotency key, maybe with others.
+    Keyed(Digest),
 }
 
 /// A message that has just been received.
@@ -43,13 +52,13 @@ pub struct Arrival {
     pub meta: OutboxMeta,
     pub payload: Payload,
     pub cost: u64,
-    pub reply: Reply<Result<(), Error>>,
+    pub sender: Sender,
 }
 
 impl Outbox {
     /// Adds an unstored message. With a broker it waits at once, and otherwise as soon as it is stored.
-    pub fn arrive(&mut self, seq: Seq, Arrival { meta, payload, cost, reply }: Arrival, has_broker: bool) {
-        let durability = Durability::Unstored { reply, arrived: Instant::now(), deadline: None };
+    pub fn arrive(&mut self, seq: Seq, Arrival { meta, payload, cost, sender }: Arrival, has_broker: bool) {
+        let durability = Durability::Unstored { sender, arrived: Instant::now(), deadline: None };
         self.insert(seq, meta, payload, cost, durability);
         self.unstored.insert(seq);
         self.enter(seq, if has_broker { State::Waiting } else { State::Arriving });
@@ -74,25 +83,27 @@ impl Outbox {
         }
     }
 
-    /// The store is asked to write an unstored message. Returns the message, unless that was asked before.
-    pub fn begin_storing(&mut self, seq: Seq) -> Option<&OutboxMessage> {
+    /// The store is asked to write an unstored message. Returns the message and the key of its sender, unless that was
+    /// asked before.
+    pub fn begin_storing(&mut self, seq: Seq) -> Option<(&OutboxMessage, Option<Digest>)> {
         if !self.is_unstored(seq) {
             return None;
         }
-        let reply = self.set_durability(seq, Durability::Stored)?.into_reply()?;
+        let sender = self.set_durability(seq, Durability::Stored)?.into_sender()?;
+        let key = if let Sender::Keyed(key) = &sender { Some(*key) } else { None };
         let message = self.messages.get_mut(&seq)?;
-        message.durability = Durability::Storing(reply);
-        Some(message)
+        message.durability = Durability::Storing(sender);
+        Some((message, key))
     }
 
-    /// The store has written a message, and has its body now. Returns the reply that its sender waits for.
-    pub fn stored(&mut self, seq: Seq, payload: Payload) -> Option<Reply<Result<(), Error>>> {
+    /// The store has written a message, and has its body now. Returns its sender if that waits.
+    pub fn stored(&mut self, seq: Seq, payload: Payload) -> Option<Sender> {
         self.messages.get_mut(&seq)?.payload = payload;
-        let reply = self.set_durability(seq, Durability::Stored).and_then(Durability::into_reply);
+        let sender = self.set_durability(seq, Durability::Stored).and_then(Durability::into_sender);
         if let Some(OutboxMessage { state: State::Arriving, .. }) = self.messages.get(&seq) {
             self.enter(seq, State::Waiting);
         }
-        reply
+        sender
     }
 
     /// Changes the durability of a message. Returns what it was.

@@ -146,9 +146,9 @@ fn take(outbox: &mut Outbox, added: Seq, step: Step, is_storing: bool) -> bool {
                 user_id: "a user".into(),
                 stored_at_ms: 0,
             };
-            let (reply, _) = deferred();
+            let sender = Sender::Unkeyed(deferred().0);
             let payload = Payload::from_parts(vec![vec![0; added as usize].into()]);
-            outbox.arrive(added, Arrival { meta, payload, cost: 10 * added, reply }, has_broker);
+            outbox.arrive(added, Arrival { meta, payload, cost: 10 * added, sender }, has_broker);
             outbox.await_confirm(added, LONG);
         }
         Step::BeginStoring(seq) => drop(outbox.begin_storing(seq)),
