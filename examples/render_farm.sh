@@ -180,7 +180,8 @@ opener.open(request, timeout=2)
 PYTHON
 }
 until_true 30 "$server_pid" stored || fail 'the server did not take the message'
-as_worker=(--server "$http" --token-file "$work/worker.token" --user-id render-farm)
+as_worker=(--server "$http" --token-file "$work/worker.token" --user-id render-farm
+    --cache-dir "$work/cache")
 case $worker in
     rust) "$bin/examples/worker" "${as_worker[@]}" "$uuid" ;;
     python) python3 "$root/examples/python/worker.py" "${as_worker[@]}" "$uuid" ;;

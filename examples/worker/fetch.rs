@@ -1,191 +1,194 @@
-//! Fetches the message into a file. Resumes a broken transfer.
+//! Fetches the message.
+//!
+//! The server delivers a message once: with its last byte. A message that refers to its .blend file is therefore first
+//! read without that byte, which is always the same, and taken only when the .blend file is here. If the .blend file
+//! cannot be had, the message is still at the server, and is fetched with the file in it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Cursor, ErrorKind, Read, Write};
-use std::path::Path;
-use std::thread;
-use std::time::Duration;
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
-use ureq::Agent;
 use ureq::http::{HeaderMap, StatusCode, header};
 use url::Url;
 
 use crate::Result;
-use crate::http::{self, Access};
-use crate::net::{self, Patience};
-use crate::pickle::Document;
-use crate::ui::Ui;
+use crate::download::{Download, Version, content_range};
+use crate::net::{Attempt, Client, Refused};
 
-const CHUNK_BYTES: usize = 256 << 10;
+/// The opcode at the end of every pickle.
+const STOP: u8 = b'.';
+
+const BLEND_REFERENCE: &str = "blend-reference";
+
+/// The server's longest `wait`.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// The pause between requests to a server that does not know `wait`.
+const POLL: Duration = Duration::from_secs(1);
 
 pub struct Fetch<'a> {
-    pub agent: &'a Agent,
-    pub access: &'a Access,
-    pub ui: &'a Ui,
-    pub url: &'a Url,
-    pub patience: Duration,
-}
-
-/// How one attempt ended.
-enum Attempt {
-    Complete,
-    /// Another attempt may succeed. `moved`: this one received some bytes.
-    Broken {
-        why: String,
-        after: Option<Duration>,
-        moved: bool,
-    },
-    /// Another attempt would fail the same way.
-    Failed(String),
-}
-
-/// What a partial file belongs to.
-struct Partial {
-    etag: Option<String>,
-    total: u64,
+    pub client: &'a Client<'a>,
+    pub url: Url,
+    /// Whether a reference may take the place of the .blend file.
+    pub by_reference: bool,
+    /// How long to wait for a message that is not there yet.
+    pub wait: Duration,
+    /// The longest wait of one request, because a connection that transfers nothing is taken for broken.
+    pub max_wait: Duration,
 }
 
 impl Fetch<'_> {
-    /// Fetches the message into `target`. A message is delivered once: if `target` exists, it is kept; if an earlier
-    /// run left a part of it, the transfer is resumed.
-    pub fn run(&self, target: &Path) -> Result<()> {
+    /// Fetches the message into `target`. If `target` exists, it is kept; if an earlier run left a part of it, the
+    /// transfer is resumed. A message that refers to its .blend file is not taken yet: [`Self::take`] does that.
+    /// Returns whether `target` existed.
+    pub fn run(&self, target: &Path) -> Result<bool> {
+        let ui = self.client.ui;
         if target.exists() {
-            self.ui.say(format!("using the message fetched before: {}", target.display()));
-            return Ok(());
+            ui.say(format!("using the message fetched before: {}", target.display()));
+            return Ok(true);
         }
-        let part = target.with_extension("part");
-        let note = target.with_extension("part.etag");
-        let mut patience = Patience::new(self.patience);
-        loop {
-            match self.attempt(&part, &note)? {
-                Attempt::Complete => break,
-                Attempt::Failed(why) => return Err(format!("{}: {why}", self.url).into()),
-                Attempt::Broken { why, after, moved } => {
-                    if moved {
-                        patience.renew();
-                    }
-                    let Some(pause) = patience.pause(after) else {
-                        return Err(format!("gave up fetching {}: {why}", self.url).into());
-                    };
-                    self.ui.say(format!("fetching: {why}; trying again in {pause:?}"));
-                    thread::sleep(pause);
-                }
-            }
+        let prefer = self.by_reference.then_some(BLEND_REFERENCE);
+        let download = self.download(&target.with_extension("part"), prefer);
+        if download.is_begun() || !self.look(&download, target)? {
+            download.run()??;
+            ui.say(format!("fetched {}", HumanBytes(download.finish(target)?)));
         }
-        fs::rename(&part, target)?;
-        let _ = fs::remove_file(&note);
-        self.ui.say(format!("fetched {}", HumanBytes(fs::metadata(target)?.len())));
-        Ok(())
+        Ok(false)
     }
 
-    fn attempt(&self, part: &Path, note: &Path) -> Result<Attempt> {
-        let mut have = fs::metadata(part).map_or(0, |file| file.len());
-        let known = Partial::load(note);
-        let mut request = self.agent.get(self.url.as_str());
-        match &known {
-            Some(known) if have == known.total => return Ok(Attempt::Complete),
-            Some(Partial { etag: Some(etag), .. }) if have > 0 => {
-                request = request.header(header::RANGE, format!("bytes={have}-")).header(header::IF_RANGE, etag);
-            }
-            _ => {}
-        }
+    /// Fetches the message with the .blend file in it, in place of the one in `target`.
+    pub fn with_blend_file(&self, target: &Path) -> Result<()> {
+        let download = self.download(&target.with_extension("whole.part"), None);
+        download.run()??;
+        self.client.ui.say(format!("fetched {}", HumanBytes(download.finish(target)?)));
+        forget(&untaken(target))
+    }
 
-        let broken = |why: String, after| Attempt::Broken { why, after, moved: false };
-        let mut response = match request.call() {
-            Ok(response) => response,
-            Err(error) => {
-                let why = self.access.explain(&error);
-                return Ok(if http::is_final(&error) { Attempt::Failed(why) } else { broken(why, None) });
+    /// Takes the message if [`Self::run`] has only looked at it. Returns `false`, and removes `target`, if another
+    /// message is in its place now. `kept`: an earlier run may have taken it.
+    pub fn take(&self, target: &Path, kept: bool) -> Result<bool> {
+        let note = untaken(target);
+        let Some(Version { etag: Some(etag), len }) = Version::load(&note) else { return Ok(true) };
+        // The server may have handed over the last byte, and the answer was lost.
+        let lost = Cell::new(kept);
+        let taken = self.client.retry("taking the message", || {
+            let request = self.client.agent.get(self.url.as_str()).header("Prefer", BLEND_REFERENCE);
+            let request = request.header(header::RANGE, format!("bytes={}-", len - 1));
+            let answer = request.header(header::IF_RANGE, &etag).header(header::IF_MATCH, &etag).call();
+            lost.set(lost.get() || answer.is_err());
+            self.client.judge(answer).then(|mut response| {
+                let read = response.body_mut().as_reader().read_exact(&mut [0]);
+                lost.set(lost.get() || read.is_err());
+                Ok(match read {
+                    Ok(()) => Attempt::Done(()),
+                    Err(error) => Attempt::Broken { why: error.to_string(), after: None, moved: false },
+                })
+            })
+        })?;
+        match taken {
+            Err(refused) if is_absent(&refused) && lost.get() => {}
+            Err(refused) if is_absent(&refused) || refused.status == Some(StatusCode::PRECONDITION_FAILED) => {
+                forget(target)?;
+                forget(&note)?;
+                return if is_absent(&refused) { Err(refused.into()) } else { Ok(false) };
             }
-        };
-        let total = match response.status() {
-            StatusCode::OK => {
-                have = 0;
-                response.body().content_length()
-            }
-            StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
-                Some((first, total)) if first == have => Some(total),
-                _ => return start_over(part, "the server sent another range than the requested one"),
-            },
-            StatusCode::RANGE_NOT_SATISFIABLE => return start_over(part, "the server has no such range"),
-            status => {
-                let (temporary, after) = (net::is_temporary(&response), net::retry_after(&response));
-                let why = net::refusal(self.access, status, &message_of(net::error_body(&mut response)));
-                return Ok(if temporary { broken(why, after) } else { Attempt::Failed(format!("refused: {why}")) });
-            }
-        };
-        let Some(total) = total else { return Ok(Attempt::Failed("the answer has no Content-Length".into())) };
-
-        let mut file = OpenOptions::new().create(true).append(true).open(part)?;
-        file.set_len(have)?;
-        Partial::of(response.headers(), total).save(note)?;
-        let bar = self.ui.transfer("fetching", total, have);
-        let mut body = response.body_mut().as_reader();
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let before = have;
-        while have < total {
-            match body.read(&mut chunk) {
-                Ok(read @ 1..) => {
-                    file.write_all(&chunk[..read])
-                        .map_err(|error| format!("cannot write {}: {error}", part.display()))?;
-                    have += read as u64;
-                    bar.advance(read);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                end => {
-                    let why = end.err().map_or("the connection closed".into(), |error| error.to_string());
-                    let why = format!("{why} after {} of {}", HumanBytes(have), HumanBytes(total));
-                    return Ok(Attempt::Broken { why, after: None, moved: have > before });
-                }
-            }
+            taken => taken?,
         }
+        forget(&note)?;
+        Ok(true)
+    }
+
+    /// Waits for the message and asks for its first byte, which delivers nothing. If the message refers to its .blend
+    /// file, reads all but the last byte into `target` and returns `true`. A server that does not know ranges sends
+    /// the whole message; `download` receives it.
+    fn look(&self, download: &Download, target: &Path) -> Result<bool> {
+        let deadline = Instant::now() + self.wait;
+        let version = self.client.retry(download.what, || {
+            let asked = Instant::now();
+            let wait = deadline.saturating_duration_since(asked).min(MAX_WAIT).min(self.max_wait).as_secs();
+            let mut url = self.url.clone();
+            url.query_pairs_mut().append_pair("wait", &wait.to_string());
+            let mut request = self.client.agent.get(url.as_str()).header(header::RANGE, "bytes=0-0");
+            if let Some(preference) = download.prefer {
+                request = request.header("Prefer", preference);
+            }
+            match self.client.judge(request.call()) {
+                Attempt::Refused(refused) if is_absent(&refused) && Instant::now() < deadline => {
+                    let early = asked.elapsed().as_secs() < wait.max(1);
+                    let after = Some(if early { POLL } else { Duration::ZERO });
+                    Ok(Attempt::Broken { why: "no message yet".into(), after, moved: true })
+                }
+                answer => answer.then(|response| match response.status() {
+                    StatusCode::PARTIAL_CONTENT => Ok(Attempt::Done(reference_version(response.headers()))),
+                    _ => download.receive(response)?.then(|()| Ok(Attempt::Done(None))),
+                }),
+            }
+        })??;
+        version.map_or(Ok(false), |version| self.read(&version, target))
+    }
+
+    /// Reads all but the last byte of a message into `target`. Returns `false` if there is another message now.
+    fn read(&self, version: &Version, target: &Path) -> Result<bool> {
+        let Version { etag: Some(etag), len } = version else { return Ok(false) };
+        let read = self.client.retry("fetching", || {
+            let request = self.client.agent.get(self.url.as_str()).header("Prefer", BLEND_REFERENCE);
+            let request = request.header(header::RANGE, format!("bytes=0-{}", len - 2));
+            self.client.judge(request.header(header::IF_MATCH, etag).call()).then(|mut response| {
+                let mut message = Vec::new();
+                let why = match response.body_mut().as_reader().take(len - 1).read_to_end(&mut message) {
+                    Ok(read) if read as u64 == len - 1 => return Ok(Attempt::Done(message)),
+                    Ok(_) => "the connection closed".into(),
+                    Err(error) => error.to_string(),
+                };
+                Ok(Attempt::Broken { why, after: None, moved: false })
+            })
+        })?;
+        let mut message = match read {
+            Err(Refused { status: Some(StatusCode::PRECONDITION_FAILED), .. }) => return Ok(false),
+            read => read?,
+        };
+        message.push(STOP);
+        // The note first: without it, the message would count as taken.
+        version.save(&untaken(target))?;
+        let part = target.with_extension("read");
+        let mut file = File::create(&part)?;
+        file.write_all(&message)?;
         file.sync_all()?;
-        Ok(Attempt::Complete)
+        fs::rename(part, target)?;
+        Ok(true)
+    }
+
+    fn download<'a>(&'a self, part: &Path, prefer: Option<&'static str>) -> Download<'a> {
+        let (url, part) = (self.url.clone(), part.to_owned());
+        Download { client: self.client, what: "fetching", url, prefer, part, expected: None }
     }
 }
 
-impl Partial {
-    fn of(headers: &HeaderMap, total: u64) -> Self {
-        let etag = headers.get(header::ETAG).and_then(|etag| etag.to_str().ok());
-        // A weak tag does not guarantee the same bytes.
-        let etag = etag.filter(|etag| !etag.starts_with("W/")).map(str::to_owned);
-        Self { etag, total }
-    }
+/// The version of a message that refers to its .blend file and can be read in parts.
+fn reference_version(headers: &HeaderMap) -> Option<Version> {
+    let applied = headers.get("Preference-Applied").is_some_and(|name| name == BLEND_REFERENCE);
+    let (_, len) = content_range(headers)?;
+    let version = Version::of(headers, len);
+    (applied && version.etag.is_some() && len > 1).then_some(version)
+}
 
-    fn load(note: &Path) -> Option<Self> {
-        let text = fs::read_to_string(note).ok()?;
-        let (total, etag) = text.split_once('\n')?;
-        Some(Self { etag: (!etag.is_empty()).then(|| etag.to_owned()), total: total.parse().ok()? })
-    }
+/// The note that a message has not been taken yet.
+fn untaken(target: &Path) -> PathBuf {
+    target.with_extension("untaken")
+}
 
-    fn save(&self, note: &Path) -> Result<()> {
-        let etag = self.etag.as_deref().unwrap_or_default();
-        Ok(fs::write(note, format!("{}\n{etag}", self.total))?)
+fn forget(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
-fn start_over(part: &Path, why: &str) -> Result<Attempt> {
-    File::create(part)?;
-    Ok(Attempt::Broken { why: why.into(), after: None, moved: false })
-}
-
-/// First byte and total of `Content-Range: bytes FIRST-LAST/TOTAL`.
-fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
-    let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
-    let (range, total) = range.split_once('/')?;
-    let (first, _) = range.split_once('-')?;
-    Some((first.parse().ok()?, total.parse().ok()?))
-}
-
-/// The text of an error: `{"message": text}` as a pickle, or any body if the answer is a proxy's.
-fn message_of(body: Vec<u8>) -> String {
-    let document = Document::read(Cursor::new(&body)).ok();
-    let message = document.as_ref().and_then(|document| document.root().get("message")?.as_str());
-    match message {
-        Some(message) => message.to_owned(),
-        None => String::from_utf8_lossy(&body).chars().take(200).collect::<String>().trim().to_owned(),
-    }
+fn is_absent(refused: &Refused) -> bool {
+    refused.status == Some(StatusCode::BAD_REQUEST) && refused.why.contains("No Buffer Message")
 }
 
 /// The URL of a message.

@@ -1,7 +1,7 @@
 //! The render job in a message.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::fs::{self, File};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::Result;
@@ -15,7 +15,21 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 pub struct Job {
     pub frames: Vec<u32>,
-    blend: Option<Bytes>,
+    blend: Option<Blend>,
+}
+
+enum Blend {
+    Bytes(Bytes),
+    Reference(Reference),
+}
+
+/// `{"SHA256": digits, "SIZE": int, "PATH": str}`, which a server sends in place of a .blend file.
+#[derive(Clone)]
+pub struct Reference {
+    /// 64 hexadecimal digits, in lower case.
+    pub sha256: String,
+    pub size: u64,
+    pub path: String,
 }
 
 impl Job {
@@ -33,25 +47,52 @@ impl Job {
             None => return Err(format!("the message is not a render job: it is {}", root.describe()).into()),
         }
         let data = root.get("DATA").ok_or("the render job has no DATA")?;
-        let blend = data.get("BINARY_BLEND_FILE").and_then(Value::as_bytes).cloned();
+        let blend = data.get("BINARY_BLEND_FILE");
+        let bytes = blend.and_then(Value::as_bytes).cloned().map(Blend::Bytes);
+        let blend = bytes.or_else(|| blend.and_then(Reference::of).map(Blend::Reference));
         Ok(Self { frames: frames(data)?, blend })
+    }
+
+    /// The reference to the .blend file, if the message has one in place of the file.
+    pub fn reference(&self) -> Option<&Reference> {
+        match &self.blend {
+            Some(Blend::Reference(reference)) => Some(reference),
+            _ => None,
+        }
     }
 
     /// Copies the .blend file out of the message through a buffer: only a part of it is in memory.
     pub fn save_blend(&self, message: &Path, target: &Path) -> Result<u64> {
-        let bytes = self.blend.as_ref();
-        let mut source: Box<dyn Read> =
-            match bytes.ok_or("the message contains no .blend file: its DATA.BINARY_BLEND_FILE is not bytes")? {
-                Bytes::At(span) => {
-                    let mut source = File::open(message)?;
-                    source.seek(SeekFrom::Start(span.offset))?;
-                    Box::new(source.take(span.len))
-                }
-                Bytes::Made(bytes) => Box::new(&bytes[..]),
-            };
+        let Some(Blend::Bytes(bytes)) = &self.blend else {
+            return Err("the message contains no .blend file: its DATA.BINARY_BLEND_FILE is not bytes".into());
+        };
+        let mut source: Box<dyn Read> = match bytes {
+            Bytes::At(span) => {
+                let mut source = File::open(message)?;
+                source.seek(SeekFrom::Start(span.offset))?;
+                Box::new(source.take(span.len))
+            }
+            Bytes::Made(bytes) => Box::new(&bytes[..]),
+        };
+        // It may be a link to a file of the cache, which must not change.
+        if let Err(error) = fs::remove_file(target)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error.into());
+        }
         let copied = io::copy(&mut source, &mut File::create(target)?)
             .map_err(|error| format!("cannot write {}: {error}", target.display()))?;
         Ok(copied)
+    }
+}
+
+impl Reference {
+    fn of(value: Value<'_>) -> Option<Self> {
+        let [sha256, path] = ["SHA256", "PATH"].map(|key| value.get(key).and_then(Value::as_str));
+        let (sha256, path) = (sha256?.to_owned(), path?.to_owned());
+        let size = value.get("SIZE")?.as_int()?.try_into().ok()?;
+        let is_digest = sha256.len() == 64 && sha256.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        (is_digest && path.starts_with('/')).then_some(Self { sha256, size, path })
     }
 }
 

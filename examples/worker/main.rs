@@ -2,6 +2,9 @@
 //!
 //! It uses only the HTTP interface, and shares no code with the server.
 
+mod cache;
+mod digest;
+mod download;
 mod fetch;
 #[path = "../support/http.rs"]
 #[allow(dead_code, reason = "shared with examples that use more of it")]
@@ -18,18 +21,22 @@ mod render;
 mod report;
 mod ui;
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::Parser;
 use tempfile::TempDir;
 use url::Url;
 
+use cache::{Cache, Cached};
 use fetch::Fetch;
 use http::Access;
 use job::Job;
+use net::Client;
 use render::{Blender, Folder};
 use report::Reporter;
 use ui::Ui;
@@ -38,6 +45,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Renders one message: fetches it by its UUID, renders its frames with Blender, posts each frame, and finally posts
 /// that the job is complete.
+///
+/// A .blend file is downloaded once, into a folder that all workers of this machine share, and used from there.
 ///
 /// The server delivers a message once. If something fails after that, the work directory is kept: run the same command
 /// with `--work-dir` to continue with the fetched message.
@@ -61,6 +70,23 @@ struct Args {
     /// [default: a temporary one, removed after success]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
+
+    /// Folder for .blend files, shared by the workers of a machine [default: render-worker in $XDG_CACHE_HOME or
+    /// ~/.cache]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+
+    /// Size of that folder: the least recently used files are deleted, but none in use
+    #[arg(long, value_name = "SIZE", default_value = "64GiB")]
+    cache_size: ByteSize,
+
+    /// Ask for messages with the .blend file in them, and do not keep it
+    #[arg(long, conflicts_with_all = ["cache_dir", "cache_size"])]
+    no_cache: bool,
+
+    /// Wait so long for a message that is not there yet
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    wait: u64,
 
     /// Blender executable
     #[arg(long, value_name = "PATH", default_value = "blender")]
@@ -136,6 +162,9 @@ fn start(args: &Args, ui: &Ui) -> Result<()> {
 
 const MESSAGE: &str = "message.pickle";
 
+/// How often a message is fetched that is replaced meanwhile.
+const TRIES: u32 = 5;
+
 fn keep(folder: TempDir, ui: &Ui) {
     let folder = folder.keep();
     ui.say(format!("the message is kept; continue with --work-dir {}", folder.display()));
@@ -145,26 +174,28 @@ fn work(args: &Args, ui: &Ui, images: &Images, folder: &Path) -> Result<()> {
     // Blender resolves relative paths differently.
     let folder = &fs::canonicalize(folder)?;
     let access = &args.access;
-    let agent = &access.agent(&args.server, net::config(Duration::from_secs(args.timeout)), None)?;
-    let patience = Duration::from_secs(args.patience);
+    let timeout = Duration::from_secs(args.timeout);
+    let agent = &access.agent(&args.server, net::config(timeout), None)?;
+    let client = &Client { agent, access, ui, patience: Duration::from_secs(args.patience) };
 
     let message = folder.join(MESSAGE);
-    let url = &fetch::address(&args.server, &args.uuid);
-    Fetch { agent, access, ui, url, patience }.run(&message)?;
-
-    let job = Job::of_message(&message)?;
-    let blend = folder.join("scene.blend");
+    let scene = folder.join("scene.blend");
+    let (job, cached) = fetch(args, client, folder, &message)?;
     if let Images::Blender(_) = images {
-        let bytes = job.save_blend(&message, &blend)?;
-        ui.say(format!("{} of {bytes} bytes, frames {:?}", blend.display(), job.frames));
+        match &cached {
+            Some(file) => file.link(&scene)?,
+            None => drop(job.save_blend(&message, &scene)?),
+        }
+        ui.say(format!("{}, frames {:?}", scene.display(), job.frames));
     }
 
-    let reporter = Reporter { agent, access, ui, server: &args.server, user_id: &args.user_id, patience };
+    let message = digest::of_file(&message, |_| {})?;
+    let reporter = Reporter { client, server: &args.server, user_id: &args.user_id, message };
     let bar = ui.frames(job.frames.len());
     for &frame in &job.frames {
         bar.set_message(format!("frame {frame}"));
         let path = match images {
-            Images::Blender(blender) => blender.render(&blend, folder, frame)?,
+            Images::Blender(blender) => blender.render(&scene, folder, frame)?,
             Images::Folder(folder) => folder.image(frame)?,
         };
         let image = fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
@@ -177,4 +208,38 @@ fn work(args: &Args, ui: &Ui, images: &Images, folder: &Path) -> Result<()> {
     bar.finish_and_clear();
     ui.say(format!("completed: {} frames", job.frames.len()));
     Ok(())
+}
+
+/// The job, and its .blend file if that is in the cache.
+fn fetch(args: &Args, client: &Client, folder: &Path, message: &Path) -> Result<(Job, Option<Cached>)> {
+    let url = fetch::address(&args.server, &args.uuid);
+    let (wait, max_wait) = (Duration::from_secs(args.wait), Duration::from_secs(args.timeout / 2));
+    let fetch = Fetch { client, url, by_reference: !args.no_cache, wait, max_wait };
+    let cache = Cache { folder: cache_folder(args, folder), limit: args.cache_size.as_u64() };
+    for _ in 0..TRIES {
+        let kept = fetch.run(message)?;
+        let job = Job::of_message(message)?;
+        let Some(reference) = job.reference() else { return Ok((job, None)) };
+        match cache.get(client, &args.server, reference)? {
+            Ok(file) => {
+                if fetch.take(message, kept)? {
+                    return Ok((job, Some(file)));
+                }
+                client.ui.say("the message has been replaced; fetching the new one");
+            }
+            Err(refused) => {
+                client.ui.say(format!("{refused}; fetching the message with the file in it"));
+                fetch.with_blend_file(message)?;
+            }
+        }
+    }
+    Err("the message was replaced each time it was fetched".into())
+}
+
+/// Without a folder to share, the job's own.
+fn cache_folder(args: &Args, folder: &Path) -> PathBuf {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let default = || absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    let shared = args.cache_dir.clone().or_else(|| default().map(|cache| cache.join("render-worker")));
+    shared.unwrap_or_else(|| folder.join("cache"))
 }

@@ -44,11 +44,17 @@ impl Blender {
         }
     }
 
-    /// Renders one frame into `folder`. Blender's output goes into a log file there.
+    /// Renders one frame into `folder`; an image of an earlier run is used again. Blender's output goes into a log file
+    /// there.
     pub fn render(&self, blend: &Path, folder: &Path, frame: u32) -> Result<PathBuf> {
         let image = folder.join(format!("frame_{frame:04}.png"));
-        // Blender may succeed without writing an image; then one of an earlier run must not be posted.
-        match fs::remove_file(&image) {
+        if image.exists() {
+            return Ok(image);
+        }
+        // The image has its final name only when it is complete. Blender may succeed without writing one; then one of
+        // an interrupted run must not be posted.
+        let rendered = folder.join(format!("rendering_{frame:04}.png"));
+        match fs::remove_file(&rendered) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
@@ -59,7 +65,7 @@ impl Blender {
             .arg(if self.autoexec { "--enable-autoexec" } else { "--disable-autoexec" })
             .arg(blend)
             .arg("--render-output")
-            .arg(folder.join("frame_####"))
+            .arg(folder.join("rendering_####"))
             .args(["--render-format", "PNG", "--use-extension", "1", "--render-frame", &frame.to_string()])
             .stdin(Stdio::null())
             .stderr(output.try_clone()?)
@@ -84,9 +90,11 @@ impl Blender {
         if !status.success() {
             return Err(failure(frame, &ended(status), &log));
         }
-        if !image.exists() {
+        if !rendered.exists() {
             return Err(failure(frame, "wrote no image", &log));
         }
+        File::open(&rendered)?.sync_all()?;
+        fs::rename(&rendered, &image)?;
         Ok(image)
     }
 }

@@ -1,26 +1,25 @@
 //! Posts messages until the server has received them.
 
 use std::io::{self, Read};
-use std::thread;
-use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
+use ureq::SendBody;
 use ureq::http::{StatusCode, header};
-use ureq::{Agent, SendBody};
 use url::Url;
 
-use crate::Result;
-use crate::http::{self, Access};
-use crate::net::{self, Patience};
-use crate::ui::{Transfer, Ui};
+use crate::net::{Attempt, Client, Refused};
+use crate::ui::Transfer;
+use crate::{Result, digest};
 
 pub struct Reporter<'a> {
-    pub agent: &'a Agent,
-    pub access: &'a Access,
-    pub ui: &'a Ui,
+    pub client: &'a Client<'a>,
     pub server: &'a Url,
     pub user_id: &'a str,
-    pub patience: Duration,
+    /// The SHA-256 of the message that the job came in: a part of every idempotency key, so that another job under the
+    /// same UUID has other keys.
+    pub message: [u8; 32],
 }
 
 #[derive(Serialize)]
@@ -75,42 +74,33 @@ impl Reporter<'_> {
         UserMessage { user_id: self.user_id, main_data: MainData { r#type, data } }
     }
 
+    /// Posts a body until the server has it. Every attempt has the same key, so that the message is forwarded once, even
+    /// if an answer is lost.
     fn post(&self, what: &str, content_type: &str, body: &[u8]) -> Result<()> {
-        let mut patience = Patience::new(self.patience);
-        loop {
-            let transfer = self.ui.transfer(what, body.len() as u64, 0);
+        let digest = Sha256::digest(body);
+        let content_digest = format!("sha-256=:{}:", BASE64_STANDARD.encode(digest));
+        let key = Sha256::new().chain_update(self.message).chain_update(digest).finalize();
+        let key = digest::hex(&key);
+        self.client.retry(what, || {
+            let transfer = self.client.ui.transfer(what, body.len() as u64, 0);
             let mut upload = Upload { rest: body, transfer: &transfer };
-            let request = self.agent.post(self.server.as_str()).content_type(content_type);
+            let request = self.client.agent.post(self.server.as_str()).content_type(content_type);
             // Without it, a streamed body would be sent in chunks.
             let request = request.header(header::CONTENT_LENGTH, body.len());
+            let request = request.header("Content-Digest", &content_digest).header("Idempotency-Key", &key);
             let answer = request.send(SendBody::from_reader(&mut upload));
             drop(transfer);
-
-            let (why, asked) = match answer {
-                Ok(response) if response.status() == StatusCode::OK => return Ok(()),
-                Ok(mut response) => {
-                    let (temporary, asked) = (net::is_temporary(&response), net::retry_after(&response));
-                    let text = error_of(&net::error_body(&mut response));
-                    let why = net::refusal(self.access, response.status(), &text);
-                    if !temporary {
-                        return Err(format!("{what}: refused with {why}").into());
-                    }
-                    (why, asked)
+            Ok(match self.client.judge(answer) {
+                // Something has damaged the body on its way.
+                Attempt::Refused(Refused { status: Some(StatusCode::BAD_REQUEST), why })
+                    if why.contains("Content-Digest") =>
+                {
+                    Attempt::Broken { why, after: None, moved: false }
                 }
-                Err(error) => {
-                    let why = self.access.explain(&error);
-                    if http::is_final(&error) {
-                        return Err(format!("{what}: {why}").into());
-                    }
-                    (why, None)
-                }
-            };
-            let Some(pause) = patience.pause(asked) else {
-                return Err(format!("{what}: gave up: {why}").into());
-            };
-            self.ui.say(format!("{what}: {why}; trying again in {pause:?}"));
-            thread::sleep(pause);
-        }
+                answer => answer,
+            })
+        })??;
+        Ok(())
     }
 }
 
@@ -124,14 +114,5 @@ impl Read for Upload<'_> {
         let read = self.rest.read(buffer)?;
         self.transfer.advance(read);
         Ok(read)
-    }
-}
-
-/// The text of an error: `{"STATUS": "FAILED", "ERROR": text}`, or any body if the answer is a proxy's.
-fn error_of(body: &[u8]) -> String {
-    let answer = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
-    match answer["ERROR"].as_str() {
-        Some(error) => error.to_owned(),
-        None => String::from_utf8_lossy(body).chars().take(200).collect::<String>().trim().to_owned(),
     }
 }

@@ -31,6 +31,7 @@ mod python {
     mod blend_private;
     mod blend_references;
     mod blend_words;
+    mod cached_workers;
     mod covered;
     mod delivery;
     mod digests;
@@ -55,6 +56,7 @@ mod python {
     mod user_manager;
     mod worker_get;
     mod worker_post;
+    mod worker_retries;
 }
 
 /// Tests with RabbitMQ and the farm's Python programs.

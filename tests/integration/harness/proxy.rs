@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -32,6 +32,8 @@ struct Shared {
     broker: SocketAddr,
     rules: Mutex<Rules>,
     links: Mutex<Vec<Arc<Link>>>,
+    /// How many bytes the server has got from the broker.
+    to_server: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -84,6 +86,7 @@ impl Proxy {
             broker,
             rules: Mutex::default(),
             links: Mutex::default(),
+            to_server: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
@@ -94,6 +97,11 @@ impl Proxy {
     /// The URL of the broker or server through this proxy.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How many bytes have passed to the server from the broker, or to the worker from the server.
+    pub fn bytes_to_server(&self) -> u64 {
+        self.shared.to_server.load(Ordering::Relaxed)
     }
 
     /// Adds this delay in each direction from now on.
@@ -204,6 +212,9 @@ impl Shared {
             }
             let passing = link.allowed(chunk.len());
             let written = to.write_all(&chunk[..passing]);
+            if direction == Direction::ToServer {
+                self.to_server.fetch_add(passing as u64, Ordering::Relaxed);
+            }
             if written.is_err() || passing < chunk.len() {
                 link.cut();
                 return;

@@ -22,14 +22,16 @@ pub enum Worker {
 
 impl Worker {
     pub fn command(self) -> Command {
-        match self {
+        let mut command = match self {
             Self::Rust => example("worker"),
             Self::Python => {
                 let mut command = Command::new(python());
                 command.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python/worker.py"));
                 command
             }
-        }
+        };
+        command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
+        command
     }
 }
 
@@ -108,16 +110,16 @@ fn kept_message(work_dir: &str) -> PathBuf {
     Path::new(work_dir).join(UUID).join("message.pickle")
 }
 
-fn shown(path: &Path) -> String {
+pub fn shown(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
 /// Bytes that depend on their offset.
-fn pattern(len: usize) -> Vec<u8> {
+pub fn pattern(len: usize) -> Vec<u8> {
     (0..len.div_ceil(8) as u64).flat_map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
 }
 
-fn start(command: &mut Command) -> Program {
+pub fn start(command: &mut Command) -> Program {
     for proxy in ["http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(proxy).env_remove(proxy.to_uppercase());
     }
@@ -186,7 +188,7 @@ fn resume_a_transfer(worker: Worker) {
     let proxy = Proxy::to_https(guarded.server.http);
     proxy.cut_each_after([72 << 20; 20]);
     let mut command = guarded.worker(worker, proxy.url(), "worker.token", &images);
-    let ended = run(command.args(["--user-id", "anna"]));
+    let ended = run(command.args(["--user-id", "anna", "--no-cache"]));
     assert_eq!(ended.code, Some(0), "{ended:?}");
     // Beside these, the server may say that it has not yet seen the end of the first connection.
     let cut = |line: &&str| line.contains("trying again") && !line.contains("400 ");
