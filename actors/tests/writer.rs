@@ -289,3 +289,32 @@ fn a_record_that_recovery_would_not_read_is_refused_and_those_beside_it_are_kept
     };
     assert_eq!(found.len(), 2);
 }
+
+#[test]
+fn two_records_that_belong_together_are_in_one_commit_in_their_order_or_in_none() {
+    let (mut store, commits, permit) = start();
+    let record = |store: &Owner, meta: usize| {
+        let seq = store.handle.take_seq();
+        Put { seq, meta: Bytes::from(vec![b'm'; meta]), body: body() }
+    };
+    // the others of this commit are not refused with them
+    store.handle.put(Bytes::new(), body());
+    next(&commits);
+    let (first, too_long) = (record(&store, 1), record(&store, MAX_META + 1));
+    let refused = [first.seq, too_long.seq];
+    store.handle.put_both(first, too_long);
+    let (second, first) = (record(&store, 1), record(&store, 1));
+    let numbers = [first.seq, second.seq];
+    store.handle.put_both(first, second);
+    permit.send(()).expect("the thread");
+    let (together, _) = next(&commits);
+    permit.send(()).expect("the thread");
+    let puts = together.iter().map(|change| if let Change::Put(put) = change { put.seq } else { panic!("{change:?}") });
+    assert_eq!(puts.collect::<Vec<_>>(), numbers);
+    for seq in refused {
+        assert!(matches!(store.outcome(seq), Err(StoreError::TooLarge { .. })), "{seq}");
+    }
+    for seq in numbers {
+        assert!(store.outcome(seq).is_ok(), "{seq}");
+    }
+}

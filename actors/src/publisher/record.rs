@@ -92,3 +92,23 @@ impl OutboxMeta {
         Self { message_id, format: message.format, kind: message.kind, user_id: message.user_id.clone(), stored_at_ms }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_back_and_an_older_program_takes_it_for_a_marker_of_nothing() {
+        let record = KeyRecord::new([7; 16], [8; 16], 1_764_196_000_000, None);
+        let text = serde_json::to_string(&record).expect("strings and numbers");
+        match serde_json::from_str(&text) {
+            Ok(Note::Key(read)) => assert_eq!((read.digests(), read.since_ms), (record.digests(), record.since_ms)),
+            other => panic!("{other:?}"),
+        }
+        let marker: ParkedMarker = serde_json::from_str(&text).expect("it has the fields of a marker");
+        assert_eq!(marker.parked, NO_RECORD);
+        serde_json::from_str::<OutboxMeta>(&text).expect_err("it is no message");
+        let marker = serde_json::to_string(&marker).expect("strings and numbers");
+        assert!(matches!(serde_json::from_str(&marker), Ok(Note::Parked(_))), "a marker is no key");
+    }
+}
