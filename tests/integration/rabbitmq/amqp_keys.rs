@@ -22,7 +22,7 @@ const WORKERS: usize = 4;
 const NUMBERS: usize = 1_000_000;
 
 fn post(worker: &mut Connection, number: usize) -> std::io::Result<Response> {
-    let image = if number % 8 == 0 { 1_500_000 } else { 20_000 };
+    let image = if number.is_multiple_of(8) { 1_500_000 } else { 20_000 };
     let body = json!({
         "USER_ID": "worker-1",
         "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": { "FRAME": number, "IMAGE": "x".repeat(image) } },
