@@ -71,7 +71,8 @@ impl UserHttpActors {
             UserMessage::Forward(message) => {
                 let sync = if self.consumer.is_some() { FileSync::InStore } else { FileSync::Now };
                 let body = prepare(message.body, self.outbox_bodies(), sync).await?;
-                drop(permit);
+                // in memory, it counts towards no other limit until it is stored
+                let _permit = permit.filter(|_| body.is_in_memory());
                 let message = OutgoingMessage { body, ..message };
                 return self.publisher.send(SendMessageToUserManager { message, key }).await?;
             }
@@ -99,7 +100,8 @@ impl UserHttpActors {
         let (directory, body) = (self.buffer_bodies(), body.into());
         let permit = self.large_bodies.permit(&body).await;
         let message = decode_communication_interface_message(&self.decoder, directory, format, body).await?;
-        drop(permit);
+        // in memory, it counts towards no other limit until it is stored
+        let _permit = permit.filter(|_| message.message.pickle.is_in_memory());
         self.buffer.send(message).await?
     }
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::http::Gateway;
 use crate::http::delivery::{self, DeliveryBody, LengthOnly, Source};
 use crate::http::error::Failure;
-use crate::http::request::{self, MAX_WAIT, Query};
+use crate::http::request::{self, MAX_WAIT, Notation, Query};
 
 /// The default of `lease`. Fixed by the wire contract.
 const DEFAULT_LEASE: Duration = Duration::from_secs(60);
@@ -28,12 +28,16 @@ pub async fn next_message(request: HttpRequest, gateway: web::Data<Gateway>) -> 
 
 async fn lease_next(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let query = Query::of(request);
-    let wait = query.seconds("wait", MAX_WAIT)?.unwrap_or_default();
-    let lease = query.seconds("lease", MAX_LEASE)?.unwrap_or(DEFAULT_LEASE);
+    let wait = query.seconds("wait", MAX_WAIT, Notation::Float)?.unwrap_or_default();
+    let lease = query.seconds("lease", MAX_LEASE, Notation::Float)?.unwrap_or(DEFAULT_LEASE);
     let is_head = request.method() == Method::HEAD;
     let lease = if is_head { Duration::ZERO } else { lease };
     // the drop of a message that nobody waits for any more releases its lease
-    let taken = request::unless_hung_up(request, gateway.actors.next_message(lease, wait)).await.transpose()?.flatten();
+    let taking = gateway.actors.next_message(lease, wait);
+    let taken = match wait.is_zero() {
+        true => taking.await?,
+        false => request::unless_hung_up(request, taking).await.transpose()?.flatten(),
+    };
     let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
         return Ok(delivery::response().status(StatusCode::NO_CONTENT).finish());
     };

@@ -111,7 +111,9 @@ impl Failure {
     }
 
     pub fn hung_up() -> Self {
-        Self::bad_request("the client closed its sending side while it waited for a message; keep it open")
+        let text = "the client closed its sending side, or sent 16 KiB or more ahead, while it waited for a message; \
+                    keep it open, and send the next request after the answer";
+        Self::bad_request(text)
     }
 
     pub fn tls_required() -> Self {

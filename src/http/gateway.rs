@@ -13,7 +13,7 @@ use crate::http::{Inflight, Limits};
 /// a file descriptor.
 const UPLOAD_WRITES: usize = 8;
 
-/// How many messages are hashed at the same time. Each takes a thread, and the processor's cores have other work.
+/// How many messages of more than 1 MiB are hashed at the same time. Each takes a thread, and the processor's cores have other work.
 const HASHED_MESSAGES: usize = 2;
 
 /// What the handlers of the routes need: the actors and the limits. Clones share both.
@@ -26,7 +26,7 @@ pub struct Gateway {
     pub(crate) upload_space: Inflight,
     /// A permit for each upload that writes at the moment.
     pub(crate) upload_writes: Arc<Semaphore>,
-    /// A permit for each message that is hashed at the moment.
+    /// A permit for each message of more than 1 MiB that is hashed at the moment.
     pub(crate) hashing: Arc<Semaphore>,
 }
 

@@ -37,15 +37,15 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The value of a parameter that is a decimal number of seconds from 0 to `max`; `None` without the parameter.
+    /// The value of a parameter that is a number of seconds from 0 to `max`; `None` without the parameter.
     ///
     /// # Errors
     /// 400 if it is anything else, or given more than once.
-    pub fn seconds(&self, name: &str, max: u32) -> Result<Option<Duration>, Failure> {
+    pub fn seconds(&self, name: &str, max: u32, notation: Notation) -> Result<Option<Duration>, Failure> {
         let mut values = self.values(name);
         let wrong = match (values.next(), values.count()) {
             (None, _) => return Ok(None),
-            (Some(value), 0) => match seconds(value, max) {
+            (Some(value), 0) => match seconds(value, max, notation) {
                 Some(seconds) => return Ok(Some(seconds)),
                 None => format!("not {value:?}"),
             },
@@ -56,9 +56,17 @@ impl Query {
     }
 }
 
-fn seconds(value: &str, max: u32) -> Option<Duration> {
-    // the parser of numbers would also accept a sign, an exponent, and words
-    if !value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+/// How a number of seconds is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notation {
+    /// Digits and a point.
+    Decimal,
+    /// As programs print floating-point numbers: also with a sign and an exponent.
+    Float,
+}
+
+fn seconds(value: &str, max: u32, notation: Notation) -> Option<Duration> {
+    if notation == Notation::Decimal && !value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return None;
     }
     let seconds = value.parse().ok().filter(|seconds| (0.0..=f64::from(max)).contains(seconds))?;
@@ -100,14 +108,22 @@ mod tests {
         for (value, milliseconds) in
             [("0", 0), ("60", 60_000), ("60.000", 60_000), ("0.25", 250), (".5", 500), ("5.", 5_000), ("007", 7_000)]
         {
-            assert_eq!(seconds(value, 60), Some(Duration::from_millis(milliseconds)), "{value}");
+            for notation in [Notation::Decimal, Notation::Float] {
+                let expected = Some(Duration::from_millis(milliseconds));
+                assert_eq!(seconds(value, 60, notation), expected, "{value}");
+            }
         }
         let huge = "9".repeat(400);
         for value in [
             "", ".", "-1", "-0", "+1", "1e1", "1E1", "inf", "infinity", "nan", "NaN", " 1", "1 ", "1s", "1,5", "1_0",
             "0x1", "1.2.3", "60.1", "61", "\u{661}", &huge,
         ] {
-            assert_eq!(seconds(value, 60), None, "{value:?}");
+            assert_eq!(seconds(value, 60, Notation::Decimal), None, "{value:?}");
+        }
+        // what Python prints
+        assert_eq!(seconds("5e-05", 60, Notation::Float), Some(Duration::from_micros(50)));
+        for value in ["", "-1", "inf", "nan", " 1", "1s", "60.1", "6.1e1"] {
+            assert_eq!(seconds(value, 60, Notation::Float), None, "{value:?}");
         }
     }
 }

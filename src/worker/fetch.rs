@@ -18,7 +18,7 @@ use crate::http::digest::{self, Algorithm, REPR_DIGEST};
 use crate::http::error::Failure;
 use crate::http::prefer;
 use crate::http::range;
-use crate::http::request::{self, MAX_WAIT, Query};
+use crate::http::request::{self, MAX_WAIT, Notation, Query};
 
 const PICKLE: &str = "application/octet-stream";
 
@@ -76,7 +76,7 @@ impl Wanted {
                 return Err(Failure::bad_request(text));
             }
         };
-        Ok(Self { uuid, wait: query.seconds("wait", MAX_WAIT)?.unwrap_or_default() })
+        Ok(Self { uuid, wait: query.seconds("wait", MAX_WAIT, Notation::Decimal)?.unwrap_or_default() })
     }
 }
 

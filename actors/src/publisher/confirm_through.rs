@@ -27,8 +27,7 @@ const CONFIRM_CHECKED: Duration = Duration::from_secs(1);
 /// needs some milliseconds to confirm small messages, and 0.3 s for one of 50 MiB.
 const MAX_SILENCE: Duration = Duration::from_secs(1);
 
-/// How long a message is unstored while the broker confirms others, beyond the time that the transfer takes. Senders
-/// wait as long when the broker is slow.
+/// How long a message is unstored at most. Senders wait as long when the broker is slow.
 const MAX_UNSTORED_TIME: Duration = Duration::from_secs(5);
 
 /// How long [`FrameAck::Broker`] waits for a confirm, beyond the time that the transfer takes.
@@ -88,19 +87,19 @@ impl UserManagerPublisher {
     /// Checks whether an unstored message may wait for its confirm any longer.
     pub(super) fn confirm_is_due(&mut self, seq: Seq) {
         let (Some(time), Route::Broker(forwarder)) = (self.outbox.confirm_is_due(seq), &mut self.route) else { return };
-        let (max_silence, max_time) = match self.frame_ack {
-            FrameAck::Stored => (MAX_SILENCE, MAX_UNSTORED_TIME),
-            FrameAck::Broker => (MAX_CONFIRM_TIME, MAX_CONFIRM_TIME),
-        };
         let transfer_time = forwarder.transfer_time(&self.outbox);
-        forwarder.note_silence(max_silence + transfer_time, &self.outbox);
+        let (max_silence, max_time) = match self.frame_ack {
+            FrameAck::Stored => ((MAX_SILENCE + transfer_time).min(MAX_UNSTORED_TIME), MAX_UNSTORED_TIME),
+            FrameAck::Broker => (MAX_CONFIRM_TIME + transfer_time, MAX_CONFIRM_TIME + transfer_time),
+        };
+        forwarder.note_silence(max_silence, &self.outbox);
         match forwarder.obstacle() {
             Some(obstacle) => {
                 self.give_up(seq, obstacle);
                 self.give_up_unpublished();
             }
             None if self.is_stopping => self.give_up(seq, "the gateway stops"),
-            None if time >= max_time + transfer_time => self.give_up(seq, "it is too slow"),
+            None if time >= max_time => self.give_up(seq, "it is too slow"),
             None => self.outbox.await_confirm(seq, CONFIRM_CHECKED),
         }
     }

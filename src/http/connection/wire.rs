@@ -188,13 +188,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 
-    /// Resolves when the client has closed its sending side or the connection is broken.
+    /// Resolves when the client has closed its sending side, the connection is broken, or the client has sent so much
+    /// ahead that its end would not be noticed.
     fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.has_ended {
-            if self.received.len() >= MAX_AHEAD {
-                // A client that has sent this much has not hung up. More is received when it is needed.
-                return Poll::Pending;
-            }
+        while !self.has_ended && self.received.len() < MAX_AHEAD {
             // An error counts as the end.
             let _ = ready!(self.poll_receive(cx));
         }
@@ -252,8 +249,8 @@ impl Client {
         Self { wire, request }
     }
 
-    /// Resolves when the client has closed its sending side, the connection is broken, or the request has been
-    /// answered. Bytes that the client sends meanwhile are kept.
+    /// Resolves when the client has closed its sending side, the connection is broken, the client has sent
+    /// [`MAX_AHEAD`] bytes ahead, or the request has been answered. Bytes that the client sends meanwhile are kept.
     pub async fn hung_up(&self) {
         poll_fn(|cx| match self.wire.upgrade() {
             Some(wire) => wire.poll_hung_up(self.request, cx),

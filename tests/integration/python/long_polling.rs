@@ -212,6 +212,25 @@ fn a_client_that_hangs_up_while_it_waits_takes_no_message() {
 }
 
 #[test]
+fn a_client_that_sends_much_ahead_while_it_waits_is_told_so_and_takes_no_message() {
+    let mut farm = Farm::start();
+    for (ahead, hangs_up) in [(1_000, true), (100_000, true), (100_000, false)] {
+        let mut socket = send_waiting(farm.http, "/?bufferUUID=id-1&wait=60");
+        write!(socket, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {ahead}\r\n\r\n").expect("a connection");
+        // the answer may come first, and end the connection
+        let _ = socket.write_all(&vec![b'x'; ahead]);
+        if hangs_up {
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+        let mut start = [0; 13];
+        socket.read_exact(&mut start).expect("an answer long before the end of the wait");
+        assert_eq!(start.escape_ascii().to_string(), "HTTP/1.1 400 ", "{ahead} bytes ahead");
+        farm.leave("id-1", "1");
+        assert_eq!(farm.fetch_value("id-1"), "1", "{ahead} bytes ahead");
+    }
+}
+
+#[test]
 fn a_client_that_closes_its_sending_side_is_told_so_and_waits_no_longer() {
     let mut farm = Farm::start();
     let mut socket = send_waiting(farm.http, "/?bufferUUID=id-1&wait=60");
