@@ -170,6 +170,8 @@ def receive(answer, part, patience):
     have = part.stat().st_size if answer.status_code == 206 else 0
     if answer.status_code == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
         raise Failure("the server sent another range than the requested one")
+    if "Content-Length" not in answer.headers:
+        raise Failure("the answer has no Content-Length")
     total = have + int(answer.headers["Content-Length"])
     with open(part, "ab" if have else "wb") as file, contextlib.suppress(requests.RequestException):
         for chunk in answer.iter_content(CHUNK):
@@ -416,10 +418,15 @@ def sha256(path):
 
 
 def cache_folder(folder):
-    """The folder that is shared, or, without one, the job's own."""
-    home = Path(os.environ.get("HOME", ""), ".cache")
-    shared = next((path for path in (Path(os.environ.get("XDG_CACHE_HOME", "")), home) if path.is_absolute()), None)
-    return shared / "render-worker" if shared else folder / "cache"
+    """The folder that is shared, or, where there is none that can be written to, the job's own."""
+    users = Path(os.environ.get("XDG_CACHE_HOME", "")), Path(os.environ.get("HOME", ""), ".cache")
+    for shared in [user / "render-worker" for user in users if user.is_absolute()][:1]:
+        with contextlib.suppress(OSError):
+            shared.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=shared).close()
+            return shared
+    say("no folder for .blend files that other workers can use: choose one with --cache-dir DIR")
+    return folder / "cache"
 
 
 def address(server, path):
@@ -456,14 +463,14 @@ def read_job(message):
 
 def fetch(args, folder):
     """The message's file, its frames, the .blend file's bytes or path, and the open file that keeps it in the cache."""
-    message, cache = Message(args, folder), Cache(args, folder)
+    message = Message(args, folder)
     for _ in range(TRIES):
         kept = message.fetch()
         frames, blend = read_job(message.file)
         if not is_reference(blend):
             return message.file, frames, blend, None
         try:
-            path, in_use = cache.get(blend)
+            path, in_use = Cache(args, folder).get(blend)
         except Refused as refused:
             say(f"{refused}; fetching the message with the file in it")
             message.download({})

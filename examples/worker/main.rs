@@ -215,11 +215,11 @@ fn fetch(args: &Args, client: &Client, folder: &Path, message: &Path) -> Result<
     let url = fetch::address(&args.server, &args.uuid);
     let (wait, max_wait) = (Duration::from_secs(args.wait), Duration::from_secs(args.timeout / 2));
     let fetch = Fetch { client, url, by_reference: !args.no_cache, wait, max_wait };
-    let cache = Cache { folder: cache_folder(args, folder), limit: args.cache_size.as_u64() };
     for _ in 0..TRIES {
         let kept = fetch.run(message)?;
         let job = Job::of_message(message)?;
         let Some(reference) = job.reference() else { return Ok((job, None)) };
+        let cache = Cache { folder: cache_folder(args, client.ui, folder), limit: args.cache_size.as_u64() };
         match cache.get(client, &args.server, reference)? {
             Ok(file) => {
                 if fetch.take(message, kept)? {
@@ -236,10 +236,17 @@ fn fetch(args: &Args, client: &Client, folder: &Path, message: &Path) -> Result<
     Err("the message was replaced each time it was fetched".into())
 }
 
-/// Without a folder to share, the job's own.
-fn cache_folder(args: &Args, folder: &Path) -> PathBuf {
+/// The folder that is shared, or, where there is none that can be written to, the job's own.
+fn cache_folder(args: &Args, ui: &Ui, folder: &Path) -> PathBuf {
+    if let Some(chosen) = &args.cache_dir {
+        return chosen.clone();
+    }
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let default = || absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    let shared = args.cache_dir.clone().or_else(|| default().map(|cache| cache.join("render-worker")));
-    shared.unwrap_or_else(|| folder.join("cache"))
+    let user = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    let shared = user.map(|user| user.join("render-worker"));
+    let is_usable = |shared: &PathBuf| fs::create_dir_all(shared).and_then(|()| tempfile::tempfile_in(shared)).is_ok();
+    shared.filter(is_usable).unwrap_or_else(|| {
+        ui.say("no folder for .blend files that other workers can use: choose one with --cache-dir DIR");
+        folder.join("cache")
+    })
 }

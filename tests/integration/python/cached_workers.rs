@@ -1,7 +1,7 @@
 //! The example workers' cache: a .blend file is downloaded once, and never used if its bytes are others.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread;
@@ -188,12 +188,15 @@ fn a_crash_of_the_worker_that_downloads_lets_the_next_one_download(worker: Worke
     scene.server.blend_file("scene.blend", b"a scene");
     scene.leave("job", "scene.blend");
     fs::create_dir(scene.path("cache")).expect("a folder");
-    let holder = Holder::lock(&in_cache(&scene.path("cache"), b"a scene", "part"), "--exclusive");
-    let mut running = start(&mut scene.command("job", "cache"));
-    // The message is not taken before the file is here: whoever looks at it does not get an error.
-    let looked_at = scene.path("work").join("job/message.pickle");
-    eventually("the message", SOON, || holds(looked_at.exists(), &looked_at));
-    assert!(running.try_end().is_none());
+    let part = in_cache(&scene.path("cache"), b"a scene", "part");
+    let holder = Holder::lock(&part, "--exclusive");
+    let inode = format!(":{} ", fs::metadata(&part).expect("the file").ino());
+    let running = start(&mut scene.command("job", "cache"));
+    eventually("a worker that waits for the lock", SOON, || {
+        let locks = fs::read_to_string("/proc/locks").expect("the system's locks");
+        holds(locks.lines().any(|lock| lock.contains("-> FLOCK") && lock.contains(&inode)), locks)
+    });
+    // The message is not taken before the file is here.
     assert_eq!(request(scene.server.http, "HEAD", "/?bufferUUID=job", &[], b"").status, 200);
     drop(holder);
     scene.check("job", b"a scene", &running.end());
@@ -223,6 +226,20 @@ fn a_file_that_has_changed_in_the_cache_is_fetched_again(worker: Worker) {
         scene.leave(uuid, "scene.blend");
         scene.work(uuid, "cache", b"a scene");
     }
+}
+
+/// As that of a service whose user has no home.
+#[track_caller]
+fn a_worker_without_a_folder_for_its_cache_works_nevertheless(worker: Worker) {
+    let scene = Scene::of(worker);
+    scene.server.blend_file("scene.blend", b"a scene");
+    scene.leave("job", "scene.blend");
+    let mut command = worker.command();
+    command.args(["job", "--server", scene.proxy.url()]).env("XDG_CACHE_HOME", "/dev/null/cache");
+    command.arg("--blender").arg(scene.path("blender")).arg("--work-dir").arg(scene.path("work"));
+    let ended = run(&mut command);
+    scene.check("job", b"a scene", &ended);
+    assert!(ended.stderr.contains("--cache-dir DIR"), "{ended:?}");
 }
 
 #[track_caller]
@@ -256,6 +273,7 @@ tests_with!(
     a_download_is_resumed_by_the_next_worker,
     a_crash_of_the_worker_that_downloads_lets_the_next_one_download,
     a_file_that_has_changed_in_the_cache_is_fetched_again,
+    a_worker_without_a_folder_for_its_cache_works_nevertheless,
     the_least_recently_used_files_make_room_but_none_in_use
 );
 tests_with!(
@@ -266,5 +284,6 @@ tests_with!(
     a_download_is_resumed_by_the_next_worker,
     a_crash_of_the_worker_that_downloads_lets_the_next_one_download,
     a_file_that_has_changed_in_the_cache_is_fetched_again,
+    a_worker_without_a_folder_for_its_cache_works_nevertheless,
     the_least_recently_used_files_make_room_but_none_in_use
 );

@@ -223,7 +223,7 @@ fn a_post_whose_answer_is_lost_is_repeated_with_the_same_key_and_the_same_bytes(
     let posts = AtomicUsize::new(0);
     let stub = Stub::start(move |asked| match asked.method.as_str() {
         "GET" => Some((200, "", message.clone())),
-        _ if posts.fetch_add(1, Ordering::Relaxed) % 2 == 0 => None,
+        _ if posts.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) => None,
         _ => received(),
     });
     for _ in 0..2 {
