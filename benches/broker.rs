@@ -3,7 +3,8 @@
 //!
 //! Both have the same broker, with a durable queue behind the exchange, persistent messages, confirms, and as much
 //! unconfirmed at once. All of them are processes of their own, and take turns round by round. Beside large frames
-//! stands what the disk does alone when each is written to it twice, as product and broker together do.
+//! stands what the disk does alone when each is written to it twice, which is the limit of a server that stores each
+//! frame before the broker does. The product writes little while the broker confirms: that is a figure of its own.
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -31,10 +32,11 @@ use support::{disk, frames};
 
 const QUEUE: &str = "bench";
 
-const CONNECTIONS: u64 = 32;
-
 /// From this size on, the disk limits the throughput.
 const LARGE: usize = 1 << 20;
+
+/// How many bytes the product may write to its disk for each byte of an image while the broker confirms.
+const MAX_WRITTEN: f64 = 0.1;
 
 /// How long the broker and a server may take to process everything.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -55,6 +57,9 @@ struct Row {
     name: &'static str,
     /// Bytes of an image.
     image: usize,
+    /// Each posts its next frame when the broker has confirmed the last, so as many are unconfirmed. amiquip has 1,000 or
+    /// 32 MiB unconfirmed.
+    connections: u64,
     /// How many frames each connection posts.
     each: u64,
     target: f64,
@@ -63,9 +68,30 @@ struct Row {
 }
 
 const ROWS: [Row; 3] = [
-    Row { name: "FRAME_RENDERED 1 KiB to the broker", image: 1 << 10, each: 1_000, target: 0.7, fastapi: Some(150) },
-    Row { name: "FRAME_RENDERED 1 MiB to the broker", image: 1 << 20, each: 12, target: 0.6, fastapi: None },
-    Row { name: "FRAME_RENDERED 8 MiB to the broker", image: 8 << 20, each: 2, target: 0.6, fastapi: None },
+    Row {
+        name: "FRAME_RENDERED 1 KiB to the broker",
+        image: 1 << 10,
+        connections: 512,
+        each: 63,
+        target: 0.9,
+        fastapi: Some(10),
+    },
+    Row {
+        name: "FRAME_RENDERED 1 MiB to the broker",
+        image: 1 << 20,
+        connections: 32,
+        each: 12,
+        target: 0.9,
+        fastapi: None,
+    },
+    Row {
+        name: "FRAME_RENDERED 8 MiB to the broker",
+        image: 8 << 20,
+        connections: 32,
+        each: 2,
+        target: 0.85,
+        fastapi: None,
+    },
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -105,25 +131,32 @@ fn measure_row(
     let body = bench.scratch().join("body");
     fs::write(&body, published(bench, &post, url, queue)?)?;
     let (mut product, mut alone, mut fastapi, mut disk) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut written, mut costs) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds() {
         let server = Server::product_with(bench.scratch(), &["--amqp-url", url])?;
-        product.push(to_the_broker(&server, &post, each, channel, queue)?);
+        let before = (server.written_bytes()?, server.processor_seconds()?);
+        product.push(to_the_broker(&server, &post, (row.connections, each), channel, queue)?);
+        let frames = (each * row.connections) as f64;
+        written.push((server.written_bytes()? - before.0) as f64 / (frames * row.image as f64));
+        costs.push((server.processor_seconds()? - before.1) * 1e6 / frames);
         drop(server);
-        alone.push(amiquip_alone::run(url, &body, each * CONNECTIONS)?);
-        expect_depth(channel, each * CONNECTIONS)?;
+        alone.push(amiquip_alone::run(url, &body, each * row.connections)?);
+        expect_depth(channel, each * row.connections)?;
         queue.purge()?;
         if row.image >= LARGE {
-            disk.push(disk_twice(bench.scratch(), &body, each * CONNECTIONS)?);
+            disk.push(disk_twice(bench.scratch(), &body, each * row.connections)?);
         }
         if let Some(each) = row.fastapi.filter(|_| !options.without_fastapi) {
             let server = Server::fastapi(bench.scratch(), Some(url))?;
-            fastapi.push(to_the_broker(&server, &post, each * options.length, channel, queue)?);
+            fastapi.push(to_the_broker(&server, &post, (row.connections, each * options.length), channel, queue)?);
         }
     }
     bench.compare(row.name, "frames/s", &product, ("amiquip alone", &alone), Target::AtLeast(row.target));
     if !disk.is_empty() {
         bench.compare(row.name, "frames/s", &product, ("the disk, twice", &disk), Target::None);
     }
+    bench.figure(&format!("{}, written", row.name), "bytes/byte", &written, Target::AtMost(MAX_WRITTEN));
+    bench.figure(&format!("{}, processor time", row.name), "µs/frame", &costs, Target::None);
     if !fastapi.is_empty() {
         bench.compare(row.name, "frames/s", &product, ("FastAPI", &fastapi), Target::None);
     }
@@ -154,13 +187,13 @@ fn published(bench: &Bench, post: &Request, url: &str, queue: &Queue<'_>) -> Res
 fn to_the_broker(
     server: &Server,
     post: &Request,
-    each: u64,
+    (connections, each): (u64, u64),
     channel: &Channel,
     queue: &Queue<'_>,
 ) -> Result<f64, Box<dyn Error>> {
     wait_until_connected(server)?;
     let start = Instant::now();
-    load::drive(server.http, post, 200, CONNECTIONS, Limit::Count(each));
+    load::drive(server.http, post, 200, connections, Limit::Count(each));
     while outbox(server)? > 0 {
         if start.elapsed() > PATIENCE {
             return Err("the outbox does not become empty".into());
@@ -168,9 +201,9 @@ fn to_the_broker(
         thread::sleep(Duration::from_millis(5));
     }
     let time = start.elapsed();
-    expect_depth(channel, each * CONNECTIONS)?;
+    expect_depth(channel, each * connections)?;
     queue.purge()?;
-    Ok((each * CONNECTIONS) as f64 / time.as_secs_f64())
+    Ok((each * connections) as f64 / time.as_secs_f64())
 }
 
 /// What `GET /readyz` says.

@@ -45,8 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = Download::parse();
     let mut bench = Bench::start("download", options.common.clone())?;
     let rows = [
-        ("GET 1 GiB .blend, one client", 1, Target::AtLeast(0.9)),
-        ("GET 1 GiB .blend, four clients", 4, Target::AtLeast(0.9)),
+        ("GET 1 GiB .blend, one client", 1, Target::AtLeast(1.0)),
+        ("GET 1 GiB .blend, four clients", 4, Target::AtLeast(1.0)),
     ];
     let wanted = rows.map(|(row, ..)| bench.wants(row));
     let latency = format!("p99 of a small GET under {AROUND} downloads");

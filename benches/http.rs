@@ -29,7 +29,8 @@ const SMALL: usize = 300;
 /// The unit of a processor time.
 const PROCESSOR_TIME: &str = "µs/request";
 
-/// How much faster than the service in Python the product is to be.
+/// The product is to take this many times less processor time than the service in Python. Requests per second depend
+/// on the load too, which shares the cores.
 const TIMES_FASTAPI: f64 = 10.0;
 
 #[derive(Clone, Parser)]
@@ -77,8 +78,7 @@ impl Peer {
     fn target(self, row: &Row) -> Target {
         match self {
             Self::Bare => row.target,
-            Self::Fastapi => Target::AtLeast(TIMES_FASTAPI),
-            Self::Build => Target::None,
+            Self::Fastapi | Self::Build => Target::None,
         }
     }
 
@@ -140,7 +140,8 @@ fn measure_row(bench: &mut Bench, row: &Row, options: &Http) -> Result<(), Box<d
     }
     for (peer, figures) in peers.iter().zip(&others) {
         bench.compare(row.name, "requests/s", &product.rates, (peer.name(), &figures.rates), peer.target(row));
-        bench.compare(row.name, PROCESSOR_TIME, &product.costs, (peer.name(), &figures.costs), Target::None);
+        let target = if *peer == Peer::Fastapi { Target::AtMost(1.0 / TIMES_FASTAPI) } else { Target::None };
+        bench.compare(row.name, PROCESSOR_TIME, &product.costs, (peer.name(), &figures.costs), target);
     }
     Ok(())
 }
@@ -179,9 +180,9 @@ fn rows(bench: &Bench) -> Result<Vec<Row>, Box<dyn Error>> {
         target,
     };
     Ok(vec![
-        got("GET hit 300 B", 200, hit_length, Some(add.clone()), Target::AtLeast(0.5)),
-        got("GET miss", 400, miss_length, None, Target::AtLeast(0.6)),
-        posted("AddBufferMsg 300 B", add, true, Target::AtLeast(0.4)),
+        got("GET hit 300 B", 200, hit_length, Some(add.clone()), Target::AtLeast(0.6)),
+        got("GET miss", 400, miss_length, None, Target::AtLeast(0.85)),
+        posted("AddBufferMsg 300 B", add, true, Target::AtLeast(0.5)),
         posted("POST TEST", messages::test(), false, Target::None),
         posted("POST FRAME_RENDERED 1 KiB", frames::post(1 << 10), false, Target::None),
     ])

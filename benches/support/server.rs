@@ -117,6 +117,16 @@ impl Server {
         kib.map(|kib| kib / 1024.0).ok_or_else(|| io::Error::other(format!("the kernel does not say {name}")))
     }
 
+    /// The bytes that it has caused to be written to a disk so far, less those whose files were deleted before.
+    pub fn written_bytes(&self) -> io::Result<u64> {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let count = |name: &str| {
+            let value = io.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse::<u64>().ok());
+            value.ok_or_else(|| io::Error::other(format!("the kernel does not say {name}")))
+        };
+        Ok(count("write_bytes")?.saturating_sub(count("cancelled_write_bytes")?))
+    }
+
     /// Its processor time so far.
     pub fn processor_seconds(&self) -> io::Result<f64> {
         Ok(processor_seconds(&self.child.id().to_string())?.own)
