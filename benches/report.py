@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "BENCHMARKS.md"
 PLOTS = ROOT / "benches" / "plots"
-BENCHES = ["http", "download", "broker", "scale"]
+BENCHES = ["http", "download", "broker", "uploads", "scale"]
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # The colours of Okabe and Ito, which colour-blind readers can distinguish.
