@@ -57,8 +57,8 @@ struct Row {
     name: &'static str,
     /// Bytes of an image.
     image: usize,
-    /// Each posts its next frame when the broker has confirmed the last, so as many are unconfirmed. amiquip has 1,000 or
-    /// 32 MiB unconfirmed.
+    /// Each posts its next frame when the broker has confirmed the last, so as many are unconfirmed. amiquip has 1,000
+    /// or 32 MiB unconfirmed.
     connections: u64,
     /// How many frames each connection posts.
     each: u64,

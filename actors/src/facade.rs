@@ -134,8 +134,8 @@ impl UserHttpActors {
         Ok(refine_data_from_metadata(&self.blend_roots, placeholder.path.as_deref()).await?)
     }
 
-    /// The digest under which a worker can fetch the .blend file that a buffered message refers to, in place of the file
-    /// itself. It is on stable storage that the file was handed out; see
+    /// The digest under which a worker can fetch the .blend file that a buffered message refers to, in place of the
+    /// file itself. It is on stable storage that the file was handed out; see
     /// [`open_referred_blend_file`](Self::open_referred_blend_file).
     ///
     /// # Errors

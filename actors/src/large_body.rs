@@ -14,8 +14,8 @@ use crate::store::{Composition, StoreError};
 /// values, for example, or comes from the broker.
 const MAX_IN_LOG: u64 = 1 << 20;
 
-/// How many large bodies are decoded and prepared at the same time. Each takes a thread that blocks. What the codec makes
-/// of one may be in memory until it is stored.
+/// How many large bodies are decoded and prepared at the same time. Each takes a thread that blocks. What the codec
+/// makes of one may be in memory until it is stored.
 const MAX_AT_ONCE: usize = 4;
 
 /// Lets [`MAX_AT_ONCE`] large bodies at a time through. Clones share the permits.

@@ -76,8 +76,8 @@ pub struct PeekBufferMsg {
 #[rtype(result = "()")]
 pub struct StopWaiting;
 
-/// To [`BufferActor`](crate::BufferActor): a worker gets this reference in place of a .blend file. The reply is sent when
-/// it is on stable storage. From then on the reference is found until the buffer's TTL has passed.
+/// To [`BufferActor`](crate::BufferActor): a worker gets this reference in place of a .blend file. The reply is sent
+/// when it is on stable storage. From then on the reference is found until the buffer's TTL has passed.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct AddFileReference(pub FileReference);

@@ -13,7 +13,8 @@ use crate::http::{Inflight, Limits};
 /// a file descriptor.
 const UPLOAD_WRITES: usize = 8;
 
-/// How many messages of more than 1 MiB are hashed at the same time. Each takes a thread, and the processor's cores have other work.
+/// How many messages of more than 1 MiB are hashed at the same time. Each takes a thread, and the processor's cores
+/// have other work.
 const HASHED_MESSAGES: usize = 2;
 
 /// What the handlers of the routes need: the actors and the limits. Clones share both.

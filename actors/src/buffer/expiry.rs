@@ -13,8 +13,8 @@ use crate::store::Seq;
 /// nothing.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many messages, tombstones or references are removed in one turn of the event loop: 300,000 took 0.76 s, so 1,000 take about
-/// 3 ms.
+/// How many messages, tombstones or references are removed in one turn of the event loop: 300,000 took 0.76 s, so 1,000
+/// take about 3 ms.
 const EXPIRY_SLICE: usize = 1_000;
 
 /// The pause before the next slice, if more is due, so that other events are handled in between.
@@ -30,8 +30,8 @@ impl BufferActor {
         self.clock.now().saturating_sub_unsigned(self.ttl.as_millis() as u64)
     }
 
-    /// Removes a slice of the expired messages, references and old tombstones. A message that is being delivered stays until the
-    /// delivery ends.
+    /// Removes a slice of the expired messages, references and old tombstones. A message that is being delivered stays
+    /// until the delivery ends.
     pub(super) fn expire(&mut self, ctx: &mut Context<Self>) {
         let now = self.clock.now();
         let tombstones = self.redeliveries.remove_old(now, EXPIRY_SLICE);

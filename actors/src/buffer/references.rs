@@ -23,8 +23,8 @@ const RENEWAL: Duration = Duration::from_secs(1);
 /// file versions.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// How many files of the same content a request gets. Any of them will do, and each that has changed costs an attempt to
-/// open it.
+/// How many files of the same content a request gets. Any of them will do, and each that has changed costs an attempt
+/// to open it.
 const MAX_FOUND: usize = 8;
 
 /// The references, by the numbers of their records.

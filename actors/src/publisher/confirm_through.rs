@@ -23,8 +23,8 @@ use crate::store::{Put, Seq, StoreError, cost, encode_meta, now_ms};
 /// wait no longer.
 const CONFIRM_CHECKED: Duration = Duration::from_secs(1);
 
-/// How long the broker may answer nothing, beyond the time that the transfer takes, before messages are stored. RabbitMQ
-/// needs some milliseconds to confirm small messages, and 0.3 s for one of 50 MiB.
+/// How long the broker may answer nothing, beyond the time that the transfer takes, before messages are stored.
+/// RabbitMQ needs some milliseconds to confirm small messages, and 0.3 s for one of 50 MiB.
 const MAX_SILENCE: Duration = Duration::from_secs(1);
 
 /// How long a message is unstored at most. Senders wait as long when the broker is slow.

@@ -192,8 +192,8 @@ impl Keys {
         (0..excess).filter_map(|_| self.forget_oldest()).collect()
     }
 
-    /// The request in progress has failed, and so have those that wait for its outcome. Returns the key's record, if the
-    /// store has been asked to write it.
+    /// The request in progress has failed, and so have those that wait for its outcome. Returns the key's record, if
+    /// the store has been asked to write it.
     pub fn fail(&mut self, key: Digest, error: &Error) -> Option<Seq> {
         let InProgress { record, mut waiting, .. } = self.end(key)?;
         while let Some(Waiter { reply, .. }) = waiting.pop() {

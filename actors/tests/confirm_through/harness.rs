@@ -307,7 +307,8 @@ impl Gateway {
     pub async fn settle(&mut self) {
         self.state().await;
         if !self.disk.is(Disk::Hangs) {
-            // its reply comes when everything requested before has its outcome; twice, because outcomes lead to requests
+            // its reply comes when everything requested before has its outcome; twice, because outcomes lead to
+            // requests
             self.parked().await;
             self.parked().await;
         }

@@ -100,8 +100,8 @@ impl<'a> Upload<'a> {
         Ok(bytes)
     }
 
-    /// The whole body has been received; returns it and its digests. The file takes its share of `max_upload_space` until
-    /// a store has it.
+    /// The whole body has been received; returns it and its digests. The file takes its share of `max_upload_space`
+    /// until a store has it.
     ///
     /// # Errors
     /// 503 if the disk is full.

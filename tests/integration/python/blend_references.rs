@@ -1,5 +1,5 @@
-//! `Prefer: blend-reference` on `GET /?bufferUUID=ID`: a reference to the .blend file in its place, and everything else as
-//! without the header.
+//! `Prefer: blend-reference` on `GET /?bufferUUID=ID`: a reference to the .blend file in its place, and everything else
+//! as without the header.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
