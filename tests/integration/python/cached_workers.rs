@@ -196,6 +196,7 @@ fn a_crash_of_the_worker_that_downloads_lets_the_next_one_download(worker: Worke
         let locks = fs::read_to_string("/proc/locks").expect("the system's locks");
         holds(locks.lines().any(|lock| lock.contains("-> FLOCK") && lock.contains(&inode)), locks)
     });
+    assert!(!part.with_extension("blend").exists(), "downloaded beside the worker that holds the lock");
     // The message is not taken before the file is here.
     assert_eq!(request(scene.server.http, "HEAD", "/?bufferUUID=job", &[], b"").status, 200);
     drop(holder);
