@@ -4,9 +4,9 @@ job is complete. Needs Python 3.8 or later and `requests`.
 
 A .blend file is downloaded once, into a folder that all workers of this machine share, and used from there.
 
-The server delivers a message once: with its last byte. A message that refers to its .blend file is therefore first read
-without that byte, and taken only when the .blend file is here. If something fails after that, give the same --work-dir again to continue with the
-fetched message.
+The server delivers a message once: with its last byte. A message that refers to its .blend file is therefore first
+read without that byte, and taken only when the .blend file is here. If something fails after that, give the same
+--work-dir again to continue with the fetched message.
 """
 
 import argparse

@@ -74,8 +74,8 @@ impl Reporter<'_> {
         UserMessage { user_id: self.user_id, main_data: MainData { r#type, data } }
     }
 
-    /// Posts a body until the server has it. Every attempt has the same key, so that the message is forwarded once, even
-    /// if an answer is lost.
+    /// Posts a body until the server has it. Every attempt has the same key, so that the message is forwarded once,
+    /// even if an answer is lost.
     fn post(&self, what: &str, content_type: &str, body: &[u8]) -> Result<()> {
         let digest = Sha256::digest(body);
         let content_digest = format!("sha-256=:{}:", BASE64_STANDARD.encode(digest));
