@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::OptionFuture;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::blend::digest::GetBlendDigest;
-use crate::blend::{BlendDigest, BlendFile, refine_data_from_metadata};
+use crate::blend::{BlendDigest, BlendError, BlendFile, SentPath, refine_data_from_metadata};
 use crate::body_file::BodyDirectory;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::{
@@ -39,6 +40,16 @@ pub struct ActorsState {
     pub outbox: OutboxState,
     /// The consumer, if there is a broker.
     pub consumer: Option<ConsumerState>,
+}
+
+/// A .blend file that was handed out by reference.
+#[derive(Debug)]
+pub struct ReferredBlendFile {
+    /// The file.
+    pub file: Arc<BlendFile>,
+    /// Hold this while the file is sent. No message is leased meanwhile, so nothing else bounds how many requests send
+    /// the same file; the others' share of the files that may be open is for messages.
+    pub permit: OwnedSemaphorePermit,
 }
 
 impl UserHttpActors {
@@ -156,12 +167,17 @@ impl UserHttpActors {
     /// Opens a .blend file that was handed out by reference within the buffer's TTL and has not changed since.
     ///
     /// # Errors
-    /// [`Error::NoSuchBlendFile`]; [`Error::Blend`] if it cannot be opened at the moment.
-    pub async fn open_referred_blend_file(&self, digest: BlendDigest) -> Result<Arc<BlendFile>, Error> {
+    /// [`Error::NoSuchBlendFile`]; [`Error::Blend`] if it cannot be opened at the moment, or if as many are being sent
+    /// as may be.
+    pub async fn open_referred_blend_file(&self, digest: BlendDigest) -> Result<ReferredBlendFile, Error> {
+        let permit = Arc::clone(&self.blend_downloads).try_acquire_owned().map_err(|_| {
+            let name = SentPath::from(&*format!("/blends/{digest}"));
+            BlendError::NotNow(name, "too many .blend files are being sent".to_owned())
+        })?;
         let mut error = Error::NoSuchBlendFile;
         for reference in self.buffer.send(FindFileReferences(digest)).await?.0 {
             match self.open_if_unchanged(&reference).await {
-                Ok(Some(file)) => return Ok(file),
+                Ok(Some(file)) => return Ok(ReferredBlendFile { file, permit }),
                 Ok(None) => {}
                 Err(Error::Blend(why)) if !why.is_transient() => {}
                 Err(why) => error = why,

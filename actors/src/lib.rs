@@ -83,7 +83,7 @@ pub use buffer_uuid::BufferUuid;
 pub use consumer::CommunicationInterfaceConsumer;
 pub use decoder::Decoder;
 pub use error::{Error, ErrorKind};
-pub use facade::ActorsState;
+pub use facade::{ActorsState, ReferredBlendFile};
 pub use idempotency::{Accepted, IdempotencyKey, RequestKey};
 pub use publisher::UserManagerPublisher;
 pub use system::{ActorsConfig, DiskHangs, StartError, UserHttpActors};

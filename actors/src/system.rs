@@ -4,10 +4,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::blend::{BlendConfig, BlendDigests, BlendRoots};
 use crate::body_file::BodyDirectory;
@@ -96,7 +97,14 @@ pub struct UserHttpActors {
     buffer_bodies: Option<BodyDirectory>,
     outbox_bodies: Option<BodyDirectory>,
     pub(crate) large_bodies: LargeBodies,
+    /// A permit for each .blend file that is sent without a message.
+    pub(crate) blend_downloads: Arc<Semaphore>,
     store_failure: watch::Receiver<Option<StoreError>>,
+}
+
+/// How many .blend files are sent without a message at the same time, of `max_open` files: the rest is for messages.
+fn max_blend_downloads(max_open: usize) -> usize {
+    (max_open - max_open / 4).min(Semaphore::MAX_PERMITS)
 }
 
 impl UserHttpActors {
@@ -136,6 +144,7 @@ impl UserHttpActors {
             })?;
             (actor, bodies)
         };
+        let blend_downloads = Arc::new(Semaphore::new(max_blend_downloads(config.max_open_blend_files)));
         // After the stores are opened, because that creates the data directory and locks it.
         let blend_roots = BlendRoots::new(BlendConfig {
             roots: config.blend_roots,
@@ -163,6 +172,7 @@ impl UserHttpActors {
             buffer_bodies,
             outbox_bodies,
             large_bodies,
+            blend_downloads,
             store_failure,
         })
     }
@@ -268,7 +278,7 @@ impl OpenStore {
         let path = data_dir.join(name);
         let (store, recovered) = LogStore::open(&path)?;
         if !recovered.is_empty() {
-            log::info!("{} messages found in {}", recovered.len(), path.display());
+            log::info!("{} records found in {}", recovered.len(), path.display());
         }
         Ok(Self::of_log(name, &path, store, recovered))
     }
@@ -317,6 +327,9 @@ mod tests {
     use std::sync::mpsc::{self, Receiver};
 
     use super::*;
+    use crate::blend::BlendError;
+    use crate::codec::BlendPlaceholder;
+    use crate::error::Error;
     use crate::payload::Payload;
     use crate::store::{Change, Durable};
 
@@ -330,20 +343,46 @@ mod tests {
         }
     }
 
+    /// Keeps everything in memory.
+    fn config(blend_roots: Vec<PathBuf>, max_open_blend_files: usize) -> ActorsConfig {
+        ActorsConfig {
+            data_dir: None,
+            blend_roots,
+            private_files: Vec::new(),
+            max_open_blend_files,
+            max_buffered: 1 << 20,
+            buffer_ttl: Duration::from_secs(60),
+            max_outbox: 1 << 20,
+            amqp: None,
+            frame_ack: FrameAck::Stored,
+        }
+    }
+
+    #[actix::test]
+    async fn downloads_of_a_blend_file_leave_a_quarter_of_the_open_files_to_messages() {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::write(root.path().join("scene.blend"), b"BLENDER").expect("space");
+        let actors = UserHttpActors::start(config(vec![root.path().to_owned()], 8)).expect("nothing is read");
+        let placeholder = BlendPlaceholder { offset: 0, path: Some("scene.blend".to_owned()) };
+        let file = Arc::new(actors.open_blend_file(&placeholder).await.expect("it is there"));
+        let digest = actors.refer_to_blend_file(&placeholder, &file).await.expect("it can be read");
+        drop(file);
+        let mut downloads = Vec::new();
+        for _ in 0..6 {
+            downloads.push(actors.open_referred_blend_file(digest).await.expect("one of three quarters"));
+        }
+        let refused = actors.open_referred_blend_file(digest).await;
+        assert!(matches!(&refused, Err(Error::Blend(BlendError::NotNow(..)))), "{refused:?}");
+        let message = actors.open_blend_file(&placeholder).await;
+        assert!(message.is_ok(), "{message:?}");
+        downloads.pop();
+        assert!(actors.open_referred_blend_file(digest).await.is_ok(), "another has ended");
+    }
+
     #[actix::test]
     async fn a_drain_does_not_wait_for_a_disk_that_hangs() {
         for hangs in [false, true] {
-            let config = ActorsConfig {
-                data_dir: None,
-                blend_roots: Vec::new(),
-                private_files: Vec::new(),
-                max_open_blend_files: 1,
-                max_buffered: 1 << 20,
-                buffer_ttl: Duration::from_secs(60),
-                max_outbox: 1 << 20,
-                amqp: None,
-                frame_ack: FrameAck::Stored,
-            };
+            let config = config(Vec::new(), 1);
             let (answer, answered) = mpsc::channel();
             let buffer = OpenStore::new("test", Box::new(Hanging(answered)))
                 .start(|_| {}, |store, found, _| BufferActor::new(store, found, 1 << 20, Duration::from_secs(60)))

@@ -172,10 +172,10 @@ impl Lease for OutboxLease {
     }
 }
 
-/// The lease of an answer that delivers no message.
-pub struct NoLease;
+/// The lease of an answer that delivers no message. Holds its value until the answer ends.
+pub struct NoLease<T>(pub T);
 
-impl Lease for NoLease {
+impl<T: Unpin + 'static> Lease for NoLease<T> {
     fn finishing(&self) {}
 
     fn handed_over(&mut self, _: u64) {}

@@ -2,6 +2,7 @@
 
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
+use user_http_actors::ReferredBlendFile;
 use user_http_actors::blend::BlendDigest;
 
 use crate::http::Gateway;
@@ -24,7 +25,7 @@ pub async fn get_blend_file(
 
 async fn send(request: &HttpRequest, name: &str, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let sha256: BlendDigest = name.parse().map_err(|why| Failure::not_found(format!("{why}, not {name:?}")))?;
-    let file = gateway.actors.open_referred_blend_file(sha256).await?;
+    let ReferredBlendFile { file, permit } = gateway.actors.open_referred_blend_file(sha256).await?;
     let (len, etag) = (file.len(), format!("\"{sha256}\""));
     if !range::if_match(request.headers(), &etag) {
         return Err(Failure::precondition_failed("file", &etag));
@@ -40,5 +41,5 @@ async fn send(request: &HttpRequest, name: &str, gateway: &Gateway) -> Result<Ht
         return Ok(response.body(LengthOnly(len)));
     }
     let selected = delivery::select(request, &mut response, "file", len, &etag)?;
-    Ok(response.body(DeliveryBody::new(request, gateway.limits, vec![Source::Blend(file)], selected, NoLease)))
+    Ok(response.body(DeliveryBody::new(request, gateway.limits, vec![Source::Blend(file)], selected, NoLease(permit))))
 }

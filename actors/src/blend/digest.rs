@@ -14,6 +14,7 @@ use super::file::{BlendFile, Stamp};
 use super::resolve::Refusal;
 use super::{BlendError, SentPath};
 use crate::reply::{Deferred, Reply, deferred};
+use crate::wait_queue::WaitQueue;
 
 /// How many digests are kept in memory, about 200 bytes each. The oldest are dropped first, and computed again when
 /// they are needed.
@@ -133,7 +134,7 @@ pub struct BlendDigests {
     /// The versions in `known`, oldest first.
     by_age: VecDeque<Stamp>,
     /// The requests that wait for a digest. Each version costs an open file, whose number is limited.
-    waiting: HashMap<Stamp, Vec<Reply<Result<BlendDigest, DigestError>>>>,
+    waiting: HashMap<Stamp, WaitQueue<Reply<Result<BlendDigest, DigestError>>>>,
 }
 
 impl BlendDigests {
@@ -159,7 +160,8 @@ impl BlendDigests {
         if let Ok(digest) = digest {
             self.add(stamp, digest);
         }
-        for reply in self.waiting.remove(&stamp).unwrap_or_default() {
+        let mut waiting = self.waiting.remove(&stamp).unwrap_or_default();
+        while let Some(reply) = waiting.pop() {
             reply.send(digest.clone());
         }
     }
@@ -178,9 +180,9 @@ impl Handler<GetBlendDigest> for BlendDigests {
             return Deferred::now(Ok(*digest));
         }
         let (reply, deferred) = deferred();
-        let waiting = self.waiting.entry(stamp).or_default();
-        waiting.push(reply);
-        if waiting.len() == 1 {
+        let is_new = !self.waiting.contains_key(&stamp);
+        self.waiting.entry(stamp).or_default().push(reply, Reply::is_closed);
+        if is_new {
             // One future for each version, not for each request.
             let started = Instant::now();
             let digest = file.digest().into_actor(self).map(move |digest, this, _| {

@@ -76,6 +76,9 @@ impl UserManagerPublisher {
     /// Answers a request with a key whose message is in the outbox under this number, although the key is not known: it
     /// was forgotten, or a crash has kept the message without its key. The message is not taken again.
     pub(super) fn answer_held(&mut self, key: &IdempotencyKey, seq: Seq, reply: KeyReply) {
+        if let Err(error) = check_failure(&self.store_failure) {
+            return reply.send(Err(error.into()));
+        }
         if self.frame_ack == FrameAck::Broker {
             let reason = "the message is in the outbox and waits for its turn";
             return reply.send(Err(Error::NotConfirmed { reason }));
