@@ -8,7 +8,7 @@ use super::{SOON, eventually, holds};
 use crate::rabbitmq::RabbitMq;
 
 /// All vhosts are created when a broker starts, since each call of rabbitmqctl takes a second or two of processor time.
-const VHOSTS: usize = 100;
+const VHOSTS: usize = 150;
 
 /// The versions of RabbitMQ that the tests run with.
 #[derive(Clone, Copy, Debug)]

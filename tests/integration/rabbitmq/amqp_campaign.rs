@@ -80,7 +80,7 @@ fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: 
     let url = broker.url.clone();
     let proxy = Proxy::to(&url);
     let mut amqp = AmqpFarm::behind(&proxy, &url);
-    make_queue(&mut amqp);
+    start_user_manager(&mut amqp);
     let next = AtomicUsize::new(0);
     // of each worker in each round without a killed broker, which may lose what it has not confirmed in any order
     let mut ordered: Vec<Vec<usize>> = Vec::new();
@@ -120,7 +120,7 @@ fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: 
             Fault::None | Fault::CutConnections => {}
             Fault::KillBroker => {
                 broker.launch();
-                make_queue(&mut amqp);
+                start_user_manager(&mut amqp);
             }
             Fault::FreezeBroker => broker.thaw(),
             Fault::BlockPublishers => broker.ctl(&["set_vm_memory_high_watermark", "0.6"]),
@@ -138,7 +138,6 @@ fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: 
             }
         }
     }
-    amqp.call("user_manager_start", json!({ "durable": true }));
     let mut ids = BTreeMap::new();
     let mut arrivals = Vec::new();
     while !acknowledged.iter().all(|number| ids.contains_key(number)) {
@@ -161,8 +160,7 @@ fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: 
     println!("{} frames acknowledged, {} not", acknowledged.len(), others.len());
 }
 
-/// The exchange, and a queue that survives everything and collects all frames.
-fn make_queue(amqp: &mut AmqpFarm) {
+/// The user manager takes frames, from a queue that survives the broker. What it took before is kept.
+fn start_user_manager(amqp: &mut AmqpFarm) {
     amqp.call("user_manager_start", json!({ "durable": true }));
-    amqp.call("user_manager_stop", json!({}));
 }

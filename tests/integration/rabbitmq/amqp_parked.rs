@@ -97,7 +97,7 @@ fn a_broker_keeps_what_the_buffer_has_no_capacity_for(version: Version) {
     let broker = Broker::of(version);
     let setup = Setup::default().args(["--amqp-url", &broker.url, "--max-buffered", "100KiB"]);
     let mut amqp = AmqpFarm { farm: Farm::of(setup), url: broker.url.clone() };
-    amqp.wait_until("connected");
+    amqp.wait_until_consuming();
     for number in 0..MESSAGES {
         amqp.publish_value(&order(&format!("id-{number}"), &format!("'{}'", "x".repeat(10_000))));
     }

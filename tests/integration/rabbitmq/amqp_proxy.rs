@@ -77,6 +77,8 @@ fn a_network_that_swallows_everything_is_noticed_by_heartbeats_and_survived(vers
 fn a_slow_network_delays_many_messages_no_longer_than_one(version: Version) {
     const DELAY: Duration = Duration::from_millis(50);
     const FRAMES: usize = 300;
+    /// A frame is answered when the broker has confirmed it, so one worker alone posts one by one.
+    const WORKERS: usize = 30;
     let url = Broker::of(version).url;
     let proxy = Proxy::to(&url);
     let mut amqp = AmqpFarm::behind(&proxy, &url);
@@ -84,8 +86,12 @@ fn a_slow_network_delays_many_messages_no_longer_than_one(version: Version) {
     proxy.delay(DELAY);
     let began = Instant::now();
     amqp.orders_start();
-    amqp.post_frames(0..FRAMES);
-    Arrivals::default().receive_all(&mut amqp, 0..FRAMES);
+    std::thread::scope(|scope| {
+        let each = FRAMES / WORKERS;
+        let amqp = &amqp;
+        (0..WORKERS).for_each(|worker| drop(scope.spawn(move || amqp.post_frames(worker * each..(worker + 1) * each))));
+    });
+    Arrivals::in_any_order().receive_all(&mut amqp, 0..FRAMES);
     let orders = amqp.orders_stop();
     let took = began.elapsed();
     println!("{FRAMES} frames and {orders} orders in {took:?}");
