@@ -141,7 +141,8 @@ fn a_server_stops_and_starts_while_a_mount_hangs() {
     farm.blend_file("healthy.blend", b"content");
     farm.leave_blend("healthy", "healthy.blend");
     assert!(farm.fetch_value("healthy").contains("b'content'"));
-    assert_eq!(farm.ask("HEAD", "mounted", &[]).status, 503);
+    let answer = farm.fetch("mounted");
+    assert_eq!(answer.status, 503, "{answer:?}");
 }
 
 #[test]
