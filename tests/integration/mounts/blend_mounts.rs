@@ -20,7 +20,7 @@ fn farm() -> Farm {
     fs::create_dir(&mount).expect("a folder to mount on");
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/hanging_fs.py");
     let script = format!(
-        "python3 '{}' blend/mount {LEN} hang >mounted & \
+        "rm -f mounted; python3 '{}' blend/mount {LEN} hang >mounted & \
          for try in $(seq 600); do test -s mounted && break; sleep 0.05; done; exec \"$0\" \"$@\"",
         program.display()
     );
