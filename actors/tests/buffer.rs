@@ -16,9 +16,14 @@ use user_http_actors::messages::{
 use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, OpenError, Put, Recovered, Store, StoreError};
+use user_http_actors::store::{Change, Durable, Put, Store, StoreError};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
+
+#[path = "support/log.rs"]
+mod log;
+
+use log::open;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -31,17 +36,6 @@ fn start(max_bytes: u64, ttl: Duration) -> Addr<BufferActor> {
 
 fn start_on(store: OpenStore, max_bytes: u64, ttl: Duration) -> Addr<BufferActor> {
     store.start(|_| {}, |store, found, _| BufferActor::new(store, found, max_bytes, ttl)).expect("a sound store")
-}
-
-/// The log in `directory`, as soon as the thread that has it ends with its actor.
-async fn open(directory: &Path) -> (LogStore, Vec<Recovered>) {
-    loop {
-        match LogStore::open(directory) {
-            Ok(opened) => return opened,
-            Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 /// An actor on the log in `directory`.

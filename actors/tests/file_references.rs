@@ -1,17 +1,20 @@
 //! File references in the buffer actor: found until the TTL has passed, also after a restart, and bounded.
 
-use std::path::Path;
 use std::time::Duration;
 
 use actix::Addr;
 use user_http_actors::blend::{BlendDigest, Stamp};
 use user_http_actors::messages::{AddFileReference, Drain, FileReference, FindFileReferences};
 use user_http_actors::payload::Payload;
-use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
-use user_http_actors::store::{Change, Durable, OpenError, Recovered, Store, StoreError};
+use user_http_actors::store::{Change, Durable, Store, StoreError};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
+
+#[path = "support/log.rs"]
+mod log;
+
+use log::open;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -24,17 +27,6 @@ fn start_on(store: OpenStore, ttl: Duration) -> Addr<BufferActor> {
 
 fn start(ttl: Duration) -> Addr<BufferActor> {
     start_on(OpenStore::new("test", Box::new(MemoryStore)), ttl)
-}
-
-/// The log in `directory`, as soon as the thread that has it ends with its actor.
-async fn open(directory: &Path) -> (LogStore, Vec<Recovered>) {
-    loop {
-        match LogStore::open(directory) {
-            Ok(opened) => return opened,
-            Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 fn reference(digest: u32, path: &str, inode: u64) -> FileReference {

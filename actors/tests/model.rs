@@ -12,11 +12,14 @@ use user_http_actors::codec::BufferMsg;
 use user_http_actors::lease::LeasedBufferMsg;
 use user_http_actors::messages::{AddBufferMsg, BrokerDelivery, Drain, GetBufferState, LeaseBufferMsg, PeekBufferMsg};
 use user_http_actors::payload::Payload;
-use user_http_actors::store::OpenError;
-use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
+
+#[path = "support/log.rs"]
+mod log;
+
+use log::open;
 
 /// The capacity is enough for one large message and any number of small ones, whatever their metas; not for two large
 /// ones.
@@ -107,14 +110,7 @@ async fn start(directory: Option<&Path>, ttl: Duration) -> Addr<BufferActor> {
     let Some(directory) = directory else {
         return start_on(OpenStore::new("model", Box::new(MemoryStore)), ttl);
     };
-    let (store, recovered) = loop {
-        match LogStore::open(directory) {
-            Ok(opened) => break opened,
-            // the service before is about to close it
-            Err(OpenError::InUse(_)) => tokio::task::yield_now().await,
-            Err(error) => panic!("{error}"),
-        }
-    };
+    let (store, recovered) = open(directory).await;
     start_on(OpenStore::of_log("model", directory, store, recovered), ttl)
 }
 

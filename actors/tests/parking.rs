@@ -12,27 +12,19 @@ use user_http_actors::messages::{
 };
 use user_http_actors::payload::Payload;
 use user_http_actors::publisher::FrameAck;
-use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{Change, Durable, OpenError, Put, Recovered, Store};
+use user_http_actors::store::{Change, Durable, Put, Store};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{Error, UserManagerPublisher};
 use uuid::Uuid;
 
 use crate::support::Broker;
 
+#[path = "support/log.rs"]
+mod log;
 #[path = "support/publisher.rs"]
 mod support;
 
-async fn open(directory: &Path) -> (LogStore, Vec<Recovered>) {
-    loop {
-        match LogStore::open(directory) {
-            Ok(opened) => return opened,
-            // the service before is about to close it
-            Err(OpenError::InUse(_)) => tokio::task::yield_now().await,
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
+use log::open;
 
 /// A publisher on a log, with a broker whose every move the test makes.
 struct Service {

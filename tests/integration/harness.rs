@@ -25,9 +25,9 @@ pub use program::{Ended, Program, example, outside_cargo};
 pub use proxy::{Direction, Proxy};
 pub use python::{Answer, Peer, hex, python};
 pub(crate) use server::for_each_host;
-pub use server::{Host, Server, Setup, files_below, new_mount_namespace};
+pub use server::{Host, Server, Setup, files_below, io_bytes, new_mount_namespace};
 pub use tls::{Ca, Client, Identity};
-pub use traffic::{Arrivals, Posting, post_frame, send_frame};
+pub use traffic::{Arrivals, Posting, post_frame, send_frame, try_send_frame};
 
 /// Makes a module of tests: each function of the module around it, called with the value.
 macro_rules! tests_with {

@@ -492,6 +492,13 @@ impl Drop for Process {
     }
 }
 
+/// Bytes that the kernel counts for a process in `/proc/PID/io`: `rchar`, `write_bytes` and so on.
+pub fn io_bytes(pid: u32, name: &str) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("a live process");
+    let value = io.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name}: {io}"))
+}
+
 /// Makes a test with the server and one with the embedded gateway of each function, which takes the [`Host`].
 macro_rules! for_each_host {
     ($($test:ident),* $(,)?) => {

@@ -1,6 +1,7 @@
 //! Numbered messages in both directions, and checks of their outcomes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ const PACE: Duration = Duration::from_millis(5);
 /// Larger than a frame of AMQP and smaller than what the sockets hold.
 const LARGE: usize = 150_000;
 
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
 /// A worker posts the frame with this number and an image of this many bytes; it must be answered 200.
 #[track_caller]
 pub fn post_frame(worker: &mut Connection, number: usize, image: usize) {
@@ -27,13 +30,24 @@ pub fn post_frame(worker: &mut Connection, number: usize, image: usize) {
 /// As [`post_frame`]; returns the answer.
 #[track_caller]
 pub fn send_frame(worker: &mut Connection, number: usize, image: usize) -> Response {
-    let image = "x".repeat(image);
-    let body = json!({
-        "USER_ID": "worker-1",
-        "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": { "FRAME": number, "IMAGE": image } },
-    });
-    let headers = [("Content-Type", "application/json")];
-    worker.request("POST", "/", &headers, body.to_string().as_bytes())
+    worker.request("POST", "/", &[JSON], frame_body(number, image).as_bytes())
+}
+
+/// As [`send_frame`], to a server that may go away, with another header if there is one.
+pub fn try_send_frame(
+    worker: &mut Connection,
+    number: usize,
+    image: usize,
+    header: Option<(&str, &str)>,
+) -> io::Result<Response> {
+    let headers: Vec<_> = [JSON].into_iter().chain(header).collect();
+    worker.try_send_request("POST", "/", &headers, frame_body(number, image).as_bytes())?;
+    worker.try_read_response()
+}
+
+fn frame_body(number: usize, image: usize) -> String {
+    let data = json!({ "FRAME": number, "IMAGE": "x".repeat(image) });
+    json!({ "USER_ID": "worker-1", "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": data } }).to_string()
 }
 
 /// A worker that posts frames from number 0 on, every 16th a large one, until it is ended.

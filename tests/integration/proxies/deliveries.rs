@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Connection, Farm, Front, Kind, Proxy, Response, SOON, eventually, frame, holds};
+use crate::harness::{Connection, Farm, Front, Kind, Proxy, Response, SOON, eventually, frame, holds, io_bytes};
 
 /// More than the sockets of a connection through a proxy hold, so that an answer that nobody reads stays unfinished.
 const LARGE: usize = 64 << 20;
@@ -69,13 +69,12 @@ fn break_off(front: &Front, farm: &Farm) -> (Vec<u8>, String) {
 /// Waits until the server stops reading the file: nothing accepts more of the answer.
 #[track_caller]
 fn wait_until_nothing_is_read(pid: u32) {
-    let mut last = (String::new(), 0);
+    let mut last = (0, 0);
     eventually("the server has stopped reading", SOON, || {
-        let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("a live process");
-        let read = io.lines().find(|line| line.starts_with("rchar:")).expect("bytes that were read").to_owned();
+        let read = io_bytes(pid, "rchar");
         last = if read == last.0 { (read, last.1 + 1) } else { (read, 0) };
         // at ten milliseconds each
-        holds(last.1 >= 50, last.clone())
+        holds(last.1 >= 50, last)
     });
 }
 

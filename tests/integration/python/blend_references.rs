@@ -4,7 +4,9 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use crate::harness::{Connection, Farm, Host, Referred, Response, SOON, eventually, for_each_host, holds, referred};
+use crate::harness::{
+    Connection, Farm, Host, Referred, Response, SOON, eventually, for_each_host, holds, io_bytes, referred,
+};
 
 for_each_host! {
     a_message_by_reference_has_the_dict_in_the_files_place_and_is_delivered_once,
@@ -219,13 +221,6 @@ fn a_client_that_hangs_up_during_the_computation_releases_the_message_at_once() 
     assert!(!log.contains("of 68719476736 bytes"), "the digest of the large file is computed already: {log}");
 }
 
-/// Bytes that the server has read from anywhere.
-fn read_bytes(farm: &Farm) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{}/io", farm.pid())).expect("Linux");
-    let read = io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok());
-    read.unwrap_or_else(|| panic!("no rchar: {io}"))
-}
-
 #[test]
 fn a_file_that_changes_while_its_digest_is_computed_is_answered_503_and_its_message_stays() {
     let mut farm = Farm::start();
@@ -234,7 +229,7 @@ fn a_file_that_changes_while_its_digest_is_computed_is_answered_503_and_its_mess
     let mut connection = Connection::open(farm.http);
     connection.send_head("GET", "/?bufferUUID=id-1", &[PREFER]);
     eventually("the file is being read", SOON, || {
-        let read = read_bytes(&farm);
+        let read = io_bytes(farm.pid(), "rchar");
         holds(read > 32 << 20, read)
     });
     let file = fs::OpenOptions::new().write(true).open(path).expect("the file");

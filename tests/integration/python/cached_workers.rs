@@ -8,8 +8,8 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::harness::{Ended, Proxy, SOON, Server, Setup, eventually, holds, request, tests_with};
-use crate::python::example_clients::{Worker, pattern, run, start};
+use crate::harness::{Ended, Proxy, SOON, Server, Setup, eventually, holds, request};
+use crate::python::example_clients::{Worker, for_each_worker, pattern, run, start};
 
 const WORKERS: u64 = 5;
 const FILE_BYTES: u64 = 64 << 20;
@@ -266,25 +266,12 @@ fn the_least_recently_used_files_make_room_but_none_in_use(worker: Worker) {
     assert_eq!([0, 2, 3].map(is_cached), [true, false, true]);
 }
 
-tests_with!(
-    rust,
-    super::Worker::Rust,
+for_each_worker!(
     each_worker_downloads_a_file_once,
     workers_that_share_a_folder_download_a_file_once,
     a_download_is_resumed_by_the_next_worker,
     a_crash_of_the_worker_that_downloads_lets_the_next_one_download,
     a_file_that_has_changed_in_the_cache_is_fetched_again,
     a_worker_without_a_folder_for_its_cache_works_nevertheless,
-    the_least_recently_used_files_make_room_but_none_in_use
-);
-tests_with!(
-    python,
-    super::Worker::Python,
-    each_worker_downloads_a_file_once,
-    workers_that_share_a_folder_download_a_file_once,
-    a_download_is_resumed_by_the_next_worker,
-    a_crash_of_the_worker_that_downloads_lets_the_next_one_download,
-    a_file_that_has_changed_in_the_cache_is_fetched_again,
-    a_worker_without_a_folder_for_its_cache_works_nevertheless,
-    the_least_recently_used_files_make_room_but_none_in_use
+    the_least_recently_used_files_make_room_but_none_in_use,
 );

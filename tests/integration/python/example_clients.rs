@@ -20,6 +20,15 @@ pub enum Worker {
     Python,
 }
 
+/// Makes a test of each function that takes a [`Worker`], for both of them.
+macro_rules! for_each_worker {
+    ($($test:ident),* $(,)?) => {
+        crate::harness::tests_with!(rust, crate::python::example_clients::Worker::Rust, $($test),*);
+        crate::harness::tests_with!(python, crate::python::example_clients::Worker::Python, $($test),*);
+    };
+}
+pub(crate) use for_each_worker;
+
 impl Worker {
     pub fn command(self) -> Command {
         let mut command = match self {

@@ -12,8 +12,8 @@ use std::thread;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::harness::{Peer, SOON, Server, eventually, holds, request, tests_with};
-use crate::python::example_clients::{Worker, run, start};
+use crate::harness::{Peer, SOON, Server, eventually, holds, request};
+use crate::python::example_clients::{Worker, for_each_worker, run, start};
 
 /// A request as a stub has read it.
 #[derive(Clone, Debug, PartialEq)]
@@ -286,25 +286,12 @@ fn a_worker_waits_for_a_message_that_comes_later(worker: Worker) {
     assert!(!ended.stderr.contains("trying again"), "{ended:?}");
 }
 
-tests_with!(
-    rust,
-    super::Worker::Rust,
+for_each_worker!(
     a_server_of_old_is_served_as_before,
     a_message_whose_blend_file_is_not_served_is_fetched_with_the_file_in_it,
     a_message_that_cannot_be_fetched_again_is_kept,
     wrong_bytes_are_fetched_three_times_and_never_used,
     a_post_whose_answer_is_lost_is_repeated_with_the_same_key_and_the_same_bytes,
     another_job_under_the_same_uuid_has_other_keys,
-    a_worker_waits_for_a_message_that_comes_later
-);
-tests_with!(
-    python,
-    super::Worker::Python,
-    a_server_of_old_is_served_as_before,
-    a_message_whose_blend_file_is_not_served_is_fetched_with_the_file_in_it,
-    a_message_that_cannot_be_fetched_again_is_kept,
-    wrong_bytes_are_fetched_three_times_and_never_used,
-    a_post_whose_answer_is_lost_is_repeated_with_the_same_key_and_the_same_bytes,
-    another_job_under_the_same_uuid_has_other_keys,
-    a_worker_waits_for_a_message_that_comes_later
+    a_worker_waits_for_a_message_that_comes_later,
 );

@@ -2,7 +2,7 @@
 //!
 //! `TEST_FAULTS` sets how many faults there are, `TEST_SEED` which.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use crate::harness::{
-    AmqpFarm, Connection, FaultyBroker, Proxy, SOON, Server, Version, eventually, for_each_broker, holds,
+    AmqpFarm, Arrivals, Connection, FaultyBroker, Proxy, SOON, Server, Version, eventually, for_each_broker, holds,
+    try_send_frame,
 };
 use crate::kill::{Seed, from_environment};
 
@@ -52,14 +53,7 @@ fn work(to: &Server, next: &AtomicUsize, end: &AtomicBool, seed: u64) -> Posted 
     while !end.load(Ordering::SeqCst) {
         let number = next.fetch_add(1, Ordering::SeqCst);
         let exponent = SIZES.start + (SIZES.end - SIZES.start) * random.random::<f64>().powi(3);
-        let image = "x".repeat(exponent.exp2() as usize);
-        let body = json!({
-            "USER_ID": "worker-1",
-            "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": { "FRAME": number, "IMAGE": image } },
-        });
-        let headers = [("Content-Type", "application/json")];
-        let sent = worker.try_send_request("POST", "/", &headers, body.to_string().as_bytes());
-        match sent.and_then(|()| worker.try_read_response()) {
+        match try_send_frame(&mut worker, number, exponent.exp2() as usize, None) {
             Ok(answer) if answer.status == 200 => posted.acknowledged.push(number),
             // RabbitMQ 4.0 takes 16 MiB
             Ok(answer) if answer.status == 413 => posted.others.push(number),
@@ -92,7 +86,6 @@ fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: 
         let end = AtomicBool::new(false);
         let goal = next.load(Ordering::SeqCst) + random.random_range(8..24);
         let pause = |random: &mut StdRng| std::thread::sleep(Duration::from_millis(random.random_range(0..1_500)));
-        let pid = rustix::process::Pid::from_raw(amqp.farm.pid() as i32).expect("a process");
         let posted: Vec<Posted> = std::thread::scope(|scope| {
             let (farm, end, next) = (&amqp.farm, &end, &next);
             let seeds: Vec<u64> = (0..WORKERS).map(|_| random.random()).collect();
@@ -111,7 +104,7 @@ fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: 
             }
             pause(&mut random);
             if kills_server {
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+                amqp.farm.signal("KILL");
             }
             end.store(true, Ordering::SeqCst);
             workers.into_iter().map(|worker| worker.join().expect("no other answer")).collect()
@@ -138,24 +131,18 @@ fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: 
             }
         }
     }
-    let mut ids = BTreeMap::new();
-    let mut arrivals = Vec::new();
-    while !acknowledged.iter().all(|number| ids.contains_key(number)) {
-        let message = amqp.receive();
-        let value =
-            message["value"].as_str().and_then(|value| value.split_once("{'FRAME': ")?.1.split([',', '}']).next());
-        let number: usize = value.and_then(|number| number.parse().ok()).expect("a frame");
+    let (mut arrivals, mut arrived, mut order) = (Arrivals::in_any_order(), BTreeSet::new(), Vec::new());
+    while !acknowledged.is_subset(&arrived) {
+        // a repeat has the id of the first
+        let number = arrivals.receive(&mut amqp);
         assert!(acknowledged.contains(&number) || others.contains(&number), "{number} was never posted");
-        let id = message["message_id"].clone();
-        let first = ids.entry(number).or_insert_with(|| {
-            arrivals.push(number);
-            id.clone()
-        });
-        assert_eq!(*first, id, "frame {number} has arrived again");
+        if arrived.insert(number) {
+            order.push(number);
+        }
     }
     for posted in ordered {
-        let order: Vec<usize> = arrivals.iter().copied().filter(|number| posted.contains(number)).collect();
-        assert_eq!(order, posted, "a worker's frames arrive first in the order in which it has posted them");
+        let first: Vec<usize> = order.iter().copied().filter(|number| posted.contains(number)).collect();
+        assert_eq!(first, posted, "a worker's frames arrive first in the order in which it has posted them");
     }
     println!("{} frames acknowledged, {} not", acknowledged.len(), others.len());
 }

@@ -1,6 +1,5 @@
 //! Frames that the broker confirms before they are stored, and `--frame-ack broker`.
 
-use std::fs;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{
     AmqpFarm, Arrivals, Broker, Connection, Farm, FaultyBroker, Response, SOON, Server, Setup, Version, eventually,
-    files_below, for_each_broker, holds, post_frame, request, send_frame,
+    files_below, for_each_broker, holds, io_bytes, post_frame, request, send_frame, try_send_frame,
 };
 
 for_each_broker!(
@@ -25,11 +24,7 @@ const IMAGE: usize = 2 << 20;
 
 /// Bytes that the process has caused to be written to a disk.
 fn written(server: &Server) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{}/io", server.pid())).expect("Linux");
-    let number = |name: &str| -> u64 {
-        let value = io.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}: {io}"))
-    };
+    let number = |name| io_bytes(server.pid(), name);
     number("write_bytes").saturating_sub(number("cancelled_write_bytes"))
 }
 
@@ -64,14 +59,8 @@ fn post_until_the_end(to: &Server, next: &AtomicUsize) -> usize {
     let mut worker = Connection::open(to.http);
     loop {
         let number = next.fetch_add(1, Ordering::SeqCst);
-        let image = "x".repeat(if number.is_multiple_of(8) { IMAGE } else { 50_000 });
-        let body = json!({
-            "USER_ID": "worker-1",
-            "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": { "FRAME": number, "IMAGE": image } },
-        });
-        let headers = [("Content-Type", "application/json")];
-        let sent = worker.try_send_request("POST", "/", &headers, body.to_string().as_bytes());
-        match sent.and_then(|()| worker.try_read_response()) {
+        let image = if number.is_multiple_of(8) { IMAGE } else { 50_000 };
+        match try_send_frame(&mut worker, number, image, None) {
             Ok(answer) => assert_eq!(answer.status, 200, "{answer:?}"),
             Err(_) => return number,
         }
@@ -86,7 +75,6 @@ fn a_kill_loses_nothing_that_was_acknowledged_while_the_broker_confirms(version:
     let mut arrivals = Arrivals::in_any_order();
     for _ in 0..5 {
         let goal = next.load(Ordering::SeqCst) + 60;
-        let pid = rustix::process::Pid::from_raw(amqp.farm.pid() as i32).expect("a process");
         let unanswered: Vec<usize> = std::thread::scope(|scope| {
             let post = || post_until_the_end(&amqp.farm, &next);
             let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(post)).collect();
@@ -94,7 +82,7 @@ fn a_kill_loses_nothing_that_was_acknowledged_while_the_broker_confirms(version:
                 let begun = next.load(Ordering::SeqCst);
                 holds(begun > goal, begun)
             });
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+            amqp.farm.signal("KILL");
             workers.into_iter().map(|worker| worker.join().expect("no other answer than 200")).collect()
         });
         // each of these has arrived, or it has not

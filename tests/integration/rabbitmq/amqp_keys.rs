@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rand::Rng;
-use serde_json::json;
 
 use crate::harness::{
-    AmqpFarm, Arrivals, Connection, Response, SOON, Server, Version, eventually, for_each_broker, holds,
+    AmqpFarm, Arrivals, Connection, Response, SOON, Server, Version, eventually, for_each_broker, holds, try_send_frame,
 };
+use crate::kill::from_environment;
 
 for_each_broker!(kills_in_the_middle_of_posts_lose_nothing_and_lead_to_no_second_message_id,);
 
-const KILLS: usize = 3;
+const KILLS: u64 = 3;
 
 const WORKERS: usize = 4;
 
@@ -23,14 +23,7 @@ const NUMBERS: usize = 1_000_000;
 
 fn post(worker: &mut Connection, number: usize) -> std::io::Result<Response> {
     let image = if number.is_multiple_of(8) { 1_500_000 } else { 20_000 };
-    let body = json!({
-        "USER_ID": "worker-1",
-        "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": { "FRAME": number, "IMAGE": "x".repeat(image) } },
-    });
-    let key = format!("frame {number}");
-    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key.as_str())];
-    worker.try_send_request("POST", "/", &headers, body.to_string().as_bytes())?;
-    worker.try_read_response()
+    try_send_frame(worker, number, image, Some(("Idempotency-Key", &format!("frame {number}"))))
 }
 
 /// Posts frames until the server does not answer any more. The one that was not answered is the next one to be posted.
@@ -43,7 +36,7 @@ fn post_until_the_end(to: &Server, next: &AtomicUsize) {
 }
 
 fn kills_in_the_middle_of_posts_lose_nothing_and_lead_to_no_second_message_id(version: Version) {
-    let kills = std::env::var("TEST_KEY_KILLS").map_or(KILLS, |count| count.parse().expect("a number"));
+    let kills = from_environment("TEST_KEY_KILLS").unwrap_or(KILLS);
     let mut amqp = AmqpFarm::start(version);
     amqp.user_manager();
     let mut arrivals = Arrivals::in_any_order();
@@ -53,7 +46,6 @@ fn kills_in_the_middle_of_posts_lose_nothing_and_lead_to_no_second_message_id(ve
     for _ in 0..kills {
         let goal = next[0].load(Ordering::SeqCst) + 5;
         let server = &amqp.farm.server;
-        let pid = rustix::process::Pid::from_raw(server.pid() as i32).expect("a process");
         std::thread::scope(|scope| {
             for next in &next {
                 scope.spawn(|| post_until_the_end(server, next));
@@ -63,7 +55,7 @@ fn kills_in_the_middle_of_posts_lose_nothing_and_lead_to_no_second_message_id(ve
                 holds(count >= goal, count)
             });
             std::thread::sleep(Duration::from_millis(rand::rng().random_range(0..50)));
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+            server.signal("KILL");
         });
         amqp.farm.kill9();
         amqp.farm.server.restart();
