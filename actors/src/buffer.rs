@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures::future::Either;
 
+use crate::age::{AgeClock, ByAge, Since};
 use crate::broker::Fingerprint;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;
@@ -17,7 +18,6 @@ use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
 
-pub(crate) mod age;
 mod expiry;
 mod lease;
 mod record;
@@ -27,7 +27,6 @@ mod references;
 mod tests;
 mod waiters;
 
-use age::{AgeClock, ByAge, Since};
 use lease::Lease;
 use record::{Meta, Tombstone, Trace};
 use redelivery::RedeliveryFilter;

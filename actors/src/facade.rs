@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::blend::digest::GetBlendDigest;
-use crate::blend::{BlendDigest, BlendError, BlendFile, SentPath, refine_data_from_metadata};
+use crate::blend::{BlendDigest, BlendFile, refine_data_from_metadata};
 use crate::body_file::BodyDirectory;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::{
@@ -47,8 +47,7 @@ pub struct ActorsState {
 pub struct ReferredBlendFile {
     /// The file.
     pub file: Arc<BlendFile>,
-    /// Hold this while the file is sent. No message is leased meanwhile, so nothing else bounds how many requests send
-    /// the same file; the others' share of the files that may be open is for messages.
+    /// Hold this while the file is sent. It bounds how many files are sent at the same time; no lease does.
     pub permit: OwnedSemaphorePermit,
 }
 
@@ -170,10 +169,7 @@ impl UserHttpActors {
     /// [`Error::NoSuchBlendFile`]; [`Error::Blend`] if it cannot be opened at the moment, or if as many are being sent
     /// as may be.
     pub async fn open_referred_blend_file(&self, digest: BlendDigest) -> Result<ReferredBlendFile, Error> {
-        let permit = Arc::clone(&self.blend_downloads).try_acquire_owned().map_err(|_| {
-            let name = SentPath::from(&*format!("/blends/{digest}"));
-            BlendError::NotNow(name, "too many .blend files are being sent".to_owned())
-        })?;
+        let permit = self.blend_roots.download_permit(&format!("/blends/{digest}"))?;
         let mut error = Error::NoSuchBlendFile;
         for reference in self.buffer.send(FindFileReferences(digest)).await?.0 {
             match self.open_if_unchanged(&reference).await {

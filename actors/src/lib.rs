@@ -54,6 +54,7 @@
 // A library writes to the log, never to the terminal of its application.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod age;
 pub mod blend;
 pub mod body_file;
 pub mod broker;

@@ -4,11 +4,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::blend::{BlendConfig, BlendDigests, BlendRoots};
 use crate::body_file::BodyDirectory;
@@ -97,14 +96,7 @@ pub struct UserHttpActors {
     buffer_bodies: Option<BodyDirectory>,
     outbox_bodies: Option<BodyDirectory>,
     pub(crate) large_bodies: LargeBodies,
-    /// A permit for each .blend file that is sent without a message.
-    pub(crate) blend_downloads: Arc<Semaphore>,
     store_failure: watch::Receiver<Option<StoreError>>,
-}
-
-/// How many .blend files are sent without a message at the same time, of `max_open` files: the rest is for messages.
-fn max_blend_downloads(max_open: usize) -> usize {
-    (max_open - max_open / 4).min(Semaphore::MAX_PERMITS)
 }
 
 impl UserHttpActors {
@@ -144,7 +136,6 @@ impl UserHttpActors {
             })?;
             (actor, bodies)
         };
-        let blend_downloads = Arc::new(Semaphore::new(max_blend_downloads(config.max_open_blend_files)));
         // After the stores are opened, because that creates the data directory and locks it.
         let blend_roots = BlendRoots::new(BlendConfig {
             roots: config.blend_roots,
@@ -172,7 +163,6 @@ impl UserHttpActors {
             buffer_bodies,
             outbox_bodies,
             large_bodies,
-            blend_downloads,
             store_failure,
         })
     }
@@ -324,6 +314,7 @@ impl OpenStore {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::mpsc::{self, Receiver};
 
     use super::*;

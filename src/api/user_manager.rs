@@ -34,10 +34,7 @@ async fn lease_next(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResp
     let lease = if is_head { Duration::ZERO } else { lease };
     // the drop of a message that nobody waits for any more releases its lease
     let taking = gateway.actors.next_message(lease, wait);
-    let taken = match wait.is_zero() {
-        true => taking.await?,
-        false => request::unless_hung_up(request, taking).await.transpose()?.flatten(),
-    };
+    let taken = request::wait_unless_hung_up(request, wait, taking).await.transpose()?.flatten();
     let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
         return Ok(delivery::response().status(StatusCode::NO_CONTENT).finish());
     };

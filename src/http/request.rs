@@ -86,6 +86,16 @@ async fn hung_up(request: &HttpRequest) {
     }
 }
 
+/// The output of `waiting`, which takes at most about the time `wait`; `None` if the client of `request` hangs up
+/// during a `wait` that is not zero. See [`unless_hung_up`].
+pub async fn wait_unless_hung_up<T>(
+    request: &HttpRequest,
+    wait: Duration,
+    waiting: impl Future<Output = T>,
+) -> Option<T> {
+    if wait.is_zero() { Some(waiting.await) } else { unless_hung_up(request, waiting).await }
+}
+
 /// The output of `waiting`, or `None` if the client of `request` hangs up before it. What `waiting` holds is dropped
 /// then, and so is its output.
 pub async fn unless_hung_up<T>(request: &HttpRequest, waiting: impl Future<Output = T>) -> Option<T> {

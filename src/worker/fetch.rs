@@ -36,7 +36,9 @@ async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpRespons
         let LeasedBufferMsg { view, lease } = gateway.actors.lease_buffer_msg(uuid, MAX_SINGLE_WRITE, wait).await?;
         Ok::<_, Failure>((Answer::new(request, gateway, view).await?, lease))
     };
-    let (answer, mut lease) = wait_for(leasing, request, wait).await?;
+    // a client that hangs up while it waits would lose the message
+    let leased = request::wait_unless_hung_up(request, wait, leasing).await;
+    let (answer, mut lease) = leased.unwrap_or_else(|| Err(Failure::hung_up()))?;
     let mut response = answer.head(request)?;
     let Answer { sources, etag, .. } = answer;
     let len = total_len(&sources);
@@ -53,7 +55,8 @@ pub async fn head_data_from_server(request: HttpRequest, gateway: web::Data<Gate
 async fn describe(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let Wanted { uuid, wait } = Wanted::of(request)?;
     let looking = async { Answer::new(request, gateway, gateway.actors.peek_buffer_msg(uuid, wait).await?).await };
-    let answer = wait_for(looking, request, wait).await?;
+    let seen = request::wait_unless_hung_up(request, wait, looking).await;
+    let answer = seen.unwrap_or_else(|| Err(Failure::hung_up()))?;
     Ok(answer.head(request)?.body(LengthOnly(total_len(&answer.sources))))
 }
 
@@ -78,19 +81,6 @@ impl Wanted {
         };
         Ok(Self { uuid, wait: query.seconds("wait", MAX_WAIT, Notation::Decimal)?.unwrap_or_default() })
     }
-}
-
-/// The output of `waiting`. If `request` has a `wait`, its client must not hang up before that: it would lose the
-/// message.
-async fn wait_for<T>(
-    waiting: impl Future<Output = Result<T, Failure>>,
-    request: &HttpRequest,
-    wait: Duration,
-) -> Result<T, Failure> {
-    if wait.is_zero() {
-        return waiting.await;
-    }
-    request::unless_hung_up(request, waiting).await.unwrap_or_else(|| Err(Failure::hung_up()))
 }
 
 /// A message as it is sent.

@@ -138,7 +138,7 @@ pub struct BlendDigests {
 }
 
 impl BlendDigests {
-    /// Knows these digests from the start, oldest first.
+    /// Knows these digests from the start.
     pub(crate) fn new(known: impl IntoIterator<Item = (Stamp, BlendDigest)>) -> Self {
         let mut this = Self::default();
         known.into_iter().for_each(|(stamp, digest)| this.add(stamp, digest));

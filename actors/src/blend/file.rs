@@ -21,7 +21,7 @@ use crate::payload;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many bytes a thread hashes before it goes to the back of the queue, so that a small file does not wait for a
-/// large one: about 5 ms.
+/// large one: about 9 ms (1 GiB takes 1.1 s).
 const DIGEST_SLICE: u64 = 8 << 20;
 
 /// How many bytes are read at once for a digest: few enough that they are still in the processor's cache when they are

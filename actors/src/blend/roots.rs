@@ -8,14 +8,14 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::BlendFile;
 use super::file::Stamp;
 use super::io_pool::{IO_THREADS, IoPool, NotDone, RootPools};
 use super::never_sent::NeverSent;
 use super::resolve::{Dir, Refusal, Resolved, Start, UnresolvedPath, components};
 use super::tag::TagKey;
+use super::{BlendError, BlendFile, SentPath};
 
 /// How long opening a file may take, including the wait for a thread. A healthy file server takes milliseconds.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +24,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 const ROOT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NO_ANSWER: &str = "its file system does not answer";
+const TOO_MANY: &str = "too many .blend files are being sent";
 
 /// The default of [`BlendConfig::max_open`]. Each file costs a file descriptor.
 pub const DEFAULT_MAX_OPEN_BLEND_FILES: usize = 4096;
@@ -57,6 +58,8 @@ struct Shared {
     never_sent: NeverSent,
     key: TagKey,
     open_files: Arc<Semaphore>,
+    /// See [`BlendRoots::download_permit`].
+    downloads: Arc<Semaphore>,
 }
 
 /// A blend root, by its path.
@@ -98,6 +101,7 @@ impl BlendRoots {
             never_sent: NeverSent { data_dir: config.data_dir, files: config.private_files },
             key,
             open_files: Arc::new(Semaphore::new(config.max_open.min(Semaphore::MAX_PERMITS))),
+            downloads: Arc::new(Semaphore::new((config.max_open - config.max_open / 4).min(Semaphore::MAX_PERMITS))),
         };
         let this = Self(Arc::new(shared));
         for (index, pool) in this.0.pools.iter().enumerate() {
@@ -144,6 +148,13 @@ impl BlendRoots {
                 }
             }
         }
+    }
+
+    /// A permit to send a file without a message, as long as it is held. There are fewer than files that may be open,
+    /// so that some are left for messages. `name` is what the request calls the file.
+    pub(crate) fn download_permit(&self, name: &str) -> Result<OwnedSemaphorePermit, BlendError> {
+        let permit = Arc::clone(&self.0.downloads).try_acquire_owned();
+        permit.map_err(|_| BlendError::NotNow(SentPath::from(name), TOO_MANY.to_owned()))
     }
 
     /// Opens all roots at once, each on its own threads, so that one that does not answer delays this by at most
@@ -203,7 +214,7 @@ impl Shared {
     fn resolve(&self, path: UnresolvedPath, known: &OpenRoots) -> Result<Outcome, Refusal> {
         // Acquired on a thread of the pool, so that requests that wait for a thread hold no permits.
         let permit = Arc::clone(&self.open_files).try_acquire_owned();
-        let permit = permit.map_err(|_| Refusal::NotNow("too many .blend files are being sent".to_owned()))?;
+        let permit = permit.map_err(|_| Refusal::NotNow(TOO_MANY.to_owned()))?;
         let resolved = path.resolve(&self.roots, &known.dirs, &self.never_sent).map_err(|refusal| match refusal {
             // The file may be in a root that has not answered.
             Refusal::Outside { .. } if !known.is_complete => Refusal::NotNow(NO_ANSWER.to_owned()),

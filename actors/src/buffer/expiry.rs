@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use crate::buffer::age::Since;
+use crate::age::Since;
 use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
 use crate::store::Seq;

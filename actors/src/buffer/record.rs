@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::age::{BootTime, Since};
 use crate::blend::{BlendDigest, Stamp};
 use crate::broker::Fingerprint;
-use crate::buffer::age::{BootTime, Since};
 use crate::buffer::{BufferedMsg, ColdFields};
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;

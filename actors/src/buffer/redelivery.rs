@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use crate::age::Since;
 use crate::broker::Fingerprint;
-use crate::buffer::age::Since;
 use crate::store::{NO_RECORD, Seq};
 
 /// How long a tombstone is kept. When a connection has ended, the broker redelivers unacknowledged messages as soon as

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
+use crate::age::{ByAge, Since};
 use crate::blend::{BlendDigest, Stamp};
-use crate::buffer::age::{ByAge, Since};
 use crate::buffer::record::Reference;
 use crate::buffer::{BufferActor, PendingWrite};
 use crate::error::Error;

@@ -17,7 +17,7 @@ use crate::publisher::outbox::{Arrival, Sender};
 use crate::publisher::record::OutboxMeta;
 use crate::publisher::{FrameAck, Route, UserManagerPublisher};
 use crate::reply::{Deferred, deferred};
-use crate::store::{Put, Seq, StoreError, cost, encode_meta, now_ms};
+use crate::store::{Seq, StoreError, cost, encode_meta, now_ms};
 
 /// How often it is checked whether the broker still takes messages while one is unstored. Until a stop ends, senders
 /// wait no longer.
@@ -43,8 +43,7 @@ const MAX_WAITING_MESSAGES: usize = 10_000;
 impl UserManagerPublisher {
     /// Asks the store to write an unstored message.
     pub(super) fn store_message(&mut self, seq: Seq) {
-        if let Some((message, key)) = self.outbox.begin_storing(seq) {
-            let put = Put { seq, meta: encode_meta(&message.meta), body: message.payload.clone() };
+        if let Some((put, key)) = self.outbox.begin_storing(seq) {
             self.put_message(put, key);
         }
     }
@@ -170,7 +169,8 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
         let message_id = key.map_or_else(Uuid::new_v4, |key| key.message_id());
         let meta = OutboxMeta::new(&message, message_id, now_ms());
         let size = message.body.len();
-        let cost = cost(encode_meta(&meta).len(), size);
+        let encoded = encode_meta(&meta);
+        let cost = cost(encoded.len(), size);
         let checked = if key.is_some() { self.check_key_space() } else { Ok(()) };
         if let Err(error) = checked.and_then(|()| self.check_size(size)).and_then(|()| self.admit(cost)) {
             return Deferred::now(Err(error));
@@ -185,7 +185,7 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
         let seq = self.store.take_seq();
         let has_broker = matches!(self.route, Route::Broker(_));
         let is_behind = self.is_behind();
-        self.outbox.arrive(seq, Arrival { meta, payload: message.body, cost, sender }, has_broker);
+        self.outbox.arrive(seq, Arrival { meta, encoded, payload: message.body, cost, sender }, has_broker);
         if is_behind {
             self.give_up(seq, "too many messages wait for it");
         } else if self.is_stopping {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::buffer::age::{AgeClock, Since};
+use crate::age::{AgeClock, Since};
 use crate::error::Error;
 use crate::idempotency::{Accepted, Digest, IdempotencyKey};
 use crate::publisher::record::KeyRecord;

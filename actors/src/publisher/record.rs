@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::buffer::age::BootTime;
+use crate::age::BootTime;
 use crate::codec::{Format, ForwardedType, OutgoingMessage};
 use crate::idempotency::Digest;
 use crate::store::{NO_RECORD, Seq};

@@ -68,7 +68,8 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
             &config,
             stop,
             |ConnectionEnd { reason, lost, .. }| {
-                // nothing publishes them any more, and each holds its body
+                // They belong to the ended session, and each holds its body. What arrives before the outbox knows of
+                // the end is dropped by the next session.
                 queued.try_iter().for_each(drop);
                 reporter.report(PublisherEvent::Disconnected { reason, lost });
             },

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Due, Outbox, OutboxMessage, State};
@@ -11,7 +12,7 @@ use crate::idempotency::{Accepted, Digest};
 use crate::payload::Payload;
 use crate::publisher::record::OutboxMeta;
 use crate::reply::Reply;
-use crate::store::Seq;
+use crate::store::{Put, Seq};
 
 /// Whether a message is stored. Until it is, its sender waits.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) enum Durability {
     /// The store has not been asked to write it.
     Unstored {
         sender: Sender,
+        /// The encoded meta of its record.
+        encoded: Bytes,
         arrived: Instant,
         /// Of [`Due::Confirm`]; `None` once it has passed.
         deadline: Option<Deadline>,
@@ -50,6 +53,8 @@ pub enum Sender {
 #[derive(Debug)]
 pub struct Arrival {
     pub meta: OutboxMeta,
+    /// The encoded `meta`.
+    pub encoded: Bytes,
     pub payload: Payload,
     pub cost: u64,
     pub sender: Sender,
@@ -57,8 +62,9 @@ pub struct Arrival {
 
 impl Outbox {
     /// Adds an unstored message. With a broker it waits at once, and otherwise as soon as it is stored.
-    pub fn arrive(&mut self, seq: Seq, Arrival { meta, payload, cost, sender }: Arrival, has_broker: bool) {
-        let durability = Durability::Unstored { sender, arrived: Instant::now(), deadline: None };
+    pub fn arrive(&mut self, seq: Seq, arrival: Arrival, has_broker: bool) {
+        let Arrival { meta, encoded, payload, cost, sender } = arrival;
+        let durability = Durability::Unstored { sender, encoded, arrived: Instant::now(), deadline: None };
         self.insert(seq, meta, payload, cost, durability);
         self.unstored.insert(seq);
         self.enter(seq, if has_broker { State::Waiting } else { State::Arriving });
@@ -83,17 +89,18 @@ impl Outbox {
         }
     }
 
-    /// The store is asked to write an unstored message. Returns the message and the key of its sender, unless that was
+    /// The store is asked to write an unstored message. Returns its record and the key of its sender, unless that was
     /// asked before.
-    pub fn begin_storing(&mut self, seq: Seq) -> Option<(&OutboxMessage, Option<Digest>)> {
+    pub fn begin_storing(&mut self, seq: Seq) -> Option<(Put, Option<Digest>)> {
         if !self.is_unstored(seq) {
             return None;
         }
-        let sender = self.set_durability(seq, Durability::Stored)?.into_sender()?;
+        let before = self.set_durability(seq, Durability::Stored)?;
+        let Durability::Unstored { sender, encoded: meta, .. } = before else { return None };
         let key = if let Sender::Keyed(key) = &sender { Some(*key) } else { None };
         let message = self.messages.get_mut(&seq)?;
         message.durability = Durability::Storing(sender);
-        Some((message, key))
+        Some((Put { seq, meta, body: message.payload.clone() }, key))
     }
 
     /// The store has written a message, and has its body now. Returns its sender if that waits.

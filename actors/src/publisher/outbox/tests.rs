@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -148,7 +149,11 @@ fn take(outbox: &mut Outbox, added: Seq, step: Step, is_storing: bool) -> bool {
             };
             let sender = Sender::Unkeyed(deferred().0);
             let payload = Payload::from_parts(vec![vec![0; added as usize].into()]);
-            outbox.arrive(added, Arrival { meta, payload, cost: 10 * added, sender }, has_broker);
+            outbox.arrive(
+                added,
+                Arrival { meta, encoded: Bytes::new(), payload, cost: 10 * added, sender },
+                has_broker,
+            );
             outbox.await_confirm(added, LONG);
         }
         Step::BeginStoring(seq) => drop(outbox.begin_storing(seq)),
