@@ -41,7 +41,7 @@ pub struct BlendConfig {
     /// Single files that are never sent.
     pub private_files: Vec<PathBuf>,
     /// How many .blend files may be open at once. Each costs a file descriptor. A request for one more fails with
-    /// [`BlendError::NotNow`](super::BlendError::NotNow).
+    /// [`BlendError::NotNow`].
     pub max_open: usize,
 }
 

@@ -118,6 +118,18 @@ impl Arrivals {
     #[track_caller]
     pub fn receive(&mut self, amqp: &mut AmqpFarm) -> usize {
         let message = amqp.receive();
+        self.note(&message, amqp)
+    }
+
+    /// As [`Arrivals::receive`]; nothing if none comes in 30 s.
+    #[track_caller]
+    pub fn try_receive(&mut self, amqp: &mut AmqpFarm) -> Option<usize> {
+        let message = amqp.try_receive()?;
+        Some(self.note(&message, amqp))
+    }
+
+    #[track_caller]
+    fn note(&mut self, message: &Value, amqp: &AmqpFarm) -> usize {
         let value =
             message["value"].as_str().and_then(|value| value.split_once("{'FRAME': ")?.1.split([',', '}']).next());
         let number = value.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no frame: {message}"));

@@ -124,6 +124,7 @@ fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: 
         }
         amqp.wait_until_consuming();
         for Posted { acknowledged: of_worker, others: without } in posted {
+            println!("acknowledged {of_worker:?}, not {without:?}");
             acknowledged.extend(&of_worker);
             others.extend(without);
             if !matches!(fault, Fault::KillBroker) {
@@ -134,7 +135,12 @@ fn no_acknowledged_frame_is_lost_whatever_happens_to_server_and_broker(version: 
     let (mut arrivals, mut arrived, mut order) = (Arrivals::in_any_order(), BTreeSet::new(), Vec::new());
     while !acknowledged.is_subset(&arrived) {
         // a repeat has the id of the first
-        let number = arrivals.receive(&mut amqp);
+        let Some(number) = arrivals.try_receive(&mut amqp) else {
+            let missing: Vec<_> = acknowledged.difference(&arrived).collect();
+            let queue = amqp.call("queue_state", json!({ "name": "CI_FROM_USER_HTTP_SERVER" }));
+            let (ready, log) = (amqp.farm.readyz(), amqp.farm.log());
+            panic!("frames {missing:?} have not come; {ready}; queue: {queue}; log of the server:\n{log}");
+        };
         assert!(acknowledged.contains(&number) || others.contains(&number), "{number} was never posted");
         if arrived.insert(number) {
             order.push(number);
