@@ -88,6 +88,12 @@ impl ByAge {
         self.0.pop_front_if(|&mut (since, _)| since <= due).map(|(_, seq)| seq)
     }
 
+    /// When the oldest message was stored; `is_held` tells which messages there are.
+    pub fn oldest(&mut self, is_held: impl Fn(Seq) -> bool) -> Option<Since> {
+        while self.0.pop_front_if(|&mut (_, seq)| !is_held(seq)).is_some() {}
+        self.0.front().map(|&(since, _)| since)
+    }
+
     /// Whether the oldest message was stored at `due` or before.
     pub fn is_due(&self, due: Since) -> bool {
         self.0.front().is_some_and(|&(since, _)| since <= due)
@@ -130,6 +136,14 @@ mod tests {
         assert_eq!((by_age.pop_due(-500), by_age.pop_due(-500), by_age.pop_due(-500)), (Some(3), Some(2), None));
         assert!(by_age.is_due(0) && !by_age.is_due(-1));
         assert_eq!((by_age.pop_due(6), by_age.pop_due(6), by_age.pop_due(7)), (Some(1), None, Some(4)));
+    }
+
+    #[test]
+    fn the_oldest_message_is_found_behind_those_that_were_removed() {
+        let mut by_age = ByAge::recovered(vec![(3, 1), (1, 2), (2, 3)]);
+        assert_eq!(by_age.oldest(|_| true), Some(1));
+        assert_eq!(by_age.oldest(|seq| seq == 1), Some(3));
+        assert_eq!((by_age.oldest(|_| false), by_age.oldest(|_| true)), (None, None), "they were swept out");
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub struct BufferActor {
     draining: Option<Vec<(Seq, Reply<()>)>>,
     /// For each [`ProbeStore`], the number of its flush and the reply that follows.
     probes: HashMap<Seq, Reply<()>>,
+    accepted_total: u64,
     delivered_total: u64,
     expired_total: u64,
 }
@@ -177,6 +178,7 @@ impl BufferActor {
             store_failure: None,
             draining: None,
             probes: HashMap::new(),
+            accepted_total: 0,
             delivered_total: 0,
             expired_total: 0,
         };
@@ -329,6 +331,7 @@ impl BufferActor {
             let since = self.clock.now();
             let message = BufferedMsg { seq, payload, meta_len, stored_at_ms, since, digest, cold };
             self.insert(uuid.clone(), message);
+            self.accepted_total += 1;
             self.by_age.push(since, seq, self.uuids.len(), |seq| self.uuids.contains_key(&seq));
             self.serve_waiters(&uuid, ctx);
         }
@@ -422,6 +425,7 @@ impl Handler<GetBufferState> for BufferActor {
     type Result = BufferState;
 
     fn handle(&mut self, _: GetBufferState, _: &mut Self::Context) -> Self::Result {
+        let oldest = self.by_age.oldest(|seq| self.uuids.contains_key(&seq));
         BufferState {
             messages: self.messages.len(),
             bytes: self.bytes,
@@ -429,9 +433,13 @@ impl Handler<GetBufferState> for BufferActor {
             free_bytes: self.max_bytes.saturating_sub(self.bytes + self.reserved + self.lingering_bytes),
             in_delivery: self.leases.len(),
             waiting: self.waiters.len(),
+            oldest: oldest.map(|since| Duration::from_millis(self.clock.now().abs_diff(since))),
+            accepted_total: self.accepted_total,
             delivered_total: self.delivered_total,
             expired_total: self.expired_total,
             store_failure: self.store_failure.clone(),
+            store_busy: self.store.busy_for(),
+            is_stopping: self.waiting_has_ended,
         }
     }
 }

@@ -250,10 +250,34 @@ impl UserHttpActors {
     /// # Errors
     /// [`Error::Stopping`].
     pub async fn state(&self) -> Result<ActorsState, Error> {
-        let consumer = OptionFuture::from(self.consumer.as_ref().map(|consumer| consumer.send(GetConsumerState)));
         let (buffer, outbox, consumer) =
-            futures::join!(self.buffer.send(GetBufferState), self.publisher.send(GetOutboxState), consumer);
-        Ok(ActorsState { buffer: buffer?, outbox: outbox?, consumer: consumer.transpose()? })
+            futures::try_join!(self.buffer_state(), self.outbox_state(), self.consumer_state())?;
+        Ok(ActorsState { buffer, outbox, consumer })
+    }
+
+    /// A snapshot of the buffer.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`].
+    pub async fn buffer_state(&self) -> Result<BufferState, Error> {
+        Ok(self.buffer.send(GetBufferState).await?)
+    }
+
+    /// A snapshot of the outbox.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`].
+    pub async fn outbox_state(&self) -> Result<OutboxState, Error> {
+        Ok(self.publisher.send(GetOutboxState).await?)
+    }
+
+    /// A snapshot of the consumer, if there is a broker.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`].
+    pub async fn consumer_state(&self) -> Result<Option<ConsumerState>, Error> {
+        let consumer = OptionFuture::from(self.consumer.as_ref().map(|consumer| consumer.send(GetConsumerState)));
+        Ok(consumer.await.transpose()?)
     }
 
     /// Finds out whether the store with this directory still works and has space, after `refused` bytes of a body could

@@ -123,12 +123,21 @@ pub struct BufferState {
     pub in_delivery: usize,
     /// Requests that wait for a message or for the end of its delivery. Those that have given up may still count.
     pub waiting: usize,
+    /// The age of the oldest message.
+    pub oldest: Option<Duration>,
+    /// Messages that were stored.
+    pub accepted_total: u64,
     /// Messages that were delivered.
     pub delivered_total: u64,
     /// Messages that expired before they were fetched.
     pub expired_total: u64,
     /// Why the store refuses messages at the moment, if it does.
     pub store_failure: Option<StoreError>,
+    /// How long the store has been busy with its current commit. More than a second means that the disk hardly
+    /// answers.
+    pub store_busy: Option<Duration>,
+    /// Whether a stop has begun: no request waits for a message any more.
+    pub is_stopping: bool,
 }
 
 /// To [`UserManagerPublisher`](crate::UserManagerPublisher): forward a message to the user manager. The reply comes
@@ -295,10 +304,18 @@ pub struct OutboxState {
     pub max_bytes: u64,
     /// Whether a message was refused because the outbox was full, and none has been removed since.
     pub full: bool,
+    /// The age of the oldest message.
+    pub oldest: Option<Duration>,
     /// The connection to the broker.
     pub broker: BrokerState,
+    /// How long `broker` has been what it is.
+    pub broker_for: Duration,
     /// What messages wait for although the broker is connected, as text.
     pub waiting_for: Option<String>,
+    /// Messages that have arrived, including those that the store or the broker refused later.
+    pub arrived_total: u64,
+    /// The bytes of their bodies.
+    pub arrived_bytes_total: u64,
     /// Messages that the broker has confirmed or the user manager has deleted.
     pub forwarded_total: u64,
     /// `TEST` messages.
@@ -307,6 +324,8 @@ pub struct OutboxState {
     pub unknown_total: u64,
     /// Why the store refuses messages at the moment, if it does.
     pub store_failure: Option<StoreError>,
+    /// See [`BufferState::store_busy`].
+    pub store_busy: Option<Duration>,
 }
 
 /// The state of the connection to the broker.

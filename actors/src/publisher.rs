@@ -1,7 +1,7 @@
 //! `UserManagerPublisher`: owns the outbox, the store below it and the link to the broker, if there is one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
@@ -14,7 +14,7 @@ use crate::messages::{
 };
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, now_ms};
 
 mod confirm_through;
 mod forward;
@@ -78,6 +78,10 @@ pub struct UserManagerPublisher {
     /// Set by [`StopLeasing`] and [`Drain`]: senders who wait for the broker get their answers soon.
     is_stopping: bool,
     draining: Draining,
+    /// When the state of the connection to the broker last changed.
+    broker_changed: Instant,
+    arrived_total: u64,
+    arrived_bytes_total: u64,
     forwarded_total: u64,
     test_total: u64,
     unknown_total: u64,
@@ -145,6 +149,9 @@ impl UserManagerPublisher {
             store_failure: None,
             is_stopping: false,
             draining: Draining::No,
+            broker_changed: Instant::now(),
+            arrived_total: 0,
+            arrived_bytes_total: 0,
             forwarded_total: 0,
             test_total: 0,
             unknown_total: 0,
@@ -295,7 +302,12 @@ impl Handler<FromBroker> for UserManagerPublisher {
 
     fn handle(&mut self, FromBroker(event): FromBroker, ctx: &mut Self::Context) {
         let Route::Broker(forwarder) = &mut self.route else { return };
-        match forwarder.handle(event, &mut self.outbox) {
+        let before = forwarder.state();
+        let next = forwarder.handle(event, &mut self.outbox);
+        if forwarder.state() != before {
+            self.broker_changed = Instant::now();
+        }
+        match next {
             Next::Send => self.advance(ctx),
             Next::Remove(seq) => {
                 self.forwarded(seq);
@@ -417,18 +429,23 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
             idempotency_keys: self.keys.len(),
             max_bytes: self.max_bytes,
             full: self.full,
+            oldest: self.outbox.oldest_stored_at_ms().map(|at| Duration::from_millis(now_ms().saturating_sub(at))),
             broker: match &self.route {
                 Route::Broker(forwarder) => forwarder.state(),
                 Route::UserManager(_) => BrokerState::None,
             },
+            broker_for: self.broker_changed.elapsed(),
             waiting_for: match &self.route {
                 Route::Broker(forwarder) => forwarder.waiting_for().map(str::to_owned),
                 Route::UserManager(_) => None,
             },
+            arrived_total: self.arrived_total,
+            arrived_bytes_total: self.arrived_bytes_total,
             forwarded_total: self.forwarded_total,
             test_total: self.test_total,
             unknown_total: self.unknown_total,
             store_failure: self.store_failure.clone(),
+            store_busy: self.store.busy_for(),
         }
     }
 }

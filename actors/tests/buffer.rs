@@ -442,3 +442,24 @@ async fn messages_are_found_again_after_a_restart_and_the_last_of_a_name_counts(
         buffer.send(Drain).await.expect("alive");
     }
 }
+
+#[actix::test]
+async fn the_state_has_the_age_of_the_oldest_message_that_is_still_there() {
+    let buffer = start(ROOM, DAY);
+    assert_eq!(state(&buffer).await.oldest, None);
+    add(&buffer, "a", b"message").await.expect("accepted");
+    while state(&buffer).await.oldest < Some(Duration::from_millis(50)) {
+        tokio::task::yield_now().await;
+    }
+    add(&buffer, "b", b"message").await.expect("accepted");
+    let before = state(&buffer).await;
+    assert!(before.oldest >= Some(Duration::from_millis(50)) && before.accepted_total == 2, "{before:?}");
+    // replaced, it is as young as the message that replaces it
+    add(&buffer, "a", b"message").await.expect("accepted");
+    let replaced = state(&buffer).await;
+    assert!(replaced.oldest < before.oldest && replaced.accepted_total == 3, "{replaced:?}");
+    for uuid in ["a", "b"] {
+        lease(&buffer, uuid).await.expect("it is there").lease.delivered();
+    }
+    assert_eq!(state(&buffer).await.oldest, None);
+}

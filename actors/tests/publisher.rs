@@ -497,3 +497,26 @@ async fn a_message_whose_removal_is_refused_is_offered_again_until_it_is_removed
     let state = state(&publisher).await;
     assert_eq!((state.messages, state.forwarded_total), (0, 1));
 }
+
+#[actix::test]
+async fn the_state_has_the_oldest_age_what_has_arrived_and_how_long_the_broker_is_away() {
+    let (publisher, broker) = with_broker().await;
+    send(&publisher, b"12345").await.expect("accepted without a broker");
+    let long = Duration::from_millis(50);
+    loop {
+        let state = state(&publisher).await;
+        assert_eq!((state.arrived_total, state.arrived_bytes_total, state.broker), (1, 5, BrokerState::Disconnected));
+        if state.oldest >= Some(long) && state.broker_for >= long {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let away = state(&publisher).await.broker_for;
+    // another failed attempt changes nothing
+    (broker.events)(PublisherEvent::Disconnected { reason: "refused".into(), lost: true });
+    assert!(state(&publisher).await.broker_for >= away);
+    (broker.events)(PublisherEvent::Connected { epoch: 1 });
+    assert!(state(&publisher).await.broker_for < away, "connected only now");
+    broker.outcome(1, Outcome::Confirmed);
+    assert_eq!(state(&publisher).await.oldest, None);
+}

@@ -318,3 +318,20 @@ fn two_records_that_belong_together_are_in_one_commit_in_their_order_or_in_none(
         assert!(store.outcome(seq).is_ok(), "{seq}");
     }
 }
+
+#[test]
+fn a_commit_that_the_disk_does_not_answer_shows_as_busy_until_it_does() {
+    let (mut store, commits, permit) = start();
+    let seq = store.handle.put(Bytes::new(), body());
+    next(&commits);
+    let busy = || store.handle.busy_for().expect("the disk has not answered");
+    let before = busy();
+    while busy() <= before {
+        thread::yield_now();
+    }
+    permit.send(()).expect("the thread");
+    store.outcome(seq).expect("space");
+    while store.handle.busy_for().is_some() {
+        thread::yield_now();
+    }
+}

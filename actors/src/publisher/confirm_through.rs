@@ -182,6 +182,8 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
                 Sender::Keyed(key.key)
             }
         };
+        self.arrived_total += 1;
+        self.arrived_bytes_total += size;
         let seq = self.store.take_seq();
         let has_broker = matches!(self.route, Route::Broker(_));
         let is_behind = self.is_behind();

@@ -419,6 +419,11 @@ impl Outbox {
         self.messages.len()
     }
 
+    /// When the oldest one was accepted, in milliseconds since 1970.
+    pub fn oldest_stored_at_ms(&self) -> Option<u64> {
+        self.messages.first_key_value().map(|(_, message)| message.meta.stored_at_ms)
+    }
+
     /// What they cost, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes

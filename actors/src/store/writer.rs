@@ -87,6 +87,32 @@ struct WriterChannel {
     writer: Thread,
     /// The thread sleeps until it is woken.
     idle: Arc<AtomicBool>,
+    busy: Arc<Busy>,
+}
+
+/// Since when the thread has been busy with a commit, for those who watch the disk.
+#[derive(Debug)]
+struct Busy {
+    started: Instant,
+    /// Milliseconds after `started`; [`Busy::NOT`] between commits.
+    since: AtomicU64,
+}
+
+impl Busy {
+    const NOT: u64 = u64::MAX;
+
+    fn begin(&self) {
+        self.since.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.since.store(Self::NOT, Ordering::Relaxed);
+    }
+
+    fn time(&self) -> Option<Duration> {
+        let since = Some(self.since.load(Ordering::Relaxed)).filter(|since| *since != Self::NOT)?;
+        Some(self.started.elapsed().saturating_sub(Duration::from_millis(since)))
+    }
 }
 
 impl WriterChannel {
@@ -126,10 +152,12 @@ impl StoreHandle {
     ) -> std::io::Result<Self> {
         let (commands, queue) = mpsc::channel();
         let idle = Arc::new(AtomicBool::new(false));
+        let busy = Arc::new(Busy { started: Instant::now(), since: AtomicU64::new(Busy::NOT) });
         let writer = Writer {
             store,
             queue,
             idle: Arc::clone(&idle),
+            busy: Arc::clone(&busy),
             removals: Vec::new(),
             due: None,
             sync_due: None,
@@ -140,7 +168,13 @@ impl StoreHandle {
         };
         let writer = thread::Builder::new().name(format!("{name}-store")).spawn(move || writer.run())?;
         let next_seq = AtomicU64::new(next_seq);
-        Ok(Self(Arc::new(WriterChannel { commands: Some(commands), next_seq, writer: writer.thread().clone(), idle })))
+        let writer = writer.thread().clone();
+        Ok(Self(Arc::new(WriterChannel { commands: Some(commands), next_seq, writer, idle, busy })))
+    }
+
+    /// How long the thread has been busy with its current commit, if it is.
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.0.busy.time()
     }
 
     /// Puts a record. Its number is known at once; [`StoreEvent::stored`] reports the outcome.
@@ -202,6 +236,8 @@ struct Writer<F: Fn(StoreEvent)> {
     queue: Receiver<Command>,
     /// See [`WriterChannel`].
     idle: Arc<AtomicBool>,
+    /// See [`WriterChannel`].
+    busy: Arc<Busy>,
     /// Removals that nobody waits for, and that are in no commit yet.
     removals: Vec<Seq>,
     /// The time of the next commit, whatever has come until then: removals wait, or a full disk is probed.
@@ -259,8 +295,10 @@ impl<F: Fn(StoreEvent)> Writer<F> {
                 // A full disk is probed once a second. A sync of its own would be a second probe.
                 let durable = if now || self.failure.is_some() { Durable::Now } else { Durable::Later };
                 let steps = 1 + group.bytes / BYTES_PER_COMPACTION;
+                self.busy.begin();
                 self.commit_group(group, durable);
                 (0..steps).for_each(|_| self.compact());
+                self.busy.end();
             } else if self.uncompacted {
                 self.compact();
             } else if let Some(due) = self.due.into_iter().chain(self.sync_due).min() {
