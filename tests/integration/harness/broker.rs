@@ -7,8 +7,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use super::{SOON, eventually, holds};
 use crate::rabbitmq::RabbitMq;
 
-/// All vhosts are created when a broker starts, since each call of rabbitmqctl takes a second or two of processor time.
-const VHOSTS: usize = 150;
+/// The vhosts of a shared broker. All are created when it starts, since each call of rabbitmqctl takes a second or two
+/// of processor time.
+const VHOSTS: usize = 80;
+
+/// The vhosts of a broker that is killed: fewer, since it recovers each of them at every start.
+const FAULTY_VHOSTS: usize = 20;
 
 /// The versions of RabbitMQ that the tests run with.
 #[derive(Clone, Copy, Debug)]
@@ -45,14 +49,14 @@ impl Broker {
 
     /// A fresh vhost.
     pub fn of(version: Version) -> Self {
-        static DEBIAN: OnceLock<RabbitMq> = OnceLock::new();
-        static V4_0: OnceLock<RabbitMq> = OnceLock::new();
+        static DEBIAN: OnceLock<Vhosts> = OnceLock::new();
+        static V4_0: OnceLock<Vhosts> = OnceLock::new();
         let shared = match version {
             Version::Debian => &DEBIAN,
             Version::V4_0 => &V4_0,
         };
-        let rabbitmq = shared.get_or_init(|| start(version));
-        Self { url: fresh_vhost(rabbitmq), rabbitmq }
+        let vhosts = shared.get_or_init(|| Vhosts::start(version, VHOSTS));
+        Self { url: vhosts.fresh(), rabbitmq: &vhosts.rabbitmq }
     }
 }
 
@@ -64,22 +68,22 @@ pub struct FaultyBroker {
 }
 
 struct Slot {
-    rabbitmq: Option<RabbitMq>,
+    vhosts: Option<Vhosts>,
     killed: bool,
 }
 
 impl FaultyBroker {
     /// Waits until no other test uses it.
     pub fn of(version: Version) -> Self {
-        static DEBIAN: Mutex<Slot> = Mutex::new(Slot { rabbitmq: None, killed: false });
-        static V4_0: Mutex<Slot> = Mutex::new(Slot { rabbitmq: None, killed: false });
+        static DEBIAN: Mutex<Slot> = Mutex::new(Slot { vhosts: None, killed: false });
+        static V4_0: Mutex<Slot> = Mutex::new(Slot { vhosts: None, killed: false });
         let shared = match version {
             Version::Debian => &DEBIAN,
             Version::V4_0 => &V4_0,
         };
         // After a failed test the broker is running, or `killed` is set.
         let mut slot = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let url = fresh_vhost(slot.rabbitmq.get_or_insert_with(|| start(version)));
+        let url = slot.vhosts.get_or_insert_with(|| Vhosts::start(version, FAULTY_VHOSTS)).fresh();
         let mut broker = Self { url, slot };
         if broker.slot.killed {
             broker.launch();
@@ -122,7 +126,7 @@ impl FaultyBroker {
     }
 
     fn rabbitmq(&mut self) -> &mut RabbitMq {
-        self.slot.rabbitmq.as_mut().expect("a broker")
+        &mut self.slot.vhosts.as_mut().expect("a broker").rabbitmq
     }
 }
 
@@ -133,32 +137,41 @@ impl Drop for FaultyBroker {
     }
 }
 
-fn start(version: Version) -> RabbitMq {
-    let rabbitmq = match version {
-        Version::Debian => RabbitMq::start(),
-        Version::V4_0 => RabbitMq::start_4_0(),
-    };
-    rabbitmq.ctl(&[
-        "eval",
-        &format!(
-            r#"[begin
-                V = list_to_binary("test-" ++ integer_to_list(N)),
-                ok = rabbit_vhost:add(V, <<"tests">>),
-                ok = rabbit_auth_backend_internal:set_permissions(
-                    <<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
-            end || N <- lists:seq(1, {VHOSTS})]."#
-        ),
-    ]);
-    rabbitmq
+/// A broker and its vhosts, one for each test.
+struct Vhosts {
+    rabbitmq: RabbitMq,
+    count: usize,
+    used: AtomicUsize,
 }
 
-fn fresh_vhost(rabbitmq: &RabbitMq) -> String {
-    static USED: AtomicUsize = AtomicUsize::new(0);
-    let number = USED.fetch_add(1, Ordering::Relaxed) + 1;
-    assert!(number <= VHOSTS, "raise VHOSTS: more tests use a broker than there are vhosts");
-    let url = rabbitmq.url();
-    let (server, _) = url.rsplit_once('/').expect("a vhost in the URL");
-    format!("{server}/test-{number}")
+impl Vhosts {
+    fn start(version: Version, count: usize) -> Self {
+        let rabbitmq = match version {
+            Version::Debian => RabbitMq::start(),
+            Version::V4_0 => RabbitMq::start_4_0(),
+        };
+        rabbitmq.ctl(&[
+            "eval",
+            &format!(
+                r#"[begin
+                    V = list_to_binary("test-" ++ integer_to_list(N)),
+                    ok = rabbit_vhost:add(V, <<"tests">>),
+                    ok = rabbit_auth_backend_internal:set_permissions(
+                        <<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
+                end || N <- lists:seq(1, {count})]."#
+            ),
+        ]);
+        Self { rabbitmq, count, used: AtomicUsize::new(0) }
+    }
+
+    /// The URL of the next one.
+    fn fresh(&self) -> String {
+        let number = self.used.fetch_add(1, Ordering::Relaxed) + 1;
+        assert!(number <= self.count, "more tests use this broker than it has vhosts: create more");
+        let url = self.rabbitmq.url();
+        let (server, _) = url.rsplit_once('/').expect("a vhost in the URL");
+        format!("{server}/test-{number}")
+    }
 }
 
 /// Makes a test of each function that takes a [`Version`], for both versions.
