@@ -64,6 +64,24 @@ async fn files_of_one_digest_are_found_newest_first_and_each_path_once() {
 }
 
 #[actix::test]
+async fn the_newest_64_files_of_one_digest_are_found_also_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let newest: Vec<_> = (0..100).rev().take(64).map(|inode| reference(1, &inode.to_string(), inode)).collect();
+    for round in 0..2 {
+        let (store, recovered) = open(directory.path()).await;
+        assert_eq!(recovered.len(), if round == 0 { 0 } else { 64 });
+        let buffer = start_on(OpenStore::of_log("test", directory.path(), store, recovered), DAY);
+        if round == 0 {
+            for inode in 0..100 {
+                add(&buffer, reference(1, &inode.to_string(), inode)).await.expect("space");
+            }
+        }
+        assert_eq!(find(&buffer, 1).await, newest);
+        buffer.send(Drain).await.expect("drained");
+    }
+}
+
+#[actix::test]
 async fn a_reference_is_found_after_a_restart_and_one_that_was_replaced_leaves_no_record() {
     let directory = tempfile::tempdir().expect("a folder");
     for round in 0..3 {

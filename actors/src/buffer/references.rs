@@ -23,9 +23,9 @@ const RENEWAL: Duration = Duration::from_secs(1);
 /// file versions.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// How many files of the same content a request gets. Any of them will do, and each that has changed costs an attempt
-/// to open it.
-const MAX_FOUND: usize = 8;
+/// How many files of the same content are known at once; the oldest are dropped first. Any of them will do. Each that
+/// has changed costs a request an attempt to open it.
+const MAX_PATHS: usize = 64;
 
 /// The references, by the numbers of their records.
 #[derive(Debug, Default)]
@@ -69,7 +69,11 @@ impl References {
         let mut superfluous = Vec::new();
         superfluous.extend(self.record_of(&reference));
         self.bytes += cost;
-        self.by_digest.entry(reference.digest).or_default().push(seq);
+        let same_content = self.by_digest.entry(reference.digest).or_default();
+        if superfluous.is_empty() && same_content.len() == MAX_PATHS {
+            superfluous.extend(same_content.first());
+        }
+        same_content.push(seq);
         self.records.insert(seq, Kept { reference, since, cost });
         superfluous.iter().for_each(|&seq| self.remove(seq));
         self.by_age.push(since, seq, self.records.len(), |seq| self.records.contains_key(&seq));
@@ -111,7 +115,7 @@ impl References {
     fn find(&self, digest: &BlendDigest, since: Since) -> Vec<FileReference> {
         let records = self.by_digest.get(digest).into_iter().flatten().rev();
         let kept = records.filter_map(|seq| self.records.get(seq)).filter(|kept| kept.since > since);
-        kept.take(MAX_FOUND).map(|kept| kept.reference.clone()).collect()
+        kept.map(|kept| kept.reference.clone()).collect()
     }
 
     /// Removes references that were written at `due` or before, at most `limit`. Returns their records, and whether

@@ -110,11 +110,13 @@ impl UserManagerPublisher {
         {
             forwarder.forget_in_flight(seq, message.payload.len());
         }
-        if !self.outbox.is_unstored(seq) {
-            self.store.remove(seq);
-        }
+        let is_unstored = self.outbox.is_unstored(seq);
         if let Some(sender) = self.forget(seq) {
             self.answer(sender, Err(error));
+        }
+        // after its key: a key without its message would be a lost message
+        if !is_unstored {
+            self.store.remove(seq);
         }
     }
 

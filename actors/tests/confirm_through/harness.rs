@@ -57,6 +57,8 @@ struct Scripted {
     disk: Disk,
     records: BTreeMap<Seq, Put>,
     puts: usize,
+    /// Whether each record that was removed was a message, in their order.
+    removed_messages: Vec<bool>,
 }
 
 /// The other end of the store.
@@ -82,6 +84,11 @@ impl ScriptedDisk {
         self.lock().puts
     }
 
+    /// Whether each record that was removed was a message, in their order.
+    pub fn removed_messages(&self) -> Vec<bool> {
+        self.lock().removed_messages.clone()
+    }
+
     /// The messages that are stored.
     pub fn records(&self) -> Vec<u64> {
         // a marker has no body, and neither has a key
@@ -97,7 +104,10 @@ impl ScriptedDisk {
     /// A disk that has what this one has.
     fn copy(&self) -> Self {
         let records = self.lock().records.clone();
-        Self(Arc::new((Mutex::new(Scripted { disk: Disk::Writes, records, puts: 0 }), Condvar::new())))
+        Self(Arc::new((
+            Mutex::new(Scripted { disk: Disk::Writes, records, puts: 0, removed_messages: Vec::new() }),
+            Condvar::new(),
+        )))
     }
 
     /// What is stored, and the number of the next record.
@@ -123,7 +133,10 @@ impl Store for ScriptedDisk {
                     scripted.puts += usize::from(!put.body.is_empty());
                     scripted.records.insert(put.seq, put.clone());
                 }
-                Change::Remove(seq) => drop(scripted.records.remove(seq)),
+                Change::Remove(seq) => {
+                    let removed = scripted.records.remove(seq);
+                    scripted.removed_messages.extend(removed.map(|put| !put.body.is_empty()));
+                }
             }
         }
         MemoryStore.commit(changes, durable)
@@ -176,7 +189,7 @@ impl Drop for Gateway {
 
 impl Gateway {
     pub fn start(frame_ack: FrameAck) -> Self {
-        let scripted = Scripted { disk: Disk::Writes, records: BTreeMap::new(), puts: 0 };
+        let scripted = Scripted { disk: Disk::Writes, records: BTreeMap::new(), puts: 0, removed_messages: Vec::new() };
         let disk = ScriptedDisk(Arc::new((Mutex::new(scripted), Condvar::new())));
         let (publisher, broker) = start_on(&disk, frame_ack);
         let (answers, outstanding, first_published) = (BTreeMap::new(), Vec::new(), Vec::new());

@@ -134,6 +134,25 @@ fn a_failure_is_the_outcome_of_those_who_wait_and_is_not_remembered() {
 }
 
 #[test]
+fn a_message_that_is_refused_while_it_is_being_stored_outlives_its_key() {
+    in_paused_time(async {
+        let mut gateway = Gateway::connected(FrameAck::Stored).await;
+        gateway.disk.set(Disk::Hangs);
+        let refused = gateway.post_with(Some(key(1, 1)));
+        gateway.settle().await;
+        gateway.advance(Duration::from_secs(10)).await;
+        gateway.event(PublisherEvent::SizeLimit(0));
+        gateway.outcome(refused, Outcome::Refused("406".into()));
+        gateway.settle().await;
+        assert!(matches!(gateway.accepted(refused), Some(Err(Error::TooLargeForBroker { .. }))));
+        gateway.disk.set(Disk::Writes);
+        gateway.settle().await;
+        gateway.advance(Duration::from_secs(1)).await;
+        assert_eq!(gateway.disk.removed_messages(), [false, true], "the key before its message");
+    });
+}
+
+#[test]
 fn on_a_full_disk_a_message_with_a_key_is_refused_before_it_is_published() {
     in_paused_time(async {
         let mut gateway = Gateway::connected(FrameAck::Stored).await;
