@@ -4,8 +4,9 @@ use actix_web::http::Method;
 use actix_web::{guard, web};
 use serde::Serialize;
 
-use crate::http::{Gateway, method_not_allowed};
+use crate::http::{Form, Gateway, method_not_allowed};
 
+mod admin;
 mod buffer;
 mod health;
 mod parked;
@@ -63,10 +64,11 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
                 // The connection omits the body of an answer to HEAD.
                 ("GET, HEAD", route.guard(guard::Any(guard::Get()).or(guard::Head())))
             };
+            let form = Form::of_route(path);
             web::resource(path)
                 .app_data(gateway.clone())
                 .route(route)
-                .default_service(web::to(move |request| method_not_allowed(request, allowed)))
+                .default_service(web::to(move |request| method_not_allowed(request, allowed, form)))
         };
         routes
             .service(resource(
@@ -83,6 +85,11 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
             .service(resource("/UserManager/Parked", Method::GET, web::route().to(parked::list)))
             .service(resource("/UserManager/Parked/{id}", Method::DELETE, web::route().to(parked::delete)))
             .service(resource("/UserManager/Parked/{id}/Publish", Method::POST, web::route().to(parked::publish)))
+            .service(resource("/admin/buffer", Method::GET, web::route().to(admin::list_buffer)))
+            // a UUID may contain slashes
+            .service(resource("/admin/buffer/{uuid:.*}", Method::DELETE, web::route().to(admin::discard_buffered)))
+            .service(resource("/admin/outbox", Method::GET, web::route().to(admin::list_outbox)))
+            .service(resource("/admin/outbox/{id}", Method::DELETE, web::route().to(admin::discard_outbox)))
             .service(resource("/healthz", Method::GET, web::route().to(health::healthz)))
             .service(resource("/readyz", Method::GET, web::route().to(health::readyz)));
     }

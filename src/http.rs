@@ -22,17 +22,18 @@ pub mod tls;
 
 pub use cross_origin::{CrossOriginGuard, HostName};
 pub use embedding::{H1_WRITE_BUFFER_SIZE, remember_socket};
-pub(crate) use error::Failure;
+pub(crate) use error::{Failure, Form};
 pub use gateway::Gateway;
 pub(crate) use limits::Inflight;
 pub use limits::{GRACE, Limits};
 
 /// Answers a request whose path has no route.
 pub(crate) async fn not_found(request: HttpRequest) -> HttpResponse {
-    Failure::not_found(format!("there is no {:?} here", request.path())).json()
+    let failure = Failure::not_found(format!("there is no {:?} here", request.path()));
+    failure.in_form(Form::of_route(request.path()))
 }
 
 /// Answers a request whose path has no route for its method.
-pub(crate) async fn method_not_allowed(request: HttpRequest, allowed: &'static str) -> HttpResponse {
-    Failure::method_not_allowed(request.method(), allowed).json()
+pub(crate) async fn method_not_allowed(request: HttpRequest, allowed: &'static str, form: Form) -> HttpResponse {
+    Failure::method_not_allowed(request.method(), allowed).in_form(form)
 }

@@ -2,7 +2,7 @@
 
 use actix_web::web;
 
-use crate::http::{Gateway, method_not_allowed};
+use crate::http::{Form, Gateway, method_not_allowed};
 
 mod blends;
 mod fetch;
@@ -55,7 +55,7 @@ pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceC
                 .route(web::get().to(fetch::get_data_from_server))
                 .route(web::head().to(fetch::head_data_from_server))
                 .route(web::post().to(post::send_data_to_server))
-                .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST")));
+                .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST", Form::Contract)));
             routes.service(root);
         }
         // a path of several segments is no digest either
@@ -63,7 +63,7 @@ pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceC
             .app_data(gateway)
             .route(web::get().to(blends::get_blend_file))
             .route(web::head().to(blends::get_blend_file))
-            .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD")));
+            .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD", Form::Contract)));
         routes.service(blends);
     }
 }

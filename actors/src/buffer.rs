@@ -18,6 +18,7 @@ use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
 
+mod administration;
 mod expiry;
 mod lease;
 mod record;
@@ -27,6 +28,7 @@ mod references;
 mod tests;
 mod waiters;
 
+use administration::Discard;
 use lease::Lease;
 use record::{Meta, Tombstone, Trace};
 use redelivery::RedeliveryFilter;
@@ -42,6 +44,8 @@ pub struct BufferActor {
     clock: AgeClock,
     /// The lease of each message that is being delivered.
     leases: HashMap<Seq, Lease>,
+    /// The removals by operators that the store is writing.
+    discards: HashMap<Seq, Discard>,
     waiters: Waiters,
     /// Set by [`StopWaiting`](crate::messages::StopWaiting) and [`Drain`].
     waiting_has_ended: bool,
@@ -66,6 +70,7 @@ pub struct BufferActor {
     accepted_total: u64,
     delivered_total: u64,
     expired_total: u64,
+    discarded_total: u64,
 }
 
 /// A buffered message. There may be millions, so fields that few of them need are in [`ColdFields`].
@@ -163,6 +168,7 @@ impl BufferActor {
             by_age: ByAge::default(),
             clock: AgeClock::start(),
             leases: HashMap::new(),
+            discards: HashMap::new(),
             waiters: Waiters::default(),
             waiting_has_ended: false,
             redeliveries: RedeliveryFilter::default(),
@@ -181,6 +187,7 @@ impl BufferActor {
             accepted_total: 0,
             delivered_total: 0,
             expired_total: 0,
+            discarded_total: 0,
         };
         let mut references = Vec::new();
         for record in recovered {
@@ -225,15 +232,24 @@ impl BufferActor {
 
     /// Removes a message, and its lease if it has one; its fingerprint is remembered.
     fn remove(&mut self, uuid: &BufferUuid) {
-        let Some(message) = self.messages.remove(uuid) else { return };
+        let Some((seq, fingerprint)) = self.forget(uuid) else { return };
+        // one that is being discarded is buried already
+        if !self.discards.contains_key(&seq) {
+            fingerprint.into_iter().for_each(|fingerprint| self.bury(fingerprint));
+        }
+        self.store.remove(seq);
+    }
+
+    /// Forgets a message, and its lease if it has one. Its record is removed by the caller. Returns the number of that
+    /// and the fingerprint.
+    fn forget(&mut self, uuid: &BufferUuid) -> Option<(Seq, Option<Fingerprint>)> {
+        let message = self.messages.remove(uuid)?;
         self.uuids.remove(&message.seq);
         self.bytes -= message.cost();
-        if let Some(fingerprint) = message.fingerprint() {
-            self.redeliveries.remove_buffered(&fingerprint);
-            self.bury(fingerprint);
-        }
-        self.store.remove(message.seq);
+        let fingerprint = message.fingerprint();
+        fingerprint.iter().for_each(|fingerprint| self.redeliveries.remove_buffered(fingerprint));
         self.leases.remove(&message.seq);
+        Some((message.seq, fingerprint))
     }
 
     /// Writes a tombstone for a message with this fingerprint.
@@ -294,15 +310,16 @@ impl BufferActor {
         }
     }
 
-    /// Handles the outcome of the removal of a message that is refused.
-    fn finish_removal(&mut self, seq: Seq, outcome: Result<(), StoreError>) {
+    /// Handles the outcome of the removal of a message that is refused or discarded.
+    fn finish_removal(&mut self, seq: Seq, outcome: Result<(), StoreError>, ctx: &mut Context<Self>) {
+        let Some(PendingWrite::Refused(error, reply)) = self.pending_puts.remove(&seq) else {
+            return self.finish_discard(seq, outcome, ctx);
+        };
         if outcome.is_err() {
             // The store retries this until it succeeds.
             self.store.remove(seq);
         }
-        if let Some(PendingWrite::Refused(error, reply)) = self.pending_puts.remove(&seq) {
-            reply.send(Err(error));
-        }
+        reply.send(Err(error));
     }
 
     fn finish_message(
@@ -401,7 +418,7 @@ impl Handler<FromStore> for BufferActor {
             self.finish_put(seq, outcome, ctx);
         }
         for (seq, outcome) in removed {
-            self.finish_removal(seq, outcome);
+            self.finish_removal(seq, outcome, ctx);
         }
         for (seq, payload) in moved {
             let message = self.uuids.get(&seq).and_then(|uuid| self.messages.get_mut(uuid));
@@ -412,6 +429,7 @@ impl Handler<FromStore> for BufferActor {
         }
         if let Err(error) = check_failure(&self.store_failure) {
             self.probes.clear();
+            self.fail_discards(&error, ctx);
             while let Some(&seq) = self.pending_puts.keys().next() {
                 self.finish_put(seq, Err(error.clone()), ctx);
             }
@@ -431,12 +449,13 @@ impl Handler<GetBufferState> for BufferActor {
             bytes: self.bytes,
             max_bytes: self.max_bytes,
             free_bytes: self.max_bytes.saturating_sub(self.bytes + self.reserved + self.lingering_bytes),
-            in_delivery: self.leases.len(),
+            in_delivery: self.leases.len() - self.discards_held(),
             waiting: self.waiters.len(),
             oldest: oldest.map(|since| Duration::from_millis(self.clock.now().abs_diff(since))),
             accepted_total: self.accepted_total,
             delivered_total: self.delivered_total,
             expired_total: self.expired_total,
+            discarded_total: self.discarded_total,
             store_failure: self.store_failure.clone(),
             store_busy: self.store.busy_for(),
             is_stopping: self.waiting_has_ended,

@@ -17,7 +17,7 @@ pub enum ErrorKind {
     TooLarge,
     /// The client: it has used an idempotency key for another request.
     Conflict,
-    /// Nobody, but a retry may succeed: another client holds the lease.
+    /// Nobody, but a retry may succeed: another client holds the lease, or the message is on its way.
     Busy,
     /// Nobody, but a retry may succeed: a limit is reached.
     NoCapacity,
@@ -84,6 +84,12 @@ pub enum Error {
     /// No message for the user manager has this id.
     #[error("no message has this id")]
     NoSuchMessage,
+    /// The broker owes an answer for this message.
+    #[error("the message is in flight: the broker has it and has not answered yet; try again later")]
+    InFlight,
+    /// The sender of this message has no answer yet.
+    #[error("the sender of the message still waits for the answer to its request; try again in a few seconds")]
+    SenderWaits,
     /// No .blend file with this digest is served.
     #[error(
         "no .blend file with this SHA-256 is served: no message has referred to it lately, or it has changed since"
@@ -117,7 +123,7 @@ impl Error {
             Self::OtherUser { .. } => ErrorKind::Forbidden,
             Self::TooLargeForBroker { .. } => ErrorKind::TooLarge,
             Self::KeyReused => ErrorKind::Conflict,
-            Self::InDelivery => ErrorKind::Busy,
+            Self::InDelivery | Self::InFlight | Self::SenderWaits => ErrorKind::Busy,
             Self::NoCapacity { .. } | Self::DecoderFull { .. } => ErrorKind::NoCapacity,
             Self::Store(StoreError::NoSpace(_) | StoreError::Busy(_)) => ErrorKind::NoCapacity,
             Self::BrokerIsConfigured => ErrorKind::Setup,

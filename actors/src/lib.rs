@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | the actors, started together, with a method for each operation | [`UserHttpActors`] |
 //! | the messages between actors | [`messages`], [`lease`] |
+//! | what operators list and discard | [`administration`] |
 //! | what may go wrong, and who can act on it | [`error`] |
 //! | messages for workers | [`buffer`], [`blend`] |
 //! | messages for the user manager | [`publisher`], [`idempotency`] |
@@ -54,6 +55,7 @@
 // A library writes to the log, never to the terminal of its application.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod administration;
 mod age;
 pub mod blend;
 pub mod body_file;

@@ -131,6 +131,8 @@ pub struct BufferState {
     pub delivered_total: u64,
     /// Messages that expired before they were fetched.
     pub expired_total: u64,
+    /// Messages that an operator has discarded.
+    pub discarded_total: u64,
     /// Why the store refuses messages at the moment, if it does.
     pub store_failure: Option<StoreError>,
     /// How long the store has been busy with its current commit. More than a second means that the disk hardly
@@ -318,6 +320,8 @@ pub struct OutboxState {
     pub arrived_bytes_total: u64,
     /// Messages that the broker has confirmed or the user manager has deleted.
     pub forwarded_total: u64,
+    /// Messages that an operator has discarded, parked ones too.
+    pub discarded_total: u64,
     /// `TEST` messages.
     pub test_total: u64,
     /// Messages of an unknown type.

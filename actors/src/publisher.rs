@@ -16,6 +16,7 @@ use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, now_ms};
 
+mod administration;
 mod confirm_through;
 mod forward;
 mod idempotency;
@@ -83,6 +84,7 @@ pub struct UserManagerPublisher {
     arrived_total: u64,
     arrived_bytes_total: u64,
     forwarded_total: u64,
+    discarded_total: u64,
     test_total: u64,
     unknown_total: u64,
 }
@@ -153,6 +155,7 @@ impl UserManagerPublisher {
             arrived_total: 0,
             arrived_bytes_total: 0,
             forwarded_total: 0,
+            discarded_total: 0,
             test_total: 0,
             unknown_total: 0,
         })
@@ -442,6 +445,7 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
             arrived_total: self.arrived_total,
             arrived_bytes_total: self.arrived_bytes_total,
             forwarded_total: self.forwarded_total,
+            discarded_total: self.discarded_total,
             test_total: self.test_total,
             unknown_total: self.unknown_total,
             store_failure: self.store_failure.clone(),

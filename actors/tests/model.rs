@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::Addr;
 use bytes::Bytes;
 use proptest::prelude::*;
+use user_http_actors::administration::{DiscardBufferMsg, Requester};
 use user_http_actors::broker::Fingerprint;
 use user_http_actors::codec::BufferMsg;
 use user_http_actors::lease::LeasedBufferMsg;
@@ -42,6 +43,8 @@ enum Step {
     Lease(u8),
     Deliver(prop::sample::Index),
     HangUp(prop::sample::Index),
+    /// An operator discards a message.
+    Discard(u8),
     Restart,
     /// Everything has become too old.
     Expire,
@@ -56,6 +59,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (0..4_u8).prop_map(Step::Lease),
         3 => any::<prop::sample::Index>().prop_map(Step::Deliver),
         2 => any::<prop::sample::Index>().prop_map(Step::HangUp),
+        2 => (0..4_u8).prop_map(Step::Discard),
         1 => Just(Step::Restart),
         1 => Just(Step::Expire),
     ]
@@ -127,7 +131,7 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
     let mut buffer = start(directory, DAY).await;
     let mut model = Model::default();
     let mut leases: Vec<(u8, usize, LeasedBufferMsg)> = Vec::new();
-    let (mut delivered, mut content) = (0, 0);
+    let (mut delivered, mut discarded, mut content) = (0, 0, 0);
     for step in steps {
         let mut new_body = |uuid: u8, len: usize| {
             content += 1;
@@ -204,6 +208,20 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
                 let current = model.messages.get_mut(&uuid).filter(|message| message.number == number);
                 current.into_iter().for_each(|message| message.leased = false);
             }
+            Step::Discard(uuid) => {
+                let requester = Requester { name: "a test".into() };
+                let discard = DiscardBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), requester };
+                let outcome = buffer.send(discard).await.expect("alive");
+                match model.messages.get(&uuid).map(|message| message.leased) {
+                    None => assert!(matches!(outcome, Err(Error::NoBufferMsg)), "{outcome:?}"),
+                    Some(true) => assert!(matches!(outcome, Err(Error::InDelivery)), "{outcome:?}"),
+                    Some(false) => {
+                        outcome.expect("it is there");
+                        model.messages.remove(&uuid);
+                        discarded += 1;
+                    }
+                }
+            }
             Step::Redeliver(_) | Step::Deliver(_) | Step::HangUp(_) => {}
             Step::Restart | Step::Expire => {
                 leases.clear();
@@ -221,15 +239,15 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
                     model.known.clear();
                 }
                 model.messages.values_mut().for_each(|message| message.leased = false);
-                delivered = 0;
+                (delivered, discarded) = (0, 0);
                 buffer = start(directory, DAY).await;
             }
         }
         let state = buffer.send(GetBufferState).await.expect("alive");
         let leased = model.messages.values().filter(|message| message.leased).count();
         assert_eq!(
-            (state.messages, state.in_delivery, state.delivered_total),
-            (model.messages.len(), leased, delivered)
+            (state.messages, state.in_delivery, state.delivered_total, state.discarded_total),
+            (model.messages.len(), leased, delivered, discarded)
         );
         let (count, bodies) = (state.messages as u64, model.held_bytes());
         let plausible = bodies + 512 * count..=bodies + 1_000 * count;

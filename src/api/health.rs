@@ -54,6 +54,7 @@ struct BufferReport {
     waiting: usize,
     delivered_total: u64,
     expired_total: u64,
+    discarded_total: u64,
 }
 
 #[derive(Serialize)]
@@ -65,6 +66,7 @@ struct OutboxReport {
     idempotency_keys: usize,
     max_bytes: u64,
     forwarded_total: u64,
+    discarded_total: u64,
     test_total: u64,
     unknown_total: u64,
 }
@@ -117,6 +119,7 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
             waiting: buffer.waiting,
             delivered_total: buffer.delivered_total,
             expired_total: buffer.expired_total,
+            discarded_total: buffer.discarded_total,
         },
         outbox: OutboxReport {
             messages: outbox.messages,
@@ -126,6 +129,7 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
             idempotency_keys: outbox.idempotency_keys,
             max_bytes: outbox.max_bytes,
             forwarded_total: outbox.forwarded_total,
+            discarded_total: outbox.discarded_total,
             test_total: outbox.test_total,
             unknown_total: outbox.unknown_total,
         },

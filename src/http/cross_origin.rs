@@ -13,7 +13,7 @@ use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 use actix_web::http::uri::Authority;
 
-use crate::http::error::Failure;
+use crate::http::error::{Failure, Form};
 use crate::http::gate::{Gate, impl_transform};
 
 /// How the page that sends a request is related to the server, according to the browser.
@@ -152,7 +152,8 @@ impl CrossOriginGuard {
 
 impl Gate for CrossOriginGuard {
     fn refuse(&self, request: &ServiceRequest) -> Option<HttpResponse> {
-        self.check(request).err().map(Failure::json)
+        let form = Form::of_route(request.match_info().unprocessed());
+        self.check(request).err().map(|failure| failure.in_form(form))
     }
 }
 

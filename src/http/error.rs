@@ -33,9 +33,34 @@ struct JsonForm<'a> {
     error: &'a str,
 }
 
+/// RFC 9457, without a type of its own: the status says what kind of problem it is.
+#[derive(Serialize)]
+struct ProblemForm<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+}
+
 #[derive(Serialize)]
 struct PickleForm<'a> {
     message: &'a str,
+}
+
+/// The JSON form in which a route sends its failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The contract's, `{"STATUS": "FAILED", "ERROR": …}`.
+    Contract,
+    /// Problem details (RFC 9457), of the routes that are newer than the contract.
+    Problem,
+}
+
+impl Form {
+    /// The form of the failures of the route with this path or pattern.
+    pub fn of_route(path: &str) -> Self {
+        if path == "/admin" || path.starts_with("/admin/") { Self::Problem } else { Self::Contract }
+    }
 }
 
 impl Failure {
@@ -62,6 +87,11 @@ impl Failure {
 
     pub fn forbidden(text: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, text)
+    }
+
+    /// The message is in use; a retry may succeed.
+    pub fn busy(text: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, text).with(header::RETRY_AFTER, BUSY_RETRY_AFTER.to_string())
     }
 
     pub fn unauthorized() -> Self {
@@ -152,6 +182,24 @@ impl Failure {
     /// As JSON, `{"STATUS": "FAILED", "ERROR": …}`.
     pub fn json(self) -> HttpResponse {
         self.builder().json(JsonForm { status: "FAILED", error: &self.text })
+    }
+
+    /// As problem details (RFC 9457).
+    fn problem(self) -> HttpResponse {
+        let title = self.status.canonical_reason().unwrap_or_default();
+        let form = ProblemForm { r#type: "about:blank", title, status: self.status.as_u16(), detail: &self.text };
+        let mut response = self.builder();
+        // `json` keeps it
+        response.content_type("application/problem+json");
+        response.json(form)
+    }
+
+    /// As JSON of this form.
+    pub fn in_form(self, form: Form) -> HttpResponse {
+        match form {
+            Form::Contract => self.json(),
+            Form::Problem => self.problem(),
+        }
     }
 
     /// As a pickle, `{"message": …}`.

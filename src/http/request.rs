@@ -42,17 +42,31 @@ impl Query {
     /// # Errors
     /// 400 if it is anything else, or given more than once.
     pub fn seconds(&self, name: &str, max: u32, notation: Notation) -> Result<Option<Duration>, Failure> {
+        let expected = format!("a decimal number of seconds from 0 to {max}");
+        self.parsed(name, &expected, |value| seconds(value, max, notation))
+    }
+
+    /// The value of a parameter that `parse` accepts; `None` without the parameter. `expected` describes the values
+    /// that are accepted.
+    ///
+    /// # Errors
+    /// 400 if it is anything else, or given more than once.
+    pub fn parsed<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
         let mut values = self.values(name);
         let wrong = match (values.next(), values.count()) {
             (None, _) => return Ok(None),
-            (Some(value), 0) => match seconds(value, max, notation) {
-                Some(seconds) => return Ok(Some(seconds)),
+            (Some(value), 0) => match parse(value) {
+                Some(value) => return Ok(Some(value)),
                 None => format!("not {value:?}"),
             },
             (Some(_), more) => format!("not {} times", more + 1),
         };
-        let text = format!("{name} must be given once, as a decimal number of seconds from 0 to {max}, {wrong}");
-        Err(Failure::bad_request(text))
+        Err(Failure::bad_request(format!("{name} must be given once, as {expected}, {wrong}")))
     }
 }
 

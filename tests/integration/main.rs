@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod administration;
 mod browsers;
 mod concurrency;
 mod configuration;

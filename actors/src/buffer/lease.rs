@@ -126,6 +126,18 @@ impl BufferActor {
         }
     }
 
+    /// Nobody gets this message while its removal is on its way to the store. Requests for it wait for the outcome.
+    pub(super) fn lease_for_removal(&mut self, seq: Seq) {
+        self.leases.insert(seq, Lease { finishing: true });
+    }
+
+    /// The lease of a message that was replaced meanwhile has ended: frees what the message cost.
+    pub(super) fn end_lingering(&mut self, seq: Seq) {
+        if let Some(cost) = self.lingering.remove(&seq) {
+            self.lingering_bytes -= cost;
+        }
+    }
+
     /// From now on no request waits for a message.
     pub(super) fn end_waiting(&mut self, ctx: &mut Context<Self>) {
         self.waiting_has_ended = true;
@@ -185,10 +197,8 @@ impl Handler<BufferLeaseEvent> for BufferActor {
     fn handle(&mut self, BufferLeaseEvent { uuid, seq, end }: BufferLeaseEvent, ctx: &mut Self::Context) {
         // A replaced message is no longer in the map: only its cost is freed.
         let Some(message) = self.messages.get_mut(&uuid).filter(|message| message.seq == seq) else {
-            if !matches!(end, LeaseEnd::Finishing)
-                && let Some(cost) = self.lingering.remove(&seq)
-            {
-                self.lingering_bytes -= cost;
+            if !matches!(end, LeaseEnd::Finishing) {
+                self.end_lingering(seq);
             }
             return;
         };

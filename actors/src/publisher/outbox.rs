@@ -2,11 +2,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::time::Duration;
 
 use futures::future::Either;
 use uuid::Uuid;
 
+use crate::administration::OutboxEntryState;
 use crate::deadlines::{Deadline, Deadlines};
 use crate::lease::OutboxLeaseId;
 use crate::payload::Payload;
@@ -115,6 +117,22 @@ impl State {
             Self::Parked(parked) => Some(parked),
             Self::Removing(before) => before.parked(),
             Self::Arriving | Self::Waiting | Self::InFlight | Self::Leased { .. } => None,
+        }
+    }
+}
+
+impl OutboxMessage {
+    /// Its state as operators see it. One whose removal is being written is in the state before that.
+    pub fn shown_state(&self) -> OutboxEntryState {
+        let mut state = &self.state;
+        while let State::Removing(before) = state {
+            state = before;
+        }
+        match state {
+            State::InFlight => OutboxEntryState::InFlight,
+            State::Leased { .. } => OutboxEntryState::Leased,
+            State::Parked(_) => OutboxEntryState::Parked,
+            State::Arriving | State::Waiting | State::Removing(_) => OutboxEntryState::Waiting,
         }
     }
 }
@@ -382,6 +400,12 @@ impl Outbox {
     /// The message with this number.
     pub fn get(&self, seq: Seq) -> Option<&OutboxMessage> {
         self.messages.get(&seq)
+    }
+
+    /// The messages with greater numbers, in their order.
+    pub fn after(&self, seq: Seq) -> impl Iterator<Item = (Seq, &OutboxMessage)> {
+        let after = self.messages.range((Bound::Excluded(seq), Bound::Unbounded));
+        after.map(|(seq, message)| (*seq, message))
     }
 
     /// The store has moved a body.

@@ -2,6 +2,7 @@
 
 use actix::prelude::*;
 
+use crate::administration::Requester;
 use crate::error::Error;
 use crate::messages::{DeleteMessage, DeleteParkedMessage};
 use crate::publisher::{Route, UserManagerPublisher};
@@ -11,14 +12,24 @@ use crate::store::{Seq, StoreError, check_failure};
 /// A removal that the store is writing.
 #[derive(Debug)]
 pub struct Removal {
-    /// The user manager has the message; otherwise it is discarded.
-    forwarded: bool,
+    cause: Cause,
     replies: Vec<Reply<Result<(), Error>>>,
+}
+
+/// Why a message is removed.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// The user manager has processed it.
+    Forwarded,
+    /// An operator deletes it as a parked message.
+    Discarded,
+    /// An operator discards it.
+    DiscardedBy(Requester),
 }
 
 impl UserManagerPublisher {
     /// Removes a message. If the store refuses that, the message stays what it was.
-    fn remove_durably(&mut self, found: Option<Seq>, forwarded: bool) -> Deferred<Result<(), Error>> {
+    pub(super) fn remove_durably(&mut self, found: Option<Seq>, cause: Cause) -> Deferred<Result<(), Error>> {
         let Some(seq) = found else { return Deferred::now(Err(Error::NoSuchMessage)) };
         if let Err(error) = check_failure(&self.store_failure) {
             return Deferred::now(Err(error.into()));
@@ -29,18 +40,18 @@ impl UserManagerPublisher {
             return deferred;
         }
         self.outbox.begin_removal(seq);
-        self.removals.insert(seq, Removal { forwarded, replies: vec![reply] });
+        self.removals.insert(seq, Removal { cause, replies: vec![reply] });
         self.store.remove_durably(seq);
         deferred
     }
 
     /// Handles the outcome of a removal.
     pub(super) fn finish_removal(&mut self, seq: Seq, outcome: Result<(), StoreError>, ctx: &mut Context<Self>) {
-        let Some(Removal { forwarded, replies }) = self.removals.remove(&seq) else { return };
+        let Some(Removal { cause, replies }) = self.removals.remove(&seq) else { return };
         match &outcome {
             Ok(()) => {
+                self.count_removed(seq, &cause);
                 self.forget(seq);
-                self.forwarded_total += u64::from(forwarded);
             }
             Err(_) => self.outbox.removal_refused(seq),
         }
@@ -51,13 +62,29 @@ impl UserManagerPublisher {
     }
 }
 
+impl UserManagerPublisher {
+    /// Counts a message that has been removed, and logs it if an operator has discarded it.
+    fn count_removed(&mut self, seq: Seq, cause: &Cause) {
+        match cause {
+            Cause::Forwarded => self.forwarded_total += 1,
+            Cause::Discarded | Cause::DiscardedBy(_) => self.discarded_total += 1,
+        }
+        if let (Cause::DiscardedBy(requester), Some(message)) = (cause, self.outbox.get(seq)) {
+            let (id, kind, user, len) =
+                (message.meta.message_id, message.meta.kind, &message.meta.user_id, message.payload.len());
+            let by = &requester.name;
+            log::info!("message {id} ({kind:?} of {user:?}, {len} bytes) is discarded by {by}");
+        }
+    }
+}
+
 impl Handler<DeleteMessage> for UserManagerPublisher {
     type Result = Deferred<Result<(), Error>>;
 
     fn handle(&mut self, DeleteMessage { message_id }: DeleteMessage, _: &mut Self::Context) -> Self::Result {
         match &self.route {
             Route::Broker(_) => Deferred::now(Err(Error::BrokerIsConfigured)),
-            Route::UserManager(_) => self.remove_durably(self.outbox.find(message_id), true),
+            Route::UserManager(_) => self.remove_durably(self.outbox.find(message_id), Cause::Forwarded),
         }
     }
 }
@@ -74,6 +101,6 @@ impl Handler<DeleteParkedMessage> for UserManagerPublisher {
         if found.is_some() {
             log::info!("parked message {message_id} is deleted");
         }
-        self.remove_durably(found, false)
+        self.remove_durably(found, Cause::Discarded)
     }
 }

@@ -7,7 +7,7 @@ use actix_web::http::{Method, header};
 use actix_web::{HttpMessage, HttpResponse};
 
 use crate::auth::Tokens;
-use crate::http::error::Failure;
+use crate::http::error::{Failure, Form};
 use crate::http::gate::{Gate, impl_transform};
 
 /// The paths that need no token, because supervisors and load balancers have none.
@@ -94,7 +94,8 @@ impl Gate for Authentication {
         }
         let as_pickle = self.audience == Audience::Workers && [Method::GET, Method::HEAD].contains(request.method());
         let failure = Failure::unauthorized();
-        Some(if as_pickle { failure.pickle() } else { failure.json() })
+        let form = Form::of_route(request.match_info().unprocessed());
+        Some(if as_pickle { failure.pickle() } else { failure.in_form(form) })
     }
 }
 
