@@ -10,6 +10,7 @@ mod admin;
 mod buffer;
 mod health;
 mod parked;
+mod status;
 mod user_manager;
 
 /// The body of the answer to a successful request.
@@ -91,6 +92,8 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
             .service(resource("/admin/outbox", Method::GET, web::route().to(admin::list_outbox)))
             .service(resource("/admin/outbox/{id}", Method::DELETE, web::route().to(admin::discard_outbox)))
             .service(resource("/healthz", Method::GET, web::route().to(health::healthz)))
-            .service(resource("/readyz", Method::GET, web::route().to(health::readyz)));
+            .service(resource("/readyz", Method::GET, web::route().to(health::readyz)))
+            .service(resource("/status", Method::GET, web::route().to(status::status)))
+            .service(resource("/events", Method::GET, web::route().to(status::events)));
     }
 }

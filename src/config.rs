@@ -26,10 +26,10 @@ use user_http_actors::blend::{DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
 use user_http_actors::broker::amqp::AmqpConfig;
 use user_http_actors::publisher::FrameAck;
 
-use crate::Limits;
 use crate::auth::Tokens;
 use crate::http::HostName;
 use crate::tls::Tls;
+use crate::{Limits, RecentEvents};
 
 mod error;
 mod layers;
@@ -67,6 +67,9 @@ pub struct Config {
     pub limits: Limits,
     /// The configuration of the actors.
     pub actors: ActorsConfig,
+    /// The recent events for the status page: filled by the logger of the process, if that passes its records on.
+    /// Empty after [`Config::load`].
+    pub events: RecentEvents,
 }
 
 impl Config {
@@ -138,6 +141,7 @@ impl Config {
                 amqp,
                 frame_ack,
             },
+            events: RecentEvents::default(),
         })
     }
 

@@ -17,7 +17,7 @@ pub(crate) mod prefer;
 pub(crate) mod range;
 pub(crate) mod request;
 pub(crate) mod server;
-mod slow_reader;
+pub(crate) mod slow_reader;
 pub mod tls;
 
 pub use cross_origin::{CrossOriginGuard, HostName};

@@ -15,10 +15,12 @@ mod api;
 pub mod config;
 mod http;
 pub mod service;
+mod status;
 mod worker;
 
 pub use api::configure_api_routes;
 pub use config::Config;
 pub use http::{CrossOriginGuard, GRACE, Gateway, H1_WRITE_BUFFER_SIZE, HostName, Limits, auth, remember_socket, tls};
 pub use service::{Listeners, ServiceError, UserHttpServer};
+pub use status::RecentEvents;
 pub use worker::configure_http_routes;

@@ -19,6 +19,7 @@ use crate::api::configure_api_routes;
 use crate::auth::Authentication;
 use crate::config::Config;
 use crate::http::{self, CrossOriginGuard, Gateway, server};
+use crate::status::Status;
 use crate::tls::{self, Tls};
 use crate::worker::configure_http_routes;
 
@@ -132,7 +133,8 @@ impl UserHttpServer {
         let budget = DescriptorBudget::within_limit(config.max_connections, config.actors.max_open_blend_files)?;
         config.actors.max_open_blend_files = budget.blend_files;
         let actors = UserHttpActors::start(config.actors.clone())?;
-        let gateway = Gateway::new(actors.clone(), config.limits);
+        let status = Status::new(actors.clone(), config.events.clone(), Some(budget.services));
+        let gateway = Gateway::with_status(actors.clone(), config.limits, status);
         log_addresses(&config, &listeners)?;
         let settings = gateway.connection_settings(config.keep_alive);
         let is_stopping = Arc::new(AtomicBool::new(false));

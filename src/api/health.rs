@@ -3,11 +3,11 @@
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use user_http_actors::ActorsState;
-use user_http_actors::messages::{BrokerState, BufferState, OutboxState};
-use user_http_actors::store::StoreError;
+use user_http_actors::messages::BrokerState;
 
 use crate::http::Gateway;
 use crate::http::error::Failure;
+use crate::status::{self, StoreHealth};
 
 #[derive(Serialize)]
 struct Alive {
@@ -35,14 +35,6 @@ struct Readiness {
     outbox: OutboxReport,
     #[serde(skip_serializing_if = "Option::is_none")]
     consumer: Option<ConsumerReport>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum StoreHealth {
-    Ok,
-    Full,
-    Failed,
 }
 
 #[derive(Serialize)]
@@ -90,22 +82,8 @@ pub async fn readyz(gateway: web::Data<Gateway>) -> HttpResponse {
 
 async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
     let ActorsState { buffer, outbox, consumer } = gateway.actors.state().await?;
-    let store = store_health(&buffer, &outbox);
-    let mut not_ready = Vec::new();
-    match store {
-        StoreHealth::Ok => {}
-        StoreHealth::Full
-            if is_out_of_resources(&buffer.store_failure) || is_out_of_resources(&outbox.store_failure) =>
-        {
-            not_ready.push("store: out of file descriptors or memory; raise the limits of the service".to_owned())
-        }
-        StoreHealth::Full => not_ready.push("store: no space left on the disk".to_owned()),
-        StoreHealth::Failed => not_ready.push("store: the disk has failed; see the log".to_owned()),
-    }
-    if outbox.full {
-        let (bytes, max_bytes) = (outbox.bytes, outbox.max_bytes);
-        not_ready.push(format!("outbox: full, {bytes} of {max_bytes} bytes are in use"));
-    }
+    let not_ready = status::not_ready(Some(&buffer), Some(&outbox));
+    let store = status::store_health(Some(&buffer), Some(&outbox));
     Ok(Readiness {
         ready: not_ready.is_empty(),
         not_ready,
@@ -140,19 +118,4 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
             rejected_total: consumer.rejected_total,
         }),
     })
-}
-
-fn is_out_of_resources(failure: &Option<StoreError>) -> bool {
-    matches!(failure, Some(StoreError::Busy(_)))
-}
-
-fn store_health(buffer: &BufferState, outbox: &OutboxState) -> StoreHealth {
-    let failures = [&buffer.store_failure, &outbox.store_failure];
-    let health = failures.into_iter().flatten().map(|failure| match failure {
-        StoreError::NoSpace(_) | StoreError::Busy(_) => StoreHealth::Full,
-        // Concerns a single record, not the state of the store.
-        StoreError::TooLarge { .. } => StoreHealth::Ok,
-        StoreError::Failed(_) | StoreError::Gone(_) => StoreHealth::Failed,
-    });
-    health.max_by_key(|health| *health == StoreHealth::Failed).unwrap_or(StoreHealth::Ok)
 }

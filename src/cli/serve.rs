@@ -24,7 +24,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitC
         return ExitCode::FAILURE;
     }
     let config = match Config::load(args, std::env::vars_os()) {
-        Ok(config) => config,
+        Ok(config) => Config { events: logging.events(), ..config },
         Err(ConfigError::CommandLine(text)) if !text.use_stderr() => return print(&text.to_string()),
         Err(ConfigError::CommandLine(text)) => {
             logging.print(&text.to_string());

@@ -16,10 +16,12 @@ use user_http_actors::blend::BlendFile;
 use user_http_actors::lease::{BufferLease, OutboxLease};
 use user_http_actors::payload::Payload;
 
+use crate::http::Gateway;
 use crate::http::error::Failure;
 use crate::http::limits::Limits;
 use crate::http::range::{self, Selected};
 use crate::http::slow_reader::ReaderWatch;
+use crate::status::{InProgress, Sent};
 
 /// A message of at most this many bytes is sent as a single chunk, which usually fits into the socket's buffer.
 pub const MAX_SINGLE_WRITE: u64 = 64 << 10;
@@ -169,6 +171,38 @@ impl Lease for OutboxLease {
 
     fn unreadable(self, error: &io::Error) {
         OutboxLease::unreadable(self, error);
+    }
+}
+
+/// A lease whose delivery the status page shows.
+pub struct Shown<L> {
+    lease: L,
+    shown: InProgress,
+}
+
+impl<L> Shown<L> {
+    /// The answer to `request` sends `total` bytes of the message or file with this id.
+    pub fn new(lease: L, gateway: &Gateway, request: &HttpRequest, what: Sent, id: &str, total: u64) -> Self {
+        Self { lease, shown: gateway.status.deliveries().begin(what, id, total, request.peer_addr()) }
+    }
+}
+
+impl<L: Lease> Lease for Shown<L> {
+    fn finishing(&self) {
+        self.lease.finishing();
+    }
+
+    fn handed_over(&mut self, bytes: u64) {
+        self.shown.add(bytes);
+        self.lease.handed_over(bytes);
+    }
+
+    fn complete(self) {
+        self.lease.complete();
+    }
+
+    fn unreadable(self, error: &io::Error) {
+        self.lease.unreadable(error);
     }
 }
 

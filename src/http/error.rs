@@ -113,6 +113,10 @@ impl Failure {
         Self::no_capacity("too many bytes are being received at the same time; retry later")
     }
 
+    pub fn too_many_streams() -> Self {
+        Self::no_capacity("as many status pages are open as may be; close one, or retry later")
+    }
+
     pub fn too_many_uploads() -> Self {
         Self::no_capacity("request bodies take all the disk space that they may take while they arrive; retry later")
     }

@@ -8,6 +8,7 @@ use user_http_actors::UserHttpActors;
 
 use crate::http::connection::ConnectionSettings;
 use crate::http::{Inflight, Limits};
+use crate::status::{RecentEvents, Status};
 
 /// How many uploads write to their files at the same time. More would not make the disk faster; each takes a thread and
 /// a file descriptor.
@@ -29,15 +30,26 @@ pub struct Gateway {
     pub(crate) upload_writes: Arc<Semaphore>,
     /// A permit for each message of more than 1 MiB that is hashed at the moment.
     pub(crate) hashing: Arc<Semaphore>,
+    pub(crate) status: Status,
 }
 
 impl Gateway {
     /// For routes in front of `actors`.
     pub fn new(actors: UserHttpActors, limits: Limits) -> Self {
+        Self::with_events(actors, limits, RecentEvents::default())
+    }
+
+    /// As [`Gateway::new`], for an application whose logger fills `events`. The status page shows them.
+    pub fn with_events(actors: UserHttpActors, limits: Limits, events: RecentEvents) -> Self {
+        let status = Status::new(actors.clone(), events, None);
+        Self::with_status(actors, limits, status)
+    }
+
+    pub(crate) fn with_status(actors: UserHttpActors, limits: Limits, status: Status) -> Self {
         let (inflight, upload_space) = (Inflight::default(), Inflight::default());
         let [upload_writes, hashing] =
             [UPLOAD_WRITES, HASHED_MESSAGES].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { actors, limits, inflight, upload_space, upload_writes, hashing }
+        Self { actors, limits, inflight, upload_space, upload_writes, hashing, status }
     }
 
     /// The settings of connections on which these routes are served.

@@ -91,12 +91,15 @@ fn seconds(value: &str, max: u32, notation: Notation) -> Option<Duration> {
 /// waits for its answer.
 ///
 /// Never resolves in an application's own server that does not [remember](crate::remember_socket) the socket.
-async fn hung_up(request: &HttpRequest) {
+pub fn hung_up(request: &HttpRequest) -> impl Future<Output = ()> + use<> {
     let client = request.extensions().get::<Client>().cloned();
-    match (client, Socket::of(request)) {
-        (Some(client), _) => client.hung_up().await,
-        (None, Some(socket)) => socket.hung_up().await,
-        (None, None) => future::pending().await,
+    let socket = Socket::of(request);
+    async move {
+        match (client, socket) {
+            (Some(client), _) => client.hung_up().await,
+            (None, Some(socket)) => socket.hung_up().await,
+            (None, None) => future::pending().await,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use env_filter::Filter;
 use env_logger::Target;
 use log::{LevelFilter, Log, Metadata, Record};
 use user_http_actors::broker::amqp::{CLIENT_LOG_TARGET, PASSWORD_LOG_TARGET};
+use user_http_server::RecentEvents;
 
 use queue::Queue;
 
@@ -29,6 +30,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// The log of the process. Dropping it writes the last lines.
 pub struct Logging {
     queue: Arc<Queue>,
+    events: RecentEvents,
 }
 
 impl Logging {
@@ -46,15 +48,23 @@ impl Logging {
             .spawn(move || writing.run(queue::standard_error, |record| reports.log(record)))?;
         let lines = formatter(Box::new(Pipe { queue: Arc::clone(&queue), urgent: false }));
         let max_level = filter.filter();
+        let events = RecentEvents::default();
         // Fails only if there is a logger already.
-        if log::set_boxed_logger(Box::new(Logger { filter, queue: Arc::clone(&queue), lines })).is_ok() {
+        if log::set_boxed_logger(Box::new(Logger { filter, queue: Arc::clone(&queue), lines, events: events.clone() }))
+            .is_ok()
+        {
             log::set_max_level(max_level);
         }
         panic::set_hook(Box::new(log_panic));
         if let Some(mistake) = mistake {
             log::warn!("{mistake}");
         }
-        Ok(Self { queue })
+        Ok(Self { queue, events })
+    }
+
+    /// The records that were logged last.
+    pub fn events(&self) -> RecentEvents {
+        self.events.clone()
     }
 
     /// Writes a line to standard error after the lines before it, regardless of the log filter.
@@ -115,6 +125,7 @@ struct Logger {
     filter: Filter,
     queue: Arc<Queue>,
     lines: env_logger::Logger,
+    events: RecentEvents,
 }
 
 impl Log for Logger {
@@ -125,6 +136,7 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         if self.filter.matches(record) && self.queue.admit(record) {
             self.lines.log(record);
+            self.events.note(record);
         }
     }
 

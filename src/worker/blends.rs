@@ -6,10 +6,11 @@ use user_http_actors::ReferredBlendFile;
 use user_http_actors::blend::BlendDigest;
 
 use crate::http::Gateway;
-use crate::http::delivery::{self, DeliveryBody, LengthOnly, NoLease, Source};
+use crate::http::delivery::{self, DeliveryBody, LengthOnly, NoLease, Shown, Source};
 use crate::http::digest::{self, Algorithm, REPR_DIGEST};
 use crate::http::error::Failure;
 use crate::http::range;
+use crate::status::Sent;
 
 /// The content of this URL never changes, and workers fetch it with tokens.
 const CACHE_CONTROL: &str = "private, max-age=31536000, immutable";
@@ -41,5 +42,7 @@ async fn send(request: &HttpRequest, name: &str, gateway: &Gateway) -> Result<Ht
         return Ok(response.body(LengthOnly(len)));
     }
     let selected = delivery::select(request, &mut response, "file", len, &etag)?;
-    Ok(response.body(DeliveryBody::new(request, gateway.limits, vec![Source::Blend(file)], selected, NoLease(permit))))
+    let total = selected.end - selected.start;
+    let lease = Shown::new(NoLease(permit), gateway, request, Sent::Blend, name, total);
+    Ok(response.body(DeliveryBody::new(request, gateway.limits, vec![Source::Blend(file)], selected, lease)))
 }

@@ -13,12 +13,13 @@ use user_http_actors::payload::Payload;
 use user_http_actors::{BufferUuid, Error};
 
 use crate::http::Gateway;
-use crate::http::delivery::{self, DeliveryBody, LengthOnly, MAX_SINGLE_WRITE, Source, total_len};
+use crate::http::delivery::{self, DeliveryBody, LengthOnly, MAX_SINGLE_WRITE, Shown, Source, total_len};
 use crate::http::digest::{self, Algorithm, REPR_DIGEST};
 use crate::http::error::Failure;
 use crate::http::prefer;
 use crate::http::range;
 use crate::http::request::{self, MAX_WAIT, Notation, Query};
+use crate::status::Sent;
 
 const PICKLE: &str = "application/octet-stream";
 
@@ -33,7 +34,8 @@ pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gatew
 async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let Wanted { uuid, wait } = Wanted::of(request)?;
     let leasing = async {
-        let LeasedBufferMsg { view, lease } = gateway.actors.lease_buffer_msg(uuid, MAX_SINGLE_WRITE, wait).await?;
+        let LeasedBufferMsg { view, lease } =
+            gateway.actors.lease_buffer_msg(uuid.clone(), MAX_SINGLE_WRITE, wait).await?;
         Ok::<_, Failure>((Answer::new(request, gateway, view).await?, lease))
     };
     // a client that hangs up while it waits would lose the message
@@ -44,6 +46,7 @@ async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpRespons
     let len = total_len(&sources);
     let selected = delivery::select(request, &mut response, "message", len, &etag)?;
     lease.begin(&etag, len, selected.start, range::if_range(request.headers(), &etag) == Some(true));
+    let lease = Shown::new(lease, gateway, request, Sent::Message, uuid.as_str(), selected.end - selected.start);
     Ok(response.body(DeliveryBody::new(request, gateway.limits, sources, selected, lease)))
 }
 

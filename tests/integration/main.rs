@@ -17,6 +17,7 @@ mod kill;
 mod logging;
 mod resources;
 mod routes;
+mod status;
 mod stopping;
 mod tls;
 mod words;

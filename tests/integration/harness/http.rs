@@ -184,20 +184,24 @@ impl Connection {
     /// Reads the body that follows a head.
     pub fn try_read_body(&mut self, response: &mut Response) -> io::Result<()> {
         if response.header("transfer-encoding") == Some("chunked") {
-            loop {
-                let line = self.try_read_line()?;
-                let size = usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("no chunk: {line:?}"));
-                response.body.extend(self.try_read_exact(size)?);
-                self.try_read_line()?;
-                if size == 0 {
-                    return Ok(());
-                }
+            while let Some(chunk) = self.try_read_chunk()? {
+                response.body.extend(chunk);
             }
+            return Ok(());
         }
         if response.status != 204 {
             response.body = self.try_read_exact(response.content_length() as usize)?;
         }
         Ok(())
+    }
+
+    /// Reads the next chunk of a chunked body; `None` at its end.
+    pub fn try_read_chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let line = self.try_read_line()?;
+        let size = usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("no chunk: {line:?}"));
+        let chunk = self.try_read_exact(size)?;
+        self.try_read_line()?;
+        Ok((size > 0).then_some(chunk))
     }
 
     /// Reads exactly this many bytes of a body.

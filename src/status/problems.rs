@@ -1,0 +1,238 @@
+//! What is wrong, in words that say what to do next.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Serialize;
+use user_http_actors::messages::{BrokerState, BufferState, ConsumerState, OutboxState};
+
+use crate::status::Answers;
+use crate::status::health::{StoreHealth, is_out_of_resources, store_health};
+
+/// A commit that takes longer than this is reported. A sync takes milliseconds, on a busy disk a second.
+const SLOW_COMMIT: Duration = Duration::from_secs(3);
+
+/// Messages for the user manager that wait longer than this are reported, although nothing else is wrong.
+const LONG_WAIT: Duration = Duration::from_secs(5 * 60);
+
+/// A buffer or outbox is reported from this share of its limit on, in percent.
+const NEARLY_FULL: u64 = 90;
+
+/// Tests the live environment and says what to do.
+const DOCTOR: &str = "user-http-server doctor";
+
+/// The kernel's messages about the disk.
+const KERNEL_LOG: &str = "dmesg | tail -n 20";
+
+/// Whether the queues behind the exchange exist and have consumers.
+const QUEUES: &str = "rabbitmqctl list_queues name messages consumers";
+
+/// Something that an operator has to know.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Problem {
+    level: Severity,
+    /// What is wrong, what it means, and what to do.
+    text: String,
+    /// The next command to type, if there is one.
+    command: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    /// Work is refused.
+    Error,
+    /// Work goes on, but something needs attention.
+    Warning,
+}
+
+/// Finds what is wrong, the worst first.
+pub(super) fn find(answers: &Answers, has_broker: bool) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    if answers.is_stopping {
+        problems.warn("The gateway is stopping: it finishes the requests in progress.".to_owned(), None);
+    }
+    for part in &answers.late {
+        let text = format!("The {part} does not answer. Its numbers on this page are the last known ones.");
+        problems.error(text, Some(DOCTOR));
+    }
+    let last = &answers.last;
+    let (buffer, outbox) = (last.buffer.as_ref(), last.outbox.as_ref());
+    problems.of_store(buffer, outbox);
+    buffer.into_iter().for_each(|buffer| problems.of_buffer(buffer));
+    outbox.into_iter().for_each(|outbox| problems.of_outbox(outbox, has_broker));
+    if let Some(consumer) = last.consumer.as_ref().and_then(Option::as_ref) {
+        problems.of_consumer(consumer, outbox);
+    }
+    problems.0.sort_by_key(|problem| problem.level != Severity::Error);
+    problems.0
+}
+
+#[derive(Debug, Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn error(&mut self, text: String, command: Option<&'static str>) {
+        self.0.push(Problem { level: Severity::Error, text, command });
+    }
+
+    fn warn(&mut self, text: String, command: Option<&'static str>) {
+        self.0.push(Problem { level: Severity::Warning, text, command });
+    }
+
+    fn of_store(&mut self, buffer: Option<&BufferState>, outbox: Option<&OutboxState>) {
+        match store_health(buffer, outbox) {
+            StoreHealth::Ok => {}
+            StoreHealth::Full if is_out_of_resources(buffer, outbox) => self.error(
+                "The gateway is out of file descriptors or memory, and refuses messages (503). Raise the limits of \
+                 the service."
+                    .to_owned(),
+                Some("grep -E 'open files|processes' /proc/$(pidof user-http-server)/limits"),
+            ),
+            StoreHealth::Full => self.error(
+                "No space is left on the disk of the data directory: messages are refused (503). Free some space; \
+                 the gateway notices by itself."
+                    .to_owned(),
+                Some("df -h"),
+            ),
+            StoreHealth::Failed => self.error(
+                "The disk has failed, and no message is accepted. Check the disk, then start the gateway again: \
+                 everything that it has acknowledged is there."
+                    .to_owned(),
+                Some(KERNEL_LOG),
+            ),
+        }
+        let busy = buffer.and_then(|buffer| buffer.store_busy).max(outbox.and_then(|outbox| outbox.store_busy));
+        if let Some(busy) = busy.filter(|busy| *busy >= SLOW_COMMIT) {
+            let time = duration(busy);
+            let text = format!(
+                "The disk of the data directory has not answered for {time}. Messages that need it wait until it does."
+            );
+            self.error(text, Some(KERNEL_LOG));
+        }
+    }
+
+    fn of_buffer(&mut self, buffer: &BufferState) {
+        let used = buffer.max_bytes - buffer.free_bytes;
+        if is_nearly_full(used, buffer.max_bytes) {
+            let (used, limit) = (bytes(used), bytes(buffer.max_bytes));
+            let text = format!(
+                "The buffer is nearly full: {used} of {limit} are in use. Beyond that, messages for workers are \
+                 refused or wait in the broker. Workers fetch too few of them, or --max-buffered is too small."
+            );
+            self.warn(text, None);
+        }
+    }
+
+    fn of_outbox(&mut self, outbox: &OutboxState, has_broker: bool) {
+        let held = Held(outbox);
+        let time = duration(outbox.broker_for);
+        match outbox.broker {
+            BrokerState::Disconnected => {
+                let what = match outbox.messages {
+                    0 => "messages for the user manager will wait here".to_owned(),
+                    _ => format!("{held} {} here and will be sent when it is back", held.verb("waits", "wait")),
+                };
+                self.warn(format!("The broker has been away for {time}; {what}."), Some(DOCTOR));
+            }
+            BrokerState::Blocked => {
+                let text = format!(
+                    "The broker has accepted no messages for {time}, because it is short of memory or disk space; \
+                     {held} {} here.",
+                    held.verb("waits", "wait")
+                );
+                self.warn(text, Some("rabbitmq-diagnostics alarms"));
+            }
+            BrokerState::Connected | BrokerState::None => {}
+        }
+        if let Some(waiting_for) = &outbox.waiting_for {
+            self.warn(format!("{held} {} for {waiting_for}.", held.verb("waits", "wait")), Some(QUEUES));
+        }
+        let is_stuck = outbox.oldest.is_some_and(|oldest| oldest >= LONG_WAIT) && outbox.parked == 0;
+        let oldest = duration(outbox.oldest.unwrap_or_default());
+        if is_stuck && !has_broker {
+            let text = format!(
+                "The oldest message for the user manager has waited for {oldest}. The user manager does not take its \
+                 messages (GET /UserManager/NextMessage), or does not delete them."
+            );
+            self.warn(text, None);
+        } else if is_stuck && outbox.broker == BrokerState::Connected && outbox.waiting_for.is_none() {
+            let text = format!(
+                "The oldest message for the user manager has waited for {oldest} although the broker is connected."
+            );
+            self.warn(text, Some(QUEUES));
+        }
+        let (used, limit) = (bytes(outbox.bytes), bytes(outbox.max_bytes));
+        if outbox.full {
+            let text = format!(
+                "The outbox is full: {used} of {limit} are in use. Frames are refused (503) until some are forwarded."
+            );
+            self.error(text, has_broker.then_some(QUEUES));
+        } else if is_nearly_full(outbox.bytes, outbox.max_bytes) {
+            let text =
+                format!("The outbox is nearly full: {used} of {limit} are in use. Beyond that, frames are refused.");
+            self.warn(text, has_broker.then_some(QUEUES));
+        }
+        if outbox.parked > 0 {
+            let (parked, them) = (count(outbox.parked, "message"), if outbox.parked == 1 { "it" } else { "them" });
+            let is = if outbox.parked == 1 { "is" } else { "are" };
+            let text = format!(
+                "{parked} {is} parked, because the broker refuses {them} permanently. Publish {them} again once the \
+                 reason is mended, or discard {them}."
+            );
+            self.warn(text, None);
+        }
+    }
+
+    fn of_consumer(&mut self, consumer: &ConsumerState, outbox: Option<&OutboxState>) {
+        let is_connected = outbox.is_none_or(|outbox| outbox.broker != BrokerState::Disconnected);
+        if !consumer.connected && is_connected {
+            let text = "The gateway receives no messages for workers from the broker: that connection is away.";
+            self.warn(text.to_owned(), Some(DOCTOR));
+        }
+        if consumer.paused {
+            let text = "The buffer is full, so further messages for workers wait in the broker. Workers fetch too few \
+                        of them, or --max-buffered is too small.";
+            self.warn(text.to_owned(), None);
+        }
+    }
+}
+
+/// The messages of the outbox, as `312 messages (2.1 GiB)`.
+struct Held<'a>(&'a OutboxState);
+
+impl Held<'_> {
+    fn verb(&self, one: &'static str, many: &'static str) -> &'static str {
+        if self.0.messages == 1 { one } else { many }
+    }
+}
+
+impl std::fmt::Display for Held<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", count(self.0.messages, "message"), bytes(self.0.bytes))
+    }
+}
+
+fn is_nearly_full(used: u64, limit: u64) -> bool {
+    u128::from(used) * 100 >= u128::from(limit) * u128::from(NEARLY_FULL)
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn bytes(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
+/// In the two largest units that say something: `4 min`, `2 h 5 min`.
+fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{} s", seconds.max(1)),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, ..) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
