@@ -63,6 +63,8 @@ pub struct Config {
     pub max_connections: usize,
     /// How long an idle connection stays open. A proxy in front must close its own idle connections earlier.
     pub keep_alive: Duration,
+    /// The format of log lines, for the program that writes them.
+    pub log_format: LogFormat,
     /// The limits of requests.
     pub limits: Limits,
     /// The configuration of the actors.
@@ -70,6 +72,16 @@ pub struct Config {
     /// The recent events for the status page: filled by the logger of the process, if that passes its records on.
     /// Empty after [`Config::load`].
     pub events: RecentEvents,
+}
+
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object on each line, for programs.
+    Json,
 }
 
 impl Config {
@@ -122,6 +134,7 @@ impl Config {
             api_tls,
             max_connections: layers.one(&settings::MAX_CONNECTIONS)?,
             keep_alive: layers.one(&settings::KEEP_ALIVE)?,
+            log_format: layers.one(&settings::LOG_FORMAT)?,
             limits: Limits {
                 max_body: layers.one(&settings::MAX_BODY)?,
                 max_inflight: layers.one(&settings::MAX_INFLIGHT)?,

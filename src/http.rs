@@ -16,6 +16,7 @@ mod limits;
 pub(crate) mod prefer;
 pub(crate) mod range;
 pub(crate) mod request;
+mod request_id;
 pub(crate) mod server;
 pub(crate) mod slow_reader;
 pub mod tls;
@@ -26,6 +27,8 @@ pub(crate) use error::{Failure, Form};
 pub use gateway::Gateway;
 pub(crate) use limits::Inflight;
 pub use limits::{GRACE, Limits};
+pub use request_id::current_request_id;
+pub(crate) use request_id::{RequestId, X_REQUEST_ID};
 
 /// Answers a request whose path has no route.
 pub(crate) async fn not_found(request: HttpRequest) -> HttpResponse {

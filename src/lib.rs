@@ -20,7 +20,10 @@ mod worker;
 
 pub use api::configure_api_routes;
 pub use config::Config;
-pub use http::{CrossOriginGuard, GRACE, Gateway, H1_WRITE_BUFFER_SIZE, HostName, Limits, auth, remember_socket, tls};
+pub use http::{
+    CrossOriginGuard, GRACE, Gateway, H1_WRITE_BUFFER_SIZE, HostName, Limits, auth, current_request_id,
+    remember_socket, tls,
+};
 pub use service::{Listeners, ServiceError, UserHttpServer};
 pub use status::RecentEvents;
 pub use worker::configure_http_routes;

@@ -17,7 +17,8 @@ fn main() -> ExitCode {
     allocator::set_bounds();
     // Before the first thread starts, because threads inherit it.
     let scheduled = scheduling::set();
-    let logging = match Logging::start() {
+    let args: Vec<_> = std::env::args_os().collect();
+    let logging = match Logging::start(&args) {
         Ok(logging) => logging,
         Err(error) => {
             // If even this fails, the exit code has to be enough.
@@ -28,7 +29,6 @@ fn main() -> ExitCode {
     if let Err(error) = scheduled {
         log::debug!("the scheduling policy is unchanged: {error}");
     }
-    let args: Vec<_> = std::env::args_os().collect();
     match args.get(1..) {
         Some([subcommand]) if subcommand == "token" => cli::token::run(&logging),
         _ => cli::serve::run(args, &logging),

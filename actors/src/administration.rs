@@ -136,6 +136,8 @@ pub struct DiscardOutboxMessage {
 pub struct Requester {
     /// Such as the label of a token, or an address.
     pub name: String,
+    /// The id of the request; empty if it has none.
+    pub request_id: String,
 }
 
 impl UserHttpActors {

@@ -32,7 +32,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const CAPACITY: u64 = 1 << 30;
 
 fn requester() -> Requester {
-    Requester { name: "a test".into() }
+    Requester { name: "a test".into(), request_id: "1".into() }
 }
 
 fn payload(len: usize) -> Payload {

@@ -209,7 +209,7 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
                 current.into_iter().for_each(|message| message.leased = false);
             }
             Step::Discard(uuid) => {
-                let requester = Requester { name: "a test".into() };
+                let requester = Requester { name: "a test".into(), request_id: "1".into() };
                 let discard = DiscardBufferMsg { buffer_uuid: uuid.to_string().as_str().into(), requester };
                 let outcome = buffer.send(discard).await.expect("alive");
                 match model.messages.get(&uuid).map(|message| message.leased) {

@@ -14,7 +14,7 @@ use crate::api::user_manager::message_id;
 use crate::auth::Bearer;
 use crate::http::error::{Failure, Form};
 use crate::http::request::Query;
-use crate::http::{Gateway, delivery};
+use crate::http::{Gateway, current_request_id, delivery};
 
 /// How many messages a page has without `limit`.
 const DEFAULT_LIMIT: usize = 100;
@@ -161,7 +161,7 @@ fn requester(request: &HttpRequest) -> Requester {
         (None, Some(address)) => address.to_string(),
         (None, None) => "an unknown address".to_owned(),
     };
-    Requester { name }
+    Requester { name, request_id: current_request_id().unwrap_or_default() }
 }
 
 /// The page that a request asks for.

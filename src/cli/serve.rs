@@ -20,21 +20,23 @@ use crate::process::{limits, signals};
 pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitCode {
     // Before the configuration is loaded: that opens the blend roots, which takes a thread.
     if let Err(error) = limits::check_threads() {
-        logging.print(&format!("error: {error}"));
+        logging.error(&error.to_string());
         return ExitCode::FAILURE;
     }
     let config = match Config::load(args, std::env::vars_os()) {
         Ok(config) => Config { events: logging.events(), ..config },
         Err(ConfigError::CommandLine(text)) if !text.use_stderr() => return print(&text.to_string()),
         Err(ConfigError::CommandLine(text)) => {
-            logging.print(&text.to_string());
+            let text = text.to_string();
+            logging.error(text.strip_prefix("error: ").unwrap_or(&text));
             return ExitCode::from(EXIT_USAGE);
         }
         Err(error) => {
-            logging.print(&format!("error: {error}"));
+            logging.error(&error.to_string());
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    logging.set_format(config.log_format);
     limits::raise_file_limit();
     let served = Listeners::bind(&config).map_err(Into::into).and_then(|listeners| serve(config, listeners));
     match served {
@@ -43,7 +45,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitC
             ExitCode::SUCCESS
         }
         Err(error) => {
-            logging.print(&format!("error: {error}"));
+            logging.error(&error.to_string());
             ExitCode::FAILURE
         }
     }

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use user_http_actors::broker::amqp::AmqpUrl;
 use user_http_actors::publisher::FrameAck;
 
+use super::LogFormat;
 use super::setting::{Declaration, Setting};
 use crate::http::HostName;
 
@@ -69,6 +70,15 @@ settings! {
             "Time after which an idle connection is closed, at most 1d. A proxy in front must close its own\n\
              idle connections earlier",
             keep_alive,
+        );
+    }
+    "Log" {
+        LOG_FORMAT: LogFormat = Setting::new(
+            "log-format",
+            "text|json",
+            "text",
+            "Format of the log on standard error: text, or one JSON object on each line",
+            log_format,
         );
     }
     "Authentication" {
@@ -261,6 +271,14 @@ fn frame_ack(text: &str) -> Result<FrameAck, String> {
         "stored" => Ok(FrameAck::Stored),
         "broker" => Ok(FrameAck::Broker),
         _ => Err("expected stored or broker".to_owned()),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".to_owned()),
     }
 }
 

@@ -32,7 +32,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::http::{Failure, Inflight, Limits};
+use crate::http::{Failure, Inflight, Limits, RequestId};
 
 mod answer;
 mod deadline;
@@ -118,16 +118,21 @@ pub async fn serve<S, A, B>(
         };
         is_first = false;
         let form = RequestForm::of(&head);
+        let id = form.id.clone();
         let request = connection.begin(head, peer);
-        let answered = match respond(app, request).await {
-            Ok(response) => connection.answer(response.into(), form).await,
-            Err(error) => connection.answer(Response::<BoxBody>::from(error.into().error_response()), form).await,
+        let handling = async {
+            let answered = match respond(app, request).await {
+                Ok(response) => connection.answer(response.into(), &form).await,
+                Err(error) => connection.answer(Response::<BoxBody>::from(error.into().error_response()), &form).await,
+            };
+            answered.inspect_err(|error| log::debug!("answer broken off: {error}"))
         };
+        let answered = id.scope(handling).await;
         connection.wire.borrow_mut().end();
         match answered {
             Ok(After::Next) => {}
             Ok(After::Close(linger)) => return connection.close(Some(linger)).await,
-            Err(error) => return log::debug!("answer broken off: {error}"),
+            Err(_) => return,
         }
     }
 }
@@ -155,8 +160,9 @@ enum Next {
 }
 
 /// The properties of a request that the form of its answer depends on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct RequestForm {
+    id: RequestId,
     is_head: bool,
     version: Version,
     keep_alive: bool,
@@ -165,7 +171,12 @@ struct RequestForm {
 impl RequestForm {
     fn of(head: &Head) -> Self {
         let request = &head.request;
-        Self { is_head: request.method() == Method::HEAD, version: request.version(), keep_alive: head.keep_alive }
+        Self {
+            id: RequestId::of(request.headers()),
+            is_head: request.method() == Method::HEAD,
+            version: request.version(),
+            keep_alive: head.keep_alive,
+        }
     }
 }
 
@@ -244,7 +255,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
     }
 
     /// Sends a whole answer.
-    async fn answer<B: MessageBody>(&mut self, response: Response<B>, form: RequestForm) -> io::Result<After> {
+    async fn answer<B: MessageBody>(&mut self, response: Response<B>, form: &RequestForm) -> io::Result<After> {
         let (response, body) = response.into_parts();
         let (head, size) = (response.head(), body.size());
         let is_received = poll_fn(|cx| Poll::Ready(self.wire.borrow_mut().discard_body(cx, MAX_DISCARDED))).await;
@@ -255,7 +266,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
             && head.connection_type() == ConnectionType::KeepAlive;
         let mut out = Vec::with_capacity(HEAD_CAPACITY);
         out.extend_from_slice(self.wire.borrow_mut().end_of_interim());
-        answer::write_head(&mut out, head, form.version, size, keep_alive);
+        answer::write_head(&mut out, head, &form.id, form.version, size, keep_alive);
         if writing != Writing::Nothing {
             self.send_body(&mut out, pin!(body), writing).await?;
         }
@@ -328,8 +339,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
 
     /// Sends a failure as the last answer, and closes the connection.
     async fn refuse(mut self, failure: Failure) {
-        let form = RequestForm { is_head: false, version: Version::HTTP_11, keep_alive: false };
-        if self.answer(Response::<BoxBody>::from(failure.json()), form).await.is_ok() {
+        let form =
+            RequestForm { id: RequestId::generate(), is_head: false, version: Version::HTTP_11, keep_alive: false };
+        if self.answer(Response::<BoxBody>::from(failure.json()), &form).await.is_ok() {
             self.close(Some(LINGER_UNREAD)).await;
         }
     }

@@ -1,20 +1,24 @@
 //! The log: a line is formatted by the thread that logs it, rate-limited, and written to standard error by a separate
 //! thread. So logging never blocks on a slow reader of standard error.
 
+mod json;
 mod limiter;
 mod queue;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use env_filter::Filter;
 use env_logger::Target;
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use user_http_actors::broker::amqp::{CLIENT_LOG_TARGET, PASSWORD_LOG_TARGET};
 use user_http_server::RecentEvents;
+use user_http_server::config::LogFormat;
 
 use queue::Queue;
 
@@ -31,22 +35,27 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub struct Logging {
     queue: Arc<Queue>,
     events: RecentEvents,
+    /// What is written whatever the log filter and the rate say.
+    urgent: Arc<Lines>,
+    is_json: Arc<AtomicBool>,
 }
 
 impl Logging {
-    /// Starts the writing thread, and installs the logger and a panic hook that logs.
+    /// Starts the writing thread, and installs the logger and a panic hook that logs. The configuration is not known
+    /// yet; until [`set_format`](Self::set_format), the format is what the arguments or the environment ask for.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(args: &[OsString]) -> io::Result<Self> {
         let (filter, mistake) = filter(std::env::var("RUST_LOG").ok());
         let queue = Arc::new(Queue::default());
-        let reports = formatter(Box::new(Pipe { queue: Arc::clone(&queue), urgent: true }));
-        let writing = Arc::clone(&queue);
+        let is_json = Arc::new(AtomicBool::new(asks_for_json(args, std::env::var_os("USER_HTTP_SERVER_LOG_FORMAT"))));
+        let urgent = Arc::new(Lines::new(&queue, true, &is_json));
+        let (writing, reports) = (Arc::clone(&queue), Arc::clone(&urgent));
         thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || writing.run(queue::standard_error, |record| reports.log(record)))?;
-        let lines = formatter(Box::new(Pipe { queue: Arc::clone(&queue), urgent: false }));
+        let lines = Lines::new(&queue, false, &is_json);
         let max_level = filter.filter();
         let events = RecentEvents::default();
         // Fails only if there is a logger already.
@@ -59,7 +68,7 @@ impl Logging {
         if let Some(mistake) = mistake {
             log::warn!("{mistake}");
         }
-        Ok(Self { queue, events })
+        Ok(Self { queue, events, urgent, is_json })
     }
 
     /// The records that were logged last.
@@ -67,7 +76,22 @@ impl Logging {
         self.events.clone()
     }
 
-    /// Writes a line to standard error after the lines before it, regardless of the log filter.
+    /// Sets the format of all further lines.
+    pub fn set_format(&self, format: LogFormat) {
+        self.is_json.store(format == LogFormat::Json, Ordering::Relaxed);
+    }
+
+    /// Writes why the program ends to standard error after the lines before it, regardless of the log filter.
+    pub fn error(&self, text: &str) {
+        if self.is_json.load(Ordering::Relaxed) {
+            let args = format_args!("{text}");
+            self.urgent.log(&Record::builder().level(Level::Error).target(env!("CARGO_CRATE_NAME")).args(args).build());
+        } else {
+            self.print(&format!("error: {text}"));
+        }
+    }
+
+    /// Writes a line to standard error after the lines before it, regardless of the log filter and the format.
     pub fn print(&self, line: &str) {
         self.queue.push(format!("{}\n", line.trim_end()).as_bytes(), true);
     }
@@ -101,9 +125,42 @@ fn filter(rust_log: Option<String>) -> (Filter, Option<String>) {
     }
 }
 
-/// Formats records as lines. It filters nothing.
-fn formatter(pipe: Box<dyn Write + Send>) -> env_logger::Logger {
-    env_logger::Builder::new().filter_level(LevelFilter::Trace).target(Target::Pipe(pipe)).build()
+/// Whether a flag or the environment asks for lines of JSON.
+fn asks_for_json(args: &[OsString], variable: Option<OsString>) -> bool {
+    let mut args = args.iter();
+    match args.find(|arg| arg.to_str().is_some_and(|arg| arg.starts_with("--log-format"))) {
+        Some(flag) if flag == "--log-format" => args.next().is_some_and(|format| format == "json"),
+        Some(flag) => flag == "--log-format=json",
+        None => variable.is_some_and(|format| format == "json"),
+    }
+}
+
+/// Formats records as lines, and queues them. It filters nothing.
+struct Lines {
+    text: env_logger::Logger,
+    json: env_logger::Logger,
+    is_json: Arc<AtomicBool>,
+}
+
+impl Lines {
+    fn new(queue: &Arc<Queue>, urgent: bool, is_json: &Arc<AtomicBool>) -> Self {
+        let builder = || {
+            let pipe = Box::new(Pipe { queue: Arc::clone(queue), urgent });
+            let mut builder = env_logger::Builder::new();
+            builder.filter_level(LevelFilter::Trace).target(Target::Pipe(pipe));
+            builder
+        };
+        let mut json = builder();
+        json.format(|line, record| {
+            let time = line.timestamp_millis();
+            json::write(line, time, record)
+        });
+        Self { text: builder().build(), json: json.build(), is_json: Arc::clone(is_json) }
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.is_json.load(Ordering::Relaxed) { self.json.log(record) } else { self.text.log(record) }
+    }
 }
 
 /// Logs a panic. The hook of the standard library would write to standard error itself, and could block.
@@ -124,7 +181,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 struct Logger {
     filter: Filter,
     queue: Arc<Queue>,
-    lines: env_logger::Logger,
+    lines: Lines,
     events: RecentEvents,
 }
 
@@ -169,6 +226,20 @@ mod tests {
         let (filter, mistake) = filter(Some("user_http_server=loud".to_owned()));
         assert!(mistake.is_some_and(|mistake| mistake.contains("user_http_server=loud")));
         assert_eq!(filter.filter(), LevelFilter::Info);
+    }
+
+    #[test]
+    fn the_format_is_known_before_the_configuration_if_a_flag_or_the_environment_sets_it() {
+        let asks = |args: &[&str], variable: Option<&str>| {
+            let args: Vec<OsString> = args.iter().map(Into::into).collect();
+            asks_for_json(&args, variable.map(Into::into))
+        };
+        assert!(asks(&["x", "--memory", "--log-format", "json"], None));
+        assert!(asks(&["x", "--log-format=json"], Some("text")));
+        assert!(asks(&["x"], Some("json")));
+        assert!(!asks(&["x", "--log-format", "text"], Some("json")));
+        assert!(!asks(&["x", "--log-format"], None));
+        assert!(!asks(&["x", "json"], Some("text")));
     }
 
     #[test]

@@ -73,8 +73,8 @@ impl BufferActor {
             Ok(()) => {
                 self.forget(&uuid);
                 self.discarded_total += 1;
-                let by = &requester.name;
-                log::info!("message {uuid:?} is discarded by {by}");
+                let Requester { name: by, request_id } = &requester;
+                log::info!(request_id, by; "message {uuid:?} is discarded by {by}");
                 Ok(())
             }
             Err(error) => {

@@ -72,8 +72,8 @@ impl UserManagerPublisher {
         if let (Cause::DiscardedBy(requester), Some(message)) = (cause, self.outbox.get(seq)) {
             let (id, kind, user, len) =
                 (message.meta.message_id, message.meta.kind, &message.meta.user_id, message.payload.len());
-            let by = &requester.name;
-            log::info!("message {id} ({kind:?} of {user:?}, {len} bytes) is discarded by {by}");
+            let Requester { name: by, request_id } = requester;
+            log::info!(request_id, by; "message {id} ({kind:?} of {user:?}, {len} bytes) is discarded by {by}");
         }
     }
 }

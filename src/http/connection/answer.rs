@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_http::body::BodySize;
 use actix_http::{ResponseHead, StatusCode, Version, header};
 
+use crate::http::{RequestId, X_REQUEST_ID};
+
 /// How the body of an answer is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writing {
@@ -35,8 +37,15 @@ impl Writing {
     }
 }
 
-/// Writes the head of an answer with a body of `size`, byte for byte as actix-http does.
-pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead, version: Version, size: BodySize, keep_alive: bool) {
+/// Writes the head of an answer with a body of `size`, byte for byte as actix-http does, and the id of the request.
+pub fn write_head(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    id: &RequestId,
+    version: Version,
+    size: BodySize,
+    keep_alive: bool,
+) {
     let is_new = version == Version::HTTP_11;
     out.extend_from_slice(if is_new { b"HTTP/1.1 " } else { b"HTTP/1.0 " });
     out.extend_from_slice(head.status.as_str().as_bytes());
@@ -81,6 +90,10 @@ pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead, version: Version, size
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
+    out.extend_from_slice(X_REQUEST_ID.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(id.as_bytes());
+    out.extend_from_slice(b"\r\n");
     if !head.headers.contains_key(header::DATE) {
         out.extend_from_slice(b"date: ");
         write_date(out);
@@ -147,8 +160,10 @@ mod tests {
 
     fn ours(version: Version, keep_alive: bool, response: &Response<()>, size: BodySize) -> String {
         let mut out = Vec::new();
-        write_head(&mut out, response.head(), version, size, keep_alive);
-        String::from_utf8(out).expect("ASCII")
+        let id = RequestId::generate();
+        write_head(&mut out, response.head(), &id, version, size, keep_alive);
+        let own = format!("x-request-id: {}\r\n", String::from_utf8_lossy(id.as_bytes()));
+        String::from_utf8(out).expect("ASCII").replacen(&own, "", 1)
     }
 
     /// The lines without the date, which may differ by a second.

@@ -229,7 +229,9 @@ fn any_request(random: &mut StdRng) -> String {
             format!("Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")
         }
     };
-    format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{offer}{body}")
+    // a generated id would differ from answer to answer
+    let id = random.random_range(0..u32::MAX);
+    format!("{method} {path} HTTP/1.1\r\nHost: x\r\nX-Request-Id: {id}\r\n{offer}{body}")
 }
 
 #[actix_web::test]

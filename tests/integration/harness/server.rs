@@ -373,7 +373,9 @@ impl Server {
                 assert!(server.is_running(), "the server ended at once; its log:\n{}", server.log());
                 let log = server.log();
                 let rest = log.split_once(&prefix).map(|(_, rest)| rest.to_owned()).ok_or(log)?;
-                let url = rest.split_whitespace().next().unwrap_or_default().to_owned();
+                // in a line of JSON, a quote follows
+                let url = rest.split(|char: char| char.is_whitespace() || char == '"').next();
+                let url = url.unwrap_or_default().to_owned();
                 let (scheme, rest) = url.split_once("://").ok_or(rest)?;
                 let (address, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
                 let base = Base { scheme: scheme.to_owned(), path: path.to_owned() };
