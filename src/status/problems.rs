@@ -18,8 +18,8 @@ const LONG_WAIT: Duration = Duration::from_secs(5 * 60);
 /// A buffer or outbox is reported from this share of its limit on, in percent.
 const NEARLY_FULL: u64 = 90;
 
-/// Tests the live environment and says what to do.
-const DOCTOR: &str = "user-http-server doctor";
+/// On the broker's machine: whether it runs, and listens where clients can reach it.
+const BROKER: &str = "rabbitmq-diagnostics check_port_connectivity";
 
 /// The kernel's messages about the disk.
 const KERNEL_LOG: &str = "dmesg | tail -n 20";
@@ -54,7 +54,7 @@ pub(super) fn find(answers: &Answers, has_broker: bool) -> Vec<Problem> {
     }
     for part in &answers.late {
         let text = format!("The {part} does not answer. Its numbers on this page are the last known ones.");
-        problems.error(text, Some(DOCTOR));
+        problems.error(text, Some(KERNEL_LOG));
     }
     let last = &answers.last;
     let (buffer, outbox) = (last.buffer.as_ref(), last.outbox.as_ref());
@@ -133,7 +133,7 @@ impl Problems {
                     0 => "messages for the user manager will wait here".to_owned(),
                     _ => format!("{held} {} here and will be sent when it is back", held.verb("waits", "wait")),
                 };
-                self.warn(format!("The broker has been away for {time}; {what}."), Some(DOCTOR));
+                self.warn(format!("The broker has been away for {time}; {what}."), Some(BROKER));
             }
             BrokerState::Blocked => {
                 let text = format!(
@@ -188,7 +188,7 @@ impl Problems {
         let is_connected = outbox.is_none_or(|outbox| outbox.broker != BrokerState::Disconnected);
         if !consumer.connected && is_connected {
             let text = "The gateway receives no messages for workers from the broker: that connection is away.";
-            self.warn(text.to_owned(), Some(DOCTOR));
+            self.warn(text.to_owned(), Some(BROKER));
         }
         if consumer.paused {
             let text = "The buffer is full, so further messages for workers wait in the broker. Workers fetch too few \
