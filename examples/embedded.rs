@@ -5,6 +5,7 @@
 //! cargo run --example embedded
 //! curl -i http://127.0.0.1:8080/farm/workers -d '{"USER_ID": "me", "MAIN_DATA": {"TYPE": "TEST", "DATA": 1}}'
 //! curl -i http://127.0.0.1:8080/dashboard
+//! curl -i http://127.0.0.1:8080/farm/services/metrics
 //! ```
 
 use std::collections::VecDeque;
@@ -21,7 +22,7 @@ use user_http_actors::publisher::FrameAck;
 use user_http_actors::{ActorsConfig, ActorsState, UserHttpActors};
 use user_http_server::auth::{Authentication, Tokens};
 use user_http_server::{
-    CrossOriginGuard, Gateway, H1_WRITE_BUFFER_SIZE, Limits, configure_api_routes, configure_http_routes,
+    CrossOriginGuard, Gateway, H1_WRITE_BUFFER_SIZE, Limits, Metrics, configure_api_routes, configure_http_routes,
     remember_socket,
 };
 
@@ -132,7 +133,8 @@ fn read_tokens(file: Option<PathBuf>) -> Result<Option<Arc<Tokens>>, String> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,actix_server=warn")).init();
     let args = Args::parse();
-    let actors = UserHttpActors::start(ActorsConfig {
+    let metrics = Metrics::new();
+    let config = ActorsConfig {
         data_dir: args.data_dir,
         blend_roots: vec![args.blend_root],
         private_files: Vec::new(),
@@ -142,9 +144,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         max_outbox: 4 << 30,
         amqp: None,
         frame_ack: FrameAck::Stored,
-    })?;
+    };
+    let actors = metrics.record(|| UserHttpActors::start(config))?;
+    actix_web::rt::spawn(metrics.clone().upkeep());
     let watcher = Watcher { actors: actors.clone(), started: Instant::now(), samples: VecDeque::new() }.start();
-    let gateway = Gateway::new(actors.clone(), Limits::default());
+    let gateway = Gateway::new(actors.clone(), Limits::default()).with_metrics(metrics);
     let worker_authentication = Authentication::for_workers(read_tokens(args.worker_token_file)?);
     let api_tokens = read_tokens(args.api_token_file)?;
     let mut guard = CrossOriginGuard::new();

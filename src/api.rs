@@ -4,11 +4,13 @@ use actix_web::http::Method;
 use actix_web::{guard, web};
 use serde::Serialize;
 
+use crate::http::metrics::RoutePattern;
 use crate::http::{Form, Gateway, method_not_allowed};
 
 mod admin;
 mod buffer;
 mod health;
+mod metrics;
 mod parked;
 mod status;
 mod user_manager;
@@ -55,8 +57,9 @@ impl Success {
 /// ```
 pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
     move |routes| {
+        let metrics = gateway.metrics.clone();
         let gateway = web::Data::new(gateway);
-        let resource = |path: &str, method: Method, route: actix_web::Route| {
+        let resource = |path: &'static str, method: Method, route: actix_web::Route| {
             let (allowed, route) = if method == Method::POST {
                 ("POST", route.method(method))
             } else if method == Method::DELETE {
@@ -68,6 +71,7 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
             let form = Form::of_route(path);
             web::resource(path)
                 .app_data(gateway.clone())
+                .app_data(RoutePattern(path))
                 .route(route)
                 .default_service(web::to(move |request| method_not_allowed(request, allowed, form)))
         };
@@ -95,5 +99,9 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
             .service(resource("/readyz", Method::GET, web::route().to(health::readyz)))
             .service(resource("/status", Method::GET, web::route().to(status::status)))
             .service(resource("/events", Method::GET, web::route().to(status::events)));
+        if let Some(metrics) = metrics {
+            let route = web::route().to(metrics::metrics);
+            routes.service(resource("/metrics", Method::GET, route).app_data(web::Data::new(metrics)));
+        }
     }
 }

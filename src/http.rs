@@ -13,6 +13,7 @@ pub(crate) mod error;
 mod gate;
 mod gateway;
 mod limits;
+pub(crate) mod metrics;
 pub(crate) mod prefer;
 pub(crate) mod range;
 pub(crate) mod request;

@@ -14,6 +14,7 @@
 mod api;
 pub mod config;
 mod http;
+mod metrics;
 pub mod service;
 mod status;
 mod worker;
@@ -24,6 +25,7 @@ pub use http::{
     CrossOriginGuard, GRACE, Gateway, H1_WRITE_BUFFER_SIZE, HostName, Limits, auth, current_request_id,
     remember_socket, tls,
 };
+pub use metrics::Metrics;
 pub use service::{Listeners, ServiceError, UserHttpServer};
 pub use status::RecentEvents;
 pub use worker::configure_http_routes;

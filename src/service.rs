@@ -15,9 +15,11 @@ use futures::future::Either;
 use user_http_actors::store::StoreError;
 use user_http_actors::{DiskHangs, StartError, UserHttpActors};
 
+use crate::Metrics;
 use crate::api::configure_api_routes;
 use crate::auth::Authentication;
 use crate::config::Config;
+use crate::http::metrics::ServerMetrics;
 use crate::http::{self, CrossOriginGuard, Gateway, server};
 use crate::status::Status;
 use crate::tls::{self, Tls};
@@ -132,9 +134,10 @@ impl UserHttpServer {
     ) -> Result<(), ServiceError> {
         let budget = DescriptorBudget::within_limit(config.max_connections, config.actors.max_open_blend_files)?;
         config.actors.max_open_blend_files = budget.blend_files;
-        let actors = UserHttpActors::start(config.actors.clone())?;
+        let metrics = Metrics::new();
+        let actors = metrics.record(|| UserHttpActors::start(config.actors.clone()))?;
         let status = Status::new(actors.clone(), config.events.clone(), Some(budget.services));
-        let gateway = Gateway::with_status(actors.clone(), config.limits, status);
+        let gateway = Gateway::with_status(actors.clone(), config.limits, status).with_metrics(metrics.clone());
         log_addresses(&config, &listeners)?;
         let settings = gateway.connection_settings(config.keep_alive);
         let is_stopping = Arc::new(AtomicBool::new(false));
@@ -142,7 +145,9 @@ impl UserHttpServer {
         let http = {
             let (gateway, is_stopping) = (gateway.clone(), Arc::clone(&is_stopping));
             let authentication = Authentication::for_workers(config.worker_tokens.clone());
-            server::serve(listeners.http, config.http_tls.clone(), budget.workers, settings.clone(), move || {
+            let counts = ServerMetrics::new(&metrics, "worker");
+            let settings = settings.clone();
+            server::serve(listeners.http, config.http_tls.clone(), budget.workers, settings, counts, move || {
                 let is_stopping = Arc::clone(&is_stopping);
                 App::new()
                     .configure(configure_http_routes(gateway.clone()))
@@ -159,7 +164,8 @@ impl UserHttpServer {
                 guard = guard.loopback_hosts_and(config.api_hosts.clone());
             }
             let authentication = Authentication::for_services(config.api_tokens.clone());
-            server::serve(listeners.api, config.api_tls.clone(), budget.services, settings, move || {
+            let counts = ServerMetrics::new(&metrics, "api");
+            server::serve(listeners.api, config.api_tls.clone(), budget.services, settings, counts, move || {
                 let is_stopping = Arc::clone(&is_stopping);
                 App::new()
                     .configure(configure_api_routes(gateway.clone()))
@@ -171,6 +177,7 @@ impl UserHttpServer {
         };
 
         let watch = actix_web::rt::spawn(tls::watch(config.tls().cloned().collect()));
+        let upkeep = actix_web::rt::spawn(metrics.upkeep());
         let (http_handle, api_handle) = (http.handle(), api.handle());
         let servers = async { futures::try_join!(http, api).map(|_| ()) };
         let stop = async {
@@ -191,6 +198,7 @@ impl UserHttpServer {
         };
         let (served, failure) = futures::join!(servers, stop);
         watch.abort();
+        upkeep.abort();
         let drained = actors.drain().await;
         served?;
         failure.map_or(Ok(()), |failure| Err(ServiceError::from(failure)))?;

@@ -2,6 +2,7 @@
 
 use actix_web::web;
 
+use crate::http::metrics::RoutePattern;
 use crate::http::{Form, Gateway, method_not_allowed};
 
 mod blends;
@@ -52,6 +53,7 @@ pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceC
         for root in ["", "/"] {
             let root = web::resource(root)
                 .app_data(gateway.clone())
+                .app_data(RoutePattern("/"))
                 .route(web::get().to(fetch::get_data_from_server))
                 .route(web::head().to(fetch::head_data_from_server))
                 .route(web::post().to(post::send_data_to_server))
@@ -61,6 +63,7 @@ pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceC
         // a path of several segments is no digest either
         let blends = web::resource("/blends/{digest:.*}")
             .app_data(gateway)
+            .app_data(RoutePattern("/blends/{digest:.*}"))
             .route(web::get().to(blends::get_blend_file))
             .route(web::head().to(blends::get_blend_file))
             .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD", Form::Contract)));

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,12 @@ pub struct AgeClock {
     started_at_ms: u64,
 }
 
+impl Default for AgeClock {
+    fn default() -> Self {
+        Self::start()
+    }
+}
+
 impl AgeClock {
     pub fn start() -> Self {
         let boot = fs::read("/proc/sys/kernel/random/boot_id").ok().map(|id| crc32c::crc32c(&id));
@@ -54,6 +61,11 @@ impl AgeClock {
             _ => self.started.saturating_sub_unsigned(self.started_at_ms.saturating_sub(stored_at_ms)),
         }
     }
+}
+
+/// How long ago this was.
+pub fn of(since: Since) -> Duration {
+    Duration::from_millis(u64::try_from(since_boot() - since).unwrap_or_default())
 }
 
 fn since_boot() -> Since {
@@ -86,12 +98,6 @@ impl ByAge {
     /// Takes the oldest message if it was stored at `due` or before. It may have been removed already.
     pub fn pop_due(&mut self, due: Since) -> Option<Seq> {
         self.0.pop_front_if(|&mut (since, _)| since <= due).map(|(_, seq)| seq)
-    }
-
-    /// When the oldest message was stored; `is_held` tells which messages there are.
-    pub fn oldest(&mut self, is_held: impl Fn(Seq) -> bool) -> Option<Since> {
-        while self.0.pop_front_if(|&mut (_, seq)| !is_held(seq)).is_some() {}
-        self.0.front().map(|&(since, _)| since)
     }
 
     /// Whether the oldest message was stored at `due` or before.
@@ -136,14 +142,6 @@ mod tests {
         assert_eq!((by_age.pop_due(-500), by_age.pop_due(-500), by_age.pop_due(-500)), (Some(3), Some(2), None));
         assert!(by_age.is_due(0) && !by_age.is_due(-1));
         assert_eq!((by_age.pop_due(6), by_age.pop_due(6), by_age.pop_due(7)), (Some(1), None, Some(4)));
-    }
-
-    #[test]
-    fn the_oldest_message_is_found_behind_those_that_were_removed() {
-        let mut by_age = ByAge::recovered(vec![(3, 1), (1, 2), (2, 3)]);
-        assert_eq!(by_age.oldest(|_| true), Some(1));
-        assert_eq!(by_age.oldest(|seq| seq == 1), Some(3));
-        assert_eq!((by_age.oldest(|_| false), by_age.oldest(|_| true)), (None, None), "they were swept out");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `BufferActor`: owns the buffered messages. They are added, leased for delivery, and removed once delivered.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use futures::future::Either;
 
-use crate::age::{AgeClock, ByAge, Since};
+use crate::age::{self, AgeClock, ByAge, Since};
 use crate::broker::Fingerprint;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;
@@ -14,6 +15,7 @@ use crate::digest::MessageDigest;
 use crate::error::Error;
 use crate::lease::{BufferMsgView, Progress};
 use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState, ProbeStore};
+use crate::metrics::OldestAge;
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
@@ -21,6 +23,7 @@ use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_fa
 mod administration;
 mod expiry;
 mod lease;
+mod metrics;
 mod record;
 mod redelivery;
 mod references;
@@ -30,6 +33,7 @@ mod waiters;
 
 use administration::Discard;
 use lease::Lease;
+use metrics::{BufferMetrics, Departure, Held};
 use record::{Meta, Tombstone, Trace};
 use redelivery::RedeliveryFilter;
 use references::{PendingReference, References};
@@ -71,6 +75,7 @@ pub struct BufferActor {
     delivered_total: u64,
     expired_total: u64,
     discarded_total: u64,
+    metrics: BufferMetrics,
 }
 
 /// A buffered message. There may be millions, so fields that few of them need are in [`ColdFields`].
@@ -188,6 +193,7 @@ impl BufferActor {
             delivered_total: 0,
             expired_total: 0,
             discarded_total: 0,
+            metrics: BufferMetrics::register(),
         };
         let mut references = Vec::new();
         for record in recovered {
@@ -195,6 +201,10 @@ impl BufferActor {
                 Either::Left(meta) => {
                     let since = actor.clock.since(meta.stored_at_ms, meta.boot);
                     let (uuid, message) = meta.into_message(record, since);
+                    // a kill may leave the message that a later one has replaced
+                    if let Some(replaced) = actor.forget(&uuid) {
+                        actor.remove_record(replaced);
+                    }
                     actor.insert(uuid, message);
                 }
                 Either::Right(Trace::Tombstone(tombstone)) => {
@@ -212,18 +222,24 @@ impl BufferActor {
         actor.references = references;
         replaced.into_iter().for_each(|record| actor.store.remove(record));
         actor.by_age = ByAge::recovered(actor.messages.values().map(|message| (message.since, message.seq)).collect());
+        actor.metrics.recovered(actor.held());
         Ok(actor)
     }
 
-    /// Inserts a message; it replaces an older one of that UUID.
-    fn insert(&mut self, uuid: BufferUuid, message: BufferedMsg) {
+    /// Inserts a message in place of an older one of that UUID.
+    fn replace(&mut self, uuid: BufferUuid, message: BufferedMsg) {
         if let Some(replaced) = self.messages.get(&uuid)
             && self.leases.contains_key(&replaced.seq)
         {
             self.lingering_bytes += replaced.cost();
             self.lingering.insert(replaced.seq, replaced.cost());
         }
-        self.remove(&uuid);
+        self.remove(&uuid, Departure::Replaced);
+        self.insert(uuid, message);
+    }
+
+    /// Inserts a message. There is none of that UUID.
+    fn insert(&mut self, uuid: BufferUuid, message: BufferedMsg) {
         self.bytes += message.cost();
         message.fingerprint().into_iter().for_each(|fingerprint| self.redeliveries.add_buffered(fingerprint));
         self.uuids.insert(message.seq, uuid.clone());
@@ -231,8 +247,15 @@ impl BufferActor {
     }
 
     /// Removes a message, and its lease if it has one; its fingerprint is remembered.
-    fn remove(&mut self, uuid: &BufferUuid) {
-        let Some((seq, fingerprint)) = self.forget(uuid) else { return };
+    fn remove(&mut self, uuid: &BufferUuid, departure: Departure) {
+        if let Some(forgotten) = self.forget(uuid) {
+            self.remove_record(forgotten);
+            self.left(departure);
+        }
+    }
+
+    /// Removes the record of a message that was forgotten.
+    fn remove_record(&mut self, (seq, fingerprint): (Seq, Option<Fingerprint>)) {
         // one that is being discarded is buried already
         if !self.discards.contains_key(&seq) {
             fingerprint.into_iter().for_each(|fingerprint| self.bury(fingerprint));
@@ -250,6 +273,38 @@ impl BufferActor {
         fingerprint.iter().for_each(|fingerprint| self.redeliveries.remove_buffered(fingerprint));
         self.leases.remove(&message.seq);
         Some((message.seq, fingerprint))
+    }
+
+    /// Counts a message that was forgotten.
+    fn left(&mut self, departure: Departure) {
+        match departure {
+            Departure::Delivered => self.delivered_total += 1,
+            Departure::Replaced => {}
+            Departure::Expired => self.expired_total += 1,
+            Departure::Discarded => self.discarded_total += 1,
+        }
+        self.metrics.left(departure);
+        self.metrics.holds(self.held());
+    }
+
+    /// The age of the oldest message, for whoever reads the metrics.
+    pub(crate) fn oldest_age(&self) -> Arc<OldestAge> {
+        Arc::clone(self.metrics.oldest())
+    }
+
+    fn held(&self) -> Held {
+        Held {
+            messages: self.messages.len(),
+            bytes: self.bytes,
+            in_delivery: self.leases.len() - self.discards_held(),
+            oldest: self.oldest(),
+        }
+    }
+
+    /// Since when there is the message that was stored first.
+    fn oldest(&self) -> Option<Since> {
+        let (_, uuid) = self.uuids.first_key_value()?;
+        self.messages.get(uuid).map(|message| message.since)
     }
 
     /// Writes a tombstone for a message with this fingerprint.
@@ -347,8 +402,10 @@ impl BufferActor {
         } else {
             let since = self.clock.now();
             let message = BufferedMsg { seq, payload, meta_len, stored_at_ms, since, digest, cold };
-            self.insert(uuid.clone(), message);
+            self.replace(uuid.clone(), message);
             self.accepted_total += 1;
+            self.metrics.accepted(delivery);
+            self.metrics.holds(self.held());
             self.by_age.push(since, seq, self.uuids.len(), |seq| self.uuids.contains_key(&seq));
             self.serve_waiters(&uuid, ctx);
         }
@@ -443,7 +500,6 @@ impl Handler<GetBufferState> for BufferActor {
     type Result = BufferState;
 
     fn handle(&mut self, _: GetBufferState, _: &mut Self::Context) -> Self::Result {
-        let oldest = self.by_age.oldest(|seq| self.uuids.contains_key(&seq));
         BufferState {
             messages: self.messages.len(),
             bytes: self.bytes,
@@ -451,7 +507,7 @@ impl Handler<GetBufferState> for BufferActor {
             free_bytes: self.max_bytes.saturating_sub(self.bytes + self.reserved + self.lingering_bytes),
             in_delivery: self.leases.len() - self.discards_held(),
             waiting: self.waiters.len(),
-            oldest: oldest.map(|since| Duration::from_millis(self.clock.now().abs_diff(since))),
+            oldest: self.oldest().map(age::of),
             accepted_total: self.accepted_total,
             delivered_total: self.delivered_total,
             expired_total: self.expired_total,

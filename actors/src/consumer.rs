@@ -17,6 +17,7 @@ use crate::facade::decode_communication_interface_message;
 use crate::messages::{
     AddBufferMsg, BrokerDelivery, BufferState, ConsumerState, Drain, GetBufferState, GetConsumerState,
 };
+use crate::metrics::Refusals;
 use crate::reply::{Deferred, Reply, deferred};
 
 /// The initial prefetch: how many deliveries may be unsettled at once. It grows while the buffer has space.
@@ -131,6 +132,7 @@ pub struct CommunicationInterfaceConsumer {
     draining: Option<Vec<Reply<()>>>,
     stored_total: u64,
     rejected_total: u64,
+    refused: Refusals,
 }
 
 impl CommunicationInterfaceConsumer {
@@ -166,6 +168,7 @@ impl CommunicationInterfaceConsumer {
             draining: None,
             stored_total: 0,
             rejected_total: 0,
+            refused: Refusals::of_buffer(),
         }
     }
 
@@ -267,6 +270,7 @@ impl CommunicationInterfaceConsumer {
             }
             Err(error) if error.kind() == ErrorKind::Request || error.never_fits() => {
                 self.rejected_total += 1;
+                self.refused.count(&error);
                 self.unsettled_bytes -= size;
                 let id = delivery.message_id.as_deref().unwrap_or("none");
                 log::warn!(

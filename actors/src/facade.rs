@@ -67,7 +67,17 @@ impl UserHttpActors {
         body: impl Into<Body>,
         key: Option<RequestKey<'_>>,
     ) -> Result<Accepted, Error> {
-        let body = body.into();
+        let taken = self.take_user_message(bound_user_id, format, body.into(), key).await;
+        taken.inspect_err(|error| self.refused_for_user_manager.count(error))
+    }
+
+    async fn take_user_message(
+        &self,
+        bound_user_id: Option<&str>,
+        format: Format,
+        body: Body,
+        key: Option<RequestKey<'_>>,
+    ) -> Result<Accepted, Error> {
         let permit = self.large_bodies.permit(&body).await;
         let decoded = self.decoder.decode(format, body, codec::posted_message).await?;
         let PostedMessage { user_id, message } = decoded;
@@ -107,7 +117,12 @@ impl UserHttpActors {
         format: Format,
         body: impl Into<Body>,
     ) -> Result<(), Error> {
-        let (directory, body) = (self.buffer_bodies(), body.into());
+        let taken = self.take_communication_interface_message(format, body.into()).await;
+        taken.inspect_err(|error| self.refused_for_workers.count(error))
+    }
+
+    async fn take_communication_interface_message(&self, format: Format, body: Body) -> Result<(), Error> {
+        let directory = self.buffer_bodies();
         let permit = self.large_bodies.permit(&body).await;
         let message = decode_communication_interface_message(&self.decoder, directory, format, body).await?;
         // in memory, it counts towards no other limit until it is stored

@@ -14,8 +14,9 @@
 //! | how messages are stored | [`store`], [`payload`] |
 //! | RabbitMQ | [`broker`] |
 //! | certificates | [`tls`] |
+//! | what the actors report | [`metrics`] |
 //!
-//! The crate installs no logger, no signal handler, no panic hook and no default of rustls. It reads no environment
+//! The crate installs no logger, no metrics recorder, no signal handler, no panic hook and no default of rustls. It reads no environment
 //! variables, with one exception: for a broker over TLS without a CA file, `SSL_CERT_FILE` and `SSL_CERT_DIR` say where
 //! the system's CAs are.
 //!
@@ -73,9 +74,11 @@ pub mod idempotency;
 mod large_body;
 pub mod lease;
 pub mod messages;
+pub mod metrics;
 pub mod payload;
 pub mod publisher;
 mod reply;
+mod running;
 pub mod store;
 pub mod system;
 pub mod tls;

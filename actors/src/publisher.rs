@@ -1,10 +1,12 @@
 //! `UserManagerPublisher`: owns the outbox, the store below it and the link to the broker, if there is one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use crate::age;
 use crate::broker::{PublisherEvent, PublisherLink};
 use crate::error::Error;
 use crate::lease::{NextMessage, OutboxLeaseEvent};
@@ -12,9 +14,10 @@ use crate::messages::{
     BrokerState, Drain, FromStore, GetOutboxState, OutboxState, ParkedMessages, ProbeStore, StopLeasing,
     TakeNextMessage,
 };
+use crate::metrics::OldestAge;
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, now_ms};
+use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure};
 
 mod administration;
 mod confirm_through;
@@ -22,14 +25,16 @@ mod forward;
 mod idempotency;
 mod keys;
 mod lease;
+mod metrics;
 mod outbox;
 mod parking;
 mod record;
 mod removal;
 
-use forward::{Forwarder, Next};
+use forward::{BrokerMetrics, Forwarder, Next};
 use keys::Keys;
 use lease::NextMessageRequests;
+use metrics::{Departure, OutboxMetrics};
 use outbox::{Due, Outbox, RecoveredOutbox, Sender};
 use removal::Removal;
 
@@ -87,6 +92,7 @@ pub struct UserManagerPublisher {
     discarded_total: u64,
     test_total: u64,
     unknown_total: u64,
+    metrics: OutboxMetrics,
 }
 
 /// What follows when everything that was requested before has its outcome.
@@ -130,11 +136,15 @@ impl UserManagerPublisher {
         let RecoveredOutbox { outbox, keys, useless } = Outbox::recover(recovered)?;
         let (keys, earlier) = Keys::recover(keys);
         useless.into_iter().chain(earlier).for_each(|record| store.remove(record));
+        let metrics = OutboxMetrics::register();
+        metrics.recovered(&outbox);
+        let broker_metrics = BrokerMetrics::register();
         let frame_ack = broker.as_ref().map_or(FrameAck::Stored, |broker| broker.frame_ack);
         let route = match broker {
             None => Route::UserManager(NextMessageRequests::default()),
             Some(BrokerRoute { start_link, .. }) => {
-                Route::Broker(Forwarder::new(start_link(Box::new(move |event| address.do_send(FromBroker(event))))))
+                let link = start_link(Box::new(move |event| address.do_send(FromBroker(event))));
+                Route::Broker(Forwarder::new(link, broker_metrics))
             }
         };
         Ok(Self {
@@ -158,7 +168,13 @@ impl UserManagerPublisher {
             discarded_total: 0,
             test_total: 0,
             unknown_total: 0,
+            metrics,
         })
+    }
+
+    /// The age of the oldest message, for whoever reads the metrics.
+    pub(crate) fn oldest_age(&self) -> Arc<OldestAge> {
+        Arc::clone(self.metrics.oldest())
     }
 
     /// Refuses a message that the broker is known to refuse.
@@ -249,13 +265,19 @@ impl UserManagerPublisher {
         if !self.outbox.is_unstored(seq) {
             self.store.remove(seq);
         }
-        self.forget(seq).into_iter().for_each(|sender| self.answer(sender, Ok(())));
-        self.forwarded_total += 1;
+        self.forget(seq, Departure::Forwarded).into_iter().for_each(|sender| self.answer(sender, Ok(())));
     }
 
     /// Forgets a message that is not in the store, or no longer. Returns its sender if that waits.
-    fn forget(&mut self, seq: Seq) -> Option<Sender> {
+    fn forget(&mut self, seq: Seq, departure: Departure) -> Option<Sender> {
+        let was_awaited = self.outbox.is_awaited(seq);
+        if let Some(message) = self.outbox.get(seq) {
+            self.metrics.left(message.meta.kind, was_awaited, departure);
+            self.forwarded_total += u64::from(departure == Departure::Forwarded);
+            self.discarded_total += u64::from(departure == Departure::Discarded);
+        }
         let (marker, sender) = self.outbox.remove(seq);
+        self.metrics.holds(&self.outbox);
         marker.into_iter().for_each(|marker| self.store.remove(marker));
         self.full = false;
         sender
@@ -432,7 +454,7 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
             idempotency_keys: self.keys.len(),
             max_bytes: self.max_bytes,
             full: self.full,
-            oldest: self.outbox.oldest_stored_at_ms().map(|at| Duration::from_millis(now_ms().saturating_sub(at))),
+            oldest: self.outbox.oldest().map(age::of),
             broker: match &self.route {
                 Route::Broker(forwarder) => forwarder.state(),
                 Route::UserManager(_) => BrokerState::None,

@@ -20,6 +20,7 @@ pub mod disk;
 pub mod files;
 pub mod log;
 pub mod memory;
+mod metrics;
 mod segment;
 mod writer;
 
@@ -179,6 +180,11 @@ pub trait Store: Send {
     /// As for a commit. If the error is not final, only the space is not given back yet.
     fn compact(&mut self) -> Result<Compacted, StoreError> {
         Ok(Compacted::default())
+    }
+
+    /// How many bytes the store takes on the disk.
+    fn disk_bytes(&self) -> u64 {
+        0
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -17,7 +18,9 @@ use crate::consumer::{CommunicationInterfaceConsumer, FIRST_PREFETCH};
 use crate::decoder::Decoder;
 use crate::large_body::LargeBodies;
 use crate::messages::{Drain, FromStore};
+use crate::metrics::{OldestAge, Refusal, Refusals};
 use crate::publisher::{BrokerRoute, FrameAck, UserManagerPublisher};
+use crate::running::RunningMark;
 use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle, check_failure};
@@ -97,6 +100,10 @@ pub struct UserHttpActors {
     outbox_bodies: Option<BodyDirectory>,
     pub(crate) large_bodies: LargeBodies,
     store_failure: watch::Receiver<Option<StoreError>>,
+    mark: Option<Arc<RunningMark>>,
+    oldest: Vec<Arc<OldestAge>>,
+    pub(crate) refused_for_workers: Refusals,
+    pub(crate) refused_for_user_manager: Refusals,
 }
 
 impl UserHttpActors {
@@ -110,7 +117,7 @@ impl UserHttpActors {
         }
         let (failure, store_failure) = watch::channel(None);
         let report = |failure: watch::Sender<Option<StoreError>>| move |error| drop(failure.send_replace(Some(error)));
-        let mut known_digests = Vec::new();
+        let (mut known_digests, mut oldest) = (Vec::new(), Vec::new());
         let (buffer, buffer_bodies) = {
             let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
             let store = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
@@ -118,6 +125,7 @@ impl UserHttpActors {
             let actor = store.start(report(failure.clone()), |store, recovered, _| {
                 let actor = BufferActor::new(store, recovered, max_bytes, ttl)?;
                 known_digests = actor.known_digests();
+                oldest.push(actor.oldest_age());
                 Ok(actor)
             })?;
             (actor, bodies)
@@ -127,16 +135,19 @@ impl UserHttpActors {
             let amqp = config.amqp.clone();
             let store = OpenStore::open(config.data_dir.as_deref(), "outbox")?;
             let bodies = store.bodies().cloned();
-            let actor = store.start(report(failure), move |store, recovered, address| {
+            let actor = store.start(report(failure), |store, recovered, address| {
                 let broker = amqp.map(|amqp| BrokerRoute {
                     start_link: Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event))),
                     frame_ack,
                 });
-                UserManagerPublisher::new(store, recovered, max_bytes, broker, address)
+                let actor = UserManagerPublisher::new(store, recovered, max_bytes, broker, address)?;
+                oldest.push(actor.oldest_age());
+                Ok(actor)
             })?;
             (actor, bodies)
         };
         // After the stores are opened, because that creates the data directory and locks it.
+        let data_dir = config.data_dir.clone();
         let blend_roots = BlendRoots::new(BlendConfig {
             roots: config.blend_roots,
             data_dir: config.data_dir,
@@ -144,7 +155,9 @@ impl UserHttpActors {
             max_open: config.max_open_blend_files,
         })
         .map_err(|(path, source)| StartError::BlendRoot { path, source })?;
+        let mark = RunningMark::set(data_dir.as_deref()).map(Arc::new);
         let (decoder, large_bodies) = (Decoder::start(), LargeBodies::default());
+        let (refused_for_workers, refused_for_user_manager) = (Refusals::of_buffer(), Refusals::of_outbox());
         let consumer = config.amqp.map(|amqp| {
             let start: crate::consumer::StartConsuming =
                 Box::new(|on_event| Box::new(amqp::start_consumer(amqp, FIRST_PREFETCH, on_event)));
@@ -164,6 +177,10 @@ impl UserHttpActors {
             outbox_bodies,
             large_bodies,
             store_failure,
+            mark,
+            oldest,
+            refused_for_workers,
+            refused_for_user_manager,
         })
     }
 
@@ -215,7 +232,31 @@ impl UserHttpActors {
             let _ = consumer.send(Drain).await;
         }
         let stores = futures::future::join(self.publisher.send(Drain), self.buffer.send(Drain));
-        tokio::time::timeout(DISK_TIMEOUT, stores).await.map(|_| ()).map_err(|_| DiskHangs)
+        let drained = async {
+            let _ = stores.await;
+            let has_failed = self.store_failure.borrow().is_some();
+            if let Some(mark) = self.mark.clone().filter(|_| !has_failed) {
+                // the panic hook logs a panic
+                let _ = tokio::task::spawn_blocking(move || mark.remove()).await;
+            }
+        };
+        tokio::time::timeout(DISK_TIMEOUT, drained).await.map_err(|_| DiskHangs)
+    }
+
+    /// Sets the metrics of the ages of the oldest messages to the ages at this moment. To be called before the metrics
+    /// are read. Asks no actor.
+    pub fn update_ages(&self) {
+        self.oldest.iter().for_each(|oldest| oldest.update());
+    }
+
+    /// Counts a message for a worker that was refused before the actors got it.
+    pub fn count_refused_buffer_msg(&self, refusal: Refusal) {
+        self.refused_for_workers.count(refusal);
+    }
+
+    /// Counts a message for the user manager that was refused before the actors got it.
+    pub fn count_refused_user_message(&self, refusal: Refusal) {
+        self.refused_for_user_manager.count(refusal);
     }
 }
 

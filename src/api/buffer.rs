@@ -12,7 +12,8 @@ pub async fn add_buffer_msg(request: HttpRequest, payload: web::Payload, gateway
 }
 
 async fn add(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let body = body::read(request, payload, gateway, gateway.actors.buffer_bodies()).await?;
+    let read = body::read(request, payload, gateway, gateway.actors.buffer_bodies()).await;
+    let body = read.inspect_err(|failure| gateway.actors.count_refused_buffer_msg(failure.refusal()))?;
     let format = request::format(request.headers());
     gateway.actors.handle_communication_interface_message(format, body).await?;
     Ok(HttpResponse::Ok().json(Success::new()))

@@ -32,6 +32,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use crate::http::metrics::{Answer, RequestMetrics, method_label};
 use crate::http::{Failure, Inflight, Limits, RequestId};
 
 mod answer;
@@ -94,20 +95,20 @@ pub struct ConnectionSettings {
 }
 
 /// Serves a connection with `app` until it ends, or until it is idle after `stopping` has resolved.
-pub async fn serve<S, A, B>(
+pub async fn serve<S, A>(
     transport: Transport<S>,
     peer: Option<SocketAddr>,
     settings: &ConnectionSettings,
+    metrics: &RequestMetrics,
     stopping: impl Future,
     app: &A,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     A: Service<Request>,
-    A::Response: Into<Response<B>>,
+    A::Response: Answer,
     A::Error: Into<actix_web::Error>,
-    B: MessageBody,
 {
-    let mut connection = Connection::new(transport, settings);
+    let mut connection = Connection::new(transport, settings, metrics);
     let mut stopping = pin!(stopping);
     let mut is_first = true;
     loop {
@@ -117,14 +118,24 @@ pub async fn serve<S, A, B>(
             Next::Nothing => return connection.close(None).await,
         };
         is_first = false;
-        let form = RequestForm::of(&head);
+        let began = Instant::now();
+        let (form, method) = (RequestForm::of(&head), method_label(head.request.method()));
         let id = form.id.clone();
         let request = connection.begin(head, peer);
         let handling = async {
-            let answered = match respond(app, request).await {
-                Ok(response) => connection.answer(response.into(), &form).await,
-                Err(error) => connection.answer(Response::<BoxBody>::from(error.into().error_response()), &form).await,
+            let (answered, answering) = match respond(app, request).await {
+                Ok(response) => {
+                    let (route, response) = response.into_parts();
+                    let answering = metrics.answering(route, method, response.status());
+                    (connection.answer(response, &form).await, answering)
+                }
+                Err(error) => {
+                    let response = Response::<BoxBody>::from(error.into().error_response());
+                    let answering = metrics.answering(None, method, response.status());
+                    (connection.answer(response, &form).await, answering)
+                }
             };
+            answering.finished(began.elapsed());
             answered.inspect_err(|error| log::debug!("answer broken off: {error}"))
         };
         let answered = id.scope(handling).await;
@@ -138,11 +149,15 @@ pub async fn serve<S, A, B>(
 }
 
 /// Sends a failure to a client that is not served, and closes the connection.
-pub async fn refuse<S>(transport: Transport<S>, settings: &ConnectionSettings, failure: Failure)
-where
+pub async fn refuse<S>(
+    transport: Transport<S>,
+    settings: &ConnectionSettings,
+    metrics: &RequestMetrics,
+    failure: Failure,
+) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    Connection::new(transport, settings).refuse(failure).await;
+    Connection::new(transport, settings, metrics).refuse(failure).await;
 }
 
 async fn respond<A: Service<Request>>(app: &A, request: Request) -> Result<A::Response, A::Error> {
@@ -190,16 +205,18 @@ struct Connection<'a, S> {
     wire: Rc<RefCell<Wire<S>>>,
     deadline: Deadline,
     settings: &'a ConnectionSettings,
+    metrics: &'a RequestMetrics,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
-    fn new(transport: Transport<S>, settings: &'a ConnectionSettings) -> Self {
-        Self { wire: Rc::new(RefCell::new(Wire::new(transport))), deadline: Deadline::default(), settings }
+    fn new(transport: Transport<S>, settings: &'a ConnectionSettings, metrics: &'a RequestMetrics) -> Self {
+        let wire = Rc::new(RefCell::new(Wire::new(transport, metrics.traffic())));
+        Self { wire, deadline: Deadline::default(), settings, metrics }
     }
 
     /// Waits for a request and receives its head.
     async fn next_head(&mut self, is_first: bool, mut stopping: Pin<&mut impl Future>) -> Next {
-        let Self { wire, deadline, settings } = self;
+        let Self { wire, deadline, settings, .. } = self;
         let end = OnceCell::new();
         let head_end = || *end.get_or_init(|| Instant::now() + HEAD_TIMEOUT);
         if wire.borrow().received.is_empty() {
@@ -327,7 +344,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
         if head.is_empty() && chunk.is_empty() {
             return Ok(());
         }
-        let Self { wire, deadline, settings } = self;
+        let Self { wire, deadline, settings, .. } = self;
         let time = settings.limits.time_for((head.len() + chunk.len()) as u64);
         let sent =
             deadline.limit(|| Instant::now() + time, |cx| wire.borrow_mut().poll_send(cx, &mut head, &mut chunk)).await;
@@ -341,7 +358,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
     async fn refuse(mut self, failure: Failure) {
         let form =
             RequestForm { id: RequestId::generate(), is_head: false, version: Version::HTTP_11, keep_alive: false };
-        if self.answer(Response::<BoxBody>::from(failure.json()), &form).await.is_ok() {
+        let response = Response::<BoxBody>::from(failure.json());
+        self.metrics.refused(response.status());
+        if self.answer(response, &form).await.is_ok() {
             self.close(Some(LINGER_UNREAD)).await;
         }
     }

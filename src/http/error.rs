@@ -6,6 +6,7 @@ use actix_web::http::header::{self, HeaderName};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
+use user_http_actors::metrics::Refusal;
 use user_http_actors::store::StoreError;
 use user_http_actors::{Error, ErrorKind};
 
@@ -181,6 +182,16 @@ impl Failure {
     pub fn precondition_failed(what: &str, etag: &str) -> Self {
         let text = format!("If-Match does not name the current version of the {what}, {etag}; fetch it from the start");
         Self::new(StatusCode::PRECONDITION_FAILED, text).with(header::ETAG, etag)
+    }
+
+    /// What a message is counted as whose body cannot be received because of this failure.
+    pub fn refusal(&self) -> Refusal {
+        match self.status {
+            StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge,
+            StatusCode::SERVICE_UNAVAILABLE => Refusal::NoCapacity,
+            StatusCode::INTERNAL_SERVER_ERROR => Refusal::Unavailable,
+            _ => Refusal::Transfer,
+        }
     }
 
     /// As JSON, `{"STATUS": "FAILED", "ERROR": …}`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use user_http_actors::UserHttpActors;
 
+use crate::Metrics;
 use crate::http::connection::ConnectionSettings;
 use crate::http::{Inflight, Limits};
 use crate::status::{RecentEvents, Status};
@@ -23,6 +24,7 @@ const HASHED_MESSAGES: usize = 2;
 pub struct Gateway {
     pub(crate) actors: UserHttpActors,
     pub(crate) limits: Limits,
+    pub(crate) metrics: Option<Metrics>,
     pub(crate) inflight: Inflight,
     /// Bytes of request bodies in files.
     pub(crate) upload_space: Inflight,
@@ -49,7 +51,12 @@ impl Gateway {
         let (inflight, upload_space) = (Inflight::default(), Inflight::default());
         let [upload_writes, hashing] =
             [UPLOAD_WRITES, HASHED_MESSAGES].map(|permits| Arc::new(Semaphore::new(permits)));
-        Self { actors, limits, inflight, upload_space, upload_writes, hashing, status }
+        Self { actors, limits, metrics: None, inflight, upload_space, upload_writes, hashing, status }
+    }
+
+    /// Adds `GET /metrics` to [`configure_api_routes`](crate::configure_api_routes).
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// The settings of connections on which these routes are served.

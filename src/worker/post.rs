@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use user_http_actors::metrics::Refusal;
 use user_http_actors::{Accepted, RequestKey};
 
 use crate::auth::Bearer;
@@ -31,10 +32,11 @@ pub async fn send_data_to_server(
 }
 
 async fn receive(request: &HttpRequest, payload: web::Payload, gateway: &Gateway) -> Result<HttpResponse, Failure> {
-    let key = idempotency::key(request.headers())?;
+    let key = idempotency::key(request.headers())
+        .inspect_err(|_| gateway.actors.count_refused_user_message(Refusal::Malformed))?;
     let algorithms: &[Algorithm] = if key.is_some() { &[Algorithm::Sha256] } else { &[] };
-    let (body, digests) =
-        body::read_hashed(request, payload, gateway, gateway.actors.outbox_bodies(), algorithms).await?;
+    let read = body::read_hashed(request, payload, gateway, gateway.actors.outbox_bodies(), algorithms).await;
+    let (body, digests) = read.inspect_err(|failure| gateway.actors.count_refused_user_message(failure.refusal()))?;
     let key = key.zip(digests.sha256()).map(|(key, body_sha256)| RequestKey { key, body_sha256 });
     let bearer = request.extensions().get::<Bearer>().cloned().unwrap_or_default();
     let format = request::format(request.headers());

@@ -1,8 +1,8 @@
 //! The server as its users meet it: over HTTP and AMQP, with Python programs like the farm's own.
 //!
 //! Each row of the wire contract's tables has a test that is named for it. A test that needs more than the server's
-//! binary says so in its path: `python::`, `rabbitmq::`, `proxies::`, `blender::` or `mounts::`. `tests/run` installs
-//! what the tests that it runs need, and decides by these names.
+//! binary says so in its path: `python::`, `rabbitmq::`, `proxies::`, `blender::`, `mounts::` or `prometheus::`.
+//! `tests/run` installs what the tests that it runs need, and decides by these names.
 
 mod harness;
 
@@ -16,6 +16,7 @@ mod health;
 mod json_log;
 mod kill;
 mod logging;
+mod metrics;
 mod request_ids;
 mod resources;
 mod routes;

@@ -5,6 +5,7 @@ use std::ops::Bound;
 use actix::prelude::*;
 
 use crate::administration::{BufferEntry, DiscardBufferMsg, ListBufferMsgs, Page, PageRequest, Requester};
+use crate::buffer::metrics::Departure;
 use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
 use crate::error::Error;
@@ -72,7 +73,7 @@ impl BufferActor {
             }
             Ok(()) => {
                 self.forget(&uuid);
-                self.discarded_total += 1;
+                self.left(Departure::Discarded);
                 let Requester { name: by, request_id } = &requester;
                 log::info!(request_id, by; "message {uuid:?} is discarded by {by}");
                 Ok(())

@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use crate::age::Since;
+use crate::buffer::metrics::Departure;
 use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
 use crate::store::Seq;
@@ -45,33 +46,33 @@ impl BufferActor {
         for _ in 0..EXPIRY_SLICE {
             let Some(seq) = self.by_age.pop_due(due) else { break };
             if let Some(uuid) = self.uuids.get(&seq).filter(|_| !self.leases.contains_key(&seq)).cloned() {
-                self.remove(&uuid);
+                self.remove(&uuid, Departure::Expired);
                 expired.push(uuid);
             }
         }
-        self.count_expired(&expired);
+        log_expired(&expired);
         more |= self.by_age.is_due(due);
         let next = if more { NEXT_SLICE } else { EXPIRY_INTERVAL };
         ctx.run_later(next, Self::expire);
     }
 
-    fn count_expired(&mut self, expired: &[BufferUuid]) {
-        self.expired_total += expired.len() as u64;
-        match expired {
-            [] => {}
-            [uuid] => log::info!("message {uuid:?} has expired: nobody fetched it"),
-            [first, .., last] => {
-                log::info!("{} messages have expired, {first:?} to {last:?}: nobody fetched them", expired.len());
-            }
-        }
-    }
-
     /// Ends a delivery that did not succeed. If the message has expired meanwhile, removes it.
     pub(super) fn offer_again(&mut self, uuid: &BufferUuid, seq: Seq) {
         if self.messages.get(uuid).is_some_and(|message| self.is_expired(message)) {
-            self.count_expired(std::slice::from_ref(uuid));
-            self.remove(uuid);
+            log_expired(std::slice::from_ref(uuid));
+            self.remove(uuid, Departure::Expired);
         }
         self.leases.remove(&seq);
+        self.metrics.holds(self.held());
+    }
+}
+
+fn log_expired(expired: &[BufferUuid]) {
+    match expired {
+        [] => {}
+        [uuid] => log::info!("message {uuid:?} has expired: nobody fetched it"),
+        [first, .., last] => {
+            log::info!("{} messages have expired, {first:?} to {last:?}: nobody fetched them", expired.len());
+        }
     }
 }

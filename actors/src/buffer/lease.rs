@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
+use crate::buffer::metrics::Departure;
 use crate::buffer::waiters::{TimedOut, WaitingIsOver, WaitsFor};
 use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
@@ -105,6 +106,7 @@ impl BufferActor {
         let Entry::Vacant(entry) = self.leases.entry(seq) else { return Err(Error::InDelivery) };
         let finishing = view.blend.is_none() && view.payload.len() <= max_single_write;
         entry.insert(Lease { finishing });
+        self.metrics.holds(self.held());
         let progress = self.messages.get(uuid).map(BufferedMsg::progress).unwrap_or_default();
         let lease = BufferLease::new(ctx.address().recipient(), uuid.clone(), seq, finishing, progress);
         Ok(LeasedBufferMsg { view, lease })
@@ -209,10 +211,7 @@ impl Handler<BufferLeaseEvent> for BufferActor {
                 }
                 return;
             }
-            LeaseEnd::Delivered => {
-                self.delivered_total += 1;
-                self.remove(&uuid);
-            }
+            LeaseEnd::Delivered => self.remove(&uuid, Departure::Delivered),
             LeaseEnd::Released(progress) => {
                 if progress.is_some() {
                     message.cold.get_or_insert_default().progress = progress;

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::idempotency::Accepted;
 use crate::messages::SendMessageToUserManager;
 use crate::payload::Payload;
+use crate::publisher::metrics::Departure;
 use crate::publisher::outbox::{Arrival, Sender};
 use crate::publisher::record::OutboxMeta;
 use crate::publisher::{FrameAck, Route, UserManagerPublisher};
@@ -111,7 +112,7 @@ impl UserManagerPublisher {
             forwarder.forget_in_flight(seq, message.payload.len());
         }
         let is_unstored = self.outbox.is_unstored(seq);
-        if let Some(sender) = self.forget(seq) {
+        if let Some(sender) = self.forget(seq, Departure::Refused) {
             self.answer(sender, Err(error));
         }
         // after its key: a key without its message would be a lost message
@@ -138,6 +139,9 @@ impl UserManagerPublisher {
         match outcome {
             Ok(payload) => {
                 let sender = self.outbox.stored(seq, payload);
+                if let Some(message) = self.outbox.get(seq).filter(|_| sender.is_some()) {
+                    self.metrics.accepted(message.meta.kind);
+                }
                 self.advance(ctx);
                 sender.into_iter().for_each(|sender| self.answer(sender, Ok(())));
             }
@@ -190,6 +194,7 @@ impl Handler<SendMessageToUserManager> for UserManagerPublisher {
         let has_broker = matches!(self.route, Route::Broker(_));
         let is_behind = self.is_behind();
         self.outbox.arrive(seq, Arrival { meta, encoded, payload: message.body, cost, sender }, has_broker);
+        self.metrics.holds(&self.outbox);
         if is_behind {
             self.give_up(seq, "too many messages wait for it");
         } else if self.is_stopping {

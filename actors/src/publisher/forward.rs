@@ -1,6 +1,6 @@
 //! The outbox with a broker: how much is in flight at once, and what follows from each of the broker's answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use rand::Rng;
@@ -10,6 +10,10 @@ use crate::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use crate::messages::BrokerState;
 use crate::publisher::outbox::Outbox;
 use crate::store::Seq;
+
+mod metrics;
+
+pub use metrics::BrokerMetrics;
 
 /// How many publications are unconfirmed at once. RabbitMQ confirms 13,000 to 15,400 messages of 1 KiB a second with
 /// 1,000 unconfirmed ones and gains nothing from more. Each costs some 100 bytes here, and is sent again after a broken
@@ -63,6 +67,9 @@ pub struct Forwarder {
     /// Messages that were forgotten while they were in flight, and their lengths in bytes. The publishing thread or the
     /// broker still has them, so they count towards the window.
     forgotten: BTreeMap<Seq, u64>,
+    /// When each message that the broker owes an answer for was handed over.
+    handed_over: HashMap<Seq, Instant>,
+    metrics: BrokerMetrics,
 }
 
 /// The broker has refused or returned something. Until it takes the oldest message, that one is sent alone, after a
@@ -99,7 +106,7 @@ pub enum Next {
 
 impl Forwarder {
     /// Publishes over `link`.
-    pub fn new(link: Box<dyn PublisherLink>) -> Self {
+    pub fn new(link: Box<dyn PublisherLink>, metrics: BrokerMetrics) -> Self {
         Self {
             link,
             epoch: None,
@@ -116,6 +123,8 @@ impl Forwarder {
             silent_since: Instant::now(),
             silent: false,
             forgotten: BTreeMap::new(),
+            handed_over: HashMap::new(),
+            metrics,
         }
     }
 
@@ -204,6 +213,7 @@ impl Forwarder {
                 self.silent_since = Instant::now();
             }
             let (seq, message) = outbox.publish_first()?;
+            self.handed_over.insert(seq, Instant::now());
             self.link.publish(Publication {
                 epoch,
                 seq,
@@ -217,9 +227,16 @@ impl Forwarder {
 
     /// Takes in what has happened on the connection.
     pub fn handle(&mut self, event: PublisherEvent, outbox: &mut Outbox) -> Next {
+        let next = self.take_in(event, outbox);
+        self.metrics.state(self.state());
+        next
+    }
+
+    fn take_in(&mut self, event: PublisherEvent, outbox: &mut Outbox) -> Next {
         match event {
             PublisherEvent::Connected { epoch } => {
                 log::info!("connected to the broker");
+                self.metrics.connected();
                 self.epoch = Some(epoch);
                 self.back_off = None;
                 if std::mem::take(&mut self.lost) {
@@ -234,6 +251,7 @@ impl Forwarder {
                 self.waiting_for = None;
                 self.silent = false;
                 self.forgotten.clear();
+                self.handed_over.clear();
                 if lost {
                     log::warn!("no connection to the broker: {reason}");
                     self.lost = true;
@@ -284,7 +302,10 @@ impl Forwarder {
     }
 
     fn answered(&mut self, seq: Seq, outcome: Outcome, outbox: &mut Outbox) -> Next {
-        (self.silent_since, self.silent) = (Instant::now(), false);
+        let now = Instant::now();
+        (self.silent_since, self.silent) = (now, false);
+        let handed_over = self.handed_over.remove(&seq);
+        self.metrics.answered(&outcome, handed_over.map(|then| now - then));
         if self.forgotten.remove(&seq).is_some() {
             return Next::Send;
         }

@@ -126,7 +126,10 @@ impl UserManagerPublisher {
     fn count(&mut self, message: &UnforwardedMessage) {
         match message {
             UnforwardedMessage::Test { .. } => self.test_total += 1,
-            UnforwardedMessage::Other { .. } => self.unknown_total += 1,
+            UnforwardedMessage::Other { .. } => {
+                self.unknown_total += 1;
+                self.metrics.dropped();
+            }
         }
     }
 }

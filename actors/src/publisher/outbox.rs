@@ -9,6 +9,7 @@ use futures::future::Either;
 use uuid::Uuid;
 
 use crate::administration::OutboxEntryState;
+use crate::age::{AgeClock, Since};
 use crate::deadlines::{Deadline, Deadlines};
 use crate::lease::OutboxLeaseId;
 use crate::payload::Payload;
@@ -28,6 +29,7 @@ pub use durability::{Arrival, Sender};
 #[derive(Debug, Default)]
 pub struct Outbox {
     messages: BTreeMap<Seq, OutboxMessage>,
+    clock: AgeClock,
     by_id: HashMap<Uuid, Seq>,
     waiting: BTreeSet<Seq>,
     waiting_bytes: u64,
@@ -73,6 +75,8 @@ pub struct OutboxMessage {
     pub cost: u64,
     /// How often it was leased since the service started.
     pub leased: u32,
+    /// The time from which its age counts.
+    pub since: Since,
     state: State,
     durability: Durability,
 }
@@ -179,7 +183,11 @@ impl Outbox {
     fn insert(&mut self, seq: Seq, meta: OutboxMeta, payload: Payload, cost: u64, durability: Durability) {
         self.bytes += cost;
         self.by_id.insert(meta.message_id, seq);
-        let message = OutboxMessage { meta, payload, cost, leased: 0, state: State::Arriving, durability };
+        let since = match &durability {
+            Durability::Stored => self.clock.since(meta.stored_at_ms, None),
+            Durability::Unstored { .. } | Durability::Storing(_) => self.clock.now(),
+        };
+        let message = OutboxMessage { meta, payload, cost, leased: 0, since, state: State::Arriving, durability };
         self.messages.insert(seq, message);
     }
 
@@ -443,9 +451,9 @@ impl Outbox {
         self.messages.len()
     }
 
-    /// When the oldest one was accepted, in milliseconds since 1970.
-    pub fn oldest_stored_at_ms(&self) -> Option<u64> {
-        self.messages.first_key_value().map(|(_, message)| message.meta.stored_at_ms)
+    /// Since when there is the one that was accepted first.
+    pub fn oldest(&self) -> Option<Since> {
+        self.messages.first_key_value().map(|(_, message)| message.since)
     }
 
     /// What they cost, in bytes.

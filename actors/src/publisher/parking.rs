@@ -22,6 +22,7 @@ impl UserManagerPublisher {
             let meta = ParkedMarker { parked: seq, reason, since_ms };
             let marker = self.store.put(encode_meta(&meta), Payload::empty());
             self.pending_markers.insert(marker, seq);
+            self.metrics.holds(&self.outbox);
         }
     }
 
@@ -71,6 +72,7 @@ impl Handler<PublishParkedMessage> for UserManagerPublisher {
         let seq = found.filter(|seq| !self.outbox.is_being_removed(*seq)).ok_or(Error::NoSuchMessage)?;
         log::info!("parked message {message_id} is published after all");
         self.outbox.unpark(seq).into_iter().for_each(|marker| self.store.remove(marker));
+        self.metrics.holds(&self.outbox);
         if let Route::Broker(forwarder) = &mut self.route {
             forwarder.insist(seq);
         }

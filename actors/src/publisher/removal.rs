@@ -5,6 +5,7 @@ use actix::prelude::*;
 use crate::administration::Requester;
 use crate::error::Error;
 use crate::messages::{DeleteMessage, DeleteParkedMessage};
+use crate::publisher::metrics::Departure;
 use crate::publisher::{Route, UserManagerPublisher};
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Seq, StoreError, check_failure};
@@ -25,6 +26,15 @@ pub(super) enum Cause {
     Discarded,
     /// An operator discards it.
     DiscardedBy(Requester),
+}
+
+impl Cause {
+    fn departure(&self) -> Departure {
+        match self {
+            Self::Forwarded => Departure::Forwarded,
+            Self::Discarded | Self::DiscardedBy(_) => Departure::Discarded,
+        }
+    }
 }
 
 impl UserManagerPublisher {
@@ -50,30 +60,20 @@ impl UserManagerPublisher {
         let Some(Removal { cause, replies }) = self.removals.remove(&seq) else { return };
         match &outcome {
             Ok(()) => {
-                self.count_removed(seq, &cause);
-                self.forget(seq);
+                let departure = cause.departure();
+                if let (Cause::DiscardedBy(requester), Some(message)) = (cause, self.outbox.get(seq)) {
+                    let (id, kind, user, len) =
+                        (message.meta.message_id, message.meta.kind, &message.meta.user_id, message.payload.len());
+                    let Requester { name: by, request_id } = requester;
+                    log::info!(request_id, by; "message {id} ({kind:?} of {user:?}, {len} bytes) is discarded by {by}");
+                }
+                self.forget(seq, departure);
             }
             Err(_) => self.outbox.removal_refused(seq),
         }
         self.advance(ctx);
         for reply in replies {
             reply.send(outcome.clone().map_err(Error::from));
-        }
-    }
-}
-
-impl UserManagerPublisher {
-    /// Counts a message that has been removed, and logs it if an operator has discarded it.
-    fn count_removed(&mut self, seq: Seq, cause: &Cause) {
-        match cause {
-            Cause::Forwarded => self.forwarded_total += 1,
-            Cause::Discarded | Cause::DiscardedBy(_) => self.discarded_total += 1,
-        }
-        if let (Cause::DiscardedBy(requester), Some(message)) = (cause, self.outbox.get(seq)) {
-            let (id, kind, user, len) =
-                (message.meta.message_id, message.meta.kind, &message.meta.user_id, message.payload.len());
-            let Requester { name: by, request_id } = requester;
-            log::info!(request_id, by; "message {id} ({kind:?} of {user:?}, {len} bytes) is discarded by {by}");
         }
     }
 }

@@ -287,4 +287,8 @@ impl Store for LogStore {
         }
         self.compaction_step()
     }
+
+    fn disk_bytes(&self) -> u64 {
+        self.total + self.preallocated_bytes() + self.reserved_bytes() + self.bodies.bytes()
+    }
 }

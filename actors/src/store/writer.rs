@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::payload::Payload;
+use crate::store::metrics::StoreMetrics;
 use crate::store::{Change, Compacted, Durable, NO_RECORD, Put, Seq, Store, StoreError};
 
 /// How many bytes of bodies close a group. Past a few MiB the throughput of the disk decides, and a larger group only
@@ -164,6 +165,7 @@ impl StoreHandle {
             failure: None,
             failure_changed: false,
             uncompacted: true,
+            metrics: StoreMetrics::register(name),
             on_event,
         };
         let writer = thread::Builder::new().name(format!("{name}-store")).spawn(move || writer.run())?;
@@ -249,6 +251,7 @@ struct Writer<F: Fn(StoreEvent)> {
     failure_changed: bool,
     /// The store may have space to give back.
     uncompacted: bool,
+    metrics: StoreMetrics,
     on_event: F,
 }
 
@@ -279,6 +282,7 @@ struct Group {
 
 impl<F: Fn(StoreEvent)> Writer<F> {
     fn run(mut self) {
+        self.metrics.takes(self.store.disk_bytes());
         if let Err(error) = self.store.check_space() {
             self.fail(&error);
             self.due = Some(Instant::now() + PROBE_INTERVAL);
@@ -400,7 +404,12 @@ impl<F: Fn(StoreEvent)> Writer<F> {
     }
 
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
+        let began = Instant::now();
         let committed = self.store.commit(changes, durable);
+        if committed.is_ok() && !changes.is_empty() {
+            self.metrics.committed(changes.len(), began.elapsed());
+        }
+        self.metrics.takes(self.store.disk_bytes());
         self.uncompacted |= !changes.is_empty();
         self.sync_due = match durable {
             Durable::Now => None,
@@ -436,6 +445,7 @@ impl<F: Fn(StoreEvent)> Writer<F> {
             Ok(Compacted { moved, more }) => {
                 self.uncompacted = more;
                 event.moved = moved;
+                self.metrics.takes(self.store.disk_bytes());
             }
             Err(error) => {
                 self.uncompacted = false;

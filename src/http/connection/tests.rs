@@ -22,6 +22,8 @@ use tokio_rustls::TlsConnector;
 use user_http_actors::tls::provider;
 
 use super::*;
+use crate::Metrics;
+use crate::http::metrics::{RoutePattern, ServerMetrics};
 use crate::tls::{Tls, TlsFiles, accept};
 
 /// The capacity of the pipe in bytes.
@@ -29,6 +31,18 @@ const CAPACITY: usize = 1000;
 
 fn settings() -> ConnectionSettings {
     ConnectionSettings { keep_alive: Duration::from_secs(5), limits: Limits::default(), inflight: Inflight::default() }
+}
+
+fn metrics() -> RequestMetrics {
+    RequestMetrics::new(ServerMetrics::new(&Metrics::new(), "test"))
+}
+
+impl<B: MessageBody> Answer for Response<B> {
+    type Body = B;
+
+    fn into_parts(self) -> (Option<RoutePattern>, Self) {
+        (None, self)
+    }
 }
 
 /// A body of one chunk that records whether it is polled for another.
@@ -61,7 +75,8 @@ async fn assert_polled_when_the_socket_has_all(transport: Transport<DuplexStream
         future::ready(Ok::<_, actix_web::Error>(Response::with_body(StatusCode::OK, body)))
     });
     let settings = settings();
-    let mut serving = pin!(serve(transport, None, &settings, future::pending::<()>(), &app));
+    let metrics = metrics();
+    let mut serving = pin!(serve(transport, None, &settings, &metrics, future::pending::<()>(), &app));
     let (mut left, mut buffer) = (0, [0; CAPACITY]);
     loop {
         assert!(futures::poll!(&mut serving).is_pending());
@@ -129,7 +144,7 @@ async fn a_body_that_outlives_its_request_reads_nothing_of_the_next() {
     let request = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello";
     far.write_all(request.repeat(2).as_bytes()).await.expect("two requests");
     far.shutdown().await.expect("an end");
-    serve(Transport::Plain(near), None, &settings(), future::pending::<()>(), &app).await;
+    serve(Transport::Plain(near), None, &settings(), &metrics(), future::pending::<()>(), &app).await;
     assert_eq!(answered.get(), 2);
     // It is also polled after the connection has ended.
     let mut last = kept.take().expect("a body");
@@ -147,7 +162,8 @@ async fn an_interim_answer_that_is_sent_in_part_is_completed_before_the_answer()
     for capacity in [1, 10, 24, 25, 26, 1000] {
         let (near, mut far) = duplex(capacity);
         let settings = settings();
-        let serving = serve(Transport::Plain(near), None, &settings, future::pending::<()>(), &app);
+        let metrics = metrics();
+        let serving = serve(Transport::Plain(near), None, &settings, &metrics, future::pending::<()>(), &app);
         let asking = async {
             let head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
             far.write_all(head).await.expect("a request");
@@ -206,8 +222,9 @@ async fn answers(pieces: Vec<Vec<u8>>) -> String {
         let _ = writing.shutdown().await;
     };
     let settings = settings();
+    let metrics = metrics();
     let app = fn_service(various);
-    let serving = serve(Transport::Plain(near), None, &settings, future::pending::<()>(), &app);
+    let serving = serve(Transport::Plain(near), None, &settings, &metrics, future::pending::<()>(), &app);
     let mut answers = Vec::new();
     let receiving = reading.read_to_end(&mut answers);
     futures::join!(sending, serving, async { receiving.await.expect("an end") });

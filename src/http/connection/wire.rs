@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::http::connection::framing::{Framing, Part};
 use crate::http::connection::transport::Transport;
+use crate::http::metrics::Traffic;
 
 /// How many bytes of a head are received at once. A small body arrives with it.
 const HEAD_STEP: usize = 4 << 10;
@@ -32,6 +33,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The transport and state of one connection.
 pub struct Wire<S> {
     transport: Transport<S>,
+    traffic: Traffic,
     /// Received but not yet decoded.
     pub received: BytesMut,
     /// Whether the client has closed its sending side, or the connection is broken.
@@ -46,9 +48,10 @@ pub struct Wire<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub fn new(transport: Transport<S>) -> Self {
+    pub fn new(transport: Transport<S>, traffic: Traffic) -> Self {
         Self {
             transport,
+            traffic,
             received: BytesMut::new(),
             has_ended: false,
             body: None,
@@ -79,6 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let mut buffer = ReadBuf::uninit(&mut bytes);
         let read = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buffer));
         self.received.extend_from_slice(buffer.filled());
+        self.traffic.received.increment(buffer.filled().len() as u64);
         let read = read.map(|()| buffer.filled().len());
         self.has_ended = !matches!(read, Ok(1..));
         Poll::Ready(read)
@@ -88,6 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
         while self.body.is_some() && !self.interim.is_empty() {
             let sent = ready!(Pin::new(&mut self.transport).poll_write(cx, self.interim))?;
+            self.traffic.sent.increment(sent as u64);
             self.interim.advance(sent);
             ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
         }
@@ -128,6 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.received.reserve(wanted);
         let mut buffer = (&mut self.received).limit(wanted);
         let read = ready!(pin!(self.transport.read_buf(&mut buffer)).poll(cx));
+        self.traffic.received.increment(read.as_ref().map_or(0, |read| *read as u64));
         self.has_ended = !matches!(read, Ok(1..));
         Poll::Ready(read)
     }
@@ -176,6 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.traffic.sent.increment(sent as u64);
             let of_head = sent.min(head.len());
             head.advance(of_head);
             chunk.advance(sent - of_head);

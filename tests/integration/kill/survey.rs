@@ -3,7 +3,7 @@
 use super::content::{Fetched, Taken};
 use super::load::Client;
 use super::model::{Counts, Outbox};
-use crate::harness::{Connection, SOON, Server, eventually, holds};
+use crate::harness::{Connection, SOON, Server, assert_balanced, eventually, holds};
 
 /// Compares what the server has with what it may have.
 #[track_caller]
@@ -36,6 +36,7 @@ pub fn survey(server: &Server, clients: &mut [Client], outbox: &mut Outbox, coun
             }
         }
     }
+    assert_balanced(server.api);
     let ready = api.request("GET", "/readyz", &[], b"").json();
     let listed = (&ready["buffer"]["messages"], &ready["outbox"]["messages"]);
     assert_eq!(listed, (&buffered.into(), &found.len().into()), "there is something that nobody has sent: {ready}");

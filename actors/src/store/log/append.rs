@@ -43,6 +43,12 @@ struct Newest {
 }
 
 impl LogStore {
+    /// How many zeros there are behind the records of the newest segment.
+    pub(super) fn preallocated_bytes(&self) -> u64 {
+        let len = self.segments.last_key_value().map_or(0, |(_, segment)| segment.len);
+        self.preallocated.file_end.saturating_sub(len)
+    }
+
     /// The newest segment with space for more, if its format has at least this `version`; begins another if there is
     /// none.
     fn newest(&mut self, version: u16) -> Result<Newest, StoreError> {

@@ -33,6 +33,8 @@ pub(super) struct Bodies {
     opened: File,
     /// The files of live records.
     live: BTreeMap<Seq, Arc<BodyFile>>,
+    /// Bytes of these files.
+    live_bytes: u64,
     /// The files of records whose removal is not durable yet.
     removed: Vec<Arc<BodyFile>>,
     /// The files of records that were refused, and that are on the disk until the next sync.
@@ -59,7 +61,7 @@ impl Bodies {
         make_directory(&*disk, directory).map_err(OpenError::io(directory))?;
         let opened = File::open(directory).map_err(OpenError::io(directory))?;
         let directory = BodyDirectory::new(disk, directory.to_owned());
-        Ok(Self { directory, opened, live: BTreeMap::new(), removed: Vec::new(), refused: Vec::new() })
+        Ok(Self { directory, opened, live: BTreeMap::new(), live_bytes: 0, removed: Vec::new(), refused: Vec::new() })
     }
 
     pub fn directory(&self) -> &BodyDirectory {
@@ -68,12 +70,26 @@ impl Bodies {
 
     /// The record `seq` refers to `file`.
     pub fn insert(&mut self, seq: Seq, file: Arc<BodyFile>) {
-        self.live.insert(seq, file);
+        self.live_bytes += file.len();
+        let earlier = self.live.insert(seq, file);
+        self.live_bytes -= earlier.map_or(0, |file| file.len());
+    }
+
+    /// Bytes of the files of live records.
+    pub fn bytes(&self) -> u64 {
+        self.live_bytes
     }
 
     /// The removal of the record `seq` is written.
     pub fn remove(&mut self, seq: Seq) {
-        self.removed.extend(self.live.remove(&seq));
+        let file = self.take(seq);
+        self.removed.extend(file);
+    }
+
+    fn take(&mut self, seq: Seq) -> Option<Arc<BodyFile>> {
+        let file = self.live.remove(&seq)?;
+        self.live_bytes -= file.len();
+        Some(file)
     }
 
     /// All removals that were written are durable: their files are deleted as soon as nobody reads them.
@@ -152,7 +168,7 @@ impl Bodies {
     pub fn sweep(&mut self, given_up: &[Seq]) -> Result<(), OpenError> {
         self.removed.clear();
         let needed: BTreeSet<Uuid> = self.live.values().map(|file| file.name()).collect();
-        given_up.iter().for_each(|seq| drop(self.live.remove(seq)));
+        given_up.iter().for_each(|seq| drop(self.take(*seq)));
         let path = self.directory.path();
         let mut deleted = 0;
         for entry in fs::read_dir(path).map_err(OpenError::io(path))? {

@@ -46,6 +46,11 @@ impl LogStore {
         self.directory.join("RESERVE")
     }
 
+    /// How many bytes the reserve takes.
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        if self.reserved { RESERVE_BYTES as u64 } else { 0 }
+    }
+
     /// Writes the reserve, if it does not exist. Returns whether it exists now.
     pub(super) fn reserve(&mut self) -> bool {
         if !self.reserved && self.reserve_pause.is_over() {
