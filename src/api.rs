@@ -1,6 +1,5 @@
 //! The routes of the API server.
 
-use actix_web::http::Method;
 use actix_web::{guard, web};
 use serde::Serialize;
 
@@ -9,8 +8,10 @@ use crate::http::{Form, Gateway, method_not_allowed};
 
 mod admin;
 mod buffer;
+mod docs;
 mod health;
 mod metrics;
+mod openapi;
 mod parked;
 mod status;
 mod user_manager;
@@ -59,15 +60,7 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
     move |routes| {
         let metrics = gateway.metrics.clone();
         let gateway = web::Data::new(gateway);
-        let resource = |path: &'static str, method: Method, route: actix_web::Route| {
-            let (allowed, route) = if method == Method::POST {
-                ("POST", route.method(method))
-            } else if method == Method::DELETE {
-                ("DELETE", route.method(method))
-            } else {
-                // The connection omits the body of an answer to HEAD.
-                ("GET, HEAD", route.guard(guard::Any(guard::Get()).or(guard::Head())))
-            };
+        let resource = |Route { path, allowed, route }| {
             let form = Form::of_route(path);
             web::resource(path)
                 .app_data(gateway.clone())
@@ -75,33 +68,60 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
                 .route(route)
                 .default_service(web::to(move |request| method_not_allowed(request, allowed, form)))
         };
-        routes
-            .service(resource(
-                "/CommunicationInterface/AddBufferMsg",
-                Method::POST,
-                web::route().to(buffer::add_buffer_msg),
-            ))
-            .service(resource("/UserManager/NextMessage", Method::GET, web::route().to(user_manager::next_message)))
-            .service(resource(
-                "/UserManager/Messages/{id}",
-                Method::DELETE,
-                web::route().to(user_manager::delete_message),
-            ))
-            .service(resource("/UserManager/Parked", Method::GET, web::route().to(parked::list)))
-            .service(resource("/UserManager/Parked/{id}", Method::DELETE, web::route().to(parked::delete)))
-            .service(resource("/UserManager/Parked/{id}/Publish", Method::POST, web::route().to(parked::publish)))
-            .service(resource("/admin/buffer", Method::GET, web::route().to(admin::list_buffer)))
-            // a UUID may contain slashes
-            .service(resource("/admin/buffer/{uuid:.*}", Method::DELETE, web::route().to(admin::discard_buffered)))
-            .service(resource("/admin/outbox", Method::GET, web::route().to(admin::list_outbox)))
-            .service(resource("/admin/outbox/{id}", Method::DELETE, web::route().to(admin::discard_outbox)))
-            .service(resource("/healthz", Method::GET, web::route().to(health::healthz)))
-            .service(resource("/readyz", Method::GET, web::route().to(health::readyz)))
-            .service(resource("/status", Method::GET, web::route().to(status::status)))
-            .service(resource("/events", Method::GET, web::route().to(status::events)));
-        if let Some(metrics) = metrics {
-            let route = web::route().to(metrics::metrics);
-            routes.service(resource("/metrics", Method::GET, route).app_data(web::Data::new(metrics)));
+        for route in self::routes() {
+            match &metrics {
+                _ if route.path != METRICS => routes.service(resource(route)),
+                Some(metrics) => routes.service(resource(route).app_data(web::Data::new(metrics.clone()))),
+                None => routes,
+            };
         }
     }
+}
+
+/// Mounted only if the gateway has metrics.
+const METRICS: &str = "/metrics";
+
+/// A route, and the methods that it has, as in `Allow`.
+struct Route {
+    path: &'static str,
+    allowed: &'static str,
+    route: actix_web::Route,
+}
+
+/// All routes. `openapi/services.json` describes them.
+fn routes() -> Vec<Route> {
+    // The connection omits the body of an answer to HEAD.
+    let get = |path| (path, "GET, HEAD", web::route().guard(guard::Any(guard::Get()).or(guard::Head())));
+    let post = |path| (path, "POST", web::post());
+    let delete = |path| (path, "DELETE", web::delete());
+    macro_rules! table {
+        ($($route:expr => $handler:path,)*) => {
+            vec![$({
+                let (path, allowed, route) = $route;
+                Route { path, allowed, route: route.to($handler) }
+            }),*]
+        };
+    }
+    table![
+        post("/CommunicationInterface/AddBufferMsg") => buffer::add_buffer_msg,
+        get("/UserManager/NextMessage") => user_manager::next_message,
+        delete("/UserManager/Messages/{id}") => user_manager::delete_message,
+        get("/UserManager/Parked") => parked::list,
+        delete("/UserManager/Parked/{id}") => parked::delete,
+        post("/UserManager/Parked/{id}/Publish") => parked::publish,
+        get("/admin/buffer") => admin::list_buffer,
+        // a UUID may contain slashes
+        delete("/admin/buffer/{uuid:.*}") => admin::discard_buffered,
+        get("/admin/outbox") => admin::list_outbox,
+        delete("/admin/outbox/{id}") => admin::discard_outbox,
+        get("/healthz") => health::healthz,
+        get("/readyz") => health::readyz,
+        get("/status") => status::status,
+        get("/events") => status::events,
+        get(METRICS) => metrics::metrics,
+        get("/openapi.json") => openapi::services,
+        get("/openapi-worker.json") => openapi::workers,
+        get("/docs") => docs::page,
+        get("/docs/{file}") => docs::file,
+    ]
 }

@@ -10,6 +10,13 @@ mod fetch;
 mod idempotency;
 mod post;
 
+/// A path of several segments is no digest either.
+const BLENDS: &str = "/blends/{digest:.*}";
+
+/// The routes and their methods, as in `Allow`. `api/openapi/workers.json` describes them. A single pattern for the
+/// first two would be a regular expression, which is slower.
+pub(crate) const ROUTES: [(&str, &str); 3] = [("", "GET, HEAD, POST"), ("/", "GET, HEAD, POST"), (BLENDS, "GET, HEAD")];
+
 /// Mounts the routes for workers (`ConfigureHTTPRoutes` of the specification): `GET`, `HEAD` and `POST` on the root of
 /// the app or scope, and `GET` and `HEAD` on `/blends/SHA256` below it.
 ///
@@ -49,24 +56,21 @@ mod post;
 pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceConfig) {
     move |routes| {
         let gateway = web::Data::new(gateway);
-        // a single pattern for both would be a regular expression, which is slower
-        for root in ["", "/"] {
-            let root = web::resource(root)
+        for (path, allowed) in ROUTES {
+            let resource = web::resource(path)
                 .app_data(gateway.clone())
-                .app_data(RoutePattern("/"))
-                .route(web::get().to(fetch::get_data_from_server))
-                .route(web::head().to(fetch::head_data_from_server))
-                .route(web::post().to(post::send_data_to_server))
-                .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD, POST", Form::Contract)));
-            routes.service(root);
+                // both spellings of the root are one route
+                .app_data(RoutePattern(if path.is_empty() { "/" } else { path }))
+                .default_service(web::to(move |request| method_not_allowed(request, allowed, Form::Contract)));
+            routes.service(match path {
+                BLENDS => {
+                    resource.route(web::get().to(blends::get_blend_file)).route(web::head().to(blends::get_blend_file))
+                }
+                _ => resource
+                    .route(web::get().to(fetch::get_data_from_server))
+                    .route(web::head().to(fetch::head_data_from_server))
+                    .route(web::post().to(post::send_data_to_server)),
+            });
         }
-        // a path of several segments is no digest either
-        let blends = web::resource("/blends/{digest:.*}")
-            .app_data(gateway)
-            .app_data(RoutePattern("/blends/{digest:.*}"))
-            .route(web::get().to(blends::get_blend_file))
-            .route(web::head().to(blends::get_blend_file))
-            .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD", Form::Contract)));
-        routes.service(blends);
     }
 }

@@ -173,8 +173,13 @@ fn page_request(request: &HttpRequest) -> Result<PageRequest, Failure> {
     let limit = query.parsed("limit", &format!("a number from 1 to {MAX_LIMIT}"), |limit| {
         number(limit).filter(|limit| (1..=MAX_LIMIT as u64).contains(limit)).map(|limit| limit as usize)
     })?;
-    let after = query.parsed("after", "the \"next\" of an earlier page", number)?;
+    let after = query.parsed("after", "the \"next\" of an earlier page", cursor)?;
     Ok(PageRequest { after: after.unwrap_or_default(), limit: limit.unwrap_or(DEFAULT_LIMIT) })
+}
+
+/// A sequence number as a page writes it: without leading zeros. No store ever reaches 20 digits.
+fn cursor(text: &str) -> Option<u64> {
+    number(text).filter(|_| text.len() <= 19 && (text == "0" || !text.starts_with('0')))
 }
 
 /// A number in digits alone.

@@ -57,10 +57,16 @@ pub enum Form {
     Problem,
 }
 
+/// The paths of routes that are newer than the contract, and of those below them.
+const NEWER: [&str; 4] = ["/admin", "/docs", "/openapi.json", "/openapi-worker.json"];
+
 impl Form {
     /// The form of the failures of the route with this path or pattern.
     pub fn of_route(path: &str) -> Self {
-        if path == "/admin" || path.starts_with("/admin/") { Self::Problem } else { Self::Contract }
+        let is_newer = NEWER
+            .iter()
+            .any(|newer| path.strip_prefix(newer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+        if is_newer { Self::Problem } else { Self::Contract }
     }
 }
 

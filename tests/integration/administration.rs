@@ -162,11 +162,11 @@ fn a_malformed_limit_or_cursor_is_answered_400_and_says_what_is_right(host: Host
             let detail = problem(&get(&server, &format!("{path}?limit={limit}")), 400);
             assert!(detail.contains("limit must be given once, as a number from 1 to 1000"), "{limit}: {detail}");
         }
-        for after in ["x", "-1", "", "1.5", "99999999999999999999", "1&after=1", "null"] {
+        for after in ["x", "-1", "", "1.5", "01", "10000000000000000000", "1&after=1", "null"] {
             let detail = problem(&get(&server, &format!("{path}?after={after}")), 400);
             assert!(detail.contains("after must be given once, as the \"next\" of an earlier page"), "{detail}");
         }
-        for query in ["", "?limit=1", "?limit=1000", "?limit=007&after=0", "?after=18446744073709551615"] {
+        for query in ["", "?limit=1", "?limit=1000", "?limit=007&after=0", "?after=9999999999999999999"] {
             let answer = get(&server, &format!("{path}{query}"));
             assert_eq!((answer.status, answer.json()), (200, json!({ "messages": [], "next": null })), "{query}");
         }

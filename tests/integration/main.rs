@@ -17,6 +17,7 @@ mod json_log;
 mod kill;
 mod logging;
 mod metrics;
+mod openapi;
 mod request_ids;
 mod resources;
 mod routes;
@@ -50,6 +51,7 @@ mod python {
     mod limits;
     mod log_lines;
     mod long_polling;
+    mod openapi;
     mod pickle;
     mod pipelining;
     mod process;

@@ -13,6 +13,9 @@ use crate::http::gate::{Gate, impl_transform};
 /// The paths that need no token, because supervisors and load balancers have none.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
+/// The viewer of the descriptions, which are below the same tokens as the other routes: it asks for one.
+const VIEWER: &str = "/docs";
+
 /// Middleware that asks for a bearer token: `Authorization: Bearer TOKEN`. A request without a valid one is answered
 /// 401 before any of its body is read.
 ///
@@ -74,8 +77,8 @@ impl Authentication {
         Self { tokens: tokens.into(), audience: Audience::Workers }
     }
 
-    /// For [`configure_api_routes`](crate::configure_api_routes). `/healthz` and `/readyz` below the scope that
-    /// this wraps need no token.
+    /// For [`configure_api_routes`](crate::configure_api_routes). `/healthz`, `/readyz` and `/docs` below the scope
+    /// that this wraps need no token.
     pub fn for_services(tokens: impl Into<Option<Arc<Tokens>>>) -> Self {
         Self { tokens: tokens.into(), audience: Audience::Services }
     }
@@ -84,7 +87,9 @@ impl Authentication {
 impl Gate for Authentication {
     fn refuse(&self, request: &ServiceRequest) -> Option<HttpResponse> {
         let tokens = self.tokens.as_ref()?;
-        if self.audience == Audience::Services && PROBES.contains(&request.match_info().unprocessed()) {
+        let path = request.match_info().unprocessed();
+        let is_viewer = path.strip_prefix(VIEWER).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if self.audience == Audience::Services && (is_viewer || PROBES.contains(&path)) {
             return None;
         }
         let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -94,7 +99,7 @@ impl Gate for Authentication {
         }
         let as_pickle = self.audience == Audience::Workers && [Method::GET, Method::HEAD].contains(request.method());
         let failure = Failure::unauthorized();
-        let form = Form::of_route(request.match_info().unprocessed());
+        let form = Form::of_route(path);
         Some(if as_pickle { failure.pickle() } else { failure.in_form(form) })
     }
 }
