@@ -12,6 +12,7 @@ mod docs;
 mod health;
 mod metrics;
 mod openapi;
+mod page;
 mod parked;
 mod status;
 mod user_manager;
@@ -64,7 +65,8 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
             let form = Form::of_route(path);
             web::resource(path)
                 .app_data(gateway.clone())
-                .app_data(RoutePattern(path))
+                // both spellings of the root are one route
+                .app_data(RoutePattern(if path.is_empty() { "/" } else { path }))
                 .route(route)
                 .default_service(web::to(move |request| method_not_allowed(request, allowed, form)))
         };
@@ -114,6 +116,8 @@ fn routes() -> Vec<Route> {
         delete("/admin/buffer/{uuid:.*}") => admin::discard_buffered,
         get("/admin/outbox") => admin::list_outbox,
         delete("/admin/outbox/{id}") => admin::discard_outbox,
+        get("") => page::page,
+        get("/") => page::page,
         get("/healthz") => health::healthz,
         get("/readyz") => health::readyz,
         get("/status") => status::status,

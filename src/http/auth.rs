@@ -4,4 +4,5 @@ mod middleware;
 mod tokens;
 
 pub use middleware::Authentication;
+pub(crate) use middleware::TokenNeeded;
 pub use tokens::{Bearer, Tokens, new_token};

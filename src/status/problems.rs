@@ -236,3 +236,82 @@ fn duration(duration: Duration) -> String {
         _ => format!("{days} d {} h", hours % 24),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use user_http_actors::UserHttpActors;
+    use user_http_actors::store::StoreError;
+
+    use super::*;
+    use crate::status::Status;
+    use crate::{Config, RecentEvents};
+
+    /// What is known of actors that have just started, where all is well.
+    async fn well() -> Answers {
+        let config = Config::load(["gateway", "--memory"].map(Into::into), []).expect("valid");
+        let actors = UserHttpActors::start(config.actors).expect("nothing is read");
+        Status::new(actors, RecentEvents::default(), None).ask().await
+    }
+
+    fn texts(answers: &Answers, has_broker: bool) -> Vec<String> {
+        find(answers, has_broker).into_iter().map(|problem| problem.text).collect()
+    }
+
+    fn outbox(answers: &mut Answers) -> &mut OutboxState {
+        answers.last.outbox.as_mut().expect("it has answered")
+    }
+
+    #[actix_web::test]
+    async fn nothing_is_wrong_while_all_is_well() {
+        assert_eq!(texts(&well().await, false), Vec::<String>::new());
+    }
+
+    #[actix_web::test]
+    async fn a_broker_that_is_away_is_described_with_what_waits() {
+        let mut answers = well().await;
+        let state = outbox(&mut answers);
+        (state.broker, state.broker_for) = (BrokerState::Disconnected, Duration::from_secs(4 * 60 + 59));
+        (state.messages, state.bytes) = (312, 2_254_857_830);
+        let expected =
+            "The broker has been away for 4 min; 312 messages (2.1 GiB) wait here and will be sent when it is back.";
+        assert_eq!(texts(&answers, true), [expected]);
+        let state = outbox(&mut answers);
+        (state.broker, state.messages, state.bytes) = (BrokerState::Blocked, 1, 700);
+        assert!(texts(&answers, true)[0].ends_with("1 message (700 B) waits here."), "{answers:?}");
+    }
+
+    #[actix_web::test]
+    async fn a_disk_that_is_full_has_failed_or_does_not_answer_comes_first() {
+        for (failure, part) in [
+            (StoreError::NoSpace("full".into()), "No space is left"),
+            (StoreError::Busy("files".into()), "out of file descriptors"),
+            (StoreError::Failed("sync".into()), "has failed"),
+        ] {
+            let mut answers = well().await;
+            let state = outbox(&mut answers);
+            (state.parked, state.messages, state.store_failure) = (1, 1, Some(failure));
+            let problems = find(&answers, true);
+            assert_eq!(problems.len(), 2, "{problems:?}");
+            assert!(problems[0].level == Severity::Error && problems[0].text.contains(part), "{problems:?}");
+            assert!(problems[1].text.starts_with("1 message is parked"), "{problems:?}");
+        }
+        let mut answers = well().await;
+        answers.last.buffer.as_mut().expect("it has answered").store_busy = Some(Duration::from_secs(75));
+        assert!(texts(&answers, false)[0].contains("has not answered for 1 min"), "{answers:?}");
+    }
+
+    #[actix_web::test]
+    async fn an_outbox_that_fills_or_does_not_move_is_reported_before_it_refuses() {
+        let mut answers = well().await;
+        let state = outbox(&mut answers);
+        (state.bytes, state.max_bytes) = (900, 1_000);
+        assert!(texts(&answers, false)[0].contains("The outbox is nearly full: 900 B of 1000 B"), "{answers:?}");
+        outbox(&mut answers).full = true;
+        assert!(texts(&answers, false)[0].contains("The outbox is full"), "{answers:?}");
+        let mut answers = well().await;
+        outbox(&mut answers).oldest = Some(Duration::from_secs(3_600 + 120));
+        assert!(texts(&answers, false)[0].contains("has waited for 1 h 2 min. The user manager"), "{answers:?}");
+        outbox(&mut answers).broker = BrokerState::Connected;
+        assert!(texts(&answers, true)[0].contains("1 h 2 min although the broker is connected"), "{answers:?}");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod amqp;
 mod broker;
+mod browser;
 mod farm;
 mod front;
 mod http;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 pub use amqp::AmqpFarm;
 pub(crate) use broker::for_each_broker;
 pub use broker::{Broker, FaultyBroker, Version};
+pub use browser::{Page, Scheme};
 pub use farm::{Farm, Referred, forwarded, frame, order, referred};
 pub use front::{Front, Kind};
 pub use http::{Connection, Response, connect, request};

@@ -1,8 +1,8 @@
 //! The server as its users meet it: over HTTP and AMQP, with Python programs like the farm's own.
 //!
 //! Each row of the wire contract's tables has a test that is named for it. A test that needs more than the server's
-//! binary says so in its path: `python::`, `rabbitmq::`, `proxies::`, `blender::`, `mounts::` or `prometheus::`.
-//! `tests/run` installs what the tests that it runs need, and decides by these names.
+//! binary says so in its path: `python::`, `rabbitmq::`, `proxies::`, `blender::`, `browser::`, `mounts::` or
+//! `prometheus::`. `tests/run` installs what the tests that it runs need, and decides by these names.
 
 mod harness;
 
@@ -18,6 +18,7 @@ mod kill;
 mod logging;
 mod metrics;
 mod openapi;
+mod page;
 mod request_ids;
 mod resources;
 mod routes;
@@ -92,6 +93,13 @@ mod proxies {
 /// Tests with Blender and the farm's Python programs.
 mod blender {
     mod render_farm;
+}
+
+/// Tests with Debian's Chromium, some of them with more.
+mod browser {
+    mod proxies;
+    mod rabbitmq;
+    mod status_page;
 }
 
 /// Tests that mount a file system (as root, or in a user namespace), with the farm's Python programs.

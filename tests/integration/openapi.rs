@@ -343,6 +343,8 @@ fn the_api_server_answers_as_described() {
         ("GET", "/UserManager/NextMessage", "/UserManager/NextMessage"),
         ("GET", "/UserManager/NextMessage", "/UserManager/NextMessage"),
         ("HEAD", "/UserManager/NextMessage", "/UserManager/NextMessage"),
+        ("GET", "/", "/"),
+        ("HEAD", "/", "/"),
         ("GET", "/healthz", "/healthz"),
         ("HEAD", "/healthz", "/healthz"),
         ("GET", "/readyz", "/readyz"),

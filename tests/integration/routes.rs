@@ -8,7 +8,7 @@ fn an_unknown_path_is_answered_404() {
     for path in ["/nothing", "/nothing/more", "/CommunicationInterface"] {
         request(server.http, "GET", path, &[], b"").failure(404);
     }
-    for path in ["/", "/nothing", "/CommunicationInterface/", "/UserManager/Messages", "/UserManager/Messages/"] {
+    for path in ["/nothing", "/CommunicationInterface/", "/UserManager/Messages", "/UserManager/Messages/"] {
         request(server.api, "GET", path, &[], b"").failure(404);
     }
     request(server.http, "POST", "/nothing", &[], b"{}").failure(404);
@@ -26,6 +26,9 @@ fn a_method_that_a_path_does_not_have_is_answered_405_with_those_it_has() {
         (server.api, "POST", "/UserManager/NextMessage", "GET"),
         (server.api, "POST", "/UserManager/NextMessage", "HEAD"),
         (server.api, "GET", id, "DELETE"),
+        (server.api, "POST", "/", "GET"),
+        (server.api, "POST", "/status", "GET"),
+        (server.api, "DELETE", "/events", "HEAD"),
         (server.api, "POST", "/healthz", "GET"),
         (server.api, "POST", "/healthz", "HEAD"),
         (server.api, "POST", "/readyz", "GET"),
@@ -42,7 +45,7 @@ fn a_method_that_a_path_does_not_have_is_answered_405_with_those_it_has() {
 fn head_is_answered_wherever_get_is_with_the_same_head_and_no_body() {
     let server = Server::start();
     let mut connection = Connection::open(server.api);
-    for path in ["/healthz", "/readyz", "/UserManager/Parked", "/UserManager/NextMessage", "/nothing"] {
+    for path in ["/", "/healthz", "/readyz", "/UserManager/Parked", "/UserManager/NextMessage", "/nothing"] {
         let head = connection.request("HEAD", path, &[], b"");
         // on the same connection: a body that HEAD had would be taken for this answer
         let get = connection.request("GET", path, &[], b"");

@@ -14,8 +14,8 @@ for_each_host!(
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
-/// A .blend file that does not fit into the buffers of a socket.
-const LARGE: u64 = 64 << 20;
+/// A .blend file that does not fit into the buffers of a socket: the kernel may give it 36 MiB.
+const LARGE: u64 = 128 << 20;
 
 fn status(server: &Server) -> Value {
     let answer = request(server.api, "GET", &server.api_path("/status"), &[], b"");

@@ -16,6 +16,12 @@ const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 /// The viewer of the descriptions, which are below the same tokens as the other routes: it asks for one.
 const VIEWER: &str = "/docs";
 
+/// The status page, which holds no data. It needs no token itself, and asks for one for its own requests.
+const PAGE: [&str; 2] = ["", "/"];
+
+/// In the extensions of a request for the status page: the other routes need a token.
+pub struct TokenNeeded;
+
 /// Middleware that asks for a bearer token: `Authorization: Bearer TOKEN`. A request without a valid one is answered
 /// 401 before any of its body is read.
 ///
@@ -77,8 +83,8 @@ impl Authentication {
         Self { tokens: tokens.into(), audience: Audience::Workers }
     }
 
-    /// For [`configure_api_routes`](crate::configure_api_routes). `/healthz`, `/readyz` and `/docs` below the scope
-    /// that this wraps need no token.
+    /// For [`configure_api_routes`](crate::configure_api_routes). `/healthz`, `/readyz`, `/docs` and the status page
+    /// (`/`) below the scope that this wraps need no token.
     pub fn for_services(tokens: impl Into<Option<Arc<Tokens>>>) -> Self {
         Self { tokens: tokens.into(), audience: Audience::Services }
     }
@@ -89,7 +95,12 @@ impl Gate for Authentication {
         let tokens = self.tokens.as_ref()?;
         let path = request.match_info().unprocessed();
         let is_viewer = path.strip_prefix(VIEWER).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let is_read = [Method::GET, Method::HEAD].contains(request.method());
         if self.audience == Audience::Services && (is_viewer || PROBES.contains(&path)) {
+            return None;
+        }
+        if self.audience == Audience::Services && PAGE.contains(&path) && is_read {
+            request.extensions_mut().insert(TokenNeeded);
             return None;
         }
         let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -97,7 +108,7 @@ impl Gate for Authentication {
             request.extensions_mut().insert(bearer);
             return None;
         }
-        let as_pickle = self.audience == Audience::Workers && [Method::GET, Method::HEAD].contains(request.method());
+        let as_pickle = self.audience == Audience::Workers && is_read;
         let failure = Failure::unauthorized();
         let form = Form::of_route(path);
         Some(if as_pickle { failure.pickle() } else { failure.in_form(form) })

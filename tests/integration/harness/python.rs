@@ -17,7 +17,7 @@ pub struct Peer {
     process: Option<Process>,
 }
 
-struct Process {
+pub(super) struct Process {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -44,7 +44,7 @@ impl Peer {
     fn process(&mut self) -> &mut Process {
         self.process.get_or_insert_with(|| {
             let idle = IDLE.lock().expect("the idle peers").pop();
-            idle.unwrap_or_else(Process::start)
+            idle.unwrap_or_else(|| Process::start("peer.py"))
         })
     }
 
@@ -100,10 +100,11 @@ impl Drop for Peer {
 }
 
 impl Process {
-    fn start() -> Self {
+    /// Starts a script of `tests/peers`.
+    pub(super) fn start(script: &str) -> Self {
         let python = python();
         let mut command = Command::new(&python);
-        command.arg("-B").arg(tests().join("peers/peer.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("-B").arg(tests().join("peers").join(script)).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| {
             panic!("{}: {error}; run ./tests/run once, it installs what the tests need", python.display())
         });
@@ -113,7 +114,7 @@ impl Process {
     }
 
     #[track_caller]
-    fn exchange(&mut self, request: &Value) -> Value {
+    pub(super) fn exchange(&mut self, request: &Value) -> Value {
         let mut line = String::new();
         let asked = writeln!(self.stdin, "{request}").and_then(|()| self.stdin.flush());
         asked.and_then(|()| self.stdout.read_line(&mut line)).expect("the Python peer to live");
