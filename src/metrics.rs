@@ -3,16 +3,19 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use metrics::{describe_gauge, gauge};
+use metrics::{Gauge, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use user_http_actors::metrics::STORE_COMMIT_CHANGES;
+
+use crate::tls::Tls;
 
 mod process;
 
 const BUILD_INFO: &str = "user_http_server_build_info";
+const CERTIFICATE_EXPIRY: &str = "user_http_server_certificate_expiry_timestamp_seconds";
 
 /// The buckets of histograms of seconds: from a request that is answered from memory to a .blend file of several GiB
 /// over a slow line.
@@ -62,6 +65,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(3);
 pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
+    certificates: Arc<Mutex<Vec<(Gauge, Tls)>>>,
 }
 
 impl Default for Metrics {
@@ -79,7 +83,7 @@ impl Metrics {
         });
         let recorder = builder.expect("each histogram has buckets").build_recorder();
         let handle = recorder.handle();
-        let metrics = Self { recorder: Arc::new(recorder), handle };
+        let metrics = Self { recorder: Arc::new(recorder), handle, certificates: Arc::default() };
         metrics.record(|| {
             describe_gauge!(BUILD_INFO, "The version and the revision of the program; always 1.");
             let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("BUILD_REVISION"));
@@ -93,6 +97,15 @@ impl Metrics {
         metrics::with_local_recorder(&*self.recorder, start)
     }
 
+    /// Reports when the certificate of `server` expires, from now on.
+    pub(crate) fn add_certificate(&self, server: &'static str, tls: Tls) {
+        let gauge = self.record(|| {
+            describe_gauge!(CERTIFICATE_EXPIRY, "When the certificate of a server expires, in seconds since 1970.");
+            gauge!(CERTIFICATE_EXPIRY, "server" => server)
+        });
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).push((gauge, tls));
+    }
+
     /// Keeps the memory of the metrics bounded while nobody reads them. Never ends; for a task of its own.
     pub async fn upkeep(self) -> Infallible {
         let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
@@ -104,6 +117,9 @@ impl Metrics {
 
     /// All metrics in Prometheus's text format, version 0.0.4, with those of the process.
     pub fn render(&self) -> String {
+        for (gauge, tls) in self.certificates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            gauge.set(tls.expiry() as f64);
+        }
         let mut text = self.handle.render();
         process::append_to(&mut text);
         text

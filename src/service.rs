@@ -145,7 +145,7 @@ impl UserHttpServer {
         let http = {
             let (gateway, is_stopping) = (gateway.clone(), Arc::clone(&is_stopping));
             let authentication = Authentication::for_workers(config.worker_tokens.clone());
-            let counts = ServerMetrics::new(&metrics, "worker");
+            let counts = ServerMetrics::new(&metrics, "worker", budget.workers);
             let settings = settings.clone();
             server::serve(listeners.http, config.http_tls.clone(), budget.workers, settings, counts, move || {
                 let is_stopping = Arc::clone(&is_stopping);
@@ -164,7 +164,7 @@ impl UserHttpServer {
                 guard = guard.loopback_hosts_and(config.api_hosts.clone());
             }
             let authentication = Authentication::for_services(config.api_tokens.clone());
-            let counts = ServerMetrics::new(&metrics, "api");
+            let counts = ServerMetrics::new(&metrics, "api", budget.services);
             server::serve(listeners.api, config.api_tls.clone(), budget.services, settings, counts, move || {
                 let is_stopping = Arc::clone(&is_stopping);
                 App::new()
@@ -176,6 +176,9 @@ impl UserHttpServer {
             })?
         };
 
+        for (server, tls) in [("worker", &config.http_tls), ("api", &config.api_tls)] {
+            tls.iter().for_each(|tls| metrics.add_certificate(server, tls.clone()));
+        }
         let watch = actix_web::rt::spawn(tls::watch(config.tls().cloned().collect()));
         let upkeep = actix_web::rt::spawn(metrics.upkeep());
         let (http_handle, api_handle) = (http.handle(), api.handle());

@@ -193,7 +193,7 @@ impl BufferActor {
             delivered_total: 0,
             expired_total: 0,
             discarded_total: 0,
-            metrics: BufferMetrics::register(),
+            metrics: BufferMetrics::register(max_bytes),
         };
         let mut references = Vec::new();
         for record in recovered {

@@ -116,7 +116,7 @@ enum Draining {
 /// Who gets the messages.
 #[derive(Debug)]
 enum Route {
-    Broker(Forwarder),
+    Broker(Box<Forwarder>),
     UserManager(NextMessageRequests),
 }
 
@@ -136,15 +136,15 @@ impl UserManagerPublisher {
         let RecoveredOutbox { outbox, keys, useless } = Outbox::recover(recovered)?;
         let (keys, earlier) = Keys::recover(keys);
         useless.into_iter().chain(earlier).for_each(|record| store.remove(record));
-        let metrics = OutboxMetrics::register();
+        let metrics = OutboxMetrics::register(max_bytes);
         metrics.recovered(&outbox);
-        let broker_metrics = BrokerMetrics::register();
+        let broker_metrics = BrokerMetrics::register(broker.is_some());
         let frame_ack = broker.as_ref().map_or(FrameAck::Stored, |broker| broker.frame_ack);
         let route = match broker {
             None => Route::UserManager(NextMessageRequests::default()),
             Some(BrokerRoute { start_link, .. }) => {
                 let link = start_link(Box::new(move |event| address.do_send(FromBroker(event))));
-                Route::Broker(Forwarder::new(link, broker_metrics))
+                Route::Broker(Box::new(Forwarder::new(link, broker_metrics)))
             }
         };
         Ok(Self {

@@ -19,6 +19,7 @@ use crate::Metrics;
 const REQUESTS: &str = "user_http_server_http_requests_total";
 const REQUEST_DURATION: &str = "user_http_server_http_request_duration_seconds";
 const CONNECTIONS: &str = "user_http_server_http_connections";
+const CONNECTIONS_LIMIT: &str = "user_http_server_http_connections_limit";
 const RECEIVED_BYTES: &str = "user_http_server_http_received_bytes_total";
 const SENT_BYTES: &str = "user_http_server_http_sent_bytes_total";
 
@@ -96,11 +97,14 @@ pub struct OpenConnection(Gauge);
 
 impl ServerMetrics {
     /// The metrics of the server with this name.
-    pub fn new(metrics: &Metrics, server: &'static str) -> Self {
+    /// Of a server that has at most `max_connections` at once.
+    pub fn new(metrics: &Metrics, server: &'static str, max_connections: usize) -> Self {
         metrics.record(|| {
             describe_counter!(REQUESTS, "Requests that were answered, by the status of the answer.");
             describe_histogram!(REQUEST_DURATION, "From the last byte of a request's head to that of its answer.");
             describe_gauge!(CONNECTIONS, "Open connections.");
+            describe_gauge!(CONNECTIONS_LIMIT, "How many connections may be open at the same time.");
+            gauge!(CONNECTIONS_LIMIT, "server" => server).set(max_connections as f64);
             describe_counter!(RECEIVED_BYTES, "Bytes received from clients, without those of TLS.");
             describe_counter!(SENT_BYTES, "Bytes sent to clients, without those of TLS.");
             Self {

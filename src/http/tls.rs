@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use user_http_actors::tls::{certificates, pem_error, provider, roots};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// How long a client may take for the handshake. It occupies a connection and a few KiB for that time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,8 +89,16 @@ pub struct Tls(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     files: TlsFiles,
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Loaded>,
     watch: Mutex<Watch>,
+}
+
+/// What the files contain.
+#[derive(Clone, Debug)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// When the certificate expires, in seconds since 1970.
+    expiry: i64,
 }
 
 /// The state of the files.
@@ -111,7 +120,7 @@ impl Tls {
     /// See [`TlsError`].
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let acted_on = files.stamps();
-        let current = RwLock::new(Arc::new(files.load()?));
+        let current = RwLock::new(files.load()?);
         let watch = Mutex::new(Watch { seen: acted_on.clone(), acted_on });
         Ok(Self(Arc::new(Inner { files, current, watch })))
     }
@@ -145,17 +154,22 @@ impl Tls {
         let Inner { files, current, .. } = &*self.0;
         watch.acted_on = files.stamps();
         match files.load() {
-            Ok(config) => {
-                *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+            Ok(loaded) => {
+                *current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
                 log::info!("certificate reloaded from {}; new connections use it", files.cert.display());
             }
             Err(error) => log::warn!("cannot reload the certificate, new connections use the previous one: {error}"),
         }
     }
 
-    /// The configuration for a new connection.
-    fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner))
+    /// When the certificate expires, in seconds since 1970.
+    pub fn expiry(&self) -> i64 {
+        self.current().expiry
+    }
+
+    /// What new connections use.
+    fn current(&self) -> Loaded {
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -188,7 +202,7 @@ pub(crate) async fn accept<S>(tls: Tls, socket: S) -> io::Result<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    TlsAcceptor::from(tls.current()).accept(socket).await
+    TlsAcceptor::from(tls.current().config).accept(socket).await
 }
 
 /// Reloads the files of each configuration when they change. Never returns, unless there are none.
@@ -211,9 +225,10 @@ impl TlsFiles {
         paths.into_iter().flatten().map(stamp).collect()
     }
 
-    fn load(&self) -> Result<ServerConfig, TlsError> {
+    fn load(&self) -> Result<Loaded, TlsError> {
         let provider = provider();
         let identity = self.identity(&provider)?;
+        let expiry = self.expiry(&identity)?;
         let clients = self.clients(&provider)?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -221,7 +236,16 @@ impl TlsFiles {
             .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(config)
+        Ok(Loaded { config: Arc::new(config), expiry })
+    }
+
+    fn expiry(&self, identity: &CertifiedKey) -> Result<i64, TlsError> {
+        let certificate = identity.end_entity_cert().map_err(|error| error.to_string());
+        let expiry = certificate.and_then(|certificate| {
+            let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+            Ok(certificate.validity().not_after.timestamp())
+        });
+        expiry.map_err(|why| TlsError::of(TlsFile::Cert, &self.cert, why))
     }
 
     fn identity(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {

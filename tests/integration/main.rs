@@ -85,6 +85,13 @@ mod rabbitmq {
     mod tls_amqp;
 }
 
+/// Tests with Prometheus, RabbitMQ and the farm's Python programs.
+mod prometheus {
+    mod alerts;
+    mod dashboard;
+    mod node;
+}
+
 /// Tests with nginx, HAProxy and Caddy, and the farm's Python programs.
 mod proxies {
     mod deliveries;

@@ -47,7 +47,7 @@ document_paths() {
         grep --only-matching --extended-regexp '\]\([^)]+\)' "$1" | sed 's/^](//; s/)$//; s/#.*//' | grep -v '^[a-z]*:'
         grep --only-matching --extended-regexp '`[^` ]+`' "$1" | tr -d '`' |
             grep --extended-regexp \
-                '^((\./)?(actors|src|tests|docs|benches|examples|fuzz|\.ci)/[A-Za-z0-9_./-]+|[A-Za-z0-9_-]+\.(rs|sh))$'
+                '^((\./)?(actors|src|tests|docs|deploy|benches|examples|fuzz|\.ci)/[A-Za-z0-9_./-]+|[A-Za-z0-9_-]+\.(rs|sh))$'
     } | grep --invert-match --line-regexp 'tests/\.venv.*' | sort --unique
 }
 

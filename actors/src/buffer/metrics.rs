@@ -10,6 +10,7 @@ use crate::metrics::OldestAge;
 
 const MESSAGES: &str = "user_http_server_buffer_messages";
 const BYTES: &str = "user_http_server_buffer_bytes";
+const LIMIT: &str = "user_http_server_buffer_limit_bytes";
 const IN_DELIVERY: &str = "user_http_server_buffer_in_delivery";
 const OLDEST: &str = "user_http_server_buffer_oldest_seconds";
 const RECOVERED: &str = "user_http_server_buffer_recovered_messages";
@@ -58,9 +59,12 @@ pub(super) struct BufferMetrics {
 }
 
 impl BufferMetrics {
-    pub fn register() -> Self {
+    /// Of a buffer that holds at most `max_bytes`.
+    pub fn register(max_bytes: u64) -> Self {
         describe_gauge!(MESSAGES, "Messages for workers in the buffer.");
         describe_gauge!(BYTES, "What these messages take of --max-buffered.");
+        describe_gauge!(LIMIT, "The limit of these bytes: --max-buffered.");
+        gauge!(LIMIT).set(max_bytes as f64);
         describe_gauge!(IN_DELIVERY, "Messages that are being sent to a worker.");
         describe_gauge!(OLDEST, "The age of the oldest message in the buffer; 0 if there is none.");
         describe_gauge!(RECOVERED, "Messages that the buffer found on the disk when the gateway started.");

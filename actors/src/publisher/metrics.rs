@@ -10,6 +10,7 @@ use crate::publisher::outbox::Outbox;
 
 const MESSAGES: &str = "user_http_server_outbox_messages";
 const BYTES: &str = "user_http_server_outbox_bytes";
+const LIMIT: &str = "user_http_server_outbox_limit_bytes";
 const OLDEST: &str = "user_http_server_outbox_oldest_seconds";
 const PARKED: &str = "user_http_server_outbox_parked";
 const RECOVERED: &str = "user_http_server_outbox_recovered_messages";
@@ -43,9 +44,12 @@ pub(super) struct OutboxMetrics {
 }
 
 impl OutboxMetrics {
-    pub fn register() -> Self {
+    /// Of an outbox that holds at most `max_bytes`.
+    pub fn register(max_bytes: u64) -> Self {
         describe_gauge!(MESSAGES, "Messages for the user manager in the outbox, parked ones included.");
         describe_gauge!(BYTES, "What these messages take of --max-outbox.");
+        describe_gauge!(LIMIT, "The limit of these bytes: --max-outbox.");
+        gauge!(LIMIT).set(max_bytes as f64);
         describe_gauge!(OLDEST, "The age of the oldest message in the outbox; 0 if there is none.");
         describe_gauge!(PARKED, "Messages that the broker refuses permanently, and that wait for an operator.");
         describe_gauge!(RECOVERED, "Messages that the outbox found on the disk when the gateway started.");

@@ -34,7 +34,7 @@ fn settings() -> ConnectionSettings {
 }
 
 fn metrics() -> RequestMetrics {
-    RequestMetrics::new(ServerMetrics::new(&Metrics::new(), "test"))
+    RequestMetrics::new(ServerMetrics::new(&Metrics::new(), "test", 1))
 }
 
 impl<B: MessageBody> Answer for Response<B> {

@@ -9,6 +9,7 @@ use metrics::{
 use crate::broker::Outcome;
 use crate::messages::BrokerState;
 
+const CONFIGURED: &str = "user_http_server_broker_configured";
 const CONNECTED: &str = "user_http_server_broker_connected";
 const BLOCKED: &str = "user_http_server_broker_blocked";
 const CONNECTIONS: &str = "user_http_server_broker_connections_total";
@@ -28,7 +29,13 @@ pub struct BrokerMetrics {
 }
 
 impl BrokerMetrics {
-    pub fn register() -> Self {
+    /// Of a service with a broker, or without one.
+    pub fn register(is_configured: bool) -> Self {
+        describe_gauge!(
+            CONFIGURED,
+            "1 if the gateway has a broker; 0 if the user manager takes its messages over HTTP."
+        );
+        gauge!(CONFIGURED).set(if is_configured { 1 } else { 0 });
         describe_gauge!(CONNECTED, "1 while there is a connection to the broker to publish on.");
         describe_gauge!(BLOCKED, "1 while the broker blocks that connection.");
         describe_counter!(CONNECTIONS, "Connections to publish on that were made.");
