@@ -37,8 +37,8 @@ impl RequestId {
         }
     }
 
-    /// A new id. Its random bits come from the generator of the thread, without a system call: it takes 26 ns, and
-    /// `Uuid::new_v4` more than 460 ns.
+    /// A new id. Its random bits come from the generator of the thread, without a system call: it takes 40 ns, and
+    /// `Uuid::new_v4` 620 ns.
     pub fn generate() -> Self {
         // as one number: an array is filled byte by byte, which takes three times as long
         let random = rand::random::<u128>().to_ne_bytes();

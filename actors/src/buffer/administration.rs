@@ -74,7 +74,7 @@ impl BufferActor {
             Ok(()) => {
                 self.forget(&uuid);
                 self.left(Departure::Discarded);
-                let Requester { name: by, request_id } = &requester;
+                let (by, request_id) = (requester.name.as_str(), requester.request_id.as_str());
                 log::info!(request_id, by; "message {uuid:?} is discarded by {by}");
                 Ok(())
             }

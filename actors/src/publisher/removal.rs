@@ -64,7 +64,7 @@ impl UserManagerPublisher {
                 if let (Cause::DiscardedBy(requester), Some(message)) = (cause, self.outbox.get(seq)) {
                     let (id, kind, user, len) =
                         (message.meta.message_id, message.meta.kind, &message.meta.user_id, message.payload.len());
-                    let Requester { name: by, request_id } = requester;
+                    let (by, request_id) = (requester.name.as_str(), requester.request_id.as_str());
                     log::info!(request_id, by; "message {id} ({kind:?} of {user:?}, {len} bytes) is discarded by {by}");
                 }
                 self.forget(seq, departure);
