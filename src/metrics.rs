@@ -31,8 +31,8 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The metrics of a gateway, for `GET /metrics`. Clones share them.
 ///
-/// [`UserHttpServer`](crate::UserHttpServer) has metrics of its own. An application that mounts the routes itself starts
-/// the actors with [`Metrics::record`], and passes the metrics on to the
+/// [`UserHttpServer`](crate::UserHttpServer) has metrics of its own. An application that mounts the routes itself
+/// starts the actors with [`Metrics::record`], and passes the metrics on to the
 /// [`Gateway`](crate::Gateway::with_metrics), which adds the route:
 ///
 /// ```

@@ -16,9 +16,9 @@
 //! | certificates | [`tls`] |
 //! | what the actors report | [`metrics`] |
 //!
-//! The crate installs no logger, no metrics recorder, no signal handler, no panic hook and no default of rustls. It reads no environment
-//! variables, with one exception: for a broker over TLS without a CA file, `SSL_CERT_FILE` and `SSL_CERT_DIR` say where
-//! the system's CAs are.
+//! The crate installs no logger, no metrics recorder, no signal handler, no panic hook and no default of rustls. It
+//! reads no environment variables, with one exception: for a broker over TLS without a CA file, `SSL_CERT_FILE` and
+//! `SSL_CERT_DIR` say where the system's CAs are.
 //!
 //! ```
 //! use std::time::Duration;

@@ -29,8 +29,8 @@ const ANYTHING: &str = ":.*}";
 /// The label of what has no name of its own.
 const OTHER: &str = "other";
 
-/// The pattern of a route, as data of its resource. Without regular expressions, it is the label `route` of the requests
-/// that the route answers.
+/// The pattern of a route, as data of its resource. Without regular expressions, it is the label `route` of the
+/// requests that the route answers.
 #[derive(Clone, Copy, Debug)]
 pub struct RoutePattern(pub &'static str);
 

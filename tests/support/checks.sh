@@ -43,11 +43,12 @@ check_document_paths() {
 
 # Targets of links, and what looks like one of the repository's paths.
 document_paths() {
+    local folders='actors|src|tests|docs|deploy|benches|examples|fuzz|\.ci'
     {
         grep --only-matching --extended-regexp '\]\([^)]+\)' "$1" | sed 's/^](//; s/)$//; s/#.*//' | grep -v '^[a-z]*:'
         grep --only-matching --extended-regexp '`[^` ]+`' "$1" | tr -d '`' |
             grep --extended-regexp \
-                '^((\./)?(actors|src|tests|docs|deploy|benches|examples|fuzz|\.ci)/[A-Za-z0-9_./-]+|[A-Za-z0-9_-]+\.(rs|sh))$'
+                "^((\./)?($folders)/[A-Za-z0-9_./-]+|[A-Za-z0-9_-]+\.(rs|sh))\$"
     } | grep --invert-match --line-regexp 'tests/\.venv.*' | sort --unique
 }
 
