@@ -122,6 +122,7 @@ async fn page_through(limit: usize, before: Vec<Happening>, between: Vec<Vec<Hap
     loop {
         let Page { messages, next } = page(&buffer, after, limit).await;
         assert!(messages.len() <= limit);
+        assert!(next.is_none_or(|next| next > after), "the cursor {after} leads to {next:?}");
         for entry in messages {
             let uuid = entry.buffer_uuid.as_str();
             assert!(held.contains_key(uuid), "{uuid} is listed and not there");

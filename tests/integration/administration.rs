@@ -52,6 +52,7 @@ fn list(server: &Server, path: &str, limit: usize) -> Vec<Value> {
             Value::Null => return messages,
             next => query = format!("{path}?limit={limit}&after={}", next.as_str().expect("a string")),
         }
+        assert!(messages.len() < 10_000, "the pages do not end: {query}");
     }
 }
 
