@@ -131,3 +131,67 @@ impl fmt::Debug for Metrics {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Instant;
+
+    use user_http_actors::UserHttpActors;
+    use user_http_actors::codec::Format;
+
+    use super::*;
+    use crate::Config;
+
+    const MESSAGE: &str = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": 1}}"#;
+
+    fn start(metrics: &Metrics) -> UserHttpActors {
+        let config = Config::load(["gateway", "--memory"].map(Into::into), []).expect("a configuration");
+        metrics.record(|| UserHttpActors::start(config.actors)).expect("nothing is read")
+    }
+
+    fn value(metrics: &Metrics, name: &str) -> f64 {
+        let text = metrics.render();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}: {text}"))
+    }
+
+    #[actix_web::test]
+    async fn two_gateways_in_one_process_do_not_mix_their_metrics() {
+        let (first, second) = (Metrics::new(), Metrics::new());
+        let (actors, _others) = (start(&first), start(&second));
+        actors.handle_communication_interface_message(Format::Json, MESSAGE).await.expect("space");
+        let held = |metrics| value(metrics, "user_http_server_buffer_messages");
+        assert_eq!((held(&first), held(&second)), (1.0, 0.0));
+    }
+
+    #[test]
+    fn the_metrics_are_read_and_ages_grow_while_the_actors_hang() {
+        let metrics = Metrics::new();
+        let (hang, hanging) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let reporting = metrics.clone();
+        let actors_thread = thread::spawn(move || {
+            actix_web::rt::System::new().block_on(async {
+                let actors = start(&reporting);
+                actors.handle_communication_interface_message(Format::Json, MESSAGE).await.expect("space");
+                hang.send(actors).expect("the test goes on");
+                // no actor of this thread does anything until the test has ended
+                let _ = ended.recv();
+            });
+        });
+        let actors = hanging.recv().expect("the actors have started");
+        let age = || {
+            actors.update_ages();
+            value(&metrics, "user_http_server_buffer_oldest_seconds")
+        };
+        let (first, began) = (age(), Instant::now());
+        while age() < first + 0.1 {
+            assert!(began.elapsed() < Duration::from_secs(30), "{first}, {}", age());
+            thread::yield_now();
+        }
+        drop(end);
+        actors_thread.join().expect("no panic");
+    }
+}

@@ -261,6 +261,24 @@ fn each_message_for_the_user_manager_is_counted_where_it_comes_and_where_it_goes
 }
 
 #[test]
+fn what_an_operator_discards_is_counted_as_discarded() {
+    let server = Server::start();
+    assert_eq!((leave(&server, "1", "1"), post(&server, "FRAME_RENDERED", &[])), (200, 200));
+    let message = request(server.api, "GET", "/UserManager/NextMessage?lease=0", &[], b"");
+    let id = message.header("message-id").expect("a message");
+    for path in ["/admin/buffer/1".to_owned(), format!("/admin/outbox/{id}")] {
+        for status in [204, 404] {
+            assert_eq!(request(server.api, "DELETE", &path, &[], b"").status, status, "{path}");
+        }
+    }
+    let scrape = assert_balanced(server.api);
+    assert_eq!((scrape.value("buffer_discarded_total"), scrape.value("outbox_discarded_total")), (1.0, 1.0));
+    assert_eq!((scrape.value("buffer_messages"), scrape.value("outbox_messages")), (0.0, 0.0));
+    let labels = [("route", "/admin/buffer/{uuid}"), ("status", "204")];
+    assert_eq!(scrape.sum("http_requests_total", &labels), 1.0, "{}", scrape.text);
+}
+
+#[test]
 fn the_age_of_the_oldest_message_is_that_at_the_time_of_the_scrape() {
     let server = Server::start();
     assert_eq!((leave(&server, "1", "1"), post(&server, "FRAME_RENDERED", &[])), (200, 200));
@@ -379,5 +397,53 @@ mod prometheus {
         let checked = promtool.wait_with_output().expect("promtool's end");
         let said = [checked.stdout, checked.stderr].concat();
         assert!(checked.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    }
+}
+
+/// These tests need RabbitMQ.
+mod rabbitmq {
+    use super::*;
+    use crate::harness::{AmqpFarm, Broker, Direction, Proxy, Version, order};
+
+    #[test]
+    fn with_a_broker_the_books_balance_and_a_scrape_is_answered_while_it_is_silent() {
+        let url = Broker::of(Version::Debian).url;
+        let proxy = Proxy::to(&url);
+        let mut amqp = AmqpFarm::behind(&proxy, &url);
+        let api = amqp.farm.api;
+        amqp.user_manager();
+        amqp.publish_value(&order("first", "1"));
+        amqp.publish(b"no message", false);
+        amqp.post_frames(0..5);
+        let scrape = eventually_scraped(api, "all has come", |scrape| {
+            let come = (
+                scrape.sum("buffer_accepted_total", &[("source", "amqp")]),
+                scrape.sum("buffer_refused_total", &[("reason", "malformed")]),
+                scrape.value("outbox_forwarded_total"),
+            );
+            holds(come == (1.0, 1.0, 5.0), scrape.text.clone())
+        });
+        assert_eq!((scrape.value("broker_connected"), scrape.value("broker_connections_total")), (1.0, 1.0));
+        assert!(scrape.value("publish_confirm_seconds_count") >= 5.0, "{}", scrape.text);
+        assert_balanced(api);
+
+        amqp.lose_the_acknowledgement_of(&proxy, &order("second", "2"));
+        proxy.forward();
+        amqp.wait_until_consuming();
+        amqp.wait_for_own_queue(1, 0);
+        let scrape = assert_balanced(api);
+        assert_eq!(scrape.sum("buffer_accepted_total", &[("source", "amqp")]), 2.0, "a redelivery is none");
+
+        proxy.swallow(&[Direction::ToBroker, Direction::ToServer]);
+        // its sender waits for the confirm, and then for the disk
+        amqp.post_frames(5..6);
+        let scrape = assert_balanced(api);
+        assert_eq!((scrape.value("outbox_messages"), scrape.sum("outbox_accepted_total", &[])), (1.0, 6.0));
+        proxy.cut();
+        proxy.forward();
+        eventually_scraped(api, "it is forwarded", |scrape| {
+            holds(scrape.value("outbox_messages") == 0.0, scrape.text.clone())
+        });
+        assert!(assert_balanced(api).value("broker_connections_total") >= 2.0);
     }
 }

@@ -21,6 +21,7 @@ use user_http_actors::store::{Change, Durable, NO_RECORD, Put, Recovered, Seq, S
 use user_http_actors::{Accepted, Error, IdempotencyKey, UserManagerPublisher};
 use uuid::Uuid;
 
+use crate::books::Books;
 use crate::support::{Broker, start_route};
 
 /// In real time.
@@ -143,7 +144,7 @@ impl Store for ScriptedDisk {
     }
 }
 
-fn start_on(disk: &ScriptedDisk, frame_ack: FrameAck) -> (Addr<UserManagerPublisher>, Broker) {
+fn start_on(disk: &ScriptedDisk, frame_ack: FrameAck, books: &Books) -> (Addr<UserManagerPublisher>, Broker) {
     let (recovered, next_seq) = disk.recovered();
     let store: Box<dyn Store> = Box::new(disk.clone());
     start_route(frame_ack, |route| {
@@ -151,7 +152,8 @@ fn start_on(disk: &ScriptedDisk, frame_ack: FrameAck) -> (Addr<UserManagerPublis
         let (address, owner) = (ctx.address(), ctx.address());
         let store = StoreHandle::start("test", store, next_seq, move |event| owner.do_send(FromStore(event)));
         let store = store.expect("a thread");
-        ctx.run(UserManagerPublisher::new(store, recovered, 1 << 30, Some(route), address).expect("sound records"))
+        let actor = books.start(|| UserManagerPublisher::new(store, recovered, 1 << 30, Some(route), address));
+        ctx.run(actor.expect("sound records"))
     })
 }
 
@@ -178,6 +180,7 @@ pub struct Gateway {
     frame_ack: FrameAck,
     /// Each message that was published, with each id that it had.
     ids: BTreeSet<(u64, Uuid)>,
+    pub books: Books,
 }
 
 impl Drop for Gateway {
@@ -191,17 +194,19 @@ impl Gateway {
     pub fn start(frame_ack: FrameAck) -> Self {
         let scripted = Scripted { disk: Disk::Writes, records: BTreeMap::new(), puts: 0, removed_messages: Vec::new() };
         let disk = ScriptedDisk(Arc::new((Mutex::new(scripted), Condvar::new())));
-        let (publisher, broker) = start_on(&disk, frame_ack);
+        let books = Books::new();
+        let (publisher, broker) = start_on(&disk, frame_ack, &books);
         let (answers, outstanding, first_published) = (BTreeMap::new(), Vec::new(), Vec::new());
         let ids = BTreeSet::new();
-        Self { publisher, disk, broker, epoch: 0, answers, outstanding, first_published, frame_ack, ids }
+        Self { publisher, disk, broker, epoch: 0, answers, outstanding, first_published, frame_ack, ids, books }
     }
 
     /// Another process with what the disk has at the moment. The clients of this one get no answer any more.
     pub fn kill_and_start_again(&mut self) {
         let disk = self.disk.copy();
         self.disk.set(Disk::Writes);
-        (self.publisher, self.broker) = start_on(&disk, self.frame_ack);
+        self.books = Books::new();
+        (self.publisher, self.broker) = start_on(&disk, self.frame_ack, &self.books);
         self.disk = disk;
         self.outstanding.clear();
         for answer in self.answers.values_mut() {
@@ -316,7 +321,7 @@ impl Gateway {
         busily("the store works", self.publisher.send(GetParkedMessages)).await.expect("alive").0
     }
 
-    /// Waits until the actor has nothing more to do, and the store neither, unless the disk hangs.
+    /// Waits until the actor has nothing more to do, and the store neither, unless the disk hangs. Then the books balance.
     pub async fn settle(&mut self) {
         self.state().await;
         if !self.disk.is(Disk::Hangs) {
@@ -324,8 +329,21 @@ impl Gateway {
             // requests
             self.parked().await;
             self.parked().await;
+            self.check_books().await;
         }
         self.settle_answers().await;
+    }
+
+    /// Checks that the books balance, unless something happens meanwhile.
+    async fn check_books(&self) {
+        let before = self.state().await;
+        let scrape = self.books.scrape();
+        let after = self.state().await;
+        let moves = |state: &OutboxState| [state.arrived_total, state.forwarded_total, state.messages as u64];
+        if moves(&before) == moves(&after) {
+            let unbalanced = scrape.unbalanced(before.unstored);
+            assert_eq!(unbalanced, Vec::<String>::new(), "{before:?}");
+        }
     }
 
     /// Takes in what was answered and published.
