@@ -1,4 +1,4 @@
-//! What the actors report through the crate [`metrics`](::metrics). An application chooses who receives it: it installs
+//! What the actors report through the crate [`metrics`]. An application chooses who receives it: it installs
 //! a recorder globally, or only around [`UserHttpActors::start`](crate::UserHttpActors::start), with
 //! `metrics::with_local_recorder`. The actors look their metrics up once, on the thread that starts them.
 //!
