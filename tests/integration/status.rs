@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, Host, SOON, Server, Setup, eventually, for_each_host, holds, request};
+use crate::harness::{Connection, Host, Response, SOON, Server, Setup, eventually, for_each_host, holds, request};
 
 for_each_host!(
     the_status_has_everything_that_is_held_and_its_age,
@@ -89,6 +89,16 @@ impl Events {
             assert!(start.elapsed() < SOON, "{what}: {event}");
         }
     }
+}
+
+/// The answer to a request for a stream that is refused. The body of one that is not would have no end.
+fn refused_stream(server: &Server) -> Response {
+    let mut connection = Connection::open(server.api);
+    connection.send_head("GET", "/events", &[]);
+    let mut answer = connection.read_head();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    connection.try_read_body(&mut answer).expect("the reason");
+    answer
 }
 
 fn the_status_has_everything_that_is_held_and_its_age(host: Host) {
@@ -220,7 +230,7 @@ fn a_stream_has_at_most_ten_events_a_second() {
 fn streams_are_bounded_and_end_with_their_clients() {
     let server = Server::start();
     let mut open: Vec<_> = (0..64).map(|_| Events::open(&server)).collect();
-    let refused = request(server.api, "GET", "/events", &[], b"");
+    let refused = refused_stream(&server);
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert!(refused.failure(503).contains("status pages"));
     // what the others need is there
@@ -242,7 +252,7 @@ fn streams_are_bounded_and_end_with_their_clients() {
 fn streams_leave_connections_to_the_services_of_the_farm() {
     let server = Server::with(&["--max-connections", "16"]);
     let _open: Vec<_> = (0..4).map(|_| Events::open(&server)).collect();
-    request(server.api, "GET", "/events", &[], b"").failure(503);
+    refused_stream(&server).failure(503);
     assert_eq!(request(server.api, "GET", "/readyz", &[], b"").status, 200);
 }
 
