@@ -321,7 +321,8 @@ impl Gateway {
         busily("the store works", self.publisher.send(GetParkedMessages)).await.expect("alive").0
     }
 
-    /// Waits until the actor has nothing more to do, and the store neither, unless the disk hangs. Then the books balance.
+    /// Waits until the actor has nothing more to do, and the store neither, unless the disk hangs. The books balance
+    /// then.
     pub async fn settle(&mut self) {
         self.state().await;
         if !self.disk.is(Disk::Hangs) {
