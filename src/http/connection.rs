@@ -122,23 +122,25 @@ pub async fn serve<S, A>(
         let (form, method) = (RequestForm::of(&head), method_label(head.request.method()));
         let id = form.id.clone();
         let request = connection.begin(head, peer);
-        let handling = async {
-            let (answered, answering) = match respond(app, request).await {
-                Ok(response) => {
-                    let (route, response) = response.into_parts();
-                    let answering = metrics.answering(route, method, response.status());
-                    (connection.answer(response, &form).await, answering)
-                }
-                Err(error) => {
-                    let response = Response::<BoxBody>::from(error.into().error_response());
-                    let answering = metrics.answering(None, method, response.status());
-                    (connection.answer(response, &form).await, answering)
-                }
-            };
-            answering.finished(began.elapsed());
-            answered.inspect_err(|error| log::debug!("answer broken off: {error}"))
+        let answered = {
+            let handling = pin!(async {
+                let (answered, answering) = match respond(app, request).await {
+                    Ok(response) => {
+                        let (route, response) = response.into_parts();
+                        let answering = metrics.answering(route, method, response.status());
+                        (connection.answer(response, &form).await, answering)
+                    }
+                    Err(error) => {
+                        let response = Response::<BoxBody>::from(error.into().error_response());
+                        let answering = metrics.answering(None, method, response.status());
+                        (connection.answer(response, &form).await, answering)
+                    }
+                };
+                answering.finished(began.elapsed());
+                answered.inspect_err(|error| log::debug!("answer broken off: {error}"))
+            });
+            id.scope(handling).await
         };
-        let answered = id.scope(handling).await;
         connection.wire.borrow_mut().end();
         match answered {
             Ok(After::Next) => {}

@@ -54,9 +54,10 @@ impl RequestId {
         }
     }
 
-    /// Handles the request that has this id.
-    pub async fn scope<T>(self, handling: impl Future<Output = T>) -> T {
-        CURRENT.scope(self, handling).await
+    /// Handles the request that has this id. `handling` is moved into the returned future: pass one that is pinned, if
+    /// it is large.
+    pub fn scope<T>(self, handling: impl Future<Output = T>) -> impl Future<Output = T> {
+        CURRENT.scope(self, handling)
     }
 }
 
