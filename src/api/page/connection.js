@@ -16,8 +16,12 @@ function request(path, options = {}) {
   return fetch(path, { cache: "no-store", ...options, headers });
 }
 
+/** When the gateway started, by its own clock, in milliseconds since 1970. */
+const started = ({ time, uptime_seconds }) => Date.parse(time) - uptime_seconds * 1_000;
+
 function show(now) {
-  const restarted = report && now.uptime_seconds < report.uptime_seconds;
+  // both times are measured together, so their difference varies by a few milliseconds
+  const restarted = report && started(now) - started(report) > 500;
   if (restarted) {
     measured.clear();
     parkedKnown = "";
