@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, Host, Response, SOON, Server, Setup, eventually, for_each_host, holds, request};
+use crate::harness::{
+    Connection, Host, Response, SOON, Server, Setup, add_buffer_msg, eventually, for_each_host, holds, post_user_msg,
+    request,
+};
 
 for_each_host!(
     a_buffered_message_is_listed_and_discarded_whatever_its_uuid_is,
@@ -15,17 +18,12 @@ for_each_host!(
 );
 
 fn leave(server: &Server, uuid: &str) {
-    let data = json!({ "BUFFER_UUID": uuid, "BUFFER_MSG": { "SECRET": "the payload" } });
-    let body = json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": data }).to_string();
-    let path = server.api_path("/CommunicationInterface/AddBufferMsg");
-    let answer = request(server.api, "POST", &path, &[("Content-Type", "application/json")], body.as_bytes());
+    let answer = add_buffer_msg(server, uuid, &json!({ "SECRET": "the payload" }));
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 fn post(server: &Server, kind: &str) {
-    let body = json!({ "USER_ID": "me", "MAIN_DATA": { "TYPE": kind, "DATA": "the payload" } }).to_string();
-    let path = server.worker_path("/");
-    let answer = request(server.http, "POST", &path, &[("Content-Type", "application/json")], body.as_bytes());
+    let answer = post_user_msg(server, "me", kind, &json!("the payload"));
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Connection, Farm, SOON, Server, Setup, eventually, frame, holds, order, request};
+use crate::harness::{Connection, Farm, SOON, Server, Setup, eventually, frame, free_address, holds, order, request};
 
 /// `O_NONBLOCK` of Linux.
 const O_NONBLOCK: i32 = 0o4000;
@@ -42,7 +42,7 @@ fn the_last_lines_are_written_when_somebody_reads() {
 #[test]
 fn a_server_whose_standard_error_was_never_open_serves() {
     let setup = Setup::default().wrapper(&["sh", "-c", "exec 2>&-; exec \"$@\"", "sh"]);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let port = free_address();
     let setup = setup.args(["--api-bind", &port.to_string()]);
     let mut server = setup.launch();
     eventually("it answers", SOON, || {

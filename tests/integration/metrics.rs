@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 
-use crate::harness::{Ca, Connection, PREFIX, Scrape, Server, Setup, assert_balanced, connect, eventually_scraped};
+use serde_json::json;
+
+use crate::harness::{
+    Ca, Connection, PREFIX, Scrape, Server, Setup, add_buffer_msg, assert_balanced, connect, eventually_scraped,
+};
 use crate::harness::{holds, request};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const ADD: &str = "/CommunicationInterface/AddBufferMsg";
 
 fn leave(server: &Server, uuid: &str, message: &str) -> u16 {
-    let body =
-        format!(r#"{{"TYPE": "ADD_BUFFER_MSG", "DATA": {{"BUFFER_UUID": "{uuid}", "BUFFER_MSG": "{message}"}}}}"#);
-    request(server.api, "POST", ADD, &[JSON], body.as_bytes()).status
+    add_buffer_msg(server, uuid, &json!(message)).status
 }
 
 fn fetch(server: &Server, uuid: &str) -> u16 {

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, Host, Response, SOON, Server, Setup, eventually, for_each_host, holds, request};
+use crate::harness::{
+    Connection, Host, Response, SOON, Server, Setup, add_buffer_msg, eventually, for_each_host, holds, post_user_msg,
+    request,
+};
 
 for_each_host!(
     the_status_has_everything_that_is_held_and_its_age,
@@ -24,15 +27,12 @@ fn status(server: &Server) -> Value {
 }
 
 fn add(server: &Server, uuid: &str, message: &Value) {
-    let order = json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": { "BUFFER_UUID": uuid, "BUFFER_MSG": message } });
-    let path = server.api_path("/CommunicationInterface/AddBufferMsg");
-    let answer = request(server.api, "POST", &path, &JSON, order.to_string().as_bytes());
+    let answer = add_buffer_msg(server, uuid, message);
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 fn post(server: &Server, kind: &str) {
-    let message = json!({ "USER_ID": "worker-1", "MAIN_DATA": { "TYPE": kind, "DATA": [1, 2, 3] } });
-    let answer = request(server.http, "POST", &server.worker_path("/"), &JSON, message.to_string().as_bytes());
+    let answer = post_user_msg(server, "worker-1", kind, &json!([1, 2, 3]));
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 

@@ -1,15 +1,15 @@
 //! The status page in a browser.
 
 use std::fs;
-use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, Host, Page, SOON, Scheme, Server, Setup, eventually, for_each_host, holds, request};
+use crate::harness::{
+    Connection, Host, Page, SOON, Scheme, Server, Setup, add_buffer_msg, eventually, for_each_host, free_address,
+    holds, post_user_msg,
+};
 
 for_each_host!(the_page_shows_what_is_held_and_a_delivery_as_it_goes_on);
-
-const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
 /// A .blend file of which three quarters do not fit into the buffers of a socket: the kernel may give it 36 MiB.
 const LARGE: u64 = 128 << 20;
@@ -18,15 +18,11 @@ const LARGE: u64 = 128 << 20;
 const MARKUP: &str = "<img src=//evil.example/x onerror=\"document.title='evil'\"><b>bold</b>";
 
 pub fn add(server: &Server, uuid: &str, message: &Value) {
-    let order = json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": { "BUFFER_UUID": uuid, "BUFFER_MSG": message } });
-    let path = server.api_path("/CommunicationInterface/AddBufferMsg");
-    assert_eq!(request(server.api, "POST", &path, &JSON, order.to_string().as_bytes()).status, 200);
+    assert_eq!(add_buffer_msg(server, uuid, message).status, 200);
 }
 
 fn post(server: &Server, user: &str, kind: &str) {
-    let message = json!({ "USER_ID": user, "MAIN_DATA": { "TYPE": kind, "DATA": [1, 2, 3] } });
-    let path = server.worker_path("/");
-    assert_eq!(request(server.http, "POST", &path, &JSON, message.to_string().as_bytes()).status, 200);
+    assert_eq!(post_user_msg(server, user, kind, &json!([1, 2, 3])).status, 200);
 }
 
 /// A delivery of a large message, of which the worker has read the first quarter.
@@ -109,7 +105,7 @@ fn markup_in_names_is_shown_as_text() {
 
 #[test]
 fn the_page_says_that_the_gateway_has_gone_and_reconnects_after_a_restart() {
-    let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let address = free_address();
     let mut server = Server::with(&["--api-bind", &address.to_string()]);
     add(&server, "id-1", &json!(1));
     let page = Page::open(&server.api_url("/"));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{AmqpFarm, Connection, Response, SOON, eventually, holds};
+use super::{AmqpFarm, Connection, Response, SOON, Server, eventually, holds, request};
 
 /// The pause between two messages: more messages than a farm has, but few enough to check each one.
 const PACE: Duration = Duration::from_millis(5);
@@ -19,6 +19,19 @@ const PACE: Duration = Duration::from_millis(5);
 const LARGE: usize = 150_000;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// The communication interface leaves a message over HTTP.
+pub fn add_buffer_msg(to: &Server, uuid: &str, message: &Value) -> Response {
+    let order = json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": { "BUFFER_UUID": uuid, "BUFFER_MSG": message } });
+    let path = to.api_path("/CommunicationInterface/AddBufferMsg");
+    request(to.api, "POST", &path, &[JSON], order.to_string().as_bytes())
+}
+
+/// A worker posts a message of this type.
+pub fn post_user_msg(to: &Server, user: &str, kind: &str, data: &Value) -> Response {
+    let message = json!({ "USER_ID": user, "MAIN_DATA": { "TYPE": kind, "DATA": data } });
+    request(to.http, "POST", &to.worker_path("/"), &[JSON], message.to_string().as_bytes())
+}
 
 /// A worker posts the frame with this number and an image of this many bytes; it must be answered 200.
 #[track_caller]

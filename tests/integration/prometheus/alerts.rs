@@ -9,10 +9,9 @@ use serde_json::json;
 
 use super::node::{Prometheus, rules};
 use crate::harness::{
-    AmqpFarm, Broker, Connection, FaultyBroker, Server, Setup, Version, post_frame, request, send_frame, try_send_frame,
+    AmqpFarm, Broker, Connection, FaultyBroker, Server, Setup, Version, add_buffer_msg, post_frame, request,
+    send_frame, try_send_frame,
 };
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// The tests of this file, by the alerts that they are about.
 const TESTED: [&str; 12] = [
@@ -31,9 +30,7 @@ const TESTED: [&str; 12] = [
 ];
 
 fn add(server: &Server, uuid: &str, len: usize) -> u16 {
-    let data = json!({ "BUFFER_UUID": uuid, "BUFFER_MSG": "x".repeat(len) });
-    let body = json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": data }).to_string();
-    request(server.api, "POST", "/CommunicationInterface/AddBufferMsg", &[JSON], body.as_bytes()).status
+    add_buffer_msg(server, uuid, &json!("x".repeat(len))).status
 }
 
 fn frame(server: &Server, len: usize) {

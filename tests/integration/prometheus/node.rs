@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{SOON, eventually, holds, request};
+use crate::harness::{SOON, eventually, free_address, holds, request};
 
 const CONFIGURATION: &str = "\
 global: { scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms }
@@ -48,7 +48,7 @@ impl Prometheus {
         }
         fs::write(path("alerts.yml"), rules).expect("rules");
         set_target(folder.path(), api);
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        let free = free_address();
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", path("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", path("data").display()))
