@@ -65,8 +65,7 @@ pub fn configure_api_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceCo
             let form = Form::of_route(path);
             web::resource(path)
                 .app_data(gateway.clone())
-                // both spellings of the root are one route
-                .app_data(RoutePattern(if path.is_empty() { "/" } else { path }))
+                .app_data(RoutePattern::of(path))
                 .route(route)
                 .default_service(web::to(move |request| method_not_allowed(request, allowed, form)))
         };

@@ -31,6 +31,11 @@ pub use limits::{GRACE, Limits};
 pub use request_id::current_request_id;
 pub(crate) use request_id::{RequestId, X_REQUEST_ID};
 
+/// Whether a path is this one, or below it.
+pub(crate) fn is_within(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Answers a request whose path has no route.
 pub(crate) async fn not_found(request: HttpRequest) -> HttpResponse {
     let failure = Failure::not_found(format!("there is no {:?} here", request.path()));

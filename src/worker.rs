@@ -59,8 +59,7 @@ pub fn configure_http_routes(gateway: Gateway) -> impl FnOnce(&mut web::ServiceC
         for (path, allowed) in ROUTES {
             let resource = web::resource(path)
                 .app_data(gateway.clone())
-                // both spellings of the root are one route
-                .app_data(RoutePattern(if path.is_empty() { "/" } else { path }))
+                .app_data(RoutePattern::of(path))
                 .default_service(web::to(move |request| method_not_allowed(request, allowed, Form::Contract)));
             routes.service(match path {
                 BLENDS => {

@@ -3,6 +3,8 @@
 //! Pages are ordered by sequence number. A message keeps its number as long as it is held, so a message that is there
 //! throughout is on exactly one page, whatever arrives and leaves meanwhile.
 
+use std::time::Duration;
+
 use actix::Message;
 use uuid::Uuid;
 
@@ -66,8 +68,8 @@ pub struct BufferEntry {
     pub buffer_uuid: BufferUuid,
     /// The length of its body in bytes, without the .blend file.
     pub bytes: u64,
-    /// How long it has been in the buffer, in milliseconds.
-    pub age_ms: u64,
+    /// How long it has been in the buffer.
+    pub age: Duration,
     /// The path of its .blend file, as the message names it.
     pub blend: Option<String>,
     /// Whether it is being delivered.
@@ -101,8 +103,8 @@ pub struct OutboxEntry {
     pub kind: ForwardedType,
     /// The length of its body in bytes.
     pub bytes: u64,
-    /// How long it has been in the outbox, in milliseconds.
-    pub age_ms: u64,
+    /// How long it has been in the outbox.
+    pub age: Duration,
     /// What it waits for.
     pub state: OutboxEntryState,
 }

@@ -71,10 +71,6 @@ pub struct BufferActor {
     draining: Option<Vec<(Seq, Reply<()>)>>,
     /// For each [`ProbeStore`], the number of its flush and the reply that follows.
     probes: HashMap<Seq, Reply<()>>,
-    accepted_total: u64,
-    delivered_total: u64,
-    expired_total: u64,
-    discarded_total: u64,
     metrics: BufferMetrics,
 }
 
@@ -189,10 +185,6 @@ impl BufferActor {
             store_failure: None,
             draining: None,
             probes: HashMap::new(),
-            accepted_total: 0,
-            delivered_total: 0,
-            expired_total: 0,
-            discarded_total: 0,
             metrics: BufferMetrics::register(max_bytes),
         };
         let mut references = Vec::new();
@@ -277,12 +269,6 @@ impl BufferActor {
 
     /// Counts a message that was forgotten.
     fn left(&mut self, departure: Departure) {
-        match departure {
-            Departure::Delivered => self.delivered_total += 1,
-            Departure::Replaced => {}
-            Departure::Expired => self.expired_total += 1,
-            Departure::Discarded => self.discarded_total += 1,
-        }
         self.metrics.left(departure);
         self.metrics.holds(self.held());
     }
@@ -403,7 +389,6 @@ impl BufferActor {
             let since = self.clock.now();
             let message = BufferedMsg { seq, payload, meta_len, stored_at_ms, since, digest, cold };
             self.replace(uuid.clone(), message);
-            self.accepted_total += 1;
             self.metrics.accepted(delivery);
             self.metrics.holds(self.held());
             self.by_age.push(since, seq, self.uuids.len(), |seq| self.uuids.contains_key(&seq));
@@ -500,18 +485,19 @@ impl Handler<GetBufferState> for BufferActor {
     type Result = BufferState;
 
     fn handle(&mut self, _: GetBufferState, _: &mut Self::Context) -> Self::Result {
+        let Held { messages, bytes, in_delivery, oldest } = self.held();
         BufferState {
-            messages: self.messages.len(),
-            bytes: self.bytes,
+            messages,
+            bytes,
             max_bytes: self.max_bytes,
-            free_bytes: self.max_bytes.saturating_sub(self.bytes + self.reserved + self.lingering_bytes),
-            in_delivery: self.leases.len() - self.discards_held(),
+            free_bytes: self.max_bytes.saturating_sub(bytes + self.reserved + self.lingering_bytes),
+            in_delivery,
             waiting: self.waiters.len(),
-            oldest: self.oldest().map(age::of),
-            accepted_total: self.accepted_total,
-            delivered_total: self.delivered_total,
-            expired_total: self.expired_total,
-            discarded_total: self.discarded_total,
+            oldest: oldest.map(age::of),
+            accepted_total: self.metrics.accepted_total(),
+            delivered_total: self.metrics.delivered.value(),
+            expired_total: self.metrics.expired.value(),
+            discarded_total: self.metrics.discarded.value(),
             store_failure: self.store_failure.clone(),
             store_busy: self.store.busy_for(),
             is_stopping: self.waiting_has_ended,

@@ -106,6 +106,31 @@ impl Refusals {
     }
 }
 
+/// A counter whose value its actor reports itself, too.
+#[derive(Debug)]
+pub(crate) struct Total {
+    counter: Counter,
+    value: u64,
+}
+
+impl Total {
+    /// Counts from 0 on.
+    pub fn new(counter: Counter) -> Self {
+        Self { counter, value: 0 }
+    }
+
+    /// Counts one.
+    pub fn count(&mut self) {
+        self.value += 1;
+        self.counter.increment(1);
+    }
+
+    /// How many were counted.
+    pub fn value(&self) -> u64 {
+        self.value
+    }
+}
+
 /// The age of the oldest message that an actor holds. The actor reports since when it holds that message, and whoever
 /// reads the metrics computes the age: so it grows even while the actor hangs.
 #[derive(Debug)]

@@ -88,8 +88,6 @@ pub struct UserManagerPublisher {
     broker_changed: Instant,
     arrived_total: u64,
     arrived_bytes_total: u64,
-    forwarded_total: u64,
-    discarded_total: u64,
     test_total: u64,
     unknown_total: u64,
     metrics: OutboxMetrics,
@@ -164,8 +162,6 @@ impl UserManagerPublisher {
             broker_changed: Instant::now(),
             arrived_total: 0,
             arrived_bytes_total: 0,
-            forwarded_total: 0,
-            discarded_total: 0,
             test_total: 0,
             unknown_total: 0,
             metrics,
@@ -273,8 +269,6 @@ impl UserManagerPublisher {
         let was_awaited = self.outbox.is_awaited(seq);
         if let Some(message) = self.outbox.get(seq) {
             self.metrics.left(message.meta.kind, was_awaited, departure);
-            self.forwarded_total += u64::from(departure == Departure::Forwarded);
-            self.discarded_total += u64::from(departure == Departure::Discarded);
         }
         let (marker, sender) = self.outbox.remove(seq);
         self.metrics.holds(&self.outbox);
@@ -466,8 +460,8 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
             },
             arrived_total: self.arrived_total,
             arrived_bytes_total: self.arrived_bytes_total,
-            forwarded_total: self.forwarded_total,
-            discarded_total: self.discarded_total,
+            forwarded_total: self.metrics.forwarded.value(),
+            discarded_total: self.metrics.discarded.value(),
             test_total: self.test_total,
             unknown_total: self.unknown_total,
             store_failure: self.store_failure.clone(),

@@ -164,7 +164,7 @@ async fn a_buffered_message_is_listed_with_its_length_age_blend_file_and_deliver
     let leased = buffer.send(lease_for("a", Duration::ZERO)).await.expect("alive").expect("it is there");
     let Page { messages, next } = page(&buffer, 0, 10).await;
     let shown = |entry: &BufferEntry| {
-        assert!(entry.age_ms < 60_000, "{entry:?}");
+        assert!(entry.age < Duration::from_secs(60), "{entry:?}");
         (entry.buffer_uuid.as_str().to_owned(), entry.bytes, entry.blend.clone(), entry.in_delivery)
     };
     let shown: Vec<_> = messages.iter().map(shown).collect();
@@ -313,7 +313,7 @@ async fn an_outbox_message_is_listed_with_its_state_and_discarded_unless_it_is_i
         states(&listed),
         [("first".to_owned(), OutboxEntryState::Waiting), ("second".to_owned(), OutboxEntryState::Waiting)]
     );
-    assert!(listed.iter().all(|entry| entry.bytes == 7 && entry.age_ms < 60_000), "{listed:?}");
+    assert!(listed.iter().all(|entry| entry.bytes == 7 && entry.age < Duration::from_secs(60)), "{listed:?}");
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     let third = actix::spawn(publisher.send(outgoing("third")));
     let listed = outbox(&publisher).await;

@@ -66,10 +66,10 @@ pub async fn list_buffer(request: HttpRequest, gateway: web::Data<Gateway>) -> H
         Ok(page) => gateway.actors.list_buffer_msgs(page).await.map_err(failure),
         Err(failure) => Err(failure),
     };
-    list(page, |BufferEntry { buffer_uuid, bytes, age_ms, blend, in_delivery }| BufferedMessage {
+    list(page, |BufferEntry { buffer_uuid, bytes, age, blend, in_delivery }| BufferedMessage {
         uuid: buffer_uuid.into(),
         bytes,
-        age_seconds: seconds(age_ms),
+        age_seconds: age.as_secs_f64(),
         blend,
         in_delivery,
     })
@@ -81,12 +81,12 @@ pub async fn list_outbox(request: HttpRequest, gateway: web::Data<Gateway>) -> H
         Ok(page) => gateway.actors.list_outbox_messages(page).await.map_err(failure),
         Err(failure) => Err(failure),
     };
-    list(page, |OutboxEntry { message_id, user_id, kind, bytes, age_ms, state }| OutboxMessage {
+    list(page, |OutboxEntry { message_id, user_id, kind, bytes, age, state }| OutboxMessage {
         id: message_id,
         user: user_id,
         r#type: kind.name(),
         bytes,
-        age_seconds: seconds(age_ms),
+        age_seconds: age.as_secs_f64(),
         state: match state {
             OutboxEntryState::Waiting => State::Waiting,
             OutboxEntryState::InFlight => State::InFlight,
@@ -149,10 +149,6 @@ fn discarded(outcome: Result<(), Failure>) -> HttpResponse {
     }
 }
 
-fn seconds(ms: u64) -> f64 {
-    ms as f64 / 1e3
-}
-
 /// Who sends a request: the label of the token, or else the address.
 fn requester(request: &HttpRequest) -> Requester {
     let label = request.extensions().get::<Bearer>().and_then(|bearer| bearer.user_id.clone());
@@ -170,7 +166,7 @@ fn requester(request: &HttpRequest) -> Requester {
 /// 400 if `limit` or `after` is malformed, or given more than once.
 fn page_request(request: &HttpRequest) -> Result<PageRequest, Failure> {
     let query = Query::of(request);
-    let limit = query.parsed("limit", &format!("a number from 1 to {MAX_LIMIT}"), |limit| {
+    let limit = query.parsed("limit", format_args!("a number from 1 to {MAX_LIMIT}"), |limit| {
         number(limit).filter(|limit| (1..=MAX_LIMIT as u64).contains(limit)).map(|limit| limit as usize)
     })?;
     let after = query.parsed("after", "the \"next\" of an earlier page", cursor)?;

@@ -152,8 +152,8 @@ impl CrossOriginGuard {
 
 impl Gate for CrossOriginGuard {
     fn refuse(&self, request: &ServiceRequest) -> Option<HttpResponse> {
-        let form = Form::of_route(request.match_info().unprocessed());
-        self.check(request).err().map(|failure| failure.in_form(form))
+        let failure = self.check(request).err()?;
+        Some(failure.in_form(Form::of_route(request.match_info().unprocessed())))
     }
 }
 

@@ -10,6 +10,8 @@ use user_http_actors::metrics::Refusal;
 use user_http_actors::store::StoreError;
 use user_http_actors::{Error, ErrorKind};
 
+use crate::http::is_within;
+
 /// `Retry-After` for a message that is being delivered to another connection, in seconds.
 const BUSY_RETRY_AFTER: u32 = 1;
 
@@ -63,9 +65,7 @@ const NEWER: [&str; 4] = ["/admin", "/docs", "/openapi.json", "/openapi-worker.j
 impl Form {
     /// The form of the failures of the route with this path or pattern.
     pub fn of_route(path: &str) -> Self {
-        let is_newer = NEWER
-            .iter()
-            .any(|newer| path.strip_prefix(newer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+        let is_newer = NEWER.iter().any(|newer| is_within(path, newer));
         if is_newer { Self::Problem } else { Self::Contract }
     }
 }

@@ -32,7 +32,14 @@ const OTHER: &str = "other";
 /// The pattern of a route, as data of its resource. Without regular expressions, it is the label `route` of the
 /// requests that the route answers.
 #[derive(Clone, Copy, Debug)]
-pub struct RoutePattern(pub &'static str);
+pub struct RoutePattern(&'static str);
+
+impl RoutePattern {
+    /// Of the resource with this path. Both spellings of the root, with a slash and without, are one route.
+    pub fn of(path: &'static str) -> Self {
+        Self(if path.is_empty() { "/" } else { path })
+    }
+}
 
 /// The answer of a service, as a connection sends and counts it.
 pub trait Answer {

@@ -1,5 +1,6 @@
 //! What handlers need from a request besides its body: its format, its query, and whether its client still waits.
 
+use std::fmt::Display;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -42,8 +43,8 @@ impl Query {
     /// # Errors
     /// 400 if it is anything else, or given more than once.
     pub fn seconds(&self, name: &str, max: u32, notation: Notation) -> Result<Option<Duration>, Failure> {
-        let expected = format!("a decimal number of seconds from 0 to {max}");
-        self.parsed(name, &expected, |value| seconds(value, max, notation))
+        let expected = format_args!("a decimal number of seconds from 0 to {max}");
+        self.parsed(name, expected, |value| seconds(value, max, notation))
     }
 
     /// The value of a parameter that `parse` accepts; `None` without the parameter. `expected` describes the values
@@ -54,7 +55,7 @@ impl Query {
     pub fn parsed<T>(
         &self,
         name: &str,
-        expected: &str,
+        expected: impl Display,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, Failure> {
         let mut values = self.values(name);

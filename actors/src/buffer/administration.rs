@@ -5,6 +5,7 @@ use std::ops::Bound;
 use actix::prelude::*;
 
 use crate::administration::{BufferEntry, DiscardBufferMsg, ListBufferMsgs, Page, PageRequest, Requester};
+use crate::age;
 use crate::buffer::metrics::Departure;
 use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
@@ -25,7 +26,7 @@ impl BufferActor {
         BufferEntry {
             buffer_uuid: uuid.clone(),
             bytes: message.payload.len(),
-            age_ms: u64::try_from(self.clock.now() - message.since).unwrap_or_default(),
+            age: age::of(message.since),
             blend: message.blend().and_then(|blend| blend.path.clone()),
             in_delivery: self.leases.contains_key(&message.seq) && !self.discards.contains_key(&message.seq),
         }

@@ -6,7 +6,7 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 use crate::age::Since;
 use crate::messages::BrokerDelivery;
-use crate::metrics::OldestAge;
+use crate::metrics::{OldestAge, Total};
 
 const MESSAGES: &str = "user_http_server_buffer_messages";
 const BYTES: &str = "user_http_server_buffer_bytes";
@@ -50,12 +50,12 @@ pub(super) struct BufferMetrics {
     in_delivery: Gauge,
     oldest: Arc<OldestAge>,
     recovered: Gauge,
-    accepted_http: Counter,
-    accepted_amqp: Counter,
-    delivered: Counter,
+    accepted_http: Total,
+    accepted_amqp: Total,
+    pub delivered: Total,
     replaced: Counter,
-    expired: Counter,
-    discarded: Counter,
+    pub expired: Total,
+    pub discarded: Total,
 }
 
 impl BufferMetrics {
@@ -79,12 +79,12 @@ impl BufferMetrics {
             in_delivery: gauge!(IN_DELIVERY),
             oldest: Arc::new(OldestAge::new(gauge!(OLDEST))),
             recovered: gauge!(RECOVERED),
-            accepted_http: counter!(ACCEPTED, "source" => "http"),
-            accepted_amqp: counter!(ACCEPTED, "source" => "amqp"),
-            delivered: counter!(DELIVERED),
+            accepted_http: Total::new(counter!(ACCEPTED, "source" => "http")),
+            accepted_amqp: Total::new(counter!(ACCEPTED, "source" => "amqp")),
+            delivered: Total::new(counter!(DELIVERED)),
             replaced: counter!(REPLACED),
-            expired: counter!(EXPIRED),
-            discarded: counter!(DISCARDED),
+            expired: Total::new(counter!(EXPIRED)),
+            discarded: Total::new(counter!(DISCARDED)),
         }
     }
 
@@ -100,19 +100,23 @@ impl BufferMetrics {
     }
 
     /// A message has entered the buffer.
-    pub fn accepted(&self, delivery: Option<BrokerDelivery>) {
-        if delivery.is_some() { &self.accepted_amqp } else { &self.accepted_http }.increment(1);
+    pub fn accepted(&mut self, delivery: Option<BrokerDelivery>) {
+        if delivery.is_some() { &mut self.accepted_amqp } else { &mut self.accepted_http }.count();
+    }
+
+    /// How many messages have entered the buffer since the start.
+    pub fn accepted_total(&self) -> u64 {
+        self.accepted_http.value() + self.accepted_amqp.value()
     }
 
     /// A message has left the buffer.
-    pub fn left(&self, departure: Departure) {
+    pub fn left(&mut self, departure: Departure) {
         match departure {
-            Departure::Delivered => &self.delivered,
-            Departure::Replaced => &self.replaced,
-            Departure::Expired => &self.expired,
-            Departure::Discarded => &self.discarded,
+            Departure::Delivered => self.delivered.count(),
+            Departure::Replaced => self.replaced.increment(1),
+            Departure::Expired => self.expired.count(),
+            Departure::Discarded => self.discarded.count(),
         }
-        .increment(1);
     }
 
     /// What is held has changed to this.

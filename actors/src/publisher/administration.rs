@@ -3,25 +3,24 @@
 use actix::prelude::*;
 
 use crate::administration::{DiscardOutboxMessage, ListOutboxMessages, OutboxEntry, Page, PageRequest};
+use crate::age;
 use crate::error::Error;
 use crate::publisher::UserManagerPublisher;
 use crate::publisher::removal::Cause;
 use crate::reply::Deferred;
-use crate::store::now_ms;
 
 impl Handler<ListOutboxMessages> for UserManagerPublisher {
     type Result = MessageResult<ListOutboxMessages>;
 
     fn handle(&mut self, ListOutboxMessages(page): ListOutboxMessages, _: &mut Self::Context) -> Self::Result {
         let PageRequest { after, limit } = page;
-        let now_ms = now_ms();
         let held = self.outbox.after(after).map(|(seq, message)| {
             let entry = OutboxEntry {
                 message_id: message.meta.message_id,
                 user_id: message.meta.user_id.clone(),
                 kind: message.meta.kind,
                 bytes: message.payload.len(),
-                age_ms: now_ms.saturating_sub(message.meta.stored_at_ms),
+                age: age::of(message.since),
                 state: message.shown_state(),
             };
             (seq, Some(entry))

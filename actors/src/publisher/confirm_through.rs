@@ -106,10 +106,8 @@ impl UserManagerPublisher {
 
     /// A message whose sender waits is answered with an error and forgotten.
     pub(super) fn refuse(&mut self, seq: Seq, error: Error) {
-        if let (Route::Broker(forwarder), Some(message)) = (&mut self.route, self.outbox.get(seq))
-            && self.outbox.is_in_flight(seq)
-        {
-            forwarder.forget_in_flight(seq, message.payload.len());
+        if let Route::Broker(forwarder) = &mut self.route {
+            forwarder.forget_in_flight(seq, &self.outbox);
         }
         let is_unstored = self.outbox.is_unstored(seq);
         if let Some(sender) = self.forget(seq, Departure::Refused) {

@@ -1,6 +1,6 @@
 //! The outbox with a broker: how much is in flight at once, and what follows from each of the broker's answers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::Rng;
@@ -64,12 +64,18 @@ pub struct Forwarder {
     silent_since: Instant,
     /// The broker was silent for too long, and has not answered since.
     silent: bool,
-    /// Messages that were forgotten while they were in flight, and their lengths in bytes. The publishing thread or the
-    /// broker still has them, so they count towards the window.
-    forgotten: BTreeMap<Seq, u64>,
-    /// When each message that the broker owes an answer for was handed over.
-    handed_over: HashMap<Seq, Instant>,
+    /// Messages that were forgotten while they were in flight. The publishing thread or the broker still has them, so
+    /// they count towards the window.
+    forgotten: BTreeMap<Seq, Forgotten>,
     metrics: BrokerMetrics,
+}
+
+/// See [`Forwarder::forgotten`].
+#[derive(Debug)]
+struct Forgotten {
+    /// In bytes.
+    len: u64,
+    published_at: Instant,
 }
 
 /// The broker has refused or returned something. Until it takes the oldest message, that one is sent alone, after a
@@ -123,7 +129,6 @@ impl Forwarder {
             silent_since: Instant::now(),
             silent: false,
             forgotten: BTreeMap::new(),
-            handed_over: HashMap::new(),
             metrics,
         }
     }
@@ -171,14 +176,16 @@ impl Forwarder {
         Duration::from_secs(self.owed(outbox).1 / SLOWEST_TRANSFER)
     }
 
-    /// A message in flight is forgotten, but the broker still owes the answer.
-    pub fn forget_in_flight(&mut self, seq: Seq, len: u64) {
-        self.forgotten.insert(seq, len);
+    /// A message is forgotten. If it is in flight, the broker still owes the answer.
+    pub fn forget_in_flight(&mut self, seq: Seq, outbox: &Outbox) {
+        if let (Some(message), Some(published_at)) = (outbox.get(seq), outbox.published_at(seq)) {
+            self.forgotten.insert(seq, Forgotten { len: message.payload.len(), published_at });
+        }
     }
 
     /// How many messages the broker owes answers for, and their bytes.
     fn owed(&self, outbox: &Outbox) -> (usize, u64) {
-        let forgotten: u64 = self.forgotten.values().sum();
+        let forgotten: u64 = self.forgotten.values().map(|message| message.len).sum();
         (outbox.in_flight().len() + self.forgotten.len(), outbox.in_flight_bytes() + forgotten)
     }
 
@@ -213,7 +220,6 @@ impl Forwarder {
                 self.silent_since = Instant::now();
             }
             let (seq, message) = outbox.publish_first()?;
-            self.handed_over.insert(seq, Instant::now());
             self.link.publish(Publication {
                 epoch,
                 seq,
@@ -251,7 +257,6 @@ impl Forwarder {
                 self.waiting_for = None;
                 self.silent = false;
                 self.forgotten.clear();
-                self.handed_over.clear();
                 if lost {
                     log::warn!("no connection to the broker: {reason}");
                     self.lost = true;
@@ -304,9 +309,10 @@ impl Forwarder {
     fn answered(&mut self, seq: Seq, outcome: Outcome, outbox: &mut Outbox) -> Next {
         let now = Instant::now();
         (self.silent_since, self.silent) = (now, false);
-        let handed_over = self.handed_over.remove(&seq);
-        self.metrics.answered(&outcome, handed_over.map(|then| now - then));
-        if self.forgotten.remove(&seq).is_some() {
+        let forgotten = self.forgotten.remove(&seq);
+        let published_at = forgotten.as_ref().map(|message| message.published_at).or(outbox.published_at(seq));
+        self.metrics.answered(&outcome, published_at.map(|then| now - then));
+        if forgotten.is_some() {
             return Next::Send;
         }
         if !outbox.is_in_flight(seq) {

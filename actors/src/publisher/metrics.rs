@@ -5,7 +5,7 @@ use std::sync::Arc;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 use crate::codec::ForwardedType;
-use crate::metrics::{OldestAge, Refusal, Refusals};
+use crate::metrics::{OldestAge, Refusal, Refusals, Total};
 use crate::publisher::outbox::Outbox;
 
 const MESSAGES: &str = "user_http_server_outbox_messages";
@@ -38,8 +38,8 @@ pub(super) struct OutboxMetrics {
     recovered: Gauge,
     accepted_frames: Counter,
     accepted_completions: Counter,
-    forwarded: Counter,
-    discarded: Counter,
+    pub forwarded: Total,
+    pub discarded: Total,
     refused: Refusals,
 }
 
@@ -65,8 +65,8 @@ impl OutboxMetrics {
             recovered: gauge!(RECOVERED),
             accepted_frames: accepted(ForwardedType::FrameRendered),
             accepted_completions: accepted(ForwardedType::RenderCompleted),
-            forwarded: counter!(FORWARDED),
-            discarded: counter!(DISCARDED),
+            forwarded: Total::new(counter!(FORWARDED)),
+            discarded: Total::new(counter!(DISCARDED)),
             refused: Refusals::of_outbox(),
         }
     }
@@ -92,16 +92,16 @@ impl OutboxMetrics {
     }
 
     /// A message has left the outbox. One that `was_awaited` by its sender was not accepted before.
-    pub fn left(&self, kind: ForwardedType, was_awaited: bool, departure: Departure) {
+    pub fn left(&mut self, kind: ForwardedType, was_awaited: bool, departure: Departure) {
         match departure {
             Departure::Forwarded => {
                 if was_awaited {
                     self.accepted(kind);
                 }
-                self.forwarded.increment(1);
+                self.forwarded.count();
             }
             Departure::Discarded if was_awaited => {}
-            Departure::Discarded => self.discarded.increment(1),
+            Departure::Discarded => self.discarded.count(),
             Departure::Refused => {}
         }
     }

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use futures::future::Either;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::administration::OutboxEntryState;
@@ -33,7 +34,8 @@ pub struct Outbox {
     by_id: HashMap<Uuid, Seq>,
     waiting: BTreeSet<Seq>,
     waiting_bytes: u64,
-    in_flight: BTreeSet<Seq>,
+    /// When each of them was published.
+    in_flight: BTreeMap<Seq, Instant>,
     in_flight_bytes: u64,
     /// Also those of them that are being removed.
     parked: BTreeSet<Seq>,
@@ -216,12 +218,17 @@ impl Outbox {
 
     /// Whether the broker owes an answer for this message.
     pub fn is_in_flight(&self, seq: Seq) -> bool {
-        self.in_flight.contains(&seq)
+        self.in_flight.contains_key(&seq)
     }
 
     /// The messages in flight, in their order.
     pub fn in_flight(&self) -> impl ExactSizeIterator<Item = Seq> + DoubleEndedIterator {
-        self.in_flight.iter().copied()
+        self.in_flight.keys().copied()
+    }
+
+    /// When a message in flight was published.
+    pub fn published_at(&self, seq: Seq) -> Option<Instant> {
+        self.in_flight.get(&seq).copied()
     }
 
     /// The bytes of the bodies in flight.
@@ -238,7 +245,7 @@ impl Outbox {
 
     /// As [`Outbox::return_to_queue`], for all of them.
     pub fn return_all_to_queue(&mut self) {
-        while let Some(&seq) = self.in_flight.first() {
+        while let Some((&seq, _)) = self.in_flight.first_key_value() {
             self.enter(seq, State::Waiting);
         }
     }
@@ -375,7 +382,7 @@ impl Outbox {
                 self.waiting_bytes += message.payload.len();
             }
             State::InFlight => {
-                self.in_flight.insert(seq);
+                self.in_flight.insert(seq, Instant::now());
                 self.in_flight_bytes += message.payload.len();
             }
             state if state.parked().is_some() => drop(self.parked.insert(seq)),
@@ -392,7 +399,7 @@ impl Outbox {
             self.waiting_bytes -= message.payload.len();
         }
         self.parked.remove(&seq);
-        if self.in_flight.remove(&seq) {
+        if self.in_flight.remove(&seq).is_some() {
             self.in_flight_bytes -= message.payload.len();
         }
         if let State::Leased { visibility_timeout, .. } = message.state.before_removal() {

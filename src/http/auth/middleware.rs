@@ -9,6 +9,7 @@ use actix_web::{HttpMessage, HttpResponse};
 use crate::auth::Tokens;
 use crate::http::error::{Failure, Form};
 use crate::http::gate::{Gate, impl_transform};
+use crate::http::is_within;
 
 /// The paths that need no token, because supervisors and load balancers have none.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
@@ -94,9 +95,8 @@ impl Gate for Authentication {
     fn refuse(&self, request: &ServiceRequest) -> Option<HttpResponse> {
         let tokens = self.tokens.as_ref()?;
         let path = request.match_info().unprocessed();
-        let is_viewer = path.strip_prefix(VIEWER).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let is_read = [Method::GET, Method::HEAD].contains(request.method());
-        if self.audience == Audience::Services && (is_viewer || PROBES.contains(&path)) {
+        if self.audience == Audience::Services && (is_within(path, VIEWER) || PROBES.contains(&path)) {
             return None;
         }
         if self.audience == Audience::Services && PAGE.contains(&path) && is_read {

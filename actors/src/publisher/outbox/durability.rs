@@ -136,7 +136,7 @@ impl Outbox {
 
     /// Those of them that are not in flight.
     pub fn unstored_and_not_in_flight(&self) -> impl Iterator<Item = Seq> {
-        self.unstored.difference(&self.in_flight).copied()
+        self.unstored.iter().copied().filter(|seq| !self.is_in_flight(*seq))
     }
 
     /// How many messages are unstored.
