@@ -103,8 +103,7 @@ pub struct Traffic {
 pub struct OpenConnection(Gauge);
 
 impl ServerMetrics {
-    /// The metrics of the server with this name.
-    /// Of a server that has at most `max_connections` at once.
+    /// The metrics of the server with this name, which has at most `max_connections` at once.
     pub fn new(metrics: &Metrics, server: &'static str, max_connections: usize) -> Self {
         metrics.record(|| {
             describe_counter!(REQUESTS, "Requests that were answered, by the status of the answer.");

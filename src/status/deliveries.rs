@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
+
+use crate::status::lock;
 
 /// How many characters of an id are kept. UUIDs have 36 and digests 64, but the communication interface may choose
 /// names of 4,096 bytes.
@@ -68,7 +70,7 @@ impl Deliveries {
         let id = id.chars().take(MAX_ID_CHARS).collect();
         let started = SystemTime::now();
         let entry = Arc::new(Entry { what, id, total, client, started, sent: AtomicU64::new(0) });
-        let mut entries = self.0.lock();
+        let mut entries = lock(&self.0.entries);
         let number = entries.next;
         entries.next += 1;
         entries.by_number.insert(number, Arc::clone(&entry));
@@ -78,7 +80,7 @@ impl Deliveries {
     /// The number of all deliveries in progress, and the oldest ones, at most `limit`.
     pub fn oldest(&self, limit: usize) -> (usize, Vec<Delivery>) {
         let (count, entries) = {
-            let entries = self.0.lock();
+            let entries = lock(&self.0.entries);
             let oldest: Vec<_> = entries.by_number.values().take(limit).cloned().collect();
             (entries.by_number.len(), oldest)
         };
@@ -96,13 +98,6 @@ impl Deliveries {
     /// The bytes that all deliveries have sent since the start.
     pub fn sent_total(&self) -> u64 {
         self.0.sent_total.load(Ordering::Relaxed)
-    }
-}
-
-impl Shared {
-    /// Ignores poisoning: nothing panics while it holds the lock.
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,7 +119,7 @@ impl InProgress {
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        self.shared.lock().by_number.remove(&self.number);
+        lock(&self.shared.entries).by_number.remove(&self.number);
     }
 }
 

@@ -1,10 +1,12 @@
 //! The recent events of the process: what its log says, kept for the status page.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use log::{Level, Record};
+
+use crate::status::lock;
 
 /// How many events are kept. Each takes at most [`MAX_TEXT`] bytes, so all take at most 40 KiB.
 const MAX_EVENTS: usize = 100;
@@ -73,7 +75,7 @@ impl RecentEvents {
         let mut text = record.args().to_string();
         text.truncate(text.floor_char_boundary(MAX_TEXT));
         let site = (record.module_path_static(), record.line());
-        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = lock(&self.0);
         events.push_back(Event { time: SystemTime::now(), level: record.level(), text, site });
         if events.len() > MAX_EVENTS {
             let count = |event: &Event| events.iter().filter(|other| other.site == event.site).count();
@@ -85,7 +87,7 @@ impl RecentEvents {
 
     /// All of them, newest first.
     pub(crate) fn newest_first(&self) -> Vec<Event> {
-        let events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = lock(&self.0);
         events.iter().rev().cloned().collect()
     }
 }
