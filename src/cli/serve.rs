@@ -8,16 +8,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use user_http_server::auth::Tokens;
 use user_http_server::config::ConfigError;
 use user_http_server::tls::Tls;
-use user_http_server::{Config, Listeners, UserHttpServer};
+use user_http_server::{Config, StartedService};
 
 use crate::cli::{EXIT_USAGE, print};
 use crate::process::logging::Logging;
+use crate::process::service_manager::ServiceManager;
+use crate::process::sockets::Inherited;
 use crate::process::{limits, signals};
 
 /// Loads the configuration from `args` (the program's name first), the environment and the file, and serves.
 ///
 /// An error that ends it is written to standard error even if the log filter is off.
 pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitCode {
+    let inherited = Inherited::take();
     // Before the configuration is loaded: that opens the blend roots, which takes a thread.
     if let Err(error) = limits::check_threads() {
         logging.error(&error.to_string());
@@ -38,8 +41,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitC
     };
     logging.set_format(config.log_format);
     limits::raise_file_limit();
-    let served = Listeners::bind(&config).map_err(Into::into).and_then(|listeners| serve(config, listeners));
-    match served {
+    let inherited = match inherited.and_then(|inherited| inherited.checked(&config)) {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            logging.error(&error);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match serve(config, inherited) {
         Ok(()) => {
             log::info!("stopped");
             ExitCode::SUCCESS
@@ -51,15 +60,26 @@ pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitC
     }
 }
 
-fn serve(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::error::Error>> {
+fn serve(config: Config, inherited: Inherited) -> Result<(), Box<dyn std::error::Error>> {
+    let hands_over = inherited.is_any();
+    let listeners = inherited.into_listeners(&config)?;
     let system = actix_web::rt::System::new();
     let served = system.block_on(async {
         let stop = signals::stop()?;
         signals::survive_others()?;
+        let hangup = signal(SignalKind::hangup())?;
         let tokens = config.worker_tokens.iter().chain(&config.api_tokens).cloned().collect();
         let tls = config.tls().cloned().collect();
-        actix_web::rt::spawn(reload_on_hangup(signal(SignalKind::hangup())?, tokens, tls));
-        Ok(UserHttpServer::start_service(config, listeners, stop).await?)
+        let manager = ServiceManager::of_environment();
+        let service = StartedService::new(config, listeners)?;
+        let service = if hands_over { service.hand_over() } else { service };
+        actix_web::rt::spawn(manager.clone().watch(service.pulse()));
+        actix_web::rt::spawn(reload_on_hangup(hangup, tokens, tls, manager.clone()));
+        let stop = async {
+            stop.await;
+            manager.stopping().await;
+        };
+        Ok(service.run_until(stop).await?)
     });
     if served.is_err() {
         // its drop would wait for the threads that a disk which hangs has blocked
@@ -69,7 +89,7 @@ fn serve(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::error:
 }
 
 /// Reloads tokens and certificates at each SIGHUP.
-async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec<Tls>) {
+async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec<Tls>, manager: ServiceManager) {
     while hangup.recv().await.is_some() {
         let (tokens, tls) = (tokens.clone(), tls.clone());
         let reload = move || {
@@ -77,6 +97,6 @@ async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec
             tls.iter().for_each(Tls::reload);
         };
         // The panic hook logs a panic.
-        let _ = actix_web::rt::task::spawn_blocking(reload).await;
+        manager.reloading(async { drop(actix_web::rt::task::spawn_blocking(reload).await) }).await;
     }
 }
