@@ -55,8 +55,6 @@ pub struct Config {
     /// The host names, in addition to localhost, under which clients may address the API server while it listens on
     /// loopback without tokens.
     pub api_hosts: Vec<HostName>,
-    /// Whether the API server may listen on any address without tokens and client certificates.
-    pub allow_open_api: bool,
     /// TLS of the worker server; `None` for plain HTTP.
     pub http_tls: Option<Tls>,
     /// TLS of the API server; `None` for plain HTTP.
@@ -117,12 +115,18 @@ impl Config {
         }
         let api_tokens = tokens(&layers, &settings::API_TOKEN_FILE)?;
         let api_tls = tls::API.load(&layers)?;
-        let api_bind = layers.one(&settings::API_BIND)?;
+        let (api_bind, open_api) = (layers.one(&settings::API_BIND)?, layers.one(&settings::ALLOW_OPEN_API)?);
+        let is_guarded = api_bind.ip().is_loopback()
+            || api_tokens.is_some()
+            || open_api
+            || api_tls.as_ref().is_some_and(Tls::requires_client_certificate);
+        if !is_guarded {
+            return Err(layers.bad_value(&settings::API_BIND, OPEN_API.to_owned()));
+        }
         let (data_dir, memory) = (layers.one(&settings::DATA_DIR)?, layers.one(&settings::MEMORY)?);
-        let config = Self {
+        Ok(Self {
             http_bind: layers.one(&settings::HTTP_BIND)?,
             api_bind,
-            allow_open_api: layers.one(&settings::ALLOW_OPEN_API)?,
             worker_tokens: tokens(&layers, &settings::WORKER_TOKEN_FILE)?,
             api_tokens,
             api_hosts: layers.many(&settings::API_HOST)?,
@@ -151,22 +155,7 @@ impl Config {
                 frame_ack,
             },
             events: RecentEvents::default(),
-        };
-        config.check_api_address(api_bind).map_err(|why| layers.bad_value(&settings::API_BIND, why.to_owned()))?;
-        Ok(config)
-    }
-
-    /// Whether the API server may listen on this address: without tokens, client certificates and
-    /// [`allow_open_api`](Self::allow_open_api) it must be a loopback address.
-    ///
-    /// # Errors
-    /// Why not, and what would be right.
-    pub fn check_api_address(&self, address: SocketAddr) -> Result<(), &'static str> {
-        let is_guarded = address.ip().is_loopback()
-            || self.api_tokens.is_some()
-            || self.allow_open_api
-            || self.api_tls.as_ref().is_some_and(Tls::requires_client_certificate);
-        if is_guarded { Ok(()) } else { Err(OPEN_API) }
+        })
     }
 
     /// The TLS of each server that speaks it.

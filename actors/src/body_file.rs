@@ -59,7 +59,12 @@ impl BodyDirectory {
 
     /// The path of the file with this name.
     pub fn path_of(&self, name: Uuid) -> PathBuf {
-        self.0.path.join(format!("{}{SUFFIX}", name.simple()))
+        Self::path_in(&self.0.path, name)
+    }
+
+    /// The path of the body file with this name in `directory`.
+    pub(crate) fn path_in(directory: &Path, name: Uuid) -> PathBuf {
+        directory.join(format!("{}{SUFFIX}", name.simple()))
     }
 
     /// The name of the body file at `path`; `None` if the path is that of no body file.

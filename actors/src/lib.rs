@@ -12,6 +12,7 @@
 //! | messages from the communication interface | [`consumer`] |
 //! | how bodies are decoded | [`codec`], [`decoder`] |
 //! | how messages are stored | [`store`], [`payload`] |
+//! | how the stores of a running service are copied | [`backup`] |
 //! | RabbitMQ | [`broker`] |
 //! | certificates | [`tls`] |
 //! | what the actors report | [`metrics`] |
@@ -58,6 +59,7 @@
 
 pub mod administration;
 mod age;
+pub mod backup;
 pub mod blend;
 pub mod body_file;
 pub mod broker;

@@ -291,6 +291,16 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// The same error of the file in `to` of which the one in `from` is a copy, if it is about the content of a file.
+    fn moved(mut self, from: &Path, to: &Path) -> Self {
+        if let Self::Version { path, .. } | Self::Missing(path) | Self::Damaged { path, .. } = &mut self
+            && let Ok(inside) = path.strip_prefix(from)
+        {
+            *path = to.join(inside);
+        }
+        self
+    }
+
     fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }
     }

@@ -25,6 +25,11 @@ use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle, check_failure};
 
+/// The name of the store of the messages for workers, and of its directory in the data directory.
+pub(crate) const BUFFER: &str = "buffer";
+/// The same for the messages for the user manager.
+pub(crate) const OUTBOX: &str = "outbox";
+
 /// The permission bits of the group and of other users.
 const OTHERS: u32 = 0o077;
 
@@ -120,7 +125,7 @@ impl UserHttpActors {
         let (mut known_digests, mut oldest) = (Vec::new(), Vec::new());
         let (buffer, buffer_bodies) = {
             let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
-            let store = OpenStore::open(config.data_dir.as_deref(), "buffer")?;
+            let store = OpenStore::open(config.data_dir.as_deref(), BUFFER)?;
             let bodies = store.bodies().cloned();
             let actor = store.start(report(failure.clone()), |store, recovered, _| {
                 let actor = BufferActor::new(store, recovered, max_bytes, ttl)?;
@@ -133,7 +138,7 @@ impl UserHttpActors {
         let (publisher, outbox_bodies) = {
             let (max_bytes, frame_ack) = (config.max_outbox, config.frame_ack);
             let amqp = config.amqp.clone();
-            let store = OpenStore::open(config.data_dir.as_deref(), "outbox")?;
+            let store = OpenStore::open(config.data_dir.as_deref(), OUTBOX)?;
             let bodies = store.bodies().cloned();
             let actor = store.start(report(failure), |store, recovered, address| {
                 let broker = amqp.map(|amqp| BrokerRoute {

@@ -8,19 +8,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use user_http_server::auth::Tokens;
 use user_http_server::config::ConfigError;
 use user_http_server::tls::Tls;
-use user_http_server::{Config, StartedService};
+use user_http_server::{Config, Listeners, UserHttpServer};
 
 use crate::cli::{EXIT_USAGE, print};
 use crate::process::logging::Logging;
-use crate::process::service_manager::ServiceManager;
-use crate::process::sockets::Inherited;
 use crate::process::{limits, signals};
 
 /// Loads the configuration from `args` (the program's name first), the environment and the file, and serves.
 ///
 /// An error that ends it is written to standard error even if the log filter is off.
 pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitCode {
-    let inherited = Inherited::take();
     // Before the configuration is loaded: that opens the blend roots, which takes a thread.
     if let Err(error) = limits::check_threads() {
         logging.error(&error.to_string());
@@ -41,14 +38,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitC
     };
     logging.set_format(config.log_format);
     limits::raise_file_limit();
-    let inherited = match inherited.and_then(|inherited| inherited.checked(&config)) {
-        Ok(inherited) => inherited,
-        Err(error) => {
-            logging.error(&error);
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
-    match serve(config, inherited) {
+    let served = Listeners::bind(&config).map_err(Into::into).and_then(|listeners| serve(config, listeners));
+    match served {
         Ok(()) => {
             log::info!("stopped");
             ExitCode::SUCCESS
@@ -60,26 +51,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitC
     }
 }
 
-fn serve(config: Config, inherited: Inherited) -> Result<(), Box<dyn std::error::Error>> {
-    let hands_over = inherited.is_any();
-    let listeners = inherited.into_listeners(&config)?;
+fn serve(config: Config, listeners: Listeners) -> Result<(), Box<dyn std::error::Error>> {
     let system = actix_web::rt::System::new();
     let served = system.block_on(async {
         let stop = signals::stop()?;
         signals::survive_others()?;
-        let hangup = signal(SignalKind::hangup())?;
         let tokens = config.worker_tokens.iter().chain(&config.api_tokens).cloned().collect();
         let tls = config.tls().cloned().collect();
-        let manager = ServiceManager::of_environment();
-        let service = StartedService::new(config, listeners)?;
-        let service = if hands_over { service.hand_over() } else { service };
-        actix_web::rt::spawn(manager.clone().watch(service.pulse()));
-        actix_web::rt::spawn(reload_on_hangup(hangup, tokens, tls, manager.clone()));
-        let stop = async {
-            stop.await;
-            manager.stopping().await;
-        };
-        Ok(service.run_until(stop).await?)
+        actix_web::rt::spawn(reload_on_hangup(signal(SignalKind::hangup())?, tokens, tls));
+        Ok(UserHttpServer::start_service(config, listeners, stop).await?)
     });
     if served.is_err() {
         // its drop would wait for the threads that a disk which hangs has blocked
@@ -89,7 +69,7 @@ fn serve(config: Config, inherited: Inherited) -> Result<(), Box<dyn std::error:
 }
 
 /// Reloads tokens and certificates at each SIGHUP.
-async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec<Tls>, manager: ServiceManager) {
+async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec<Tls>) {
     while hangup.recv().await.is_some() {
         let (tokens, tls) = (tokens.clone(), tls.clone());
         let reload = move || {
@@ -97,6 +77,6 @@ async fn reload_on_hangup(mut hangup: Signal, tokens: Vec<Arc<Tokens>>, tls: Vec
             tls.iter().for_each(Tls::reload);
         };
         // The panic hook logs a panic.
-        manager.reloading(async { drop(actix_web::rt::task::spawn_blocking(reload).await) }).await;
+        let _ = actix_web::rt::task::spawn_blocking(reload).await;
     }
 }

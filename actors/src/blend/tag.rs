@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::file::Stamp;
 
 /// The file in the data directory that has the key.
-const KEY_FILE: &str = "etag.key";
+pub(crate) const KEY_FILE: &str = "etag.key";
 
 /// How many bytes of the hash are used. Enough to rule out that two versions of a file have the same tag.
 const SHOWN_BYTES: usize = 16;

@@ -40,9 +40,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
 }
 
 /// The mode of the store's files: they hold messages, which are for the service alone.
-const FILE_MODE: u32 = 0o600;
+pub(crate) const FILE_MODE: u32 = 0o600;
 /// The mode of its directories.
-const DIRECTORY_MODE: u32 = 0o700;
+pub(crate) const DIRECTORY_MODE: u32 = 0o700;
 
 /// Creates an empty file that is accessible to the service alone; it replaces one of that name.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
@@ -111,7 +111,7 @@ pub(crate) fn sync_directory(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What the file system reports.
-pub(super) fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+pub(crate) fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = directory.ancestors().take_while(|path| !is_there(path)).collect();
     for path in missing.into_iter().rev() {
         match disk.create_directory(path) {

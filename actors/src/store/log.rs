@@ -8,7 +8,7 @@
 //! written, and deleted once no record that a crash may bring back refers to it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,9 +21,11 @@ use crate::store::segment::{self, Kind, Record, SEGMENT_HEADER};
 use crate::store::{Change, Compacted, Durable, NO_RECORD, OpenError, Put, Recovered, Seq, Store, StoreError};
 
 mod append;
+pub mod backup;
 mod bodies;
 mod compaction;
 mod new_record;
+mod pin;
 mod recover;
 mod relocate;
 mod reserve;
@@ -44,7 +46,8 @@ pub struct LogStore {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
     directory: PathBuf,
-    _lock: File,
+    /// `None` for a copy that no server knows of yet.
+    _lock: Option<File>,
     files: Arc<Files>,
     bodies: Bodies,
     segments: BTreeMap<u32, Segment>,
@@ -122,6 +125,21 @@ impl Segment {
     }
 }
 
+/// The path of a segment's file.
+fn segment_path(directory: &Path, number: u32) -> PathBuf {
+    directory.join(format!("{number:016}.log"))
+}
+
+/// The numbers of the segments in a directory, in no order.
+fn segment_numbers(directory: &Path) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u32>().ok()));
+    }
+    Ok(numbers)
+}
+
 impl LogStore {
     /// Opens the store in `directory`, which is created if it does not exist, and returns the live records in the order
     /// of their numbers.
@@ -176,7 +194,7 @@ impl LogStore {
     }
 
     fn path(&self, number: u32) -> PathBuf {
-        self.directory.join(format!("{number:016}.log"))
+        segment_path(&self.directory, number)
     }
 
     fn next_number(&self) -> u32 {

@@ -75,6 +75,11 @@ impl Bodies {
         self.live_bytes -= earlier.map_or(0, |file| file.len());
     }
 
+    /// The files of live records.
+    pub fn live(&self) -> impl Iterator<Item = (Seq, &Arc<BodyFile>)> {
+        self.live.iter().map(|(seq, file)| (*seq, file))
+    }
+
     /// Bytes of the files of live records.
     pub fn bytes(&self) -> u64 {
         self.live_bytes

@@ -1,14 +1,14 @@
 //! Opening a log: reads all segments, and decides whether a crash explains what is wrong with them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::append::Preallocated;
 use super::bodies::Bodies;
 use super::reserve::Pause;
-use super::{LogStore, Segment};
+use super::{LogStore, Segment, segment_numbers};
 use crate::payload::Payload;
 use crate::store::disk::{Disk, create_private, make_directory, sync_directory};
 use crate::store::segment::composition::Composition;
@@ -49,8 +49,24 @@ impl LogStore {
             TryLockError::WouldBlock => OpenError::InUse(directory.to_owned()),
             TryLockError::Error(source) => OpenError::Io { path: lock_path, source },
         })?;
+        let mut store = Self::new(disk, directory, segment_bytes, Some(lock))?;
+        let mut recovered = store.recover()?;
+        store.check_bodies()?;
+        recovered.retain(|record| store.index.contains_key(&record.seq));
+        store.remove_leftover().map_err(OpenError::io(directory))?;
+        store.reserve();
+        Ok((store, recovered))
+    }
+
+    /// A store that has read nothing yet.
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        segment_bytes: u64,
+        lock: Option<File>,
+    ) -> Result<Self, OpenError> {
         let bodies = Bodies::open(Arc::clone(&disk), &directory.join("bodies"))?;
-        let mut store = Self {
+        Ok(Self {
             disk,
             segment_bytes,
             directory: directory.to_owned(),
@@ -78,29 +94,30 @@ impl LogStore {
             move_pause: Pause::default(),
             relocation: None,
             failed: None,
-        };
-        let mut recovered = store.recover()?;
-        // The removals that were in a segment that was given up are gone, and the files that they removed too.
-        let may_be_missing = store.segments.values().any(|segment| segment.len == 0);
-        let given_up = store.bodies.check(may_be_missing)?;
-        for seq in &given_up {
-            if let Some(location) = store.index.remove(seq) {
-                store.mark_dead(location);
-            }
-        }
-        recovered.retain(|record| store.index.contains_key(&record.seq));
-        store.bodies.sweep(&given_up)?;
-        store.remove_leftover().map_err(OpenError::io(directory))?;
-        store.reserve();
-        Ok((store, recovered))
+        })
     }
 
-    fn recover(&mut self) -> Result<Vec<Recovered>, OpenError> {
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(OpenError::io(&self.directory))? {
-            let name = entry.map_err(OpenError::io(&self.directory))?.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u32>().ok()));
+    /// Checks the body files of the records that were recovered, and deletes all others. Records whose file was given
+    /// up are no longer live.
+    pub(super) fn check_bodies(&mut self) -> Result<(), OpenError> {
+        // The removals that were in a segment that was given up are gone, and the files that they removed too.
+        let may_be_missing = self.has_given_up_segments();
+        let given_up = self.bodies.check(may_be_missing)?;
+        for seq in &given_up {
+            if let Some(location) = self.index.remove(seq) {
+                self.mark_dead(location);
+            }
         }
+        self.bodies.sweep(&given_up)
+    }
+
+    /// Whether the file of a segment is empty.
+    pub(super) fn has_given_up_segments(&self) -> bool {
+        self.segments.values().any(|segment| segment.len == 0)
+    }
+
+    pub(super) fn recover(&mut self) -> Result<Vec<Recovered>, OpenError> {
+        let mut numbers = segment_numbers(&self.directory).map_err(OpenError::io(&self.directory))?;
         numbers.sort_unstable();
         let mut found = Found::default();
         for (at, &number) in numbers.iter().enumerate() {
