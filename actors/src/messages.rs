@@ -314,6 +314,9 @@ pub struct OutboxState {
     pub broker_for: Duration,
     /// What messages wait for although the broker is connected, as text.
     pub waiting_for: Option<String>,
+    /// Why frames are refused although the outbox has space: with [`FrameAck::Broker`](crate::publisher::FrameAck),
+    /// what keeps the broker from confirming them.
+    pub frames_refused: Option<&'static str>,
     /// Messages that have arrived, including those that the store or the broker refused later.
     pub arrived_total: u64,
     /// The bytes of their bodies.

@@ -458,6 +458,7 @@ impl Handler<GetOutboxState> for UserManagerPublisher {
                 Route::Broker(forwarder) => forwarder.waiting_for().map(str::to_owned),
                 Route::UserManager(_) => None,
             },
+            frames_refused: self.obstacle().filter(|_| self.frame_ack == FrameAck::Broker),
             arrived_total: self.arrived_total,
             arrived_bytes_total: self.arrived_bytes_total,
             forwarded_total: self.metrics.forwarded.value(),

@@ -30,6 +30,9 @@ struct Readiness {
     /// Why messages for the user manager wait although the broker is connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<String>,
+    /// Why frames are answered 503 although the outbox has space (`--frame-ack broker`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames_refused: Option<&'static str>,
     store: StoreHealth,
     buffer: BufferReport,
     outbox: OutboxReport,
@@ -89,6 +92,7 @@ async fn readiness(gateway: &Gateway) -> Result<Readiness, Failure> {
         not_ready,
         broker: outbox.broker,
         waiting_for: outbox.waiting_for,
+        frames_refused: outbox.frames_refused,
         store,
         buffer: BufferReport {
             messages: buffer.messages,

@@ -306,17 +306,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<'a, S> {
     ) -> io::Result<()> {
         let mut left = if let Writing::Sized(len) = writing { Some(len) } else { None };
         loop {
-            let mut next = poll_fn(|cx| Poll::Ready(body.as_mut().poll_next(cx))).await;
-            if next.is_pending() {
-                // Sends the head while the body is not ready.
+            // A body that is pending may have yielded to the other connections of this thread, so it is polled again
+            // only once it has woken this one. The head does not wait for it.
+            let next = poll_fn(|cx| match body.as_mut().poll_next(cx) {
+                Poll::Pending if !out.is_empty() => Poll::Ready(None),
+                next => next.map(Some),
+            });
+            let Some(next) = next.await else {
                 self.send(out, &[]).await?;
                 out.clear();
-                next = Poll::Ready(poll_fn(|cx| body.as_mut().poll_next(cx)).await);
-            }
-            let chunk = match next {
-                Poll::Ready(Some(chunk)) => chunk.map_err(|error| io::Error::other(error.into().to_string()))?,
-                _ => break,
+                continue;
             };
+            let Some(chunk) = next else { break };
+            let chunk = chunk.map_err(|error| io::Error::other(error.into().to_string()))?;
             if let Some(left) = &mut left {
                 *left = left.checked_sub(chunk.len() as u64).ok_or_else(|| wrong_length("longer"))?;
             }

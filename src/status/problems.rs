@@ -127,9 +127,17 @@ impl Problems {
     fn of_outbox(&mut self, outbox: &OutboxState, has_broker: bool) {
         let held = Held(outbox);
         let time = duration(outbox.broker_for);
+        if let Some(obstacle) = outbox.frames_refused {
+            let text = format!(
+                "Frames are refused (503), because only the broker's confirm counts (--frame-ack broker), and \
+                 {obstacle}."
+            );
+            self.error(text, Some(BROKER));
+        }
         match outbox.broker {
             BrokerState::Disconnected => {
                 let what = match outbox.messages {
+                    0 if outbox.frames_refused.is_some() => "no message waits here".to_owned(),
                     0 => "messages for the user manager will wait here".to_owned(),
                     _ => format!("{held} {} here and will be sent when it is back", held.verb("waits", "wait")),
                 };
@@ -278,6 +286,16 @@ mod tests {
         let state = outbox(&mut answers);
         (state.broker, state.messages, state.bytes) = (BrokerState::Blocked, 1, 700);
         assert!(texts(&answers, true)[0].ends_with("1 message (700 B) waits here."), "{answers:?}");
+    }
+
+    #[actix_web::test]
+    async fn frames_that_are_refused_for_lack_of_a_confirm_come_first_and_nothing_is_said_to_wait() {
+        let mut answers = well().await;
+        let state = outbox(&mut answers);
+        (state.broker, state.frames_refused) = (BrokerState::Disconnected, Some("there is no connection"));
+        let texts = texts(&answers, true);
+        assert!(texts[0].starts_with("Frames are refused (503)") && texts[0].contains("there is no conn"), "{texts:?}");
+        assert!(texts[1].ends_with("; no message waits here."), "{texts:?}");
     }
 
     #[actix_web::test]

@@ -52,6 +52,7 @@ document_paths() {
     } | grep --invert-match --line-regexp 'tests/\.venv.*' | sort --unique
 }
 
+# All checks. "$@" chooses the profile; that of the tests shares what both compile.
 check_all() {
     step "formatting"
     cargo fmt --all --check
@@ -59,10 +60,10 @@ check_all() {
     step "paths in the documents"
     check_document_paths
     step "lints"
-    cargo clippy --locked --workspace --all-targets -- --deny warnings
+    cargo clippy --locked "$@" --workspace --all-targets -- --deny warnings
     step "documentation"
     RUSTDOCFLAGS='--deny warnings --allow rustdoc::private_intra_doc_links' \
-        cargo doc --quiet --locked --workspace --no-deps --document-private-items
+        cargo doc --quiet --locked "$@" --workspace --no-deps --document-private-items
     step "dependencies of user-http-actors"
     check_actors_dependencies
 }

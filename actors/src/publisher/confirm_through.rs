@@ -71,14 +71,18 @@ impl UserManagerPublisher {
         self.outbox.waiting_len() >= MAX_WAITING_MESSAGES || self.outbox.waiting_bytes() >= MAX_WAITING_BYTES
     }
 
+    /// Why the broker confirms nothing at the moment.
+    pub(super) fn obstacle(&self) -> Option<&'static str> {
+        match &self.route {
+            Route::Broker(forwarder) => forwarder.obstacle(),
+            Route::UserManager(_) => Some("there is no broker"),
+        }
+    }
+
     /// If nothing is published at the moment, gives up the unstored messages that are not in flight. Those in flight
     /// may have been taken.
     pub(super) fn give_up_unpublished(&mut self) {
-        let obstacle = match &self.route {
-            Route::Broker(forwarder) => forwarder.obstacle(),
-            Route::UserManager(_) => Some("there is no broker"),
-        };
-        if let Some(obstacle) = obstacle {
+        if let Some(obstacle) = self.obstacle() {
             let unpublished: Vec<Seq> = self.outbox.unstored_and_not_in_flight().collect();
             unpublished.into_iter().for_each(|seq| self.give_up(seq, obstacle));
         }

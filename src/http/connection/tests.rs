@@ -95,6 +95,60 @@ async fn the_body_of_an_answer_is_polled_again_only_when_the_socket_has_all_of_i
     assert_polled_when_the_socket_has_all(Transport::Plain(near), far, 60_000).await;
 }
 
+/// A body that yields before each chunk but the first, and notes the number of chunks.
+struct Yielding {
+    left: usize,
+    has_yielded: bool,
+    chunks: Rc<Cell<usize>>,
+}
+
+impl MessageBody for Yielding {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized((self.left * CAPACITY) as u64)
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let is_first = self.chunks.get() == 0;
+        if !is_first && !std::mem::replace(&mut self.has_yielded, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.has_yielded = false;
+        self.left -= 1;
+        self.chunks.set(self.chunks.get() + 1);
+        Poll::Ready(Some(Ok(vec![7; CAPACITY].into())))
+    }
+}
+
+#[actix_web::test]
+async fn a_body_that_yields_lets_the_other_connections_of_its_thread_run() {
+    const CHUNKS: usize = 10;
+    let chunks = Rc::new(Cell::new(0));
+    let noting = Rc::clone(&chunks);
+    let app = fn_service(move |_: Request| {
+        let body = Yielding { left: CHUNKS, has_yielded: false, chunks: Rc::clone(&noting) };
+        future::ready(Ok::<_, actix_web::Error>(Response::with_body(StatusCode::OK, body)))
+    });
+    // everything fits into the pipe, so the connection waits for nothing else
+    let (near, mut far) = duplex(2 * CHUNKS * CAPACITY);
+    far.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a request");
+    let (settings, metrics) = (settings(), metrics());
+    let mut serving = pin!(serve(Transport::Plain(near), None, &settings, &metrics, future::pending::<()>(), &app));
+    let mut polls = 0;
+    while chunks.get() < CHUNKS {
+        let before = chunks.get();
+        assert!(futures::poll!(&mut serving).is_pending());
+        polls += 1;
+        assert!(chunks.get() <= before + 1, "{} chunks in one poll", chunks.get() - before);
+        assert!(polls < 10 * CHUNKS, "{} chunks in {polls} polls", chunks.get());
+    }
+}
+
 #[actix_web::test]
 async fn over_tls_too_although_rustls_buffers_some_of_it() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");

@@ -199,6 +199,11 @@ fn without_a_confirm_frames_are_refused_if_only_the_broker_answers(version: Vers
     assert_not_confirmed(&amqp.farm, 200_000, &["no connection"]);
     let ready = amqp.farm.readyz();
     assert_eq!((&ready["outbox"]["messages"], &ready["outbox"]["bytes"]), (&json!(0), &json!(0)), "{ready}");
+    assert_eq!(
+        (&ready["ready"], &ready["frames_refused"]),
+        (&json!(true), &json!("there is no connection")),
+        "{ready}"
+    );
     assert!(outbox_bytes(&amqp.farm) <= 1 << 20, "nothing but what an empty store has");
     broker.launch();
 }
