@@ -1,13 +1,253 @@
-//! The command line: one module per subcommand, and how they print.
+//! The command line: one module per subcommand, what they share, and how they print.
+//!
+//! To add a subcommand, write a module with its `command` (name, help and arguments) and its `run`, declare the module
+//! below, and add a row to [`SUBCOMMANDS`].
 
-use std::io::Write;
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
-pub mod serve;
-pub mod token;
+use clap::error::{ContextKind, ContextValue};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+use user_http_server::config::{self, ConfigError, Layers, LogFormat};
+
+use crate::process::logging::Logging;
+
+mod check;
+mod client;
+mod completions;
+mod demo;
+mod healthcheck;
+mod man;
+mod messages;
+mod serve;
+mod text;
+mod token;
 
 /// Exit code for a wrong command line, environment or configuration file, as other programs use it.
-pub const EXIT_USAGE: u8 = 2;
+const EXIT_USAGE: u8 = 2;
+
+/// The name of the program.
+const PROGRAM: &str = "user-http-server";
+
+/// What the help and the manual page say about all settings.
+const NOTES: &str = "\
+Flags override the environment, which overrides the file, which overrides the defaults.
+A SIZE is 500KB, 64MiB or 1GiB, a DURATION 10s, 15m or 24h. RUST_LOG filters the log (RUST_LOG=warn).
+SIGHUP reloads tokens and certificates.";
+
+/// A subcommand.
+struct Subcommand {
+    /// Its name, its help, and the arguments that only it has.
+    command: fn() -> Command,
+    /// The settings that it takes in addition.
+    settings: Settings,
+    run: fn(&Invocation<'_>) -> ExitCode,
+}
+
+/// Which settings a subcommand takes, as flags, in the environment, and in the file.
+#[derive(Clone, Copy)]
+enum Settings {
+    None,
+    All,
+    /// All, because one file and one environment serve all subcommands; but its help shows only these.
+    Shown(&'static [&'static str]),
+}
+
+const SUBCOMMANDS: &[Subcommand] = &[
+    Subcommand { command: serve::command, settings: Settings::All, run: serve::run },
+    Subcommand { command: check::command, settings: Settings::All, run: check::run },
+    Subcommand { command: healthcheck::command, settings: client::SETTINGS, run: healthcheck::run },
+    Subcommand { command: messages::command, settings: client::SETTINGS, run: messages::run },
+    Subcommand { command: token::command, settings: Settings::None, run: token::run },
+    Subcommand { command: demo::command, settings: Settings::None, run: demo::run },
+    Subcommand { command: completions::command, settings: Settings::None, run: completions::run },
+    Subcommand { command: man::command, settings: Settings::None, run: man::run },
+];
+
+/// The subcommand that runs if none is given.
+const DEFAULT: &Subcommand = &SUBCOMMANDS[0];
+
+/// What a subcommand was started with.
+struct Invocation<'a> {
+    logging: &'a Logging,
+    /// The arguments of the subcommand, or of its innermost subcommand.
+    args: &'a ArgMatches,
+    /// The names of the subcommand's own subcommands.
+    names: Vec<&'a str>,
+    /// The arguments of every level of the command line. A setting can be given at each.
+    levels: Vec<&'a ArgMatches>,
+}
+
+impl Invocation<'_> {
+    /// What the flags, the environment and the file say.
+    fn layers(&self) -> Layers {
+        Layers::read(&self.levels, std::env::vars_os())
+    }
+
+    /// Reports the errors of a configuration.
+    fn refuse(&self, errors: &[ConfigError]) -> ExitCode {
+        errors.iter().for_each(|error| self.logging.error(&error.to_string()));
+        ExitCode::from(EXIT_USAGE)
+    }
+
+    /// Reports why it has failed, and returns the exit code.
+    fn end(&self, result: Result<(), Failure>) -> ExitCode {
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    fn fail(&self, failure: Failure) -> ExitCode {
+        match failure {
+            Failure::Failed(why) => {
+                self.logging.error(&why);
+                ExitCode::FAILURE
+            }
+            Failure::Usage(why) => {
+                self.logging.error(&why);
+                ExitCode::from(EXIT_USAGE)
+            }
+            Failure::Config(errors) => self.refuse(&errors),
+            // such as head, which has read enough
+            Failure::Output(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Failure::Output(error) => {
+                self.logging.error(&format!("cannot write to standard output: {error}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Why a subcommand has ended early.
+enum Failure {
+    /// What it was to do has failed.
+    Failed(String),
+    /// The command line is wrong in a way that clap does not see.
+    Usage(String),
+    /// The configuration is wrong.
+    Config(Vec<ConfigError>),
+    /// Standard output takes no more.
+    Output(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<Vec<ConfigError>> for Failure {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        Self::Config(errors)
+    }
+}
+
+/// Runs the subcommand that the arguments name (the program's name first).
+pub fn run(args: Vec<OsString>, logging: &Logging) -> ExitCode {
+    let mut command = command();
+    let parsed = command.try_get_matches_from_mut(args).and_then(|matches| {
+        check_settings(&mut command, &matches)?;
+        Ok(matches)
+    });
+    let matches = match parsed {
+        Ok(matches) => matches,
+        Err(text) if !text.use_stderr() => return print(&text.to_string()),
+        Err(text) => {
+            let text = text.to_string();
+            logging.error(text.strip_prefix("error: ").unwrap_or(&text));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let (mut levels, mut names) = (vec![&matches], Vec::new());
+    let mut args = &matches;
+    while let Some((name, inner)) = args.subcommand() {
+        names.push(name);
+        levels.push(inner);
+        args = inner;
+    }
+    let subcommand = match names.is_empty() {
+        true => DEFAULT,
+        false => find(names.remove(0)).unwrap_or(DEFAULT),
+    };
+    if !std::ptr::eq(subcommand, DEFAULT) {
+        // the format of the log is for the log
+        logging.set_format(LogFormat::Text);
+    }
+    (subcommand.run)(&Invocation { logging, args, names, levels })
+}
+
+fn find(name: &str) -> Option<&'static Subcommand> {
+    SUBCOMMANDS.iter().find(|subcommand| (subcommand.command)().get_name() == name)
+}
+
+/// The whole command line.
+fn command() -> Command {
+    let command = Command::new(PROGRAM)
+        .version(env!("CARGO_PKG_VERSION"))
+        .propagate_version(true)
+        .about("HTTP gateway of a Blender render farm")
+        .long_about(
+            "HTTP gateway of a Blender render farm: workers fetch their messages from it and post their frames. \
+             Without a command it serves until SIGTERM or Ctrl-C.",
+        )
+        .override_usage(format!("{PROGRAM} [serve] [OPTIONS]\n       {PROGRAM} [OPTIONS] <COMMAND>"))
+        .next_line_help(true)
+        .after_help(format!("{NOTES}\nExit codes: 0 success, 1 failure, 2 wrong command line or configuration."))
+        .args(config::flags());
+    SUBCOMMANDS.iter().fold(command, |command, subcommand| {
+        command.subcommand(with_settings((subcommand.command)(), subcommand.settings))
+    })
+}
+
+/// Adds the settings to a subcommand, and to the subcommands that it has.
+fn with_settings(command: Command, settings: Settings) -> Command {
+    let is_hidden = |key: &str| matches!(settings, Settings::Shown(shown) if !shown.contains(&key));
+    let command = command.mut_subcommands(|inner| with_settings(inner, settings));
+    match settings {
+        Settings::None => command,
+        Settings::All => command.args(config::flags()).next_line_help(true),
+        Settings::Shown(_) => command
+            .args(config::flags().map(|flag| {
+                let hidden = is_hidden(flag.get_id().as_str());
+                flag.hide(hidden)
+            }))
+            .next_line_help(true)
+            .after_help(format!("Every setting of {PROGRAM} is accepted; `{PROGRAM} --help` lists them.")),
+    }
+}
+
+/// Checks what clap cannot: a setting can stand before and behind the name of a subcommand, but one that has a single
+/// value only once; and not every subcommand takes settings.
+fn check_settings(command: &mut Command, matches: &ArgMatches) -> Result<(), clap::Error> {
+    let is_given = |level: &ArgMatches, key: &str| {
+        matches!(level.try_contains_id(key), Ok(true)) && level.value_source(key) == Some(ValueSource::CommandLine)
+    };
+    let mut levels = vec![matches];
+    while let Some((_, inner)) = levels.last().and_then(|level| level.subcommand()) {
+        levels.push(inner);
+    }
+    let subcommand = matches.subcommand_name().and_then(find).unwrap_or(DEFAULT);
+    for flag in config::flags() {
+        let key = flag.get_id().as_str();
+        let times = levels.iter().filter(|level| is_given(level, key)).count();
+        let error = match (subcommand.settings, flag.get_action()) {
+            (Settings::None, _) if times > 0 => clap::Error::new(clap::error::ErrorKind::UnknownArgument),
+            (_, clap::ArgAction::Set) if times > 1 => clap::Error::new(clap::error::ErrorKind::ArgumentConflict),
+            _ => continue,
+        };
+        let mut error = error.with_cmd(command);
+        // only an argument of the command that was parsed can be shown
+        let shown = command.get_arguments().find(|arg| arg.get_id() == key).map(ToString::to_string);
+        let argument = ContextValue::String(shown.unwrap_or_else(|| format!("--{key}")));
+        error.insert(ContextKind::InvalidArg, argument.clone());
+        error.insert(ContextKind::PriorArg, argument);
+        return Err(error);
+    }
+    Ok(())
+}
 
 /// Prints to standard output. Where that is closed or full, the exit code says so.
 fn print(text: &str) -> ExitCode {

@@ -16,11 +16,13 @@
 //! ```
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Command;
 use user_http_actors::ActorsConfig;
 use user_http_actors::blend::{DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
 use user_http_actors::broker::amqp::AmqpConfig;
@@ -28,9 +30,10 @@ use user_http_actors::publisher::FrameAck;
 
 use crate::auth::Tokens;
 use crate::http::HostName;
-use crate::tls::Tls;
+use crate::tls::{Tls, TlsFiles};
 use crate::{Limits, RecentEvents};
 
+mod check;
 mod error;
 mod layers;
 mod setting;
@@ -38,7 +41,7 @@ mod settings;
 mod tls;
 
 pub use error::ConfigError;
-use layers::Layers;
+pub use layers::{GivenValues, Layers, Origin, flags};
 use setting::Setting;
 
 /// The configuration of the service.
@@ -88,80 +91,151 @@ impl Config {
     /// Reads the command line `args` (the program's name first), the environment, and the file that one of them names.
     ///
     /// # Errors
-    /// See [`ConfigError`]. Its text names the setting, where its value was given, and what would be accepted.
+    /// The first one that is found; [`Layers`] finds all. Its text names the setting, where its value was given, and
+    /// what would be accepted.
     pub fn load(
         args: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
-        let layers = Layers::read(settings::ALL, args, environment)?;
-        let amqp_url = layers.optional(&settings::AMQP_URL)?;
-        let ca_file = tls::amqp_ca_file(&layers, amqp_url.as_ref())?;
-        let amqp = match amqp_url {
-            None => None,
-            Some(url) => Some(AmqpConfig {
-                ca_file,
-                consume_exchange: layers.one(&settings::AMQP_EXCHANGE)?,
-                consume_queue: layers.one(&settings::AMQP_QUEUE)?,
-                publish_exchange: layers.one(&settings::AMQP_PUBLISH_EXCHANGE)?,
-                routing_key: layers.one(&settings::AMQP_ROUTING_KEY)?,
-                await_queues: layers.many(&settings::AMQP_AWAIT_QUEUE)?,
-                settle: layers.one(&settings::AMQP_SETTLE)?,
-                url,
-            }),
-        };
-        let frame_ack = layers.one(&settings::FRAME_ACK)?;
-        if frame_ack == FrameAck::Broker && amqp.is_none() {
-            return Err(layers.bad_value(&settings::FRAME_ACK, NO_BROKER.to_owned()));
-        }
-        let api_tokens = tokens(&layers, &settings::API_TOKEN_FILE)?;
-        let api_tls = tls::API.load(&layers)?;
-        let (api_bind, open_api) = (layers.one(&settings::API_BIND)?, layers.one(&settings::ALLOW_OPEN_API)?);
-        let is_guarded = api_bind.ip().is_loopback()
-            || api_tokens.is_some()
-            || open_api
-            || api_tls.as_ref().is_some_and(Tls::requires_client_certificate);
-        if !is_guarded {
-            return Err(layers.bad_value(&settings::API_BIND, OPEN_API.to_owned()));
-        }
-        let (data_dir, memory) = (layers.one(&settings::DATA_DIR)?, layers.one(&settings::MEMORY)?);
-        Ok(Self {
-            http_bind: layers.one(&settings::HTTP_BIND)?,
-            api_bind,
-            worker_tokens: tokens(&layers, &settings::WORKER_TOKEN_FILE)?,
-            api_tokens,
-            api_hosts: layers.many(&settings::API_HOST)?,
-            http_tls: tls::HTTP.load(&layers)?,
-            api_tls,
-            max_connections: layers.one(&settings::MAX_CONNECTIONS)?,
-            keep_alive: layers.one(&settings::KEEP_ALIVE)?,
-            log_format: layers.one(&settings::LOG_FORMAT)?,
-            limits: Limits {
-                max_body: layers.one(&settings::MAX_BODY)?,
-                max_inflight: layers.one(&settings::MAX_INFLIGHT)?,
-                max_upload_space: layers.one(&settings::MAX_UPLOAD_SPACE)?,
-                min_transfer_rate: layers.one(&settings::MIN_TRANSFER_RATE)?,
-            },
-            actors: ActorsConfig {
-                data_dir: (!memory).then_some(data_dir),
-                blend_roots: layers.many_checked(&settings::BLEND_ROOT, |folder| {
-                    check_root(folder).map_err(|error| format!("expected a directory that can be opened: {error}"))
-                })?,
-                private_files: layers.files().to_vec(),
-                max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
-                max_buffered: layers.one(&settings::MAX_BUFFERED)?,
-                buffer_ttl: layers.one(&settings::BUFFER_TTL)?,
-                max_outbox: layers.one(&settings::MAX_OUTBOX)?,
-                amqp,
-                frame_ack,
-            },
-            events: RecentEvents::default(),
-        })
+        let command = Command::new("user-http-server").version(env!("CARGO_PKG_VERSION")).args(flags());
+        let matches = command.try_get_matches_from(args).map_err(ConfigError::CommandLine)?;
+        let mut layers = Layers::read(&[&matches], environment);
+        layers.warnings().iter().for_each(|warning| log::warn!("{warning}"));
+        layers.config().map_err(|mut errors| errors.remove(0))
     }
 
     /// The TLS of each server that speaks it.
     pub fn tls(&self) -> impl Iterator<Item = &Tls> {
         self.http_tls.iter().chain(&self.api_tls)
     }
+}
+
+impl Layers {
+    /// The configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn config(&mut self) -> Result<Config, Vec<ConfigError>> {
+        let config = read(self);
+        self.finish(config)
+    }
+
+    /// How to reach the API server of a gateway with this configuration.
+    ///
+    /// # Errors
+    /// What is wrong with these settings, and what cannot be read of the others. Their values are not looked at.
+    pub fn api_server(&mut self) -> Result<ApiServer, Vec<ConfigError>> {
+        let server = self.one(&settings::API_BIND).map(|bind| ApiServer {
+            bind,
+            tls: tls::API.files(self),
+            token_file: self.optional(&settings::API_TOKEN_FILE),
+            token: self.client_token().map(str::to_owned),
+        });
+        self.finish(server)
+    }
+}
+
+/// What a client has to know of the API server of a gateway on the same machine.
+#[derive(Clone)]
+pub struct ApiServer {
+    /// The address that it is bound to.
+    pub bind: SocketAddr,
+    /// Its certificate and key, and the CA of its clients; `None` if it speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// The file with the tokens that it accepts.
+    pub token_file: Option<PathBuf>,
+    /// The token to send, from the variable `USER_HTTP_SERVER_TOKEN`.
+    pub token: Option<String>,
+}
+
+impl fmt::Debug for ApiServer {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bind, tls, token_file, token: _ } = self;
+        let mut shown = f.debug_struct("ApiServer");
+        shown.field("bind", bind).field("tls", tls).field("token_file", token_file).finish_non_exhaustive()
+    }
+}
+
+/// Reads every setting, and notes what is wrong. `None` only if a setting has neither a value nor a default.
+fn read(layers: &mut Layers) -> Option<Config> {
+    let amqp_url = layers.optional(&settings::AMQP_URL);
+    let ca_file = tls::amqp_ca_file(layers, amqp_url.as_ref());
+    let amqp = match amqp_url {
+        None => None,
+        Some(url) => Some(AmqpConfig {
+            ca_file,
+            consume_exchange: layers.one(&settings::AMQP_EXCHANGE)?,
+            consume_queue: layers.one(&settings::AMQP_QUEUE)?,
+            publish_exchange: layers.one(&settings::AMQP_PUBLISH_EXCHANGE)?,
+            routing_key: layers.one(&settings::AMQP_ROUTING_KEY)?,
+            await_queues: layers.many(&settings::AMQP_AWAIT_QUEUE),
+            settle: layers.one(&settings::AMQP_SETTLE)?,
+            url,
+        }),
+    };
+    let frame_ack = layers.one(&settings::FRAME_ACK)?;
+    if frame_ack == FrameAck::Broker && !layers.is_given(&settings::AMQP_URL) {
+        layers.refuse(&settings::FRAME_ACK, NO_BROKER.to_owned());
+    }
+    let api_tokens = tokens(layers, &settings::API_TOKEN_FILE);
+    let api_tls = tls::API.load(layers);
+    let (http_bind, api_bind) = (layers.one(&settings::HTTP_BIND)?, layers.one(&settings::API_BIND)?);
+    let is_guarded = api_bind.ip().is_loopback()
+        || layers.one(&settings::ALLOW_OPEN_API)?
+        || layers.is_given(&settings::API_TOKEN_FILE)
+        || layers.is_given(&settings::API_CLIENT_CA);
+    if !is_guarded {
+        layers.refuse(&settings::API_BIND, OPEN_API.to_owned());
+    }
+    if overlap(http_bind, api_bind) {
+        let why = format!("the worker server has this address too (--http-bind {http_bind}); give each its own port");
+        layers.refuse(&settings::API_BIND, why);
+    }
+    let (data_dir, memory) = (layers.one(&settings::DATA_DIR)?, layers.one(&settings::MEMORY)?);
+    Some(Config {
+        http_bind,
+        api_bind,
+        worker_tokens: tokens(layers, &settings::WORKER_TOKEN_FILE),
+        api_tokens,
+        api_hosts: layers.many(&settings::API_HOST),
+        http_tls: tls::HTTP.load(layers),
+        api_tls,
+        max_connections: layers.one(&settings::MAX_CONNECTIONS)?,
+        keep_alive: layers.one(&settings::KEEP_ALIVE)?,
+        log_format: layers.one(&settings::LOG_FORMAT)?,
+        limits: Limits {
+            max_body: layers.one(&settings::MAX_BODY)?,
+            max_inflight: layers.one(&settings::MAX_INFLIGHT)?,
+            max_upload_space: layers.one(&settings::MAX_UPLOAD_SPACE)?,
+            min_transfer_rate: layers.one(&settings::MIN_TRANSFER_RATE)?,
+        },
+        actors: ActorsConfig {
+            data_dir: (!memory).then_some(data_dir),
+            blend_roots: layers.many_checked(&settings::BLEND_ROOT, |folder| {
+                check_root(folder).map_err(|error| format!("expected a directory that can be opened: {error}"))
+            }),
+            private_files: layers.files().to_vec(),
+            max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
+            max_buffered: layers.one(&settings::MAX_BUFFERED)?,
+            buffer_ttl: layers.one(&settings::BUFFER_TTL)?,
+            max_outbox: layers.one(&settings::MAX_OUTBOX)?,
+            amqp,
+            frame_ack,
+        },
+        events: RecentEvents::default(),
+    })
+}
+
+/// Whether two servers cannot listen on these addresses at the same time.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // an IPv6 socket on all addresses takes the port of IPv4 too
+    let covers = |all: SocketAddr, other: SocketAddr| match all.ip() {
+        IpAddr::V4(ip) => ip.is_unspecified() && other.ip().to_canonical().is_ipv4(),
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    let is_same_host = one.ip().to_canonical() == other.ip().to_canonical();
+    one.port() != 0 && one.port() == other.port() && (is_same_host || covers(one, other) || covers(other, one))
 }
 
 /// The error for an API server that would be open to the network by accident.
@@ -171,8 +245,35 @@ const OPEN_API: &str = "anybody who can reach this address could leave and fetch
 const NO_BROKER: &str = "without a broker nothing confirms frames; give --amqp-url, or frame-ack \"stored\"";
 
 /// Reads the tokens of one server, if it has any.
-fn tokens(layers: &Layers, setting: &Setting<PathBuf>) -> Result<Option<Arc<Tokens>>, ConfigError> {
-    let Some(file) = layers.optional(setting)? else { return Ok(None) };
-    let tokens = Tokens::read(&file).map_err(|why| layers.bad_value(setting, why))?;
-    Ok(Some(Arc::new(tokens)))
+fn tokens(layers: &mut Layers, setting: &Setting<PathBuf>) -> Option<Arc<Tokens>> {
+    let file = layers.optional(setting)?;
+    match Tokens::read(&file) {
+        Ok(tokens) => Some(Arc::new(tokens)),
+        Err(why) => {
+            layers.refuse(setting, why);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_servers_on_the_same_port_are_refused_only_if_they_would_meet() {
+        for (one, other, meet) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "[::]:1", true),
+            ("0.0.0.0:1", "[::1]:1", false),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true),
+        ] {
+            let [one, other] = [one, other].map(|text| text.parse().expect("an address"));
+            assert_eq!((overlap(one, other), overlap(other, one)), (meet, meet), "{one} and {other}");
+        }
+    }
 }

@@ -29,8 +29,5 @@ fn main() -> ExitCode {
     if let Err(error) = scheduled {
         log::debug!("the scheduling policy is unchanged: {error}");
     }
-    match args.get(1..) {
-        Some([subcommand]) if subcommand == "token" => cli::token::run(&logging),
-        _ => cli::serve::run(args, &logging),
-    }
+    cli::run(args, &logging)
 }

@@ -94,6 +94,16 @@ fn remedy(failure: &StoreError) -> &'static str {
 pub struct UserHttpServer;
 
 impl UserHttpServer {
+    /// Checks whether the limits of this process allow a start. Returns a warning if the service would get less than the
+    /// configuration allows.
+    ///
+    /// # Errors
+    /// The limit of open files is too low.
+    pub fn check_limits(config: &Config) -> Result<Option<String>, DescriptorError> {
+        let budget = DescriptorBudget::within_limit(config.max_connections, config.actors.max_open_blend_files);
+        budget.map(|(_, warning)| warning)
+    }
+
     /// Runs the service (`startService` of the specification) until `shutdown` resolves or the disk fails. Then it
     /// finishes the requests in flight, settles the deliveries that the actors are processing, and returns.
     ///
@@ -132,7 +142,9 @@ impl UserHttpServer {
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServiceError> {
-        let budget = DescriptorBudget::within_limit(config.max_connections, config.actors.max_open_blend_files)?;
+        let (budget, warning) =
+            DescriptorBudget::within_limit(config.max_connections, config.actors.max_open_blend_files)?;
+        warning.iter().for_each(|warning| log::warn!("{warning}"));
         config.actors.max_open_blend_files = budget.blend_files;
         let metrics = Metrics::new();
         let actors = metrics.record(|| UserHttpActors::start(config.actors.clone()))?;

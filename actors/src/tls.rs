@@ -38,6 +38,21 @@ pub fn roots(path: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+/// The CAs that the system trusts. A farm that has its own CA can install it there.
+///
+/// # Errors
+/// Why there are none.
+pub fn system_roots() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    match (roots.is_empty(), found.errors.first()) {
+        (false, _) => Ok(roots),
+        (true, None) => Err("the system has no CAs".to_owned()),
+        (true, Some(error)) => Err(format!("the system's CAs cannot be read: {error}")),
+    }
+}
+
 /// Why a PEM file cannot be read.
 pub fn pem_error(error: pem::Error) -> String {
     match error {

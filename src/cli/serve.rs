@@ -1,40 +1,36 @@
-//! `user-http-server` without a subcommand: runs the service until a signal stops it.
+//! `user-http-server [serve]`: runs the service until a signal stops it.
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use user_http_server::auth::Tokens;
-use user_http_server::config::ConfigError;
 use user_http_server::tls::Tls;
 use user_http_server::{Config, Listeners, UserHttpServer};
 
-use crate::cli::{EXIT_USAGE, print};
-use crate::process::logging::Logging;
+use crate::cli::Invocation;
 use crate::process::{limits, signals};
 
-/// Loads the configuration from `args` (the program's name first), the environment and the file, and serves.
+pub fn command() -> Command {
+    Command::new("serve").about("Serve until SIGTERM or Ctrl-C; this is the default")
+}
+
+/// Loads the configuration, and serves.
 ///
 /// An error that ends it is written to standard error even if the log filter is off.
-pub fn run(args: impl IntoIterator<Item = OsString>, logging: &Logging) -> ExitCode {
+pub fn run(invocation: &Invocation<'_>) -> ExitCode {
+    let logging = invocation.logging;
     // Before the configuration is loaded: that opens the blend roots, which takes a thread.
     if let Err(error) = limits::check_threads() {
         logging.error(&error.to_string());
         return ExitCode::FAILURE;
     }
-    let config = match Config::load(args, std::env::vars_os()) {
+    let mut layers = invocation.layers();
+    layers.warnings().iter().for_each(|warning| log::warn!("{warning}"));
+    let config = match layers.config() {
         Ok(config) => Config { events: logging.events(), ..config },
-        Err(ConfigError::CommandLine(text)) if !text.use_stderr() => return print(&text.to_string()),
-        Err(ConfigError::CommandLine(text)) => {
-            let text = text.to_string();
-            logging.error(text.strip_prefix("error: ").unwrap_or(&text));
-            return ExitCode::from(EXIT_USAGE);
-        }
-        Err(error) => {
-            logging.error(&error.to_string());
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(errors) => return invocation.refuse(&errors),
     };
     logging.set_format(config.log_format);
     limits::raise_file_limit();

@@ -3,24 +3,56 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgMatches};
 
 use super::error::ConfigError;
 use super::setting::{Declaration, Kind, PREFIX, Setting};
+use super::settings;
 
 /// The flag that names the file. The environment variable is [`PREFIX`] and this in capitals.
 const CONFIG: &str = "config";
 
+/// The variable with the token that clients of the gateway send, without [`PREFIX`]. The service itself ignores it.
+const CLIENT_TOKEN: &str = "token";
+
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Origin {
+pub enum Origin {
+    /// On the command line.
     Flag,
-    Environment,
+    /// In the environment, in the variable of this name.
+    Environment(String),
+    /// In this file.
     File(PathBuf),
+    /// Nowhere.
     Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment(variable) => write!(f, "environment variable {variable}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A setting and its values, as a person may see them: secrets are masked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenValues {
+    /// The name of the setting, as its key in the file.
+    pub key: &'static str,
+    /// Its values as they were given, or else its default. Empty if there is neither.
+    pub values: Vec<String>,
+    /// Whether it is on or off, so that its value is `true` or `false`.
+    pub is_switch: bool,
+    /// Where the values were given.
+    pub origin: Origin,
 }
 
 /// The values that were given for a setting.
@@ -30,48 +62,109 @@ struct Given {
     origin: Origin,
 }
 
-/// The given values of the settings, by key. Settings without one have their defaults.
+/// The flags of all settings, and `--config`, for the command line of a program. [`Layers::read`] reads them.
+pub fn flags() -> impl Iterator<Item = Arg> {
+    let config = Arg::new(CONFIG)
+        .long(CONFIG)
+        .value_name("FILE")
+        .help(format!("TOML file with these settings as keys, such as max-body = \"64MiB\"\n[env: {PREFIX}CONFIG]"));
+    settings::ALL.iter().map(Declaration::arg).chain([config])
+}
+
+/// What the command line, the environment and the file say, before it is known whether a service can start with it.
+///
+/// Errors are collected, so that all of them can be reported: [`config`](Self::config), [`check`](Self::check) and
+/// [`api_server`](Self::api_server) return them.
+///
+/// ```
+/// use user_http_server::config::{Layers, Origin, flags};
+///
+/// let command = clap::Command::new("gateway").args(flags());
+/// let matches = command.get_matches_from(["gateway", "--max-body", "0", "--keep-alive", "soon"]);
+/// let environment = [("USER_HTTP_SERVER_AMQP_URL".into(), "amqp://farm:secret@broker".into())];
+/// let mut layers = Layers::read(&[&matches], environment);
+///
+/// let url = layers.values().find(|given| given.key == "amqp-url").expect("a setting");
+/// assert_eq!(url.values, ["amqp://farm:***@broker:5672/%2F"]);
+/// assert_eq!(url.origin, Origin::Environment("USER_HTTP_SERVER_AMQP_URL".to_owned()));
+/// assert_eq!(layers.config().expect_err("two bad values").len(), 2);
+/// ```
+#[derive(Default)]
 pub struct Layers {
+    /// By key. Settings without a given value have their defaults.
     given: BTreeMap<&'static str, Given>,
     /// Every file that any layer names, even if another layer overrides it, because it may still hold a secret.
     files: Vec<PathBuf>,
+    config_file: Option<(String, Origin)>,
+    client_token: Option<String>,
+    warnings: Vec<String>,
+    errors: Vec<ConfigError>,
+}
+
+impl fmt::Debug for Layers {
+    /// Without the values, which may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layers").field("errors", &self.errors).finish_non_exhaustive()
+    }
 }
 
 impl Layers {
-    /// Reads all layers. The flag or variable `config` names the file. Unknown variables are logged.
-    ///
-    /// # Errors
-    /// See [`ConfigError`].
-    pub fn read(
-        settings: &'static [Declaration],
-        args: impl IntoIterator<Item = OsString>,
-        environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, ConfigError> {
-        let mut layers = Self { given: BTreeMap::new(), files: Vec::new() };
-        let flags = command(settings).try_get_matches_from(args).map_err(ConfigError::CommandLine)?;
-        let variables = Variables::read(settings, environment)?;
-        let config_flag = flags.get_one::<String>(CONFIG);
-        layers.files.extend(config_flag.into_iter().chain(&variables.config).map(PathBuf::from));
-        if let Some(file) = config_flag.or(variables.config.as_ref()) {
-            layers.read_file(settings, Path::new(file))?;
+    /// Reads all layers: the [`flags`] that were given to a program and, if it has subcommands, to its subcommands;
+    /// the environment; and the file that the flag or variable `config` names.
+    pub fn read(flags: &[&ArgMatches], environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let mut layers = Self::default();
+        let variables = layers.read_variables(environment);
+        let config_flag = texts_of(flags, CONFIG).pop();
+        layers.files.extend(config_flag.iter().chain(&variables.config).map(PathBuf::from));
+        let in_variable = |file| (file, Origin::Environment(format!("{PREFIX}CONFIG")));
+        layers.config_file = config_flag.map(|file| (file, Origin::Flag)).or(variables.config.map(in_variable));
+        if let Some((file, _)) = layers.config_file.clone() {
+            layers.read_file(Path::new(&file));
         }
-        for setting in settings {
+        for setting in settings::ALL {
             if let Some(value) = variables.values.get(setting.key) {
                 let texts = match setting.kind {
                     Kind::Many(split) => split(value),
                     Kind::One | Kind::Switch => vec![value.clone()],
                 };
-                layers.insert(setting, texts, Origin::Environment);
+                layers.insert(setting, texts, Origin::Environment(setting.variable()));
             }
             let texts = match setting.kind {
-                Kind::Switch => flags.get_flag(setting.key).then(|| vec!["true".to_owned()]),
-                Kind::One | Kind::Many(_) => flags.get_many(setting.key).map(|texts| texts.cloned().collect()),
+                Kind::Switch => is_on(flags, setting.key).then(|| "true".to_owned()).into_iter().collect(),
+                Kind::One => texts_of(flags, setting.key).pop().into_iter().collect(),
+                Kind::Many(_) => texts_of(flags, setting.key),
             };
-            if let Some(texts) = texts {
+            if !texts.is_empty() {
                 layers.insert(setting, texts, Origin::Flag);
             }
         }
-        Ok(layers)
+        layers
+    }
+
+    /// What is odd, but no error: variables of the environment that look like a setting and are none; and, after
+    /// [`check`](Self::check), limits of the process that are low.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Every setting with its values. The configuration file comes first, under the name `config`.
+    pub fn values(&self) -> impl Iterator<Item = GivenValues> {
+        let config = GivenValues {
+            key: CONFIG,
+            values: self.config_file.iter().map(|(file, _)| file.clone()).collect(),
+            is_switch: false,
+            origin: self.config_file.as_ref().map_or(Origin::Default, |(_, origin)| origin.clone()),
+        };
+        let settings = settings::ALL.iter().map(|setting| {
+            let (texts, origin) = self.texts(setting);
+            GivenValues {
+                key: setting.key,
+                values: texts.into_iter().map(|text| setting.shown(text)).collect(),
+                is_switch: matches!(setting.kind, Kind::Switch),
+                origin: origin.clone(),
+            }
+        });
+        [config].into_iter().chain(settings)
     }
 
     /// Sets a setting. Returns whether it overrides another value.
@@ -82,110 +175,165 @@ impl Layers {
         self.given.insert(setting.key, Given { texts, origin }).is_some()
     }
 
-    fn read_file(&mut self, settings: &'static [Declaration], path: &Path) -> Result<(), ConfigError> {
-        let unreadable = |why: String| ConfigError::File(path.to_owned(), why);
-        if path.as_os_str().is_empty() {
-            return Err(unreadable(format!("its name is empty; give --{CONFIG} the path of a file, or leave it out")));
-        }
-        let text = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-        // Not the whole error of the parser: it quotes the line, which may hold a password.
-        let table: toml::Table = toml::from_str(&text).map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-            unreadable(format!("line {line}: {}", error.message()))
-        })?;
-        for (key, value) in table {
-            let name = key.replace('_', "-");
-            let Some(setting) = settings.iter().find(|setting| setting.key == name) else {
-                let known: Vec<_> = settings.iter().map(|setting| setting.key).collect();
-                let nearest = nearest(&name, known.iter().copied());
-                return Err(ConfigError::UnknownKey { key, file: path.to_owned(), nearest, known });
-            };
-            let bad = |why: &str| ConfigError::BadValue {
-                given: format!("{key} in {}", path.display()),
-                why: why.to_owned(),
-            };
-            let texts = match value {
-                toml::Value::Array(array) if matches!(setting.kind, Kind::Many(_)) => {
-                    array.iter().map(scalar).collect()
+    fn read_file(&mut self, path: &Path) {
+        match parse_file(path) {
+            Ok(table) => {
+                for (key, value) in table {
+                    if let Err(error) = self.read_key(path, key, &value) {
+                        self.errors.push(error);
+                    }
                 }
-                ref value => scalar(value).map(|text| vec![text]),
-            };
-            let texts: Vec<String> = texts.ok_or_else(|| {
-                bad(match setting.kind {
-                    Kind::Many(_) => "expected a string or an array of strings",
-                    Kind::One => "expected a string or a number",
-                    Kind::Switch => "expected true or false",
-                })
-            })?;
-            if texts.is_empty() {
-                return Err(bad("it is empty; give a value, or leave the setting out"));
             }
-            if self.insert(setting, texts, Origin::File(path.to_owned())) {
-                return Err(bad("it is given twice, once with _ and once with -"));
-            }
+            Err(why) => self.errors.push(ConfigError::File(path.to_owned(), why)),
+        }
+    }
+
+    /// Reads a key of the file.
+    fn read_key(&mut self, path: &Path, key: String, value: &toml::Value) -> Result<(), ConfigError> {
+        let name = key.replace('_', "-");
+        let Some(setting) = settings::ALL.iter().find(|setting| setting.key == name) else {
+            let known: Vec<_> = settings::ALL.iter().map(|setting| setting.key).collect();
+            let nearest = nearest(&name, known.iter().copied());
+            return Err(ConfigError::UnknownKey { key, file: path.to_owned(), nearest, known });
+        };
+        let bad =
+            |why: &str| ConfigError::BadValue { given: format!("{key} in {}", path.display()), why: why.to_owned() };
+        let texts = match value {
+            toml::Value::Array(array) if matches!(setting.kind, Kind::Many(_)) => array.iter().map(scalar).collect(),
+            value => scalar(value).map(|text| vec![text]),
+        };
+        let texts: Vec<String> = texts.ok_or_else(|| {
+            bad(match setting.kind {
+                Kind::Many(_) => "expected a string or an array of strings",
+                Kind::One => "expected a string or a number",
+                Kind::Switch => "expected true or false",
+            })
+        })?;
+        if texts.is_empty() {
+            return Err(bad("it is empty; give a value, or leave the setting out"));
+        }
+        if self.insert(setting, texts, Origin::File(path.to_owned())) {
+            return Err(bad("it is given twice, once with _ and once with -"));
         }
         Ok(())
     }
 
-    /// The value of a setting.
-    ///
-    /// # Errors
-    /// [`ConfigError::BadValue`], also if there is neither a value nor a default.
-    pub fn one<T>(&self, setting: &Setting<T>) -> Result<T, ConfigError> {
-        let value = self.optional(setting)?;
-        value.ok_or_else(|| self.bad_value(setting, "expected a value".to_owned()))
+    fn read_variables(&mut self, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Variables {
+        let mut variables = Variables::default();
+        for (name, value) in environment {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+            let key = name[PREFIX.len()..].replace('_', "-").to_lowercase();
+            if key == CONFIG {
+                variables.config = Some(value.to_string_lossy().into_owned()).filter(|file| !file.is_empty());
+                continue;
+            }
+            if key == CLIENT_TOKEN {
+                self.client_token = value.into_string().ok().filter(|token| !token.is_empty());
+                continue;
+            }
+            let Some(setting) = settings::ALL.iter().find(|setting| setting.key == key) else {
+                self.warnings.push(unknown_variable(name, &key));
+                continue;
+            };
+            match value.into_string() {
+                // In a shell or a unit file, an empty variable usually means that it is not set.
+                Ok(value) if setting.guarded || !value.is_empty() => drop(variables.values.insert(setting.key, value)),
+                Ok(_) => {}
+                Err(_) => {
+                    let (origin, why) = (Origin::Environment(setting.variable()), "expected text in UTF-8".to_owned());
+                    self.errors.push(bad_value(*setting, "(not UTF-8)", &origin, why));
+                }
+            }
+        }
+        variables
     }
 
-    /// The value of a setting; `None` if there is neither a value nor a default.
-    ///
-    /// # Errors
-    /// [`ConfigError::BadValue`].
-    pub fn optional<T>(&self, setting: &Setting<T>) -> Result<Option<T>, ConfigError> {
-        Ok(self.many(setting)?.into_iter().next())
+    /// The value of a setting. `None`, after an error was noted, if there is neither a value that is accepted nor a
+    /// default. After a value that is not accepted, it is the default, so that the rest can be examined too.
+    pub(super) fn one<T>(&mut self, setting: &Setting<T>) -> Option<T> {
+        let value = self.optional(setting).or_else(|| setting.parse(setting.declaration().default).ok());
+        if value.is_none() {
+            self.refuse(setting, "expected a value".to_owned());
+        }
+        value
     }
 
-    /// All values of a setting.
-    ///
-    /// # Errors
-    /// [`ConfigError::BadValue`].
-    pub fn many<T>(&self, setting: &Setting<T>) -> Result<Vec<T>, ConfigError> {
-        let declaration = setting.declaration();
-        let (texts, origin) = self.texts(declaration);
-        let parse = |text: &&str| setting.parse(text).map_err(|why| bad_value(declaration, text, origin, why));
-        texts.iter().map(parse).collect()
+    /// The value of a setting; `None` if there is neither a value that is accepted nor a default.
+    pub(super) fn optional<T>(&mut self, setting: &Setting<T>) -> Option<T> {
+        self.many(setting).into_iter().next()
+    }
+
+    /// All values of a setting that are accepted.
+    pub(super) fn many<T>(&mut self, setting: &Setting<T>) -> Vec<T> {
+        self.many_checked(setting, |_| Ok(()))
     }
 
     /// All values of a setting. Each that was given must pass `check`; a default need not.
-    ///
-    /// # Errors
-    /// [`ConfigError::BadValue`], with the text of `check`.
-    pub fn many_checked<T>(
-        &self,
-        setting: &Setting<T>,
-        check: impl Fn(&T) -> Result<(), String>,
-    ) -> Result<Vec<T>, ConfigError> {
-        let values = self.many(setting)?;
-        let (texts, origin) = self.texts(setting.declaration());
-        if *origin != Origin::Default {
-            for (value, text) in values.iter().zip(texts) {
-                check(value).map_err(|why| bad_value(setting.declaration(), text, origin, why))?;
+    pub(super) fn many_checked<T>(&mut self, setting: &Setting<T>, check: impl Fn(&T) -> Result<(), String>) -> Vec<T> {
+        let declaration = setting.declaration();
+        let (texts, origin) = self.texts(&declaration);
+        let check = |value: T| match origin {
+            Origin::Default => Ok(value),
+            _ => check(&value).map(|()| value),
+        };
+        let parse = |text: &str| {
+            let value = setting.parse(text).and_then(check);
+            value.map_err(|why| bad_value(declaration, text, origin, why))
+        };
+        let (mut values, mut errors) = (Vec::new(), Vec::new());
+        for value in texts.into_iter().map(parse) {
+            match value {
+                Ok(value) => values.push(value),
+                Err(error) => errors.push(error),
             }
         }
-        Ok(values)
+        self.errors.append(&mut errors);
+        values
+    }
+
+    /// The token that the environment has for clients of the gateway.
+    pub(super) fn client_token(&self) -> Option<&str> {
+        self.client_token.as_deref()
+    }
+
+    /// Whether a value was given, even if it is not accepted.
+    pub(super) fn is_given<T>(&self, setting: &Setting<T>) -> bool {
+        self.given.contains_key(setting.declaration().key)
+    }
+
+    /// The first value of a setting as it was given, or its default; empty if there is neither.
+    pub(super) fn text<T>(&self, setting: &Setting<T>) -> &str {
+        let (texts, _) = self.texts(&setting.declaration());
+        texts.first().copied().unwrap_or_default()
+    }
+
+    /// Notes an error: a value that can be parsed but not used.
+    pub(super) fn refuse<T>(&mut self, setting: &Setting<T>, why: String) {
+        let declaration = setting.declaration();
+        let (texts, origin) = self.texts(&declaration);
+        let error = bad_value(declaration, texts.first().copied().unwrap_or_default(), origin, why);
+        self.errors.push(error);
+    }
+
+    /// Notes what is odd, but no error.
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// Returns a value that was made of the settings, unless there are errors.
+    pub(super) fn finish<T>(&mut self, value: Option<T>) -> Result<T, Vec<ConfigError>> {
+        match value {
+            Some(value) if self.errors.is_empty() => Ok(value),
+            _ => Err(std::mem::take(&mut self.errors)),
+        }
     }
 
     /// Every file that any layer names, the configuration file included.
-    pub fn files(&self) -> &[PathBuf] {
+    pub(super) fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
-    /// The error for a value that can be parsed but not used.
-    pub fn bad_value<T>(&self, setting: &Setting<T>, why: String) -> ConfigError {
-        let (texts, origin) = self.texts(setting.declaration());
-        bad_value(setting.declaration(), texts.first().copied().unwrap_or_default(), origin, why)
-    }
-
-    fn texts(&self, setting: Declaration) -> (Vec<&str>, &Origin) {
+    fn texts(&self, setting: &Declaration) -> (Vec<&str>, &Origin) {
         match self.given.get(setting.key) {
             Some(given) => (given.texts.iter().map(String::as_str).collect(), &given.origin),
             None if setting.default.is_empty() => (Vec::new(), &Origin::Default),
@@ -194,11 +342,34 @@ impl Layers {
     }
 }
 
+/// The texts that were given to a flag, at any level of the command line. A level may not have the flag.
+fn texts_of(flags: &[&ArgMatches], key: &str) -> Vec<String> {
+    let texts = flags.iter().filter_map(|flags| flags.try_get_many::<String>(key).ok().flatten());
+    texts.flatten().cloned().collect()
+}
+
+/// Whether a switch was given, at any level of the command line.
+fn is_on(flags: &[&ArgMatches], key: &str) -> bool {
+    flags.iter().any(|flags| matches!(flags.try_get_one::<bool>(key), Ok(Some(true))))
+}
+
+fn parse_file(path: &Path) -> Result<toml::Table, String> {
+    if path.as_os_str().is_empty() {
+        return Err(format!("its name is empty; give --{CONFIG} the path of a file, or leave it out"));
+    }
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    // Not the whole error of the parser: it quotes the line, which may hold a password.
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        format!("line {line}: {}", error.message())
+    })
+}
+
 fn bad_value(setting: Declaration, text: &str, origin: &Origin, why: String) -> ConfigError {
-    let value = if setting.secret { "(not shown)".to_owned() } else { format!("{text:?}") };
+    let value = if setting.is_secret() { "(not shown)".to_owned() } else { format!("{text:?}") };
     let given = match origin {
         Origin::Flag => format!("--{} {value} on the command line", setting.key),
-        Origin::Environment => format!("{}={value} in the environment", setting.variable()),
+        Origin::Environment(variable) => format!("{variable}={value} in the environment"),
         Origin::File(path) => format!("{} = {value} in {}", setting.key, path.display()),
         Origin::Default => format!("--{} {value} by default", setting.key),
     };
@@ -214,27 +385,8 @@ fn scalar(value: &toml::Value) -> Option<String> {
     }
 }
 
-/// The command line.
-fn command(settings: &[Declaration]) -> Command {
-    let config = Arg::new(CONFIG)
-        .long(CONFIG)
-        .value_name("FILE")
-        .help(format!("TOML file with these settings as keys, such as max-body = \"64MiB\"\n[env: {PREFIX}CONFIG]"));
-    Command::new("user-http-server")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("HTTP gateway of a Blender render farm: serves until SIGTERM or Ctrl-C")
-        .override_usage("user-http-server [OPTIONS]\n       user-http-server token")
-        .next_line_help(true)
-        .after_help(
-            "Flags override the environment, which overrides the file, which overrides the defaults.\n\
-             A SIZE is 500KB, 64MiB or 1GiB, a DURATION 10s, 15m or 24h. RUST_LOG filters the log (RUST_LOG=warn).\n\
-             SIGHUP reloads tokens and certificates. `user-http-server token` prints a new bearer token.",
-        )
-        .args(settings.iter().map(Declaration::arg))
-        .arg(config)
-}
-
 /// The environment variables of this program.
+#[derive(Default)]
 struct Variables {
     /// By the key of the setting.
     values: BTreeMap<&'static str, String>,
@@ -242,40 +394,10 @@ struct Variables {
     config: Option<String>,
 }
 
-impl Variables {
-    fn read(
-        settings: &'static [Declaration],
-        environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, ConfigError> {
-        let mut variables = Self { values: BTreeMap::new(), config: None };
-        for (name, value) in environment {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
-            let key = name[PREFIX.len()..].replace('_', "-").to_lowercase();
-            if key == CONFIG {
-                variables.config = Some(value.to_string_lossy().into_owned()).filter(|file| !file.is_empty());
-                continue;
-            }
-            let Some(setting) = settings.iter().find(|setting| setting.key == key) else {
-                log::warn!("{}", unknown_variable(settings, name, &key));
-                continue;
-            };
-            let Ok(value) = value.into_string() else {
-                let why = "expected text in UTF-8".to_owned();
-                return Err(bad_value(*setting, "(not UTF-8)", &Origin::Environment, why));
-            };
-            // In a shell or a unit file, an empty variable usually means that it is not set.
-            if setting.guarded || !value.is_empty() {
-                variables.values.insert(setting.key, value);
-            }
-        }
-        Ok(variables)
-    }
-}
-
 /// The log line for a variable that is not a setting. Kubernetes sets such variables; their names begin with the name
 /// of a Service. The value is not shown, because the variable may be a misspelled secret.
-fn unknown_variable(settings: &'static [Declaration], name: &str, key: &str) -> String {
-    let known = settings.iter().map(|setting| setting.key).chain([CONFIG]);
+fn unknown_variable(name: &str, key: &str) -> String {
+    let known = settings::ALL.iter().map(|setting| setting.key).chain([CONFIG]);
     let nearest = nearest(key, known).replace('-', "_").to_uppercase();
     let unknown = format!("{name:?} in the environment is ignored: there is no such setting");
     let is_a_services = name.ends_with("_PORT")

@@ -24,8 +24,8 @@ pub struct Declaration {
     /// The group in `--help`.
     heading: &'static str,
     pub kind: Kind,
-    /// Whether its value is never shown.
-    pub secret: bool,
+    /// Shows a value without its secret, if it has one; `None` if that cannot be told apart.
+    secret: Option<fn(&str) -> Option<String>>,
     /// Whether an empty variable is an error. Otherwise, an empty variable counts as not set.
     pub guarded: bool,
 }
@@ -50,16 +50,8 @@ impl<T> Setting<T> {
         help: &'static str,
         parse: fn(&str) -> Result<T, String>,
     ) -> Self {
-        let declaration = Declaration {
-            key,
-            placeholder,
-            default,
-            help,
-            heading: "",
-            kind: Kind::One,
-            secret: false,
-            guarded: false,
-        };
+        let declaration =
+            Declaration { key, placeholder, default, help, heading: "", kind: Kind::One, secret: None, guarded: false };
         Self { declaration, parse }
     }
 
@@ -84,9 +76,10 @@ impl<T> Setting<T> {
         self.with(declaration)
     }
 
-    /// Never shows its value.
-    pub const fn secret(self) -> Self {
-        let declaration = Declaration { secret: true, ..self.declaration };
+    /// Its values have a secret, and errors never show them. `masked` shows a value without its secret; `None` if that
+    /// cannot be told apart.
+    pub const fn secret(self, masked: fn(&str) -> Option<String>) -> Self {
+        let declaration = Declaration { secret: Some(masked), ..self.declaration };
         self.with(declaration)
     }
 
@@ -122,6 +115,19 @@ impl Setting<bool> {
     }
 }
 
+/// The text without the password of a URL in it. No setting but a secret one takes such a URL, but it may be given to
+/// another by mistake.
+fn without_password(text: &str) -> String {
+    let account_and_rest = text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)));
+    match account_and_rest {
+        Some((scheme, (account, rest))) => {
+            let user = account.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{rest}")
+        }
+        None => text.to_owned(),
+    }
+}
+
 fn truth(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| "expected true or false".to_owned())
 }
@@ -134,6 +140,19 @@ impl Declaration {
     /// Whether its value is the path of a file that this program reads.
     pub fn is_file(&self) -> bool {
         self.placeholder == "FILE"
+    }
+
+    /// Whether its values have a secret.
+    pub fn is_secret(&self) -> bool {
+        self.secret.is_some()
+    }
+
+    /// A value as a person may see it.
+    pub fn shown(&self, text: &str) -> String {
+        match self.secret {
+            Some(masked) => masked(text).unwrap_or_else(|| "(not shown)".to_owned()),
+            None => without_password(text),
+        }
     }
 
     /// Its environment variable.

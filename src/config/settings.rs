@@ -112,7 +112,7 @@ settings! {
             "Broker, as amqp://user:password@host:port/vhost, or amqps:// for TLS. Without it the user manager\n\
              fetches its messages from the API server",
             amqp_url,
-        ).secret().guarded();
+        ).secret(masked_amqp_url).guarded();
         AMQP_CA_FILE: PathBuf = file(
             "amqp-ca-file",
             "CA certificates, in PEM, to trust for amqps:// instead of those of the system",
@@ -261,6 +261,10 @@ fn amqp_url(text: &str) -> Result<AmqpUrl, String> {
     AmqpUrl::from_str(text).map_err(|error| error.to_string())
 }
 
+fn masked_amqp_url(text: &str) -> Option<String> {
+    Some(AmqpUrl::from_str(text).ok()?.to_string())
+}
+
 /// A short string of AMQP 0-9-1.
 fn amqp_name(text: &str) -> Result<String, String> {
     if text.len() <= 255 { Ok(text.to_owned()) } else { Err("expected a name of 1 to 255 bytes".to_owned()) }
@@ -337,6 +341,11 @@ mod tests {
                 || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| name.contains(protocol));
             assert!(!is_a_services, "{name}");
         }
+    }
+
+    #[test]
+    fn every_default_is_accepted() {
+        assert!(crate::config::Layers::read(&[], []).config().is_ok());
     }
 
     #[test]

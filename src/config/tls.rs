@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use user_http_actors::broker::amqp::AmqpUrl;
 use user_http_actors::tls::roots;
 
-use super::error::ConfigError;
 use super::layers::Layers;
 use super::setting::Setting;
 use super::settings;
-use crate::tls::{Tls, TlsFile, TlsFiles};
+use crate::tls::{Tls, TlsError, TlsFile, TlsFiles};
 
 /// The TLS settings of one server.
 pub struct TlsSettings {
@@ -26,42 +25,55 @@ pub const API: TlsSettings =
     TlsSettings { cert: settings::API_TLS_CERT, key: settings::API_TLS_KEY, client_ca: Some(settings::API_CLIENT_CA) };
 
 impl TlsSettings {
-    /// Loads the files. `None` if none of these settings is set.
-    pub fn load(&self, layers: &Layers) -> Result<Option<Tls>, ConfigError> {
-        let needs = |setting: &Setting<PathBuf>, other: &Setting<PathBuf>| {
-            let other = other.declaration().key;
-            let why = format!("expected --{other} as well, as a flag, in the environment or in the file");
-            layers.bad_value(setting, why)
+    /// The files that the settings name. `None` if none of them is set, or if they are incomplete, which is an error.
+    pub fn files(&self, layers: &mut Layers) -> Option<TlsFiles> {
+        let settings = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
+        let (given, needed) = match settings.map(|setting| layers.optional(setting?)) {
+            [Some(cert), Some(key), client_ca] => return Some(TlsFiles { cert, key, client_ca }),
+            [Some(_), None, _] => (&self.cert, &self.key),
+            [None, Some(_), _] => (&self.key, &self.cert),
+            [None, None, Some(_)] => (self.client_ca.as_ref()?, &self.cert),
+            [None, None, None] => return None,
         };
-        let client_ca = self.client_ca.as_ref().map_or(Ok(None), |setting| layers.optional(setting))?;
-        let files = match (layers.optional(&self.cert)?, layers.optional(&self.key)?) {
-            (Some(cert), Some(key)) => TlsFiles { cert, key, client_ca },
-            (Some(_), None) => return Err(needs(&self.cert, &self.key)),
-            (None, Some(_)) => return Err(needs(&self.key, &self.cert)),
-            (None, None) => match self.client_ca.as_ref().filter(|_| client_ca.is_some()) {
-                Some(setting) => return Err(needs(setting, &self.cert)),
-                None => return Ok(None),
-            },
+        let needed = needed.declaration().key;
+        layers.refuse(given, format!("expected --{needed} as well, as a flag, in the environment or in the file"));
+        None
+    }
+
+    /// Loads the files. `None` if none of these settings is set, or after an error.
+    pub fn load(&self, layers: &mut Layers) -> Option<Tls> {
+        let files = self.files(layers)?;
+        let error = match Tls::load(files.clone()) {
+            Ok(tls) => return Some(tls),
+            Err(error) => error,
         };
-        Tls::load(files).map(Some).map_err(|error| {
-            let setting = match error.file {
+        for TlsError { file, why, .. } in files.errors_or(error) {
+            let setting = match file {
                 TlsFile::Cert => &self.cert,
                 TlsFile::Key => &self.key,
                 TlsFile::ClientCa => self.client_ca.as_ref().unwrap_or(&self.cert),
             };
-            layers.bad_value(setting, error.why)
-        })
+            layers.refuse(setting, why);
+        }
+        None
     }
 }
 
 /// The file with the CAs to trust for the broker. It is read again for each connection; this reads it once, to report
 /// errors at start.
-pub fn amqp_ca_file(layers: &Layers, url: Option<&AmqpUrl>) -> Result<Option<PathBuf>, ConfigError> {
-    let Some(path) = layers.optional(&settings::AMQP_CA_FILE)? else { return Ok(None) };
-    let checked = if url.is_some_and(AmqpUrl::is_tls) {
-        roots(&path).map(drop)
-    } else {
-        Err("expected an --amqp-url that begins with amqps:// as well".to_owned())
+pub fn amqp_ca_file(layers: &mut Layers, url: Option<&AmqpUrl>) -> Option<PathBuf> {
+    let path = layers.optional(&settings::AMQP_CA_FILE)?;
+    let checked = match url {
+        // an error that was noted with the URL
+        None if layers.is_given(&settings::AMQP_URL) => Ok(()),
+        Some(url) if url.is_tls() => roots(&path).map(drop),
+        _ => Err("expected an --amqp-url that begins with amqps:// as well".to_owned()),
     };
-    checked.map(|()| Some(path)).map_err(|why| layers.bad_value(&settings::AMQP_CA_FILE, why))
+    match checked {
+        Ok(()) => Some(path),
+        Err(why) => {
+            layers.refuse(&settings::AMQP_CA_FILE, why);
+            None
+        }
+    }
 }

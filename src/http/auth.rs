@@ -5,4 +5,4 @@ mod tokens;
 
 pub use middleware::Authentication;
 pub(crate) use middleware::TokenNeeded;
-pub use tokens::{Bearer, Tokens, new_token};
+pub use tokens::{Bearer, Tokens, first_plain_token, new_token};

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -225,6 +225,15 @@ impl TlsFiles {
         paths.into_iter().flatten().map(stamp).collect()
     }
 
+    /// What is wrong with each file, after `first` was found. The files are read one by one, so it may be that only
+    /// `first` is left: that two of them do not belong together, for example.
+    pub(crate) fn errors_or(&self, first: TlsError) -> Vec<TlsError> {
+        let provider = provider();
+        let errors = [self.chain().err(), self.private_key(&provider).err(), self.clients(&provider).err()];
+        let errors: Vec<TlsError> = errors.into_iter().flatten().collect();
+        if errors.is_empty() { vec![first] } else { errors }
+    }
+
     fn load(&self) -> Result<Loaded, TlsError> {
         let provider = provider();
         let identity = self.identity(&provider)?;
@@ -248,22 +257,28 @@ impl TlsFiles {
         expiry.map_err(|why| TlsError::of(TlsFile::Cert, &self.cert, why))
     }
 
-    fn identity(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-        let bad_cert = |why: &dyn ToString| TlsError::of(TlsFile::Cert, &self.cert, why.to_string());
+    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        certificates(&self.cert).map_err(|why| TlsError::of(TlsFile::Cert, &self.cert, why))
+    }
+
+    fn private_key(&self, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, TlsError> {
         let bad_key = |why: &dyn ToString| TlsError::of(TlsFile::Key, &self.key, why.to_string());
-        let chain = certificates(&self.cert).map_err(|why| bad_cert(&why))?;
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| match error {
             pem::Error::NoItemsFound => bad_key(&"it contains no unencrypted private key"),
             error => bad_key(&pem_error(error)),
         })?;
-        let key = provider.key_provider.load_private_key(key).map_err(|error| bad_key(&error))?;
-        let identity = CertifiedKey::new(chain, key);
+        provider.key_provider.load_private_key(key).map_err(|error| bad_key(&error))
+    }
+
+    fn identity(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+        let identity = CertifiedKey::new(self.chain()?, self.private_key(provider)?);
         match identity.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(identity),
             Err(rustls::Error::InconsistentKeys(_)) => {
-                Err(bad_key(&format!("it does not belong to the certificate in {}", self.cert.display())))
+                let why = format!("it does not belong to the certificate in {}", self.cert.display());
+                Err(TlsError::of(TlsFile::Key, &self.key, why))
             }
-            Err(error) => Err(bad_cert(&error)),
+            Err(error) => Err(TlsError::of(TlsFile::Cert, &self.cert, error)),
         }
     }
 

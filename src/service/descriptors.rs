@@ -51,23 +51,24 @@ pub struct DescriptorError {
 
 impl DescriptorBudget {
     /// Gives `connections` to each server and `blend_files` to .blend files. If the process's limit of open files does
-    /// not allow that much, gives less and logs a warning.
+    /// not allow that much, gives less, and returns a warning that says so.
     ///
     /// # Errors
     /// The limit leaves fewer than [`MIN_SHARED_FILES`].
-    pub fn within_limit(connections: usize, blend_files: usize) -> Result<Self, DescriptorError> {
+    pub fn within_limit(connections: usize, blend_files: usize) -> Result<(Self, Option<String>), DescriptorError> {
         let wanted = Self { workers: connections, services: connections, blend_files };
-        let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(wanted) };
+        let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok((wanted, None)) };
         let budget = Self::of(limit, cores(), wanted)?;
-        if budget.workers < connections || budget.services < connections {
-            let Self { workers, services, blend_files } = budget;
-            log::warn!(
-                "--max-connections {connections} exceeds what the limit of {limit} open files allows: {workers} \
-                 connections of workers, {services} of the farm's services, and {blend_files} .blend files at the \
-                 same time; raise the limit (ulimit -n, LimitNOFILE= of systemd)"
-            );
+        if budget.workers == connections && budget.services == connections {
+            return Ok((budget, None));
         }
-        Ok(budget)
+        let Self { workers, services, blend_files } = budget;
+        let warning = format!(
+            "--max-connections {connections} exceeds what the limit of {limit} open files allows: {workers} \
+             connections of workers, {services} of the farm's services, and {blend_files} .blend files at the same \
+             time; raise the limit (ulimit -n, LimitNOFILE= of systemd)"
+        );
+        Ok((budget, Some(warning)))
     }
 
     /// Divides what `limit` leaves: up to a quarter for the API server, up to a quarter for .blend files, and the rest

@@ -26,7 +26,7 @@ pub use farm::{Farm, Referred, forwarded, frame, order, referred};
 pub use front::{Front, Kind};
 pub use http::{Connection, Response, connect, request};
 pub use metrics::{PREFIX, Scrape, assert_balanced, eventually_scraped};
-pub use program::{Ended, Program, example, outside_cargo};
+pub use program::{Ended, Program, example, gateway, outside_cargo};
 pub use proxy::{Direction, Proxy};
 pub use python::{Answer, Peer, hex, python};
 pub(crate) use server::for_each_host;

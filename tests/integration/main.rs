@@ -27,6 +27,18 @@ mod stopping;
 mod tls;
 mod words;
 
+/// The subcommands, except `serve`.
+mod command_line {
+    mod arguments;
+    mod check;
+    mod client_tls;
+    mod demo;
+    mod documents;
+    mod healthcheck;
+    mod messages;
+    mod tokens;
+}
+
 /// Tests with the farm's Python programs.
 mod python {
     mod api;
@@ -82,6 +94,7 @@ mod rabbitmq {
     mod amqp_keys;
     mod amqp_parked;
     mod amqp_proxy;
+    mod parked_command;
     mod tls_amqp;
 }
 
@@ -99,6 +112,7 @@ mod proxies {
 
 /// Tests with Blender and the farm's Python programs.
 mod blender {
+    mod demo;
     mod render_farm;
 }
 

@@ -115,14 +115,38 @@ impl Tokens {
     }
 }
 
-fn parse_file(path: &Path) -> Result<Vec<Token>, String> {
+/// The first token of a token file that a client can send. `None` if the file has only hashes of tokens.
+///
+/// # Errors
+/// As [`Tokens::read`], up to that token.
+pub fn first_plain_token(path: &Path) -> Result<Option<String>, String> {
+    for (at, line) in read_text(path)?.lines().enumerate() {
+        let bad = |why: String| format!("{}, line {}: {why}", path.display(), at + 1);
+        if parse_line(line.trim()).map_err(bad)?.is_none() {
+            continue;
+        }
+        let token = line.split_whitespace().next().filter(|token| hash_digits(token).is_none());
+        if token.is_some() {
+            return Ok(token.map(str::to_owned));
+        }
+    }
+    Ok(None)
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
     let path_shown = path.display();
     let bytes = fs::read(path).map_err(|error| format!("cannot read the token file {path_shown}: {error}"))?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{path_shown} is not UTF-8 text; save it as UTF-8"))?;
+    // Some editors write a byte order mark.
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
+}
+
+fn parse_file(path: &Path) -> Result<Vec<Token>, String> {
+    let path_shown = path.display();
+    let text = read_text(path)?;
     let mut tokens = Vec::new();
     let mut seen = HashMap::new();
-    // Some editors write a byte order mark.
-    for (at, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+    for (at, line) in text.lines().enumerate() {
         let number = at + 1;
         let bad = |why: String| format!("{path_shown}, line {number}: {why}");
         let Some(token) = parse_line(line.trim()).map_err(bad)? else { continue };
@@ -149,9 +173,8 @@ fn parse_line(line: &str) -> Result<Option<Token>, String> {
         );
     }
     let (token, user_id) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let digits = token.split_at_checked(HASHED.len()).filter(|(start, _)| start.eq_ignore_ascii_case(HASHED));
-    let hash = match digits {
-        Some((_, digits)) => parse_hash(digits).ok_or("after sha256: 64 hexadecimal digits are expected")?,
+    let hash = match hash_digits(token) {
+        Some(digits) => parse_hash(digits).ok_or("after sha256: 64 hexadecimal digits are expected")?,
         None if token.len() < MIN_TOKEN_CHARS => {
             return Err(format!(
                 "a token has at least {MIN_TOKEN_CHARS} characters; `user-http-server token` prints a new one"
@@ -185,6 +208,12 @@ fn without_comment(line: &str) -> Result<Option<&str>, String> {
         }
         _ => Ok(Some(line[..at].trim_end())),
     }
+}
+
+/// The digits of a hash that stands in place of a token.
+fn hash_digits(token: &str) -> Option<&str> {
+    let (start, digits) = token.split_at_checked(HASHED.len())?;
+    start.eq_ignore_ascii_case(HASHED).then_some(digits)
 }
 
 fn parse_hash(digits: &str) -> Option<Hash> {

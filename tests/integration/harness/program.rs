@@ -64,6 +64,24 @@ fn text(file: &NamedTempFile) -> String {
     String::from_utf8_lossy(&fs::read(file).expect("the output of the program")).into_owned()
 }
 
+/// The program under test, without settings from the environment of the tests.
+pub fn gateway(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_user-http-server"));
+    without_settings(&mut command).args(args);
+    command
+}
+
+/// Removes the variables that the program reads.
+pub fn without_settings(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("USER_HTTP_SERVER_") || text.starts_with("RUST_LOG") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// Removes the variables that cargo sets for tests, because a nested cargo would rebuild dependencies that read them.
 pub fn outside_cargo(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::program::without_settings;
 use super::{SOON, eventually, example, request};
 
 /// `O_NONBLOCK` of Linux.
@@ -160,12 +161,7 @@ impl Setup {
                 command
             }
         };
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("USER_HTTP_SERVER_") || text.starts_with("RUST_LOG") {
-                command.env_remove(&name);
-            }
-        }
+        without_settings(&mut command);
         // A test may set each of these itself: as an argument, in the environment or in the file.
         for (flag, value) in [
             ("--http-bind", "127.0.0.1:0"),

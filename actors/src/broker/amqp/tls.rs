@@ -9,11 +9,11 @@ use std::time::Instant;
 use amiquip::IoStream;
 use mio::{Evented, Poll, PollOpt, Ready, Token};
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig, ClientConnection, Error, RootCertStore};
+use rustls::{CertificateError, ClientConfig, ClientConnection, Error};
 
 use super::AmqpConfig;
 use super::connection::HANDSHAKE_TIMEOUT;
-use crate::tls::{provider, roots};
+use crate::tls::{provider, roots, system_roots};
 
 /// Performs the TLS handshake with the broker, and checks its certificate and name.
 ///
@@ -65,7 +65,7 @@ pub(super) fn shake_hands(config: &AmqpConfig, socket: &TcpStream) -> Result<Cli
 fn session(config: &AmqpConfig) -> Result<ClientConnection, String> {
     let roots = match &config.ca_file {
         Some(path) => roots(path).map_err(|why| format!("{}: {why}", path.display()))?,
-        None => system_roots()?,
+        None => system_roots().map_err(|why| format!("no certificate can be verified: {why} (set --amqp-ca-file)"))?,
     };
     let name = ServerName::try_from(config.url.host.clone())
         .map_err(|_| format!("{:?} is not a host name or address that a certificate can name", config.url.host))?;
@@ -75,18 +75,6 @@ fn session(config: &AmqpConfig) -> Result<ClientConnection, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     ClientConnection::new(Arc::new(tls), name).map_err(|error| error.to_string())
-}
-
-/// The CAs that the system trusts. A farm that has its own CA can install it there.
-fn system_roots() -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    match (roots.is_empty(), found.errors.first()) {
-        (false, _) => Ok(roots),
-        (true, None) => Err("no certificate can be verified: the system has no CAs (set --amqp-ca-file)".to_owned()),
-        (true, Some(error)) => Err(format!("no certificate can be verified: the system's CAs cannot be read: {error}")),
-    }
 }
 
 fn refusal(error: &Error, config: &AmqpConfig) -> String {

@@ -1,0 +1,103 @@
+//! What would stop the service at its start although every value is accepted. Nothing is changed or locked, so this can
+//! run beside a service that uses the same configuration.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use super::error::ConfigError;
+use super::layers::Layers;
+use super::{Config, settings};
+use crate::UserHttpServer;
+
+/// The stores in the data directory.
+const STORES: [&str; 2] = ["buffer", "outbox"];
+
+impl Layers {
+    /// The configuration, after everything was checked that can be checked without starting the service: the settings,
+    /// the data directory, and the limits of this process.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn check(&mut self) -> Result<Config, Vec<ConfigError>> {
+        let config = super::read(self);
+        if self.text(&settings::MEMORY) != "true"
+            && let data_dir = self.text(&settings::DATA_DIR)
+            && !data_dir.is_empty()
+            && let Err(why) = check_data_dir(Path::new(data_dir))
+        {
+            self.refuse(&settings::DATA_DIR, why);
+        }
+        match config.as_ref().map(UserHttpServer::check_limits) {
+            Some(Err(error)) => self.refuse(&settings::MAX_CONNECTIONS, error.to_string()),
+            Some(Ok(Some(warning))) => self.warn(warning),
+            Some(Ok(None)) | None => {}
+        }
+        self.finish(config)
+    }
+}
+
+/// Checks that the stores in a data directory can be opened and written, or that it can be created.
+fn check_data_dir(path: &Path) -> Result<(), String> {
+    let nearest =
+        path.ancestors().find(|path| !matches!(fs::symlink_metadata(named(path)), Err(error) if is_missing(&error)));
+    let nearest = named(nearest.unwrap_or(path));
+    if nearest != named(path) {
+        let check = check_folder(nearest, Access::WRITE_OK | Access::EXEC_OK);
+        return check.map_err(|why| format!("it does not exist, and cannot be created: {why}"));
+    }
+    check_folder(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?;
+    STORES.iter().try_for_each(|store| check_store(&path.join(store)))
+}
+
+/// The files of a store are created with the rights of the user that has started the service first.
+fn check_store(path: &Path) -> Result<(), String> {
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    if let Err(error) = fs::symlink_metadata(path)
+        && is_missing(&error)
+    {
+        return Ok(());
+    }
+    check_folder(path, all)?;
+    let entries = fs::read_dir(path).map_err(|error| unusable(path, &error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| unusable(path, &error))?;
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let access = if is_folder { all } else { Access::READ_OK | Access::WRITE_OK };
+        match may(&entry.path(), access) {
+            // a running service may have deleted it meanwhile
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(unusable(&entry.path(), &error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_folder(path: &Path, access: Access) -> Result<(), String> {
+    let is_folder = fs::metadata(path).map_err(|error| unusable(path, &error))?.is_dir();
+    if !is_folder {
+        return Err(format!("{} is not a folder; move it away, or give another folder", path.display()));
+    }
+    may(path, access).map_err(|error| unusable(path, &error))
+}
+
+fn unusable(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    format!("expected a folder that the service's user can read and write, but {path}: {error}; chown or chmod it")
+}
+
+/// Whether this process may do this with a file.
+fn may(path: &Path, access: Access) -> io::Result<()> {
+    Ok(accessat(CWD, path, access, AtFlags::EACCESS)?)
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// The current folder instead of a path without any folder.
+fn named(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
+}
