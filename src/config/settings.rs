@@ -328,6 +328,7 @@ fn keep_alive(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::setting::Kind;
 
     /// Kubernetes sets variables in every pod whose names begin with the name of a Service. A Service
     /// `user-http-server` or `user-http-server-max` must not set anything here.
@@ -340,6 +341,37 @@ mod tests {
                 || name.contains("_SERVICE_PORT")
                 || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| name.contains(protocol));
             assert!(!is_a_services, "{name}");
+        }
+    }
+
+    /// The flag and the default of each setting, in their order.
+    #[test]
+    fn the_book_has_each_setting_with_its_default() {
+        let book = include_str!("../../docs/configuration.md");
+        let code = |cell: &str| cell.split('`').nth(1).map(str::to_owned);
+        let rows = book.lines().filter(|line| line.starts_with("| `--"));
+        let shown: Vec<(String, String)> = rows
+            .map(|row| {
+                let cells: Vec<&str> = row.split(" | ").collect();
+                let flag = code(cells[0]).and_then(|flag| flag.split(' ').next().map(str::to_owned));
+                (flag.expect("a flag"), code(cells[1]).unwrap_or_else(|| cells[1].to_owned()))
+            })
+            .collect();
+        let declared: Vec<(String, String)> = ALL
+            .iter()
+            .map(|setting| {
+                let default = match (setting.default, setting.kind) {
+                    (_, Kind::Switch) => "off",
+                    ("", _) => "none",
+                    (default, _) => default,
+                };
+                (format!("--{}", setting.key), default.to_owned())
+            })
+            .collect();
+        assert_eq!(shown, declared);
+        for setting in ALL.iter().filter(|setting| matches!(setting.kind, Kind::Many(_))) {
+            let row = book.lines().find(|line| line.starts_with(&format!("| `--{} ", setting.key)));
+            assert!(row.is_some_and(|row| row.to_lowercase().contains("repeatable")), "{}", setting.key);
         }
     }
 

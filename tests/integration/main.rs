@@ -7,6 +7,7 @@
 mod harness;
 
 mod administration;
+mod book;
 mod browsers;
 mod concurrency;
 mod configuration;

@@ -41,15 +41,12 @@ check_document_paths() {
     ((${#missing[@]} == 0)) || fail "$(printf '%s\n' 'documents name files that do not exist:' "${missing[@]}")"
 }
 
-# Targets of links, and what looks like one of the repository's paths.
+# What looks like one of the repository's paths. The tests of the book check the targets of links.
 document_paths() {
     local folders='actors|src|tests|docs|deploy|benches|examples|fuzz|\.ci'
-    {
-        grep --only-matching --extended-regexp '\]\([^)]+\)' "$1" | sed 's/^](//; s/)$//; s/#.*//' | grep -v '^[a-z]*:'
-        grep --only-matching --extended-regexp '`[^` ]+`' "$1" | tr -d '`' |
-            grep --extended-regexp \
-                "^((\./)?($folders)/[A-Za-z0-9_./-]+|[A-Za-z0-9_-]+\.(rs|sh))\$"
-    } | grep --invert-match --line-regexp 'tests/\.venv.*' | sort --unique
+    grep --only-matching --extended-regexp '`[^` ]+`' "$1" | tr -d '`' |
+        grep --extended-regexp "^((\./)?($folders)/[A-Za-z0-9_./-]+|[A-Za-z0-9_-]+\.(rs|sh))\$" |
+        grep --invert-match --line-regexp 'tests/\.venv.*' | sort --unique
 }
 
 # All checks. "$@" chooses the profile; that of the tests shares what both compile.
