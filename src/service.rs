@@ -94,8 +94,8 @@ fn remedy(failure: &StoreError) -> &'static str {
 pub struct UserHttpServer;
 
 impl UserHttpServer {
-    /// Checks whether the limits of this process allow a start. Returns a warning if the service would get less than the
-    /// configuration allows.
+    /// Checks whether the limits of this process allow a start. Returns a warning if the service would get less than
+    /// the configuration allows.
     ///
     /// # Errors
     /// The limit of open files is too low.

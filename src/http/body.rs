@@ -26,8 +26,8 @@ use upload::Upload;
 /// cost a file of its own. Not chosen by measurement yet.
 const MAX_IN_MEMORY: u64 = 1 << 20;
 
-/// After so many bytes the other connections of the thread have their turn, although more is there: as many as an answer
-/// sends from the page cache at a time.
+/// After so many bytes the other connections of the thread have their turn, although more is there: as many as an
+/// answer sends from the page cache at a time.
 const YIELD_AFTER: u64 = 512 << 10;
 
 /// A body in memory of at most this length, in bytes, is hashed on the event loop: 17 µs for SHA-256 with the

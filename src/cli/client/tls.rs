@@ -60,7 +60,8 @@ impl Credentials {
                     .map_err(|error| format!("--client-key {}: {}", key.display(), pem_error(error)))?;
                 Some((chain, key))
             }
-            // It may be that the CA of the clients has issued it too. If it cannot be read, the server says what it needs.
+            // It may be that the CA of the clients has issued it too. If it cannot be read, the server says what it
+            // needs.
             (_, _, Some(own)) => PrivateKeyDer::from_pem_file(&own.key).ok().map(|key| (chain.clone(), key)),
             _ => None,
         };
