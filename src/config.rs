@@ -58,6 +58,8 @@ pub struct Config {
     /// The host names, in addition to localhost, under which clients may address the API server while it listens on
     /// loopback without tokens.
     pub api_hosts: Vec<HostName>,
+    /// Whether the API server may listen on any address without tokens and client certificates.
+    pub allow_open_api: bool,
     /// TLS of the worker server; `None` for plain HTTP.
     pub http_tls: Option<Tls>,
     /// TLS of the API server; `None` for plain HTTP.
@@ -102,6 +104,19 @@ impl Config {
         let mut layers = Layers::read(&[&matches], environment);
         layers.warnings().iter().for_each(|warning| log::warn!("{warning}"));
         layers.config().map_err(|mut errors| errors.remove(0))
+    }
+
+    /// Whether the API server may listen on this address: without tokens, client certificates and
+    /// [`allow_open_api`](Self::allow_open_api) it must be a loopback address.
+    ///
+    /// # Errors
+    /// Why not, and what would be right.
+    pub fn check_api_address(&self, address: SocketAddr) -> Result<(), &'static str> {
+        let is_guarded = address.ip().is_loopback()
+            || self.api_tokens.is_some()
+            || self.allow_open_api
+            || self.api_tls.as_ref().is_some_and(Tls::requires_client_certificate);
+        if is_guarded { Ok(()) } else { Err(OPEN_API) }
     }
 
     /// The TLS of each server that speaks it.
@@ -181,8 +196,10 @@ fn read(layers: &mut Layers) -> Option<Config> {
     let api_tokens = tokens(layers, &settings::API_TOKEN_FILE);
     let api_tls = tls::API.load(layers);
     let (http_bind, api_bind) = (layers.one(&settings::HTTP_BIND)?, layers.one(&settings::API_BIND)?);
+    let allow_open_api = layers.one(&settings::ALLOW_OPEN_API)?;
+    // a token file that cannot be read is an error of its own
     let is_guarded = api_bind.ip().is_loopback()
-        || layers.one(&settings::ALLOW_OPEN_API)?
+        || allow_open_api
         || layers.is_given(&settings::API_TOKEN_FILE)
         || layers.is_given(&settings::API_CLIENT_CA);
     if !is_guarded {
@@ -199,6 +216,7 @@ fn read(layers: &mut Layers) -> Option<Config> {
         worker_tokens: tokens(layers, &settings::WORKER_TOKEN_FILE),
         api_tokens,
         api_hosts: layers.many(&settings::API_HOST),
+        allow_open_api,
         http_tls: tls::HTTP.load(layers),
         api_tls,
         max_connections: layers.one(&settings::MAX_CONNECTIONS)?,

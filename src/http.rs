@@ -20,6 +20,7 @@ pub(crate) mod request;
 mod request_id;
 pub(crate) mod server;
 pub(crate) mod slow_reader;
+pub(crate) mod supervision;
 pub mod tls;
 
 pub use cross_origin::{CrossOriginGuard, HostName};

@@ -26,6 +26,6 @@ pub use http::{
     remember_socket, tls,
 };
 pub use metrics::Metrics;
-pub use service::{Listeners, ServiceError, UserHttpServer};
+pub use service::{Listeners, Pulse, ServiceError, StartedService, UserHttpServer};
 pub use status::RecentEvents;
 pub use worker::configure_http_routes;

@@ -18,10 +18,11 @@ use tokio::net::TcpStream;
 use crate::http::Failure;
 use crate::http::connection::{self, ConnectionSettings, Transport};
 use crate::http::metrics::{Answer, RequestMetrics, ServerMetrics};
+use crate::http::supervision::Supervision;
 use crate::tls::{Greeting, Tls, greet};
 
 /// How long a shutdown waits for requests in flight, in seconds. With the actors, which need at most 3 s, and
-/// [`LAST_REQUESTS`](crate::service::LAST_REQUESTS), a shutdown takes less than 10 s.
+/// [`LAST_REQUESTS`](crate::service::started::LAST_REQUESTS), a shutdown takes less than 10 s.
 pub const SHUTDOWN_TIMEOUT: u64 = 6;
 
 /// Starts a server for the apps that `factory` makes. At most `max_connections` are open at the same time; further ones
@@ -34,6 +35,7 @@ pub fn serve<F, I, S>(
     max_connections: usize,
     settings: ConnectionSettings,
     metrics: ServerMetrics,
+    supervision: Supervision,
     factory: F,
 ) -> io::Result<Server>
 where
@@ -49,6 +51,7 @@ where
     // One thread per core. On two cores, a single thread reduced the throughput of AddBufferMsg to 0.75, and that of a
     // GET without a message to 0.9.
     let workers = thread::available_parallelism().map_or(1, NonZero::get).min(max_connections).max(1);
+    supervision.expect_threads(workers);
     let builder = ServerBuilder::new()
         .workers(workers)
         .max_concurrent_connections((max_connections / workers).max(1))
@@ -57,8 +60,10 @@ where
     let stopping = builder.graceful_shutdown_signal();
     let server = builder.listen("http", listener, move || {
         let (factory, tls, settings, stopping) = (factory.clone(), tls.clone(), settings.clone(), stopping.clone());
-        let metrics = metrics.clone();
+        let (metrics, supervision) = (metrics.clone(), supervision.clone());
         fn_factory(move || {
+            supervision.join_thread();
+            let supervision = supervision.clone();
             let app = factory().into_factory().new_service(AppConfig::default());
             let (tls, settings, stopping) = (tls.clone(), Rc::new(settings.clone()), stopping.clone());
             let metrics = Rc::new(RequestMetrics::new(metrics.clone()));
@@ -68,7 +73,9 @@ where
                 Ok::<_, ()>(fn_service(move |socket: TcpStream| {
                     let (app, tls, settings) = (Rc::clone(&app), tls.clone(), Rc::clone(&settings));
                     let (metrics, stopping) = (Rc::clone(&metrics), stopping.clone());
+                    let early = supervision.connection();
                     async move {
+                        let _early = early;
                         serve_socket(socket, tls, &settings, &metrics, &stopping, &*app).await;
                         Ok::<_, ()>(())
                     }

@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Resolves at the first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT. From the call on, these signals no longer kill the
-/// process. Further ones during the shutdown, which takes at most 10 s, are ignored.
+/// process. Further ones during the shutdown, which takes at most 10 s (15 s if the sockets are handed over), are
+/// ignored.
 ///
 /// # Errors
 /// The system refuses a handler.

@@ -102,11 +102,10 @@ impl Drop for Peer {
 impl Process {
     /// Starts a script of `tests/peers`.
     pub(super) fn start(script: &str) -> Self {
-        let python = python();
-        let mut command = Command::new(&python);
-        command.arg("-B").arg(tests().join("peers").join(script)).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut command = peer_command(script);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!("{}: {error}; run ./tests/run once, it installs what the tests need", python.display())
+            panic!("{command:?}: {error}; run ./tests/run once, it installs what the tests need")
         });
         let stdin = child.stdin.take().expect("a pipe");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
@@ -132,6 +131,13 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The command that starts a script of `tests/peers`.
+pub fn peer_command(script: &str) -> Command {
+    let mut command = Command::new(python());
+    command.arg("-B").arg(tests().join("peers").join(script));
+    command
 }
 
 fn tests() -> PathBuf {

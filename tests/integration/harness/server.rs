@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -37,6 +38,8 @@ pub struct Setup {
     env: BTreeMap<String, String>,
     config: String,
     wrapper: Vec<String>,
+    /// The first two descriptors of the wrapper, or of the server; /dev/null if there are fewer.
+    descriptors: Vec<OwnedFd>,
     default_blend_root: bool,
 }
 
@@ -50,6 +53,7 @@ impl Default for Setup {
             env: BTreeMap::new(),
             config: String::new(),
             wrapper: Vec::new(),
+            descriptors: Vec::new(),
             default_blend_root: false,
         };
         fs::create_dir(setup.blend_root()).expect("a blend root");
@@ -98,6 +102,13 @@ impl Setup {
     /// Runs the server through another command, which must finally execute its arguments.
     pub fn wrapper(mut self, command: &[&str]) -> Self {
         self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Passes open files, at most two, as stdin and stdout.
+    pub fn descriptors(mut self, descriptors: Vec<OwnedFd>) -> Self {
+        assert!(descriptors.len() <= 2, "stdin and stdout");
+        self.descriptors = descriptors;
         self
     }
 
@@ -355,6 +366,14 @@ impl Server {
         self.process.kill();
     }
 
+    /// Sends SIGTERM, waits for the end, and starts it again: what a service manager does for a restart.
+    #[track_caller]
+    pub fn replace(&mut self) {
+        let status = self.stop();
+        assert_eq!(status.code(), Some(0), "{status}; log:\n{}", self.log());
+        self.restart();
+    }
+
     /// Starts it again in the same folders, on new ports, after [`Server::stop`] or [`Server::kill9`].
     pub fn restart(&mut self) {
         assert!(!self.is_running(), "stop the server before it is restarted");
@@ -450,7 +469,9 @@ impl Reading {
 impl Process {
     fn spawn(setup: &Setup) -> Self {
         let mut command = setup.command();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut passed = setup.descriptors.iter().map(|fd| Stdio::from(fd.try_clone().expect("a descriptor")));
+        let [stdin, stdout] = [(); 2].map(|()| passed.next().unwrap_or_else(Stdio::null));
+        command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let log = Arc::new(Mutex::new(Vec::new()));
