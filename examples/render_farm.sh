@@ -34,8 +34,8 @@ done
 command -v blender >/dev/null || fail 'no blender in PATH; install it (on Debian: apt-get install blender)'
 command -v python3 >/dev/null || fail 'no python3 in PATH; install it (on Debian: apt-get install python3)'
 if [[ $worker == python ]]; then
-    python3 -c 'import requests' 2>/dev/null ||
-        fail 'no Python package requests; install it (on Debian: apt-get install python3-requests)'
+    python3 -c 'import httpx' 2>/dev/null ||
+        fail 'no Python package httpx; install it (on Debian: apt-get install python3-httpx)'
 fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -184,7 +184,7 @@ as_worker=(--server "$http" --token-file "$work/worker.token" --user-id render-f
     --cache-dir "$work/cache")
 case $worker in
     rust) "$bin/examples/worker" "${as_worker[@]}" "$uuid" ;;
-    python) python3 "$root/examples/python/worker.py" "${as_worker[@]}" "$uuid" ;;
+    python) PYTHONPATH=$root/clients/python/src python3 -m user_http_client worker "${as_worker[@]}" "$uuid" ;;
 esac || fail 'the worker failed'
 
 step 'the user manager has received the frames'

@@ -54,6 +54,7 @@ mod python {
     mod blend_references;
     mod blend_words;
     mod cached_workers;
+    mod client;
     mod covered;
     mod delivery;
     mod digests;

@@ -43,7 +43,7 @@ check_document_paths() {
 
 # What looks like one of the repository's paths. The tests of the book check the targets of links.
 document_paths() {
-    local folders='actors|src|tests|docs|deploy|benches|examples|fuzz|\.ci'
+    local folders='actors|src|tests|docs|deploy|benches|clients|examples|fuzz|\.ci'
     grep --only-matching --extended-regexp '`[^` ]+`' "$1" | tr -d '`' |
         grep --extended-regexp "^((\./)?($folders)/[A-Za-z0-9_./-]+|[A-Za-z0-9_-]+\.(rs|sh))\$" |
         grep --invert-match --line-regexp 'tests/\.venv.*' | sort --unique

@@ -77,3 +77,20 @@ install_python() {
     quietly "$VENV/bin/pip" install --requirement "$REQUIREMENTS"
     cp "$REQUIREMENTS" "$stamp"
 }
+
+# Packages for the other Pythons of this machine, from the requirements $1: into $VENV/pythons/VERSION. The pip of $VENV
+# installs them, because a Python may have none.
+install_other_pythons() {
+    local version python folder
+    while read -r version python; do
+        folder=$VENV/pythons/$version
+        if cmp --silent "$1" "$folder/requirements.txt"; then
+            step "Python $version: all there"
+            continue
+        fi
+        step "Python $version: installing into $folder"
+        rm -rf "$folder"
+        quietly "$VENV/bin/pip" --python "$python" install --target "$folder" --requirement "$1"
+        cp "$1" "$folder/requirements.txt"
+    done < <(other_pythons "$("$VENV/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')")
+}

@@ -35,7 +35,8 @@ impl Worker {
             Self::Rust => example("worker"),
             Self::Python => {
                 let mut command = Command::new(python());
-                command.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/python/worker.py"));
+                command.args(["-B", "-m", "user_http_client", "worker"]);
+                command.env("PYTHONPATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/src"));
                 command
             }
         };

@@ -1,0 +1,32 @@
+"""What the shells over httpx share: its settings and its errors."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+import httpx
+
+from .errors import Broken, ClientError
+from .gateway import Gateway
+
+#: Seconds after which an idle connection is not used again. The gateway closes one after 5 s.
+_KEEP_ALIVE = 2.0
+
+
+def options(gateway: Gateway) -> Dict[str, Any]:
+    """The arguments of httpx's clients. No redirect is followed: the token must go to no other server."""
+    return {
+        "verify": gateway.verify(),
+        "timeout": gateway.timeout,
+        "follow_redirects": False,
+        "limits": httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_ALIVE),
+        "headers": {"User-Agent": "user-http-client"},
+    }
+
+
+def failure(error: httpx.HTTPError) -> ClientError:
+    """The error of this package for one of httpx."""
+    text = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return ClientError(f"the server's certificate is not trusted: {text}; give the farm's CA with --ca-file FILE")
+    return Broken(text)
