@@ -77,7 +77,9 @@ class Children:
     def _run(self, command: List[str]) -> subprocess.Popen[bytes]:
         environment: Dict[str, Any] = {**os.environ, "XDG_CACHE_HOME": str(self._folder / "home-cache")}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
         self._running.append(child)
         return child
 
