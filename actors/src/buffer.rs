@@ -42,7 +42,8 @@ use waiters::Waiters;
 /// Owns the buffered messages (`bufferMsgs` of the specification) and the store below them.
 #[derive(Debug)]
 pub struct BufferActor {
-    messages: HashMap<BufferUuid, BufferedMsg>,
+    /// Boxed, because a table of millions has twice as many slots after it has grown.
+    messages: HashMap<BufferUuid, Box<BufferedMsg>>,
     uuids: BTreeMap<Seq, BufferUuid>,
     by_age: ByAge,
     clock: AgeClock,
@@ -235,7 +236,7 @@ impl BufferActor {
         self.bytes += message.cost();
         message.fingerprint().into_iter().for_each(|fingerprint| self.redeliveries.add_buffered(fingerprint));
         self.uuids.insert(message.seq, uuid.clone());
-        self.messages.insert(uuid, message);
+        self.messages.insert(uuid, Box::new(message));
     }
 
     /// Removes a message, and its lease if it has one; its fingerprint is remembered.
@@ -321,7 +322,7 @@ impl BufferActor {
     fn check_space(&self, uuid: &BufferUuid, cost: u64) -> Result<(), Error> {
         // A replaced message stays until its delivery ends.
         let replaced = self.messages.get(uuid).filter(|message| !self.leases.contains_key(&message.seq));
-        let held = self.bytes + self.reserved + self.lingering_bytes - replaced.map_or(0, BufferedMsg::cost);
+        let held = self.bytes + self.reserved + self.lingering_bytes - replaced.map_or(0, |message| message.cost());
         if held + cost > self.max_bytes {
             return Err(Error::NoCapacity { what: "buffered messages", size: cost, held, limit: self.max_bytes });
         }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
+use crate::buffer::BufferActor;
 use crate::buffer::metrics::Departure;
 use crate::buffer::waiters::{TimedOut, WaitingIsOver, WaitsFor};
-use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
 use crate::error::Error;
 use crate::lease::{BufferLease, BufferLeaseEvent, BufferMsgView, LeaseEnd, LeasedBufferMsg};
@@ -107,7 +107,7 @@ impl BufferActor {
         let finishing = view.blend.is_none() && view.payload.len() <= max_single_write;
         entry.insert(Lease { finishing });
         self.metrics.holds(self.held());
-        let progress = self.messages.get(uuid).map(BufferedMsg::progress).unwrap_or_default();
+        let progress = self.messages.get(uuid).map(|message| message.progress()).unwrap_or_default();
         let lease = BufferLease::new(ctx.address().recipient(), uuid.clone(), seq, finishing, progress);
         Ok(LeasedBufferMsg { view, lease })
     }
