@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "BENCHMARKS.md"
+SIZING = ROOT / "docs" / "sizing.md"
 PLOTS = ROOT / "benches" / "plots"
 BENCHES = ["http", "download", "broker", "uploads", "scale"]
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -216,6 +217,26 @@ def plot_growth(results, plot, label, name):
     save(figure, name)
 
 
+def cells(line):
+    return [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+
+
+def sizing(text, page):
+    """docs/sizing.md with the figures of the page: a row that begins with a link to one has its median and its unit."""
+    figures = {}
+    for row in (cells(line) for line in page.splitlines() if line.startswith("| ")):
+        if len(row) == 4:
+            figures[row[0], row[1].rsplit(") ", 1)[-1]] = row[1].split(" (")[0]
+        elif len(row) > 5:
+            figures[row[0], row[1]] = row[2].split(" (")[0]
+
+    def replaced(found):
+        name, unit = found[2], found[4]
+        return found[1] + figures.get((name, unit), found[3]) + " " + unit + " |"
+
+    return re.sub(r"(\| \[([^]]+)\]\([^)]*BENCHMARKS\.md[^)]*\) \| )([0-9.,]+) ([^|]+) \|", replaced, text)
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     results = load(folder)
@@ -228,6 +249,7 @@ def main():
     }
     page = MARKED.sub(lambda found: found[1] + "\n".join(parts[found[2]]) + "\n" + found[3], PAGE.read_text())
     PAGE.write_text(page)
+    SIZING.write_text(sizing(SIZING.read_text(), page))
     plot_ratios(results)
     plot_growth(results, "messages held", "messages held", "messages-held")
     plot_growth(results, "message size", "bytes of a message", "message-size")

@@ -8,6 +8,7 @@ mod operations;
 mod promises;
 mod routes;
 mod session;
+mod worker;
 
 use std::collections::BTreeSet;
 
