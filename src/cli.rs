@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
+use log::LevelFilter;
 use user_http_server::config::{self, ConfigError, Layers, LogFormat};
 
 use crate::process::logging::Logging;
@@ -173,8 +174,9 @@ pub fn run(args: Vec<OsString>, logging: &Logging) -> ExitCode {
         false => find(names.remove(0)).unwrap_or(DEFAULT),
     };
     if !std::ptr::eq(subcommand, DEFAULT) {
-        // the format of the log is for the log
+        // The settings of the log are for the service. At finer levels, the client would log the token that it sends.
         logging.set_format(LogFormat::Text);
+        log::set_max_level(LevelFilter::Error);
     }
     (subcommand.run)(&Invocation { logging, args, names, levels })
 }

@@ -165,10 +165,17 @@ impl Client {
             error => return line(&error.to_string()),
         };
         match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            Some(rustls::Error::InvalidCertificate(
+                why @ (CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. }
+                | CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }),
+            )) => format!("its certificate is not accepted: {why}"),
+            Some(rustls::Error::InvalidCertificate(_)) => {
                 format!("its certificate is not trusted: it is neither {}; give its CA with --ca-file", self.trust)
             }
-            Some(rustls::Error::InvalidCertificate(why)) => format!("its certificate is not accepted: {why}"),
             Some(rustls::Error::AlertReceived(
                 AlertDescription::CertificateRequired
                 | AlertDescription::BadCertificate

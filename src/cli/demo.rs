@@ -60,10 +60,9 @@ pub fn run(invocation: &Invocation<'_>) -> ExitCode {
 
 fn demonstrate(invocation: &Invocation<'_>) -> Result<(), Failure> {
     let args = invocation.args;
-    if std::env::var_os("RUST_LOG").is_none() {
-        // the steps say what happens
-        log::set_max_level(LevelFilter::Warn);
-    }
+    // The steps say what happens. Otherwise RUST_LOG decides.
+    let is_filtered = std::env::var_os("RUST_LOG").is_some();
+    log::set_max_level(if is_filtered { LevelFilter::Trace } else { LevelFilter::Warn });
     limits::check_threads().map_err(|error| Failure::Failed(error.to_string()))?;
     limits::raise_file_limit();
     let frame_file = args.get_one::<PathBuf>("frame").cloned();

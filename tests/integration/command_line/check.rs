@@ -38,7 +38,8 @@ fn assert_refused(setup: &Setup, lines: &[&[&str]]) {
         let is_reported = |line: &str| line.starts_with("error: ") && parts.iter().all(|part| line.contains(part));
         assert!(ended.stderr.lines().any(is_reported), "no line with {parts:?}: {ended:?}");
     }
-    assert_eq!(ended.stderr.lines().count(), lines.len(), "more errors than {lines:?}: {ended:?}");
+    let errors = ended.stderr.lines().filter(|line| line.starts_with("error: "));
+    assert_eq!(errors.count(), lines.len(), "more errors than {lines:?}: {ended:?}");
 }
 
 #[test]
@@ -255,5 +256,5 @@ fn an_unknown_variable_is_a_warning_and_no_error() {
     assert!(!format!("{ended:?}").contains("s3cr3t"), "{ended:?}");
     // the variable of clients
     let ended = check(&Setup::default().env("USER_HTTP_SERVER_TOKEN", "a-token-of-somebody"));
-    assert!(ended.code == Some(0) && !ended.stderr.contains("warning"), "{ended:?}");
+    assert!(ended.code == Some(0) && !ended.stderr.contains("_TOKEN"), "{ended:?}");
 }

@@ -25,8 +25,9 @@ fn completions_know_every_subcommand_and_flag_for_every_shell() {
     let script = folder.path().join("completions.bash");
     fs::write(&script, run(&["completions", "bash"]).stdout).expect("a file");
     let complete = format!(
-        "source {} && COMP_WORDS=(user-http-server healthc) COMP_CWORD=1 && \
-         _user-http-server user-http-server healthc user-http-server && echo \"${{COMPREPLY[@]}}\"",
+        "source {} && function=$(complete -p user-http-server | sed 's/.*-F \\([^ ]*\\) .*/\\1/') && \
+         COMP_WORDS=(user-http-server healthc) COMP_CWORD=1 && \
+         \"$function\" user-http-server healthc user-http-server && echo \"${{COMPREPLY[@]}}\"",
         script.display()
     );
     let output = Command::new("bash").args(["-c", &complete]).output().expect("bash");

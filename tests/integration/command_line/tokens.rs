@@ -90,6 +90,21 @@ fn without_a_usable_token_the_refusal_says_what_to_do() {
 }
 
 #[test]
+fn the_token_is_never_printed_whatever_rust_log_says() {
+    let (server, file) = start(&format!("{TOKEN}\n"));
+    let api = server.api.to_string();
+    for subcommand in [&["messages", "list"][..], &["healthcheck"], &["check"]] {
+        let mut command = gateway(subcommand);
+        let ended =
+            Program::start(command.args(["--api-bind", &api, "--api-token-file", &file]).env("RUST_LOG", "trace"));
+        let ended = ended.end();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        // the client would dump what it sends, in lines of 16 bytes
+        assert!(!ended.stderr.contains("TRACE") && !format!("{ended:?}").contains(TOKEN), "{ended:?}");
+    }
+}
+
+#[test]
 fn a_healthcheck_needs_no_token() {
     let (server, file) = start(&format!("{}\n", hash(TOKEN)));
     let api = server.api.to_string();
