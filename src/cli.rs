@@ -155,7 +155,10 @@ pub fn run(args: Vec<OsString>, logging: &Logging) -> ExitCode {
     });
     let matches = match parsed {
         Ok(matches) => matches,
-        Err(text) if !text.use_stderr() => return print(&text.to_string()),
+        // Where standard output is closed or full, the exit code says so.
+        Err(text) if !text.use_stderr() => {
+            return print(&text.to_string()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+        }
         Err(text) => {
             let text = text.to_string();
             logging.error(text.strip_prefix("error: ").unwrap_or(&text));
@@ -251,11 +254,8 @@ fn check_settings(command: &mut Command, matches: &ArgMatches) -> Result<(), cla
     Ok(())
 }
 
-/// Prints to standard output. Where that is closed or full, the exit code says so.
-fn print(text: &str) -> ExitCode {
-    let mut output = std::io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+/// Prints to standard output.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    Ok(output.write_all(text.as_bytes()).and_then(|()| output.flush())?)
 }

@@ -33,7 +33,7 @@ pub fn run(invocation: &Invocation<'_>) -> ExitCode {
     match checked {
         Ok(_) => {
             invocation.logging.print("the configuration is valid");
-            printed
+            invocation.end(printed)
         }
         Err(errors) => {
             errors.iter().for_each(|error| invocation.logging.print(&format!("error: {}", line(&error.to_string()))));

@@ -172,7 +172,7 @@ impl Client {
                 | CertificateError::ExpiredContext { .. }
                 | CertificateError::NotValidYet
                 | CertificateError::NotValidYetContext { .. }),
-            )) => format!("its certificate is not accepted: {why}"),
+            )) => format!("its certificate is not accepted: {why}, and it is not the one in --api-tls-cert"),
             Some(rustls::Error::InvalidCertificate(_)) => {
                 format!("its certificate is not trusted: it is neither {}; give its CA with --ca-file", self.trust)
             }

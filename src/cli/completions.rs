@@ -18,5 +18,5 @@ pub fn run(invocation: &Invocation<'_>) -> ExitCode {
     };
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut super::command(), PROGRAM, &mut script);
-    print(&String::from_utf8_lossy(&script))
+    invocation.end(print(&String::from_utf8_lossy(&script)))
 }

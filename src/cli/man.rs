@@ -17,10 +17,8 @@ pub fn command() -> Command {
 }
 
 pub fn run(invocation: &Invocation<'_>) -> ExitCode {
-    match page() {
-        Ok(page) => print(&String::from_utf8_lossy(&page)),
-        Err(error) => invocation.fail(Failure::Failed(format!("cannot make the page: {error}"))),
-    }
+    let page = page().map_err(|error| Failure::Failed(format!("cannot make the page: {error}")));
+    invocation.end(page.and_then(|page| print(&String::from_utf8_lossy(&page))))
 }
 
 /// One page with everything, because a page for each subcommand would have to be looked for.

@@ -19,5 +19,6 @@ pub fn command() -> Command {
 pub fn run(invocation: &Invocation<'_>) -> ExitCode {
     let (token, line) = auth::new_token();
     invocation.logging.print(&format!("put this hash in the token file instead of the token: {line}"));
-    print(&format!("{token}\n"))
+    // A token that nobody has read is of no use, even if the reader has only closed the pipe.
+    print(&format!("{token}\n")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }

@@ -39,6 +39,7 @@ run_documents! {
     python with Nothing {
         the_readme_works: "README.md",
         administration_works: "docs/administration.md",
+        the_command_line_works: "docs/command-line.md",
         logging_works: "docs/logging.md",
         quickstart_works: "docs/quickstart.md",
         newer_clients_works: "docs/newer-clients.md",

@@ -1,4 +1,4 @@
-//! `user-http-server demo` with the real Blender.
+//! `cargo run --release -- demo`, with the real Blender.
 
 use std::fs;
 

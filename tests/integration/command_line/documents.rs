@@ -1,7 +1,7 @@
 //! `user-http-server completions` and `man`: what packages install.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::harness::{Ended, Program, gateway};
 
@@ -53,6 +53,24 @@ fn the_manual_page_is_sound_and_has_every_subcommand_and_every_setting() {
         assert!(text.contains(part), "no {part:?} in:\n{text}");
     }
     assert_eq!(text.matches("--max-body").count(), 1, "the settings are there once:\n{text}");
+}
+
+#[test]
+fn a_reader_that_is_gone_is_no_error() {
+    for (args, code) in [
+        (&["man"][..], 0),
+        (&["completions", "zsh"], 0),
+        (&["check", "--memory"], 0),
+        // a token that nobody has read is lost
+        (&["token"], 1),
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = gateway(args).stdout(writer).stderr(Stdio::piped()).output().expect("the program");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        assert!(!stderr.contains("panicked") && !stderr.contains("error"), "{args:?}: {stderr}");
+    }
 }
 
 #[test]
