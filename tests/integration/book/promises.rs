@@ -43,7 +43,7 @@ fn own_tests() -> String {
 
 #[test]
 fn every_promise_names_its_tests() {
-    for path in ["docs/delivery.md"] {
+    for (path, promises) in [("docs/delivery.md", 60), ("docs/upgrading.md", 4), ("SECURITY.md", 35)] {
         let document = Document::read(path);
         let (mut count, mut in_table) = (0, false);
         let mut before = 0;
@@ -60,7 +60,7 @@ fn every_promise_names_its_tests() {
                 count += 1;
             }
         }
-        assert!(count > 40, "{path}: {count} promises");
+        assert!(count >= promises, "{path}: {count} promises");
     }
 }
 
