@@ -15,6 +15,7 @@ use user_http_server::config::{self, ConfigError, Layers, LogFormat};
 
 use crate::process::logging::Logging;
 
+mod backup;
 mod check;
 mod client;
 mod completions;
@@ -60,6 +61,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, settings: Settings::All, run: serve::run },
     Subcommand { command: check::command, settings: Settings::All, run: check::run },
     Subcommand { command: healthcheck::command, settings: client::SETTINGS, run: healthcheck::run },
+    Subcommand { command: backup::command, settings: backup::SETTINGS, run: backup::run },
     Subcommand { command: messages::command, settings: client::SETTINGS, run: messages::run },
     Subcommand { command: token::command, settings: Settings::None, run: token::run },
     Subcommand { command: demo::command, settings: Settings::None, run: demo::run },

@@ -135,6 +135,16 @@ impl Layers {
         self.finish(config)
     }
 
+    /// The data directory of a gateway with this configuration; `None` if it stores messages in memory only.
+    ///
+    /// # Errors
+    /// What is wrong with these settings, and what cannot be read of the others. Their values are not looked at.
+    pub fn data_dir(&mut self) -> Result<Option<PathBuf>, Vec<ConfigError>> {
+        let data_dir = self.one(&settings::DATA_DIR);
+        let memory = self.one(&settings::MEMORY);
+        self.finish(data_dir.zip(memory).map(|(data_dir, memory)| (!memory).then_some(data_dir)))
+    }
+
     /// How to reach the API server of a gateway with this configuration.
     ///
     /// # Errors

@@ -73,3 +73,8 @@ pub fn raise_file_limit() {
         log::warn!("cannot raise the limit of open files, which stays {:?}: {error}", limit.current);
     }
 }
+
+/// How many files this process may have open.
+pub fn open_files() -> usize {
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}

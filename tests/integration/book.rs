@@ -41,6 +41,7 @@ run_documents! {
     python with Nothing {
         the_readme_works: "README.md",
         administration_works: "docs/administration.md",
+        backup_works: "docs/backup.md",
         the_command_line_works: "docs/command-line.md",
         logging_works: "docs/logging.md",
         quickstart_works: "docs/quickstart.md",

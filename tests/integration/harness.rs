@@ -28,7 +28,7 @@ pub use front::{Front, Kind};
 pub use http::{Connection, Response, connect, request};
 pub use manager::{Manager, listening, passing};
 pub use metrics::{PREFIX, Scrape, assert_balanced, eventually_scraped};
-pub use program::{Ended, Program, example, gateway, outside_cargo};
+pub use program::{Ended, Program, example, gateway, outside_cargo, without_settings};
 pub use proxy::{Direction, Proxy};
 pub use python::{Answer, Peer, hex, peer_command, python};
 pub(crate) use server::for_each_host;

@@ -33,6 +33,8 @@ mod words;
 /// The subcommands, except `serve`.
 mod command_line {
     mod arguments;
+    mod backup;
+    mod backup_load;
     mod check;
     mod client_tls;
     mod demo;
@@ -130,5 +132,6 @@ mod browser {
 
 /// Tests that mount a file system (as root, or in a user namespace), with the farm's Python programs.
 mod mounts {
+    mod backup_disk;
     mod blend_mounts;
 }
