@@ -241,7 +241,9 @@ fn read(layers: &mut Layers) -> Option<Config> {
         actors: ActorsConfig {
             data_dir: (!memory).then_some(data_dir),
             blend_roots: layers.many_checked(&settings::BLEND_ROOT, |folder| {
-                check_root(folder).map_err(|error| format!("expected a directory that can be opened: {error}"))
+                check_root(folder).map_err(|error| {
+                    format!("expected a directory that can be opened: {error}; create it, or give another")
+                })
             }),
             private_files: layers.files().to_vec(),
             max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,

@@ -57,7 +57,9 @@ pub fn system_roots() -> Result<RootCertStore, String> {
 pub fn pem_error(error: pem::Error) -> String {
     match error {
         pem::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => "it is not a text file".to_owned(),
-        pem::Error::Io(error) => format!("it cannot be read: {error}"),
+        pem::Error::Io(error) => {
+            format!("it cannot be read: {error}; correct the path, or let this user read the file")
+        }
         error => format!("it is not valid PEM: {error}"),
     }
 }

@@ -275,7 +275,8 @@ impl TlsFiles {
         match identity.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(identity),
             Err(rustls::Error::InconsistentKeys(_)) => {
-                let why = format!("it does not belong to the certificate in {}", self.cert.display());
+                let cert = self.cert.display();
+                let why = format!("it does not belong to the certificate in {cert}; give the key of that certificate");
                 Err(TlsError::of(TlsFile::Key, &self.key, why))
             }
             Err(error) => Err(TlsError::of(TlsFile::Cert, &self.cert, error)),

@@ -135,7 +135,9 @@ pub fn first_plain_token(path: &Path) -> Result<Option<String>, String> {
 
 fn read_text(path: &Path) -> Result<String, String> {
     let path_shown = path.display();
-    let bytes = fs::read(path).map_err(|error| format!("cannot read the token file {path_shown}: {error}"))?;
+    let bytes = fs::read(path).map_err(|error| {
+        format!("cannot read the token file {path_shown}: {error}; correct the path, or let this user read the file")
+    })?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{path_shown} is not UTF-8 text; save it as UTF-8"))?;
     // Some editors write a byte order mark.
     Ok(text.trim_start_matches('\u{feff}').to_owned())

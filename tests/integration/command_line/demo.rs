@@ -1,7 +1,7 @@
 //! `user-http-server demo`.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -209,6 +209,35 @@ fn it_stays_until_ctrl_c_if_it_is_told_to() {
     assert!(status.success(), "{status}");
     assert_eq!(demo.frame("demo-frame.png"), PICTURE);
     demo.assert_nothing_is_left();
+}
+
+#[test]
+fn on_a_terminal_it_stays_until_ctrl_c() {
+    let demo = Demo::new();
+    let mut direct = demo.command(&["--no-blender"]);
+    let program = direct.get_program().to_string_lossy().into_owned();
+    // a terminal around the demo; what is written to it is typed
+    let mut terminal = Command::new("script");
+    terminal.args([
+        "--quiet",
+        "--return",
+        "--flush",
+        "--command",
+        &format!("{program} demo --no-blender"),
+        "/dev/null",
+    ]);
+    terminal.current_dir(demo.path("here")).env("TMPDIR", demo.path("temporary"));
+    let mut child = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script");
+    let mut keyboard = child.stdin.take().expect("a pipe");
+    let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut running = Running { child, stdout, text: String::new() };
+    running.read_to("end it with Ctrl-C");
+    keyboard.write_all(b"\x03").expect("a terminal");
+    let (status, text) = running.end();
+    assert!(status.success(), "{status}: {text}");
+    demo.assert_nothing_is_left();
+    // and not without a terminal
+    assert_eq!(direct.output().expect("the demo").status.code(), Some(0));
 }
 
 #[test]
