@@ -1,8 +1,8 @@
 //! The server as its users meet it: over HTTP and AMQP, with Python programs like the farm's own.
 //!
 //! Each row of the wire contract's tables has a test that is named for it. A test that needs more than the server's
-//! binary says so in its path: `python::`, `rabbitmq::`, `proxies::`, `blender::`, `browser::`, `mounts::` or
-//! `prometheus::`. `tests/run` installs what the tests that it runs need, and decides by these names.
+//! binary says so in its path: `python::`, `rabbitmq::`, `proxies::`, `blender::`, `browser::`, `mounts::`,
+//! `package::` or `prometheus::`. `tests/run` installs what the tests that it runs need, and decides by these names.
 
 mod harness;
 
@@ -21,6 +21,7 @@ mod logging;
 mod metrics;
 mod openapi;
 mod page;
+mod recorded_data;
 mod request_ids;
 mod resources;
 mod routes;
@@ -134,4 +135,9 @@ mod browser {
 mod mounts {
     mod backup_disk;
     mod blend_mounts;
+}
+
+/// Tests of the systemd units and the Debian package, with the tools that build and check them.
+mod package {
+    mod scripts;
 }
