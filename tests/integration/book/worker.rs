@@ -20,9 +20,7 @@ mod python {
         let block = chapter.blocks.iter().find(|block| block.marks.contains(&program)).expect("the worker");
         let server = Server::start();
         // larger than what the sockets on the way accept ahead of the worker, which counts as delivered
-        let scene = b"any scene; its bytes are not looked at.
-"
-        .repeat(1_600_000);
+        let scene = b"any scene; its bytes are not looked at\n".repeat(1_600_000);
         server.blend_file("scene.blend", &scene);
         let job = json!({"DATA": {
             "META_DATA": "EXTRACT_BLEND_FILE_FROM_PATH", "BINARY_BLEND_FILE": "scene.blend", "FRAMES": [1, 2]
