@@ -100,7 +100,7 @@ def test_a_process_that_is_killed_leaves_a_part_that_the_next_one_completes(
     assert [name.split(".")[1] for name in names(cache)] == ["blend"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"another", b"x" * (2 << 20)])
+@pytest.mark.parametrize("damage", [b"", b"another", b"x" * (2 << 20)], ids=["empty", "short", "long"])
 @pytest.mark.parametrize("kind", ["blend", "part"])
 def test_a_file_with_other_bytes_is_never_used(
     damage: bytes, kind: str, gateway: Gateway, connect: Connect, tmp_path: Path

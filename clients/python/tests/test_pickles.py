@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import pickletools
@@ -172,6 +173,7 @@ def test_nothing_that_is_named_is_called(protocol: int, tmp_path: Path) -> None:
         (b"]q\0}q\1X\1\0\0\0ah\0sa.", "contains itself"),
         (b"\xff.", "unknown opcode"),
     ],
+    ids=itertools.count(),
 )
 def test_a_malformed_pickle_is_refused_with_the_reason(data: bytes, text: str) -> None:
     with pytest.raises(BadMessage, match=text):
