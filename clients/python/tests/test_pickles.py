@@ -59,13 +59,13 @@ def test_what_dumps_writes_comes_back_equal(value: Any, protocol: int) -> None:
 
 
 @given(values, protocols)
-@settings(max_examples=30)
+@settings(max_examples=settings.default.max_examples // 4)
 def test_the_pure_python_pickler_is_understood_too(value: Any, protocol: int) -> None:
     assert same(loads(pickle._dumps(value, protocol)), value)  # type: ignore[attr-defined]
 
 
 @given(values, protocols)
-@settings(max_examples=30)
+@settings(max_examples=settings.default.max_examples // 4)
 def test_a_message_in_a_file_is_the_same_as_one_in_memory(value: Any, protocol: int) -> None:
     path = Path(os.environ.get("TMPDIR", "/tmp"), f"user-http-client-test-{os.getpid()}")
     try:
@@ -241,7 +241,7 @@ def test_no_pickle_takes_more_memory_than_allowed(name: str) -> None:
 
 @given(st.binary(max_size=200) | st.lists(st.sampled_from([op.code.encode("latin-1") for op in pickletools.opcodes]
        + [b"\0", b"\1", b"a\n", b"builtins\nset\n", b"\4\0\0\0abcd"]), max_size=60).map(b"".join))  # fmt: skip
-@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5 * settings.default.max_examples, suppress_health_check=[HealthCheck.too_slow])
 def test_arbitrary_bytes_give_a_plain_value_or_an_error(data: bytes) -> None:
     try:
         value = loads(data, max_memory=1 << 20)

@@ -132,7 +132,9 @@ def test_pauses_differ_between_clients_and_stay_below_their_bound() -> None:
     assert patience[1].next_pause("", 0.0) >= retry_module.FIRST_PAUSE, "Retry-After: 0 is no busy loop"
 
 
-@pytest.mark.parametrize("body", [b"<html>log in</html>", b"", b'{"DATA": "OTHER"}', b"[]", b"[" * 9999], ids=range(5))
+@pytest.mark.parametrize(
+    "body", [b"<html>log in</html>", b"", b'{"DATA": "OTHER", "TIME": 1}', b"[]", b"[" * 9999], ids=range(5)
+)
 def test_a_200_of_another_server_is_no_promise(body: bytes, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     Pauses(monkeypatch)
     answers = [Answer(200, body), RECEIVED]

@@ -14,6 +14,9 @@ fn root() -> &'static Path {
 #[track_caller]
 fn run(python: &Path, packages: Option<&Path>, args: &[&str]) {
     let mut command = Command::new(python);
+    if packages.is_some() {
+        command.env("TEST_BRIEF", "1");
+    }
     command.args(["-B", "-m", "pytest", "--quiet", "-rs"]).args(args).current_dir(root().join("clients/python"));
     command.env("USER_HTTP_SERVER", env!("CARGO_BIN_EXE_user-http-server"));
     command.env("PYTHONPATH", packages.map_or_else(OsString::new, OsString::from));
