@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import json
 import os
 import pickle
 import random
@@ -188,6 +189,34 @@ def test_a_fetch_that_is_killed_goes_on_where_it_stopped(
     message = Client(gateway.url).fetch("job", folder=folder)
     assert isinstance(message.blend, FileBytes)
     assert message.blend.read() == blend
+    assert gateway.buffered() == 0
+
+
+@pytest.mark.parametrize("change", ["another start of the machine", "all bytes, but not verified"])
+def test_a_part_that_may_have_other_bytes_is_not_used(
+    change: str, gateway: Gateway, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blend = os.urandom(2 << 20)
+    gateway.leave_blend("job", "scene.blend", blend)
+    client = connect(gateway.url)
+
+    class Crash(Exception):
+        pass
+
+    def crash(arrived: int, _: int) -> None:
+        if arrived > 1 << 20:
+            raise Crash
+
+    with pytest.raises(Crash):
+        client.fetch("job", folder=tmp_path, progress=crash)
+    part = tmp_path / "message.part"
+    note = json.loads((tmp_path / "message.part.json").read_bytes())
+    if change.startswith("another"):
+        part.write_bytes(bytes(part.stat().st_size))
+        monkeypatch.setattr("user_http_client.store._boot_id", lambda: "another")
+    else:
+        part.write_bytes(bytes(note["version"]["length"]))
+    assert client.fetch("job", folder=tmp_path).blend.read() == blend
     assert gateway.buffered() == 0
 
 

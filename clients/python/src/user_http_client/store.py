@@ -38,6 +38,20 @@ class Version:
     taken: bool = False
 
 
+@dataclass(frozen=True)
+class PartNote:
+    """What `message.part` is."""
+
+    version: Version
+    #: What identifies the time since the machine's start. The part is not synced while it grows, so after a failure of
+    #: the machine its bytes may be others; after one of the process they are there.
+    boot: Optional[str]
+    is_complete: bool = False
+
+    def write(self, path: Path) -> None:
+        write_durably(path, json.dumps(asdict(self)).encode())
+
+
 class MemoryStore:
     """Keeps a message in memory."""
 
@@ -111,23 +125,25 @@ class FolderStore:
         return self.path.exists()
 
     def _finish_interrupted(self) -> None:
-        """A crash may have come between the last byte and the new name."""
-        version = _read_note(self._part_note)
-        if version is not None and self._part.exists() and self._part.stat().st_size == version.length:
-            self._rename(version)
+        """A crash may have come between the durable, verified bytes and their new name."""
+        note = _read_part_note(self._part_note)
+        if note is not None and note.is_complete and self._part.exists():
+            self._rename(note.version)
 
     def begin(self, version: Version) -> Part:
         """The bytes of this version that an earlier run has received; none of another version."""
         self._close_part()
-        if version.taken or _read_note(self._part_note) != version:
+        note = PartNote(version, _boot_id())
+        if version.taken or note.boot is None or _read_part_note(self._part_note) != note:
             self._part.unlink(missing_ok=True)
-            write_durably(self._part_note, json.dumps(asdict(version)).encode())
+            note.write(self._part_note)
         self._open = open(self._part, "r+b" if self._part.exists() else "w+b")
         return Part(self._open, folder=self.folder)
 
     def complete(self, version: Version) -> None:
-        """The part is synced and has all bytes."""
+        """The part is synced, and its bytes are all there and verified."""
         self._close_part()
+        PartNote(version, _boot_id(), is_complete=True).write(self._part_note)
         self._rename(version)
 
     def _rename(self, version: Version) -> None:
@@ -169,6 +185,20 @@ class FolderStore:
 
 
 Store = Union[MemoryStore, FolderStore]
+
+
+def _boot_id() -> Optional[str]:
+    """None where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return None
+
+
+def _read_part_note(path: Path) -> Optional[PartNote]:
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        note = json.loads(path.read_bytes())
+        return PartNote(Version(**note["version"]), note["boot"], note["is_complete"])
+    return None
 
 
 def _read_note(path: Path) -> Optional[Version]:
