@@ -112,7 +112,7 @@ class _Performer:
                 return await self._read()
             if isinstance(effect, Send):
                 return await self._send(effect)
-        except httpx.HTTPError as error:
+        except transport.ERRORS as error:
             raise transport.failure(error) from error
         if isinstance(effect, Call):
             return await _in_thread(effect.function)

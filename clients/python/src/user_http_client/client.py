@@ -129,7 +129,7 @@ class _Performer:
                 return next(self._chunks, b"")
             if isinstance(effect, Send):
                 return self._send(effect)
-        except httpx.HTTPError as error:
+        except transport.ERRORS as error:
             raise transport.failure(error) from error
         if isinstance(effect, Call):
             return effect.function()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any, Dict
 
 import httpx
@@ -24,7 +25,11 @@ def options(gateway: Gateway) -> Dict[str, Any]:
     }
 
 
-def failure(error: httpx.HTTPError) -> ClientError:
+#: What httpx raises. Old versions let errors of TLS pass.
+ERRORS = (httpx.HTTPError, ssl.SSLError)
+
+
+def failure(error: Exception) -> ClientError:
     """The error of this package for one of httpx."""
     text = str(error) or type(error).__name__
     if "CERTIFICATE_VERIFY_FAILED" in text:
