@@ -137,7 +137,7 @@ mod mounts {
     mod blend_mounts;
 }
 
-/// Tests of the systemd units and the Debian package, with the tools that build and check them.
+/// Tests of the systemd units, the Debian package and the container image, with the tools that build and check them.
 mod package {
     mod scripts;
 }

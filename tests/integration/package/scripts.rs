@@ -1,4 +1,5 @@
-//! The systemd units, the shipped configuration file and the Debian package. A script in `tests/package` checks each.
+//! The systemd units, the shipped configuration file, the Debian package and the container image. A script in
+//! `tests/package` checks each.
 
 use std::process::Command;
 
@@ -27,4 +28,9 @@ fn the_shipped_configuration_file_has_each_setting_with_its_default() {
 #[test]
 fn the_debian_package_is_reproducible_and_keeps_configuration_and_messages_until_it_is_purged() {
     run("debian.sh");
+}
+
+#[test]
+fn the_container_image_runs_with_a_read_only_root_as_a_user_with_a_number() {
+    run("container.sh");
 }
