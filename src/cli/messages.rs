@@ -56,14 +56,19 @@ pub fn run(invocation: &Invocation<'_>) -> ExitCode {
 fn administer(invocation: &Invocation<'_>) -> Result<(), Failure> {
     let args = invocation.args;
     let gateway = Messages { client: Client::new(invocation, args.get_one("url"))?, as_json: args.get_flag("json") };
-    let output = &mut io::BufWriter::new(io::stdout().lock());
+    let mut output = io::BufWriter::new(io::stdout().lock());
     let id = || args.get_one::<String>("id").map(String::as_str).unwrap_or_default();
-    match invocation.names[..] {
-        ["show"] => gateway.show(output, id())?,
-        ["drop"] => gateway.discard(output, id())?,
-        ["parked"] => gateway.parked(output)?,
-        ["publish"] => gateway.publish(output, id())?,
-        _ => gateway.list(output)?,
+    let done = match invocation.names[..] {
+        ["show"] => gateway.show(&mut output, id()),
+        ["drop"] => gateway.discard(&mut output, id()),
+        ["parked"] => gateway.parked(&mut output),
+        ["publish"] => gateway.publish(&mut output, id()),
+        _ => gateway.list(&mut output),
+    };
+    if done.is_err() {
+        // what is not written yet would be half a table, or half a JSON text
+        drop(output.into_parts());
+        return done;
     }
     Ok(output.flush()?)
 }
@@ -244,7 +249,7 @@ impl Messages {
     fn refused(&self, output: &mut impl Write, answer: &Answer) -> Failure {
         if self.as_json
             && answer.detail().is_some()
-            && let Err(error) = write_json(output, answer)
+            && let Err(error) = write_json(output, answer).and_then(|()| output.flush())
         {
             return error.into();
         }

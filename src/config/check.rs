@@ -5,7 +5,8 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat};
+use rustix::io::Errno;
 
 use super::error::ConfigError;
 use super::layers::Layers;
@@ -46,10 +47,27 @@ fn check_data_dir(path: &Path) -> Result<(), String> {
     let nearest = named(nearest.unwrap_or(path));
     if nearest != named(path) {
         let check = check_folder(nearest, Access::WRITE_OK | Access::EXEC_OK);
+        let check = check.and_then(|()| check_creation(nearest).map_err(|error| unusable(nearest, &error)));
         return check.map_err(|why| format!("it does not exist, and cannot be created: {why}"));
     }
     check_folder(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?;
     STORES.iter().try_for_each(|store| check_store(&path.join(store)))
+}
+
+/// Whether something can be created in a folder. Rights alone do not tell: root has all of them, even in /proc.
+fn check_creation(folder: &Path) -> io::Result<()> {
+    // a file without a name, which is gone at once
+    match rustix::fs::open(folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+        // The service starts on a full disk.
+        Ok(_) | Err(Errno::NOSPC | Errno::DQUOT) => Ok(()),
+        // Some file systems have no such files.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let probe = folder.join(format!(".user-http-server-check-{}", std::process::id()));
+            fs::create_dir(&probe)?;
+            fs::remove_dir(&probe)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The files of a store are created with the rights of the user that has started the service first.

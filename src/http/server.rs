@@ -22,7 +22,7 @@ use crate::http::supervision::Supervision;
 use crate::tls::{Greeting, Tls, greet};
 
 /// How long a shutdown waits for requests in flight, in seconds. With the actors, which need at most 3 s, and
-/// [`LAST_REQUESTS`](crate::service::started::LAST_REQUESTS), a shutdown takes less than 10 s.
+/// `LAST_REQUESTS` of `service/started.rs`, a shutdown takes less than 10 s.
 pub const SHUTDOWN_TIMEOUT: u64 = 6;
 
 /// Starts a server for the apps that `factory` makes. At most `max_connections` are open at the same time; further ones

@@ -178,6 +178,16 @@ fn a_data_directory_that_can_be_created_is_fine_and_nothing_is_left_behind() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
+#[test]
+fn a_data_directory_where_not_even_root_can_create_one_is_an_error() {
+    for data in ["/proc/user-http-server/data", "/dev/null/data"] {
+        let setup = Setup::default().args(["--data-dir", data]);
+        assert_refused(&setup, &[&["--data-dir", data, "cannot be created"]]);
+        let (status, log) = setup.start_refused();
+        assert!(!status.success() && log.contains(data), "{status}: {log}");
+    }
+}
+
 /// A program that may not do more than the rights of a file say, even if the tests run as root.
 fn without_privileges() -> Vec<&'static str> {
     if rustix::process::geteuid().is_root() {

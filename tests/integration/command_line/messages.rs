@@ -221,8 +221,12 @@ fn refusals_of_the_server_are_errors_that_say_why() {
     let ended = Program::start(&mut gateway(&["messages", "list", "--api-bind", &nobody])).end();
     assert_failed(&ended, &[&nobody, "nothing listens there"]);
     // something else listens there
-    let ended = Program::start(&mut gateway(&["messages", "list", "--url", &format!("http://{}", server.http)])).end();
-    assert_failed(&ended, &["404"]);
+    let url = format!("http://{}", server.http);
+    for args in [&["messages", "list", "--url", &url][..], &["messages", "list", "--json", "--url", &url]] {
+        let ended = Program::start(&mut gateway(args)).end();
+        assert_failed(&ended, &["404"]);
+        assert_eq!(ended.stdout, "", "half a list");
+    }
 }
 
 #[test]
