@@ -197,8 +197,9 @@ def test_tls_with_an_own_ca_and_a_token_that_is_bound_to_a_user(connect: Connect
         gateway.leave_blend("job", "scene.blend", b"a scene")
         assert connect(url, ca_file=cert, token=token).fetch("job").blend == b"a scene"
         assert len(gateway.received()) == 1
-        with pytest.raises(ClientError, match=r"not trusted.*--ca-file"):
-            connect(url, token=token).post("TEST", 1)
+        for spelling in (url, url.replace("https", "HTTPS")):
+            with pytest.raises(ClientError, match=r"not trusted.*--ca-file"):
+                connect(spelling, token=token).post("TEST", 1)
         for options, status in (({}, 401), ({"token": "wrong"}, 401), ({"token": token, "user_id": "berta"}, 403)):
             with pytest.raises(Refused, match="--token-file FILE") as refused:
                 connect(url, ca_file=cert, **options).post("FRAME_RENDERED", bytes(3 << 20))

@@ -17,6 +17,9 @@ import httpx
 
 ROOT = Path(__file__).parents[4]
 
+# No connection is used twice, because a gateway may have been killed meanwhile.
+HTTP = httpx.Client(timeout=60, trust_env=False, verify=False, limits=httpx.Limits(max_keepalive_connections=0))
+
 
 def binary() -> Path:
     path = Path(os.environ.get("USER_HTTP_SERVER", ROOT / "target/debug/user-http-server"))
@@ -69,7 +72,7 @@ class Gateway:
             self._process = None
 
     def api(self, method: str, path: str, **more: Any) -> httpx.Response:
-        return httpx.request(method, f"http://127.0.0.1:{self.api_port}{path}", timeout=60, trust_env=False, **more)
+        return HTTP.request(method, f"http://127.0.0.1:{self.api_port}{path}", **more)
 
     def leave(self, uuid: str, message: object, *, protocol: Optional[int] = None) -> None:
         """Leaves a message, as JSON or as a pickle."""
@@ -88,7 +91,7 @@ class Gateway:
         self.leave(uuid, {"TYPE": "RENDER", "DATA": data})
 
     def is_there(self, uuid: str) -> bool:
-        head = httpx.head(self.url, params={"bufferUUID": uuid}, timeout=60, trust_env=False)
+        head = HTTP.head(self.url, params={"bufferUUID": uuid})
         return head.status_code == 200
 
     def buffered(self) -> int:
