@@ -20,6 +20,7 @@ mod check;
 mod client;
 mod completions;
 mod demo;
+mod doctor;
 mod healthcheck;
 mod man;
 mod messages;
@@ -61,6 +62,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, settings: Settings::All, run: serve::run },
     Subcommand { command: check::command, settings: Settings::All, run: check::run },
     Subcommand { command: healthcheck::command, settings: client::SETTINGS, run: healthcheck::run },
+    Subcommand { command: doctor::command, settings: Settings::All, run: doctor::run },
     Subcommand { command: backup::command, settings: backup::SETTINGS, run: backup::run },
     Subcommand { command: messages::command, settings: client::SETTINGS, run: messages::run },
     Subcommand { command: token::command, settings: Settings::None, run: token::run },
@@ -134,6 +136,17 @@ enum Failure {
     Config(Vec<ConfigError>),
     /// Standard output takes no more.
     Output(io::Error),
+}
+
+impl Failure {
+    /// Why, in words.
+    fn text(&self) -> String {
+        match self {
+            Self::Failed(why) | Self::Usage(why) => why.clone(),
+            Self::Config(errors) => errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Self::Output(error) => error.to_string(),
+        }
+    }
 }
 
 impl From<io::Error> for Failure {

@@ -13,6 +13,7 @@
 
 mod api;
 pub mod config;
+pub mod doctor;
 mod http;
 mod metrics;
 pub mod service;

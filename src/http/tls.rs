@@ -162,6 +162,11 @@ impl Tls {
         }
     }
 
+    /// The path of the certificate.
+    pub fn cert(&self) -> &Path {
+        &self.0.files.cert
+    }
+
     /// When the certificate expires, in seconds since 1970.
     pub fn expiry(&self) -> i64 {
         self.current().expiry

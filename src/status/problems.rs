@@ -18,11 +18,11 @@ const LONG_WAIT: Duration = Duration::from_secs(5 * 60);
 /// A buffer or outbox is reported from this share of its limit on, in percent.
 const NEARLY_FULL: u64 = 90;
 
-/// On the broker's machine: whether it runs, and listens where clients can reach it.
-const BROKER: &str = "rabbitmq-diagnostics check_port_connectivity";
+/// Whether the broker can be reached and used, and if not, what to type next.
+const BROKER: &str = "user-http-server doctor";
 
-/// The kernel's messages about the disk.
-const KERNEL_LOG: &str = "dmesg | tail -n 20";
+/// Whether the disk has space and can be read, and the kernel's messages about it.
+const DISK: &str = "user-http-server doctor; dmesg | tail -n 20";
 
 /// Whether the queues behind the exchange exist and have consumers.
 const QUEUES: &str = "rabbitmqctl list_queues name messages consumers";
@@ -54,7 +54,7 @@ pub(super) fn find(answers: &Answers, has_broker: bool) -> Vec<Problem> {
     }
     for part in &answers.late {
         let text = format!("The {part} does not answer. Its numbers on this page are the last known ones.");
-        problems.error(text, Some(KERNEL_LOG));
+        problems.error(text, Some(DISK));
     }
     let last = &answers.last;
     let (buffer, outbox) = (last.buffer.as_ref(), last.outbox.as_ref());
@@ -99,7 +99,7 @@ impl Problems {
                 "The disk has failed, and no message is accepted. Check the disk, then start the gateway again: \
                  everything that it has acknowledged is there."
                     .to_owned(),
-                Some(KERNEL_LOG),
+                Some(DISK),
             ),
         }
         let busy = buffer.and_then(|buffer| buffer.store_busy).max(outbox.and_then(|outbox| outbox.store_busy));
@@ -108,7 +108,7 @@ impl Problems {
             let text = format!(
                 "The disk of the data directory has not answered for {time}. Messages that need it wait until it does."
             );
-            self.error(text, Some(KERNEL_LOG));
+            self.error(text, Some(DISK));
         }
     }
 
@@ -149,7 +149,7 @@ impl Problems {
                      {held} {} here.",
                     held.verb("waits", "wait")
                 );
-                self.warn(text, Some("rabbitmq-diagnostics alarms"));
+                self.warn(text, Some("user-http-server doctor; rabbitmq-diagnostics alarms"));
             }
             BrokerState::Connected | BrokerState::None => {}
         }

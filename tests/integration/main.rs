@@ -39,6 +39,7 @@ mod command_line {
     mod check;
     mod client_tls;
     mod demo;
+    pub mod doctor;
     mod documents;
     mod healthcheck;
     mod messages;
@@ -102,6 +103,7 @@ mod rabbitmq {
     mod amqp_keys;
     mod amqp_parked;
     mod amqp_proxy;
+    mod doctor;
     mod parked_command;
     mod tls_amqp;
 }

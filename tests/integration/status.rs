@@ -289,7 +289,7 @@ fn a_broker_that_is_away_is_reported_with_what_waits_and_what_to_do() {
     let text = problem["text"].as_str().expect("a text");
     assert!(text.starts_with("The broker has been away for ") && text.contains("; 2 messages ("), "{text}");
     assert!(text.ends_with(") wait here and will be sent when it is back."), "{text}");
-    assert_eq!(problem["command"], "rabbitmq-diagnostics check_port_connectivity");
+    assert_eq!(problem["command"], "user-http-server doctor");
     for event in status["events"].as_array().expect("a list") {
         assert!(["info", "warn", "error"].contains(&event["level"].as_str().expect("a level")), "{event}");
         assert!(event["time"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{event}");

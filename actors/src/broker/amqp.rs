@@ -17,6 +17,7 @@ use std::time::Duration;
 mod connection;
 mod consumer;
 mod downstream;
+pub mod probe;
 mod publisher;
 mod reconnect;
 mod sanitize;

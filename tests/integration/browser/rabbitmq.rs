@@ -50,7 +50,7 @@ fn parked_messages_are_published_and_discarded_and_a_broker_that_goes_away_is_re
     page.assert_clean(&amqp.farm.api_url("/"));
 
     broker.kill9();
-    page.wait_for(&["The broker has been away for", "rabbitmq-diagnostics check_port_connectivity", "Needs attention"]);
+    page.wait_for(&["The broker has been away for", "user-http-server doctor", "Needs attention"]);
     post_frame(&mut Connection::open(amqp.farm.http), 2, 1_000);
     page.wait_for(&["1 message (", "waits here and will be sent when it is back"]);
 }

@@ -160,7 +160,7 @@ fn the_page_is_accessible_in_light_and_dark_and_fits_a_phone() {
     post(&well, &"w".repeat(300), "TEST");
     let away = Server::with(&["--amqp-url", "amqp://guest:guest@127.0.0.1:1/%2f"]);
     post(&away, "worker-1", "FRAME_RENDERED");
-    for (server, headline) in [(&well, "All is well"), (&away, "rabbitmq-diagnostics check_port_connectivity")] {
+    for (server, headline) in [(&well, "All is well"), (&away, "user-http-server doctor")] {
         for (scheme, width) in [(Scheme::Light, 1_100), (Scheme::Dark, 1_100), (Scheme::Dark, 360)] {
             let page = Page::open_as(&server.api_url("/"), scheme, width);
             page.wait_for(&[headline]);

@@ -202,7 +202,7 @@ fn guard(socket: &Socket, stop: &Receiver<Infallible>, phases: &Receiver<Closing
     let _ = socket.0.shutdown(Shutdown::Both);
 }
 
-fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
+pub(super) fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in (url.host.as_str(), url.port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
@@ -223,7 +223,7 @@ fn connect(url: &AmqpUrl) -> io::Result<TcpStream> {
     Err(failed)
 }
 
-fn open(config: &AmqpConfig, stream: TcpStream) -> Result<Connection, SessionError> {
+pub(super) fn open(config: &AmqpConfig, stream: TcpStream) -> Result<Connection, SessionError> {
     let url = &config.url;
     let session = url.tls.then(|| shake_hands(config, &stream)).transpose().map_err(SessionError::Tls)?;
     let options = ConnectionOptions::default()

@@ -83,6 +83,22 @@ impl FromStr for AmqpUrl {
 }
 
 impl AmqpUrl {
+    /// The user.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The vhost.
+    pub fn vhost(&self) -> &str {
+        &self.vhost
+    }
+
+    /// Host and port, as they are written in a URL.
+    pub fn address(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{host}:{}", self.port)
+    }
+
     /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         self.tls
@@ -129,9 +145,8 @@ fn decode(part: &str, encoded: &str) -> Result<String, AmqpUrlError> {
 impl fmt::Display for AmqpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let escaped = |part| utf8_percent_encode(part, ESCAPED);
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let scheme = if self.tls { "amqps" } else { "amqp" };
-        write!(f, "{scheme}://{}:***@{host}:{}/{}", escaped(&self.user), self.port, escaped(&self.vhost))
+        write!(f, "{scheme}://{}:***@{}/{}", escaped(&self.user), self.address(), escaped(&self.vhost))
     }
 }
 
