@@ -1,7 +1,7 @@
 //! Examines what a gateway needs around it: the broker, the disk, the files, the ports. Nothing is changed anywhere.
 //!
-//! Each probe runs on a thread of its own, because a broker or a network file system may hang. What a probe finds is one
-//! line: `ok`, `warning` or `failed`, and what to do.
+//! Each probe runs on a thread of its own, because a broker or a network file system may hang. What a probe finds is
+//! one line: `ok`, `warning` or `failed`, and what to do.
 
 use std::fmt;
 use std::sync::Arc;

@@ -149,8 +149,8 @@ fn lacks_space(file: &File, to: &Path) -> io::Result<Option<u64>> {
     Ok(Some(free).filter(|free| *free < original.len().saturating_add(MIN_FREE)))
 }
 
-/// Copies the log in the directory `from` into the directory `to`, which does not exist. The data of the copy is synced,
-/// but its names are not.
+/// Copies the log in the directory `from` into the directory `to`, which does not exist. The data of the copy is
+/// synced, but its names are not.
 ///
 /// # Errors
 /// See [`CopyError`]. What was copied until then stays.
