@@ -56,9 +56,10 @@ pub enum BackupError {
     /// There is no data directory.
     #[error("there is no data directory {}; name the one that the gateway uses with --data-dir", .0.display())]
     NoDataDirectory(PathBuf),
-    /// The directory belongs to something else.
+    /// The directory is empty, or belongs to something else.
     #[error(
-        "{} has files, but no messages of a gateway; name the directory that the gateway uses with --data-dir",
+        "{} is not the data directory of a gateway; name the one that the gateway uses with --data-dir, and see whether \
+         its disk is mounted",
         .0.display()
     )]
     NotADataDirectory(PathBuf),
@@ -100,9 +101,10 @@ pub fn back_up(data_dir: &Path, target: &Path, options: &Options<'_>) -> Result<
         }
         found => found.map_err(BackupError::io(data_dir))?,
     };
-    let has_files = fs::read_dir(data_dir).map_err(BackupError::io(data_dir))?.next().is_some();
+    fs::read_dir(data_dir).map_err(BackupError::io(data_dir))?;
     let stores = [BUFFER, OUTBOX].map(|name| (name, data_dir.join(name).is_dir()));
-    if has_files && stores.iter().all(|(_, exists)| !exists) {
+    // an empty one may be a disk that is not mounted
+    if stores.iter().all(|(_, exists)| !exists) {
         return Err(BackupError::NotADataDirectory(data_dir.clone()));
     }
     let target = Target::prepare(target, data_dir)?;

@@ -18,7 +18,7 @@ use ureq::{Agent, Body};
 use user_http_server::auth::first_plain_token;
 use user_http_server::config::ApiServer;
 
-use crate::cli::text::line;
+use crate::cli::text::{line, quoted};
 use crate::cli::{Failure, Invocation, Settings};
 
 mod tls;
@@ -273,11 +273,13 @@ fn only_hashes(flag: &str, file: &Path) -> String {
 
 /// The URL of a server, without the slash at the end.
 fn base_of(url: &str) -> Result<String, String> {
-    let bad = || format!("expected a URL such as http://127.0.0.1:10001, not {}", crate::cli::text::quoted(url));
+    // what it names may be a password
+    let shown = if url.contains(['@', '?']) { "one with an account or a query".to_owned() } else { quoted(url) };
+    let bad = || format!("expected a URL such as http://127.0.0.1:10001, not {shown}");
     let uri: Uri = url.parse().map_err(|_| bad())?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
     let has_account = uri.authority().is_none_or(|authority| authority.as_str().contains('@'));
-    if !is_http || has_account || uri.query().is_some() {
+    if !is_http || has_account || uri.path().contains('@') || uri.query().is_some() {
         return Err(bad());
     }
     Ok(url.trim_end_matches('/').to_owned())
@@ -325,6 +327,10 @@ mod tests {
         }
         for url in ["", "127.0.0.1:1", "farm.example", "/x", "ftp://a", "http://u:p@a", "http://a?b", "http:// a"] {
             assert!(base_of(url).is_err(), "{url}");
+        }
+        for url in ["http://u:secret@a", "http://https://u:secret@a", "http://a?token=secret", "u:secret@a"] {
+            let why = base_of(url).expect_err("an account or a query");
+            assert!(!why.contains("secret"), "{why}");
         }
     }
 }

@@ -106,6 +106,13 @@ struct Outgoing {
     state: String,
 }
 
+/// The answer to a successful request.
+#[derive(Deserialize)]
+struct Success {
+    #[serde(rename = "STATUS")]
+    _status: String,
+}
+
 /// A parked message.
 #[derive(Deserialize)]
 struct Parked {
@@ -204,8 +211,13 @@ impl Messages {
     fn publish(&self, output: &mut impl Write, id: &str) -> Result<(), Failure> {
         let answer = self.client.post(&format!("/UserManager/Parked/{}/Publish", utf8_percent_encode(id, PLAIN)))?;
         match answer.status {
-            200 if self.as_json => Ok(write_json(output, &answer)?),
-            200 => Ok(writeln!(output, "{} is published again", quoted(id))?),
+            200 => {
+                self.read_answer::<Success>(&answer)?;
+                match self.as_json {
+                    true => Ok(write_json(output, &answer)?),
+                    false => Ok(writeln!(output, "{} is published again", quoted(id))?),
+                }
+            }
             _ => Err(self.refused(output, &answer)),
         }
     }

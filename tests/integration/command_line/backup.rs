@@ -119,7 +119,7 @@ fn the_exit_code_is_2_for_a_wrong_command_line_and_1_for_a_failure_and_nothing_i
         (&["backup", "a", "b"], 2, "unexpected argument 'b'"),
         (&["backup", "a", "--memory"], 2, "--memory"),
         (&["backup", "a", "--data-dir", "nowhere"], 1, "there is no data directory nowhere"),
-        (&["backup", "a", "--data-dir", "full"], 1, "no messages of a gateway"),
+        (&["backup", "a", "--data-dir", "full"], 1, "not the data directory of a gateway"),
     ] {
         let ended = run(args);
         assert_eq!(ended.code, Some(code), "{ended:?}");
@@ -128,4 +128,15 @@ fn the_exit_code_is_2_for_a_wrong_command_line_and_1_for_a_failure_and_nothing_i
     let after: Vec<_> =
         fs::read_dir(path("")).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     assert_eq!(before, after);
+}
+
+#[test]
+fn a_backup_is_complete_even_if_nobody_can_read_that() {
+    let mut server = filled();
+    server.stop();
+    let target = server.setup().path("backup");
+    let full = fs::File::options().write(true).open("/dev/full").expect("a file that is always full");
+    let mut command = gateway(&["backup", "--data-dir"]);
+    let status = command.arg(server.setup().data_dir()).arg(&target).stdout(full).status().expect("a process");
+    assert_eq!((status.code(), target.is_dir()), (Some(0), true));
 }
