@@ -78,6 +78,8 @@ vm_memory_calculation_strategy = allocated
 total_memory_available_override_value = 4GB
 END
 touch "$RABBITMQ_CONF_ENV_FILE"
+# RabbitMQ starts two programs that would make it at the same time, and one would find it half made
+(umask 077 && echo book >"$HOME/.erlang.cookie")
 rabbitmq-server >"$BOOK/rabbitmq.log" 2>&1 &
 until_port 5672 $!
 "#;
