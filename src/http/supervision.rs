@@ -12,56 +12,59 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Where a thread gets the questions whether it still answers.
 type Questions = mpsc::UnboundedSender<oneshot::Sender<()>>;
 
-/// Supervises both servers. Clones share everything.
+/// Supervises both servers. Clones share everything; each request has one.
 #[derive(Clone, Debug, Default)]
-pub struct Supervision {
-    is_stopping: Arc<AtomicBool>,
+pub struct Supervision(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_stopping: AtomicBool,
     /// How many connections are open that were accepted before the stop.
-    early: Arc<AtomicUsize>,
+    early: AtomicUsize,
     /// How many threads there are once the servers have started.
-    expected_threads: Arc<AtomicUsize>,
-    threads: Arc<watch::Sender<Vec<Questions>>>,
+    expected_threads: AtomicUsize,
+    threads: watch::Sender<Vec<Questions>>,
 }
 
 /// A connection that was accepted before the stop.
 #[derive(Debug)]
-pub struct EarlyConnection(Arc<AtomicUsize>);
+pub struct EarlyConnection(Supervision);
 
 impl Drop for EarlyConnection {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.early.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Supervision {
     /// From now on, each answer is the last one of its connection.
     pub fn stop(&self) {
-        self.is_stopping.store(true, Ordering::Relaxed);
+        self.0.is_stopping.store(true, Ordering::Relaxed);
     }
 
     /// Whether [`stop`](Self::stop) was called.
     pub fn is_stopping(&self) -> bool {
-        self.is_stopping.load(Ordering::Relaxed)
+        self.0.is_stopping.load(Ordering::Relaxed)
     }
 
     /// Counts a connection until the returned value is dropped; `None` if it was accepted after the stop.
     pub fn connection(&self) -> Option<EarlyConnection> {
         (!self.is_stopping()).then(|| {
-            self.early.fetch_add(1, Ordering::Relaxed);
-            EarlyConnection(Arc::clone(&self.early))
+            self.0.early.fetch_add(1, Ordering::Relaxed);
+            EarlyConnection(self.clone())
         })
     }
 
     /// Resolves when all connections from before the stop have ended.
     pub async fn early_connections_end(&self) {
-        while self.early.load(Ordering::Relaxed) > 0 {
+        while self.0.early.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Announces that a server will have this many threads.
     pub fn expect_threads(&self, count: usize) {
-        self.expected_threads.fetch_add(count, Ordering::Relaxed);
+        self.0.expected_threads.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Makes the current thread one that [`threads_answer`](Self::threads_answer) asks. A task on it answers as long as
@@ -74,7 +77,7 @@ impl Supervision {
                 let _ = answer.send(());
             }
         });
-        self.threads.send_modify(|threads| {
+        self.0.threads.send_modify(|threads| {
             // those of threads that have ended
             threads.retain(|thread| !thread.is_closed());
             threads.push(questions);
@@ -83,11 +86,11 @@ impl Supervision {
 
     /// Resolves when all expected threads run and have answered.
     pub async fn threads_answer(&self) {
-        let mut threads = self.threads.subscribe();
+        let mut threads = self.0.threads.subscribe();
         loop {
             let is_complete = |threads: &Vec<Questions>| {
                 let running = threads.iter().filter(|thread| !thread.is_closed()).count();
-                running >= self.expected_threads.load(Ordering::Relaxed)
+                running >= self.0.expected_threads.load(Ordering::Relaxed)
             };
             // Fewer while the servers start, and while one replaces a thread that has panicked.
             let running = threads.wait_for(is_complete).await.map(|threads| threads.clone()).unwrap_or_default();
@@ -135,9 +138,12 @@ mod tests {
         supervision.threads_answer().await;
 
         let (release, released) = blocking::channel::<()>();
+        let (hangs, hanging) = blocking::channel();
         first.spawn_fn(move || {
+            hangs.send(()).expect("the test waits");
             let _ = released.recv();
         });
+        hanging.recv().expect("it hangs");
         assert!(!answers(&supervision).await, "one hangs");
         drop(release);
         supervision.threads_answer().await;
