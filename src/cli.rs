@@ -58,7 +58,8 @@ enum Settings {
     Shown(&'static [&'static str]),
 }
 
-const SUBCOMMANDS: &[Subcommand] = &[
+/// Static, so that each has one address by which it is known.
+static SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { command: serve::command, settings: Settings::All, run: serve::run },
     Subcommand { command: check::command, settings: Settings::All, run: check::run },
     Subcommand { command: healthcheck::command, settings: client::SETTINGS, run: healthcheck::run },
@@ -72,7 +73,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
 ];
 
 /// The subcommand that runs if none is given.
-const DEFAULT: &Subcommand = &SUBCOMMANDS[0];
+static DEFAULT: &Subcommand = &SUBCOMMANDS[0];
 
 /// What a subcommand was started with.
 struct Invocation<'a> {
@@ -180,17 +181,10 @@ pub fn run(args: Vec<OsString>, logging: &Logging) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let (mut levels, mut names) = (vec![&matches], Vec::new());
-    let mut args = &matches;
-    while let Some((name, inner)) = args.subcommand() {
-        names.push(name);
-        levels.push(inner);
-        args = inner;
-    }
-    let subcommand = match names.is_empty() {
-        true => DEFAULT,
-        false => find(names.remove(0)).unwrap_or(DEFAULT),
-    };
+    let levels = levels(&matches);
+    let args = levels.last().copied().unwrap_or(&matches);
+    let names = levels.iter().skip(1).filter_map(|level| level.subcommand_name()).collect();
+    let subcommand = chosen(&matches);
     if !std::ptr::eq(subcommand, DEFAULT) {
         // The settings of the log are for the service. At finer levels, the client would log the token that it sends.
         logging.set_format(LogFormat::Text);
@@ -199,8 +193,15 @@ pub fn run(args: Vec<OsString>, logging: &Logging) -> ExitCode {
     (subcommand.run)(&Invocation { logging, args, names, levels })
 }
 
-fn find(name: &str) -> Option<&'static Subcommand> {
-    SUBCOMMANDS.iter().find(|subcommand| (subcommand.command)().get_name() == name)
+/// The arguments of every level of the command line, from the program's to those of its innermost subcommand.
+fn levels(matches: &ArgMatches) -> Vec<&ArgMatches> {
+    std::iter::successors(Some(matches), |level| Some(level.subcommand()?.1)).collect()
+}
+
+/// The subcommand that the command line names, or else the default.
+fn chosen(matches: &ArgMatches) -> &'static Subcommand {
+    let find = |name: &str| SUBCOMMANDS.iter().find(|subcommand| (subcommand.command)().get_name() == name);
+    matches.subcommand_name().and_then(find).unwrap_or(DEFAULT)
 }
 
 /// The whole command line.
@@ -245,11 +246,7 @@ fn check_settings(command: &mut Command, matches: &ArgMatches) -> Result<(), cla
     let is_given = |level: &ArgMatches, key: &str| {
         matches!(level.try_contains_id(key), Ok(true)) && level.value_source(key) == Some(ValueSource::CommandLine)
     };
-    let mut levels = vec![matches];
-    while let Some((_, inner)) = levels.last().and_then(|level| level.subcommand()) {
-        levels.push(inner);
-    }
-    let subcommand = matches.subcommand_name().and_then(find).unwrap_or(DEFAULT);
+    let (levels, subcommand) = (levels(matches), chosen(matches));
     for flag in config::flags() {
         let key = flag.get_id().as_str();
         let times = levels.iter().filter(|level| is_given(level, key)).count();
