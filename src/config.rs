@@ -257,8 +257,8 @@ fn read(layers: &mut Layers) -> Option<Config> {
     })
 }
 
-/// Whether two servers cannot listen on these addresses at the same time.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+/// Whether two sockets cannot listen on these addresses at the same time.
+pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     // an IPv6 socket on all addresses takes the port of IPv4 too
     let covers = |all: SocketAddr, other: SocketAddr| match all.ip() {
         IpAddr::V4(ip) => ip.is_unspecified() && other.ip().to_canonical().is_ipv4(),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::blend::TAG_KEY_FILE;
 use crate::store::disk::{SystemDisk, sync_directory};
 use crate::store::log::backup::{CopyError, copy_file, copy_log};
-use crate::system::{BUFFER, OUTBOX};
+use crate::system::STORES;
 
 mod target;
 
@@ -102,7 +102,7 @@ pub fn back_up(data_dir: &Path, target: &Path, options: &Options<'_>) -> Result<
         found => found.map_err(BackupError::io(data_dir))?,
     };
     fs::read_dir(data_dir).map_err(BackupError::io(data_dir))?;
-    let stores = [BUFFER, OUTBOX].map(|name| (name, data_dir.join(name).is_dir()));
+    let stores = STORES.map(|name| (name, data_dir.join(name).is_dir()));
     // an empty one may be a disk that is not mounted
     if stores.iter().all(|(_, exists)| !exists) {
         return Err(BackupError::NotADataDirectory(data_dir.clone()));
@@ -121,7 +121,7 @@ pub fn back_up(data_dir: &Path, target: &Path, options: &Options<'_>) -> Result<
 
 /// Whom the files of a data directory belong to: the user and the group of the gateway.
 fn owner(data_dir: &Path) -> Result<fs::Metadata, BackupError> {
-    let store = [BUFFER, OUTBOX].into_iter().map(|name| data_dir.join(name)).find(|path| path.exists());
+    let store = STORES.into_iter().map(|name| data_dir.join(name)).find(|path| path.exists());
     let path = store.as_deref().unwrap_or(data_dir);
     fs::metadata(path).map_err(BackupError::io(path))
 }

@@ -30,6 +30,9 @@ pub(crate) const BUFFER: &str = "buffer";
 /// The same for the messages for the user manager.
 pub(crate) const OUTBOX: &str = "outbox";
 
+/// The names of both stores.
+pub const STORES: [&str; 2] = [BUFFER, OUTBOX];
+
 /// The permission bits of the group and of other users.
 const OTHERS: u32 = 0o077;
 

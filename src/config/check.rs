@@ -7,14 +7,12 @@ use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat};
 use rustix::io::Errno;
+use user_http_actors::system::STORES;
 
 use super::error::ConfigError;
 use super::layers::Layers;
 use super::{Config, settings};
 use crate::UserHttpServer;
-
-/// The stores in the data directory.
-const STORES: [&str; 2] = ["buffer", "outbox"];
 
 impl Layers {
     /// The configuration, after everything was checked that can be checked without starting the service: the settings,

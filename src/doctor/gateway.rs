@@ -32,7 +32,7 @@ pub fn probe(readiness: Readiness, holder: Option<i32>) -> Vec<Finding> {
         true => Finding::ok(GATEWAY, format!("it takes work: {states}")),
         false => Finding::failed(GATEWAY, format!("it refuses work: {states}"), "user-http-server healthcheck"),
     }];
-    if let Some(waiting_for) = state["outbox"]["waiting_for"].as_str().or(state["waiting_for"].as_str()) {
+    if let Some(waiting_for) = state["waiting_for"].as_str() {
         let text = format!("messages for the user manager wait for {waiting_for}; start the service behind it");
         findings.push(Finding::warning(GATEWAY, text));
     }

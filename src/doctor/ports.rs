@@ -1,13 +1,14 @@
 //! The addresses of the two servers: free, or taken by the gateway. No socket is bound to them, because a gateway that
 //! starts at this moment needs them.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 
 use procfs::net::{TcpNetEntry, TcpState, tcp, tcp6};
 use procfs::process::{FDTarget, Process, all_processes};
 
 use super::Finding;
 use crate::Config;
+use crate::config::overlap;
 
 const PORT: &str = "port";
 
@@ -31,7 +32,7 @@ fn examine(server: &str, address: SocketAddr, listening: &[TcpNetEntry]) -> Find
         let text = format!("{what}: this machine cannot listen on {}: {error}", address.ip());
         return Finding::failed(PORT, text, "ip -brief address");
     }
-    let takes = |entry: &&TcpNetEntry| entry.state == TcpState::Listen && overlaps(entry.local_address, address);
+    let takes = |entry: &&TcpNetEntry| entry.state == TcpState::Listen && overlap(entry.local_address, address);
     let command = format!("ss -ltnp 'sport = :{}'", address.port());
     let Some(taken) = listening.iter().find(takes) else {
         return Finding::ok(PORT, format!("{what} is free"));
@@ -50,13 +51,6 @@ fn examine(server: &str, address: SocketAddr, listening: &[TcpNetEntry]) -> Find
             Finding::warning(PORT, text)
         }
     }
-}
-
-/// Whether a socket that listens on `taken` stops another from listening on `wanted`.
-fn overlaps(taken: SocketAddr, wanted: SocketAddr) -> bool {
-    let (taken_ip, wanted_ip) = (taken.ip().to_canonical(), wanted.ip().to_canonical());
-    let is_any = |ip: IpAddr| ip.is_unspecified();
-    taken.port() == wanted.port() && (taken_ip == wanted_ip || is_any(taken_ip) || is_any(wanted_ip))
 }
 
 /// The process that has a socket, and its name; `None` if this user may not see it.

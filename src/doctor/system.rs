@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use user_http_actors::system::STORES;
+
 use super::Finding;
 use crate::{Config, UserHttpServer};
 
@@ -40,8 +42,8 @@ pub fn clock(data_dir: Option<&Path>) -> Vec<Finding> {
 
 /// When a file in the stores was last changed.
 fn newest(data_dir: &Path) -> Option<SystemTime> {
-    let folders = ["", "buffer", "outbox"].map(|name| data_dir.join(name));
-    let entries = folders.into_iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let folders = STORES.into_iter().chain([""]).map(|name| data_dir.join(name));
+    let entries = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max()
 }
 

@@ -40,6 +40,9 @@ use reserve::Pause;
 /// of one segment takes milliseconds, large enough that 4 GiB of messages need no more than 256 files.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
+/// The folder of the body files, in the directory of a store.
+const BODIES: &str = "bodies";
+
 /// A store in a directory of its own, which it locks.
 #[derive(Debug)]
 pub struct LogStore {

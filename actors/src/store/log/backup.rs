@@ -19,7 +19,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::pin::{PinnedSegment, pin};
-use super::{LogStore, SEGMENT_BYTES, segment_numbers, segment_path};
+use super::{BODIES, LogStore, SEGMENT_BYTES, segment_numbers, segment_path};
 use crate::body_file::BodyDirectory;
 use crate::store::disk::{FILE_MODE, SystemDisk, make_directory};
 use crate::store::segment::{Entry, FoundHeader, MetaMemory, Reader, SEGMENT_HEADER};
@@ -156,10 +156,10 @@ fn lacks_space(file: &File, to: &Path) -> io::Result<Option<u64>> {
 /// See [`CopyError`]. What was copied until then stays.
 pub fn copy_log(from: &Path, to: &Path, options: &Options<'_>) -> Result<Copied, CopyError> {
     make_directory(&SystemDisk, to).map_err(OpenError::io(to))?;
-    let bodies_to = to.join("bodies");
+    let bodies_to = to.join(BODIES);
     make_directory(&SystemDisk, &bodies_to).map_err(OpenError::io(&bodies_to))?;
     let source = Source { directory: from, options };
-    let mut bodies = Bodies { source: &source, from: from.join("bodies"), to: bodies_to, pinned: BTreeMap::new() };
+    let mut bodies = Bodies { source: &source, from: from.join(BODIES), to: bodies_to, pinned: BTreeMap::new() };
     let mut missing_before = BTreeSet::new();
     for _ in 0..ATTEMPTS {
         remove_segments(to)?;

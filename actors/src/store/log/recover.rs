@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::append::Preallocated;
 use super::bodies::Bodies;
 use super::reserve::Pause;
-use super::{LogStore, Segment, segment_numbers};
+use super::{BODIES, LogStore, Segment, segment_numbers};
 use crate::payload::Payload;
 use crate::store::disk::{Disk, create_private, make_directory, sync_directory};
 use crate::store::segment::composition::Composition;
@@ -65,7 +65,7 @@ impl LogStore {
         segment_bytes: u64,
         lock: Option<File>,
     ) -> Result<Self, OpenError> {
-        let bodies = Bodies::open(Arc::clone(&disk), &directory.join("bodies"))?;
+        let bodies = Bodies::open(Arc::clone(&disk), &directory.join(BODIES))?;
         Ok(Self {
             disk,
             segment_bytes,
