@@ -216,17 +216,18 @@ fn on_a_terminal_it_stays_until_ctrl_c() {
     let demo = Demo::new();
     let mut direct = demo.command(&["--no-blender"]);
     let program = direct.get_program().to_string_lossy().into_owned();
-    // a terminal around the demo; what is written to it is typed
+    // A terminal around the demo; what is written to it is typed. The shell gives way to the demo: some shells would
+    // fail after a Ctrl-C whatever the demo does.
     let mut terminal = Command::new("script");
     terminal.args([
         "--quiet",
         "--return",
         "--flush",
         "--command",
-        &format!("{program} demo --no-blender"),
+        &format!("exec {program} demo --no-blender"),
         "/dev/null",
     ]);
-    terminal.current_dir(demo.path("here")).env("TMPDIR", demo.path("temporary"));
+    terminal.current_dir(demo.path("here")).env("TMPDIR", demo.path("temporary")).env("SHELL", "/bin/sh");
     let mut child = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script");
     let mut keyboard = child.stdin.take().expect("a pipe");
     let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
