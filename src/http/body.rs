@@ -24,8 +24,8 @@ use upload::Upload;
 
 /// A longer body, in bytes, goes into a file while it arrives. In a file, a frame of 256 KiB took 984 µs of processor
 /// time up to the broker's confirm, in memory 512 µs; a frame of just over 1 MiB 3,100 µs and 2,760 µs
-/// (`benches/broker.rs` with frames of these sizes and limits of 64 KiB, 1 MiB and 16 MiB). A higher limit would gain little more, and
-/// would let fewer uploads into the memory of `--max-inflight`.
+/// (`benches/broker.rs` with frames of these sizes and limits of 64 KiB, 1 MiB and 16 MiB). A higher limit would gain
+/// little more, and would let fewer uploads into the memory of `--max-inflight`.
 const MAX_IN_MEMORY: u64 = 1 << 20;
 
 /// After so many bytes the other connections of the thread have their turn, although more is there: as many as an
