@@ -19,7 +19,8 @@ mod python {
         let program = Mark::File("worker.py".to_owned());
         let block = chapter.blocks.iter().find(|block| block.marks.contains(&program)).expect("the worker");
         let server = Server::start();
-        // larger than what the sockets on the way accept ahead of the worker, which counts as delivered
+        // What is left at each break is larger than what the sockets and the proxy accept ahead of the worker: that counts
+        // as delivered.
         let scene = b"any scene; its bytes are not looked at\n".repeat(1_600_000);
         server.blend_file("scene.blend", &scene);
         let job = json!({"DATA": {
@@ -34,7 +35,7 @@ mod python {
 
         let proxy = Proxy::to_http(server.http);
         // two breaks in the transfer, one in each of the first two attempts to post a frame
-        proxy.cut_each_after([10_000_000, 20_000_000, usize::MAX, 200, 200]);
+        proxy.cut_each_after([1_000_000, 1_000_000, usize::MAX, 200, 200]);
         let mut worker = Command::new(python());
         let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").expect("PATH"));
         // -I and -S: without packages

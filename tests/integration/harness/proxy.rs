@@ -217,6 +217,8 @@ impl Shared {
             }
             if written.is_err() || passing < chunk.len() {
                 link.cut();
+                // Only a closed socket resets the connection: one that is shut down accepts the peer's bytes.
+                locked(&self.links).retain(|other| !std::ptr::eq(&**other, link));
                 return;
             }
         }
