@@ -14,6 +14,7 @@ use log::LevelFilter;
 use user_http_server::config::{self, ConfigError, Layers, LogFormat};
 
 use crate::process::logging::Logging;
+use crate::process::signals;
 
 mod backup;
 mod check;
@@ -189,6 +190,10 @@ pub fn run(args: Vec<OsString>, logging: &Logging) -> ExitCode {
         // The settings of the log are for the service. At finer levels, the client would log the token that it sends.
         logging.set_format(LogFormat::Text);
         log::set_max_level(LevelFilter::Error);
+    }
+    if let Err(error) = signals::survive_the_file_size_limit() {
+        logging.error(&format!("cannot handle signals: {error}"));
+        return ExitCode::FAILURE;
     }
     (subcommand.run)(&Invocation { logging, args, names, levels })
 }

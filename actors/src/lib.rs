@@ -81,6 +81,7 @@ pub mod payload;
 pub mod publisher;
 mod reply;
 mod running;
+pub mod small_file;
 pub mod store;
 pub mod system;
 pub mod tls;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::small_file;
 
 /// Passed explicitly to each configuration, because a library must not set the default of the process.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -19,11 +21,19 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// What is wrong with the file.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read.map_err(pem_error)? {
+    let text = small_file::read(path).map_err(|error| pem_error(pem::Error::Io(error)))?;
+    match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(pem_error)? {
         none if none.is_empty() => Err("it contains no certificate".to_owned()),
         certificates => Ok(certificates),
     }
+}
+
+/// The first private key of a file.
+///
+/// # Errors
+/// As [`PemObject::from_pem_slice`], or that the file cannot be read.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, pem::Error> {
+    PrivateKeyDer::from_pem_slice(&small_file::read(path).map_err(pem::Error::Io)?)
 }
 
 /// The certificates of a file, as those of CAs to be trusted.

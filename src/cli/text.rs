@@ -34,9 +34,14 @@ pub fn line(text: &str) -> String {
     line
 }
 
-/// Whether a character shows itself and nothing else: no control character, no direction mark, no unusual space.
+/// Whether a character shows itself and nothing else: no control character, no direction mark, no unusual space, and
+/// none of the letters and symbols that look like one: the fillers of Hangul and the empty Braille pattern.
 fn is_visible(char: char) -> bool {
-    matches!(char, '"' | '\'' | '\\') || char.escape_debug().len() == 1
+    match char {
+        '"' | '\'' | '\\' => true,
+        '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}' => false,
+        char => char.escape_debug().len() == 1,
+    }
 }
 
 fn push_escaped(text: &mut String, char: char) {
@@ -61,6 +66,7 @@ mod tests {
             ("\u{9b}31m", "\"\\u009b31m\"", "\\u009b31m"),
             ("a\u{202e}b", "\"a\\u202eb\"", "a\\u202eb"),
             ("a\u{a0}b", "\"a\\u00a0b\"", "a\\u00a0b"),
+            ("\u{3164}\u{2800}", "\"\\u3164\\u2800\"", "\\u3164\\u2800"),
             ("\u{e0041}", "\"\\U000e0041\"", "\\U000e0041"),
             ("say \"hi\\\"", "\"say \\\"hi\\\\\\\"\"", "say \"hi\\\""),
             ("größe", "größe", "größe"),

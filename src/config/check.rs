@@ -49,6 +49,7 @@ fn check_data_dir(path: &Path) -> Result<(), String> {
         return check.map_err(|why| format!("it does not exist, and cannot be created: {why}"));
     }
     check_folder(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?;
+    check_creation(path).map_err(|error| unusable(path, &error))?;
     STORES.iter().try_for_each(|store| check_store(&path.join(store)))
 }
 

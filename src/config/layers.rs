@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::{fmt, fs};
 
 use clap::{Arg, ArgMatches};
+use user_http_actors::small_file;
 
 use super::error::ConfigError;
 use super::setting::{Declaration, Kind, PREFIX, Setting};
@@ -357,7 +358,7 @@ fn parse_file(path: &Path) -> Result<toml::Table, String> {
     if path.as_os_str().is_empty() {
         return Err(format!("its name is empty; give --{CONFIG} the path of a file, or leave it out"));
     }
-    let text = fs::read_to_string(path)
+    let text = small_file::read_text(path)
         .map_err(|error| format!("{error}; correct the path, or let this user read the file"))?;
     // Not the whole error of the parser: it quotes the line, which may hold a password.
     toml::from_str(&text).map_err(|error: toml::de::Error| {
@@ -367,7 +368,7 @@ fn parse_file(path: &Path) -> Result<toml::Table, String> {
 }
 
 fn bad_value(setting: Declaration, text: &str, origin: &Origin, why: String) -> ConfigError {
-    let value = if setting.is_secret() { "(not shown)".to_owned() } else { format!("{text:?}") };
+    let value = if setting.is_secret() { "(not shown)".to_owned() } else { format!("{:?}", setting.shown(text)) };
     let given = match origin {
         Origin::Flag => format!("--{} {value} on the command line", setting.key),
         Origin::Environment(variable) => format!("{variable}={value} in the environment"),

@@ -115,15 +115,12 @@ impl Setting<bool> {
     }
 }
 
-/// The text without the password of a URL in it. No setting but a secret one takes such a URL, but it may be given to
-/// another by mistake.
+/// The text without the password of a URL in it, which may lack its scheme. No setting but a secret one takes such a
+/// URL, but it may be given to another by mistake.
 fn without_password(text: &str) -> String {
-    let account_and_rest = text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)));
-    match account_and_rest {
-        Some((scheme, (account, rest))) => {
-            let user = account.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{rest}")
-        }
+    let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + "://".len()));
+    match rest.rsplit_once('@').and_then(|(account, rest)| Some((account.split_once(':')?.0, rest))) {
+        Some((user, rest)) => format!("{scheme}{user}:***@{rest}"),
         None => text.to_owned(),
     }
 }

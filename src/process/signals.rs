@@ -29,8 +29,6 @@ pub fn stop() -> io::Result<impl Future<Output = ()>> {
 /// # Errors
 /// The system refuses a handler.
 pub fn survive_others() -> io::Result<()> {
-    // At the file size limit (`ulimit -f`) the write fails too, which is handled as a full disk.
-    let _ = signal(kind(Signal::XFSZ))?;
     for (kind, name) in [(SignalKind::user_defined1(), "SIGUSR1"), (SignalKind::user_defined2(), "SIGUSR2")] {
         let mut received = signal(kind)?;
         actix_web::rt::spawn(async move {
@@ -42,6 +40,14 @@ pub fn survive_others() -> io::Result<()> {
     Ok(())
 }
 
-fn kind(signal: Signal) -> SignalKind {
-    SignalKind::from_raw(signal.as_raw())
+/// From the call on, a write beyond the file size limit (`ulimit -f`) is an error, which is handled as a full disk. It
+/// would kill the process otherwise.
+///
+/// # Errors
+/// The system refuses a handler.
+pub fn survive_the_file_size_limit() -> io::Result<()> {
+    // The handler needs the runtime only for its installation.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }

@@ -7,7 +7,6 @@ use clap::ArgMatches;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -17,7 +16,7 @@ use ureq::Error;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
-use user_http_actors::tls::{certificates, pem_error, provider, roots, system_roots};
+use user_http_actors::tls::{certificates, pem_error, private_key, provider, roots, system_roots};
 use user_http_server::config::ApiServer;
 
 /// What a client trusts, and what it shows.
@@ -56,13 +55,13 @@ impl Credentials {
         let identity = match (file("client-cert"), file("client-key"), own_files) {
             (Some(cert), Some(key), _) => {
                 let chain = certificates(cert).map_err(|why| format!("--client-cert {}: {why}", cert.display()))?;
-                let key = PrivateKeyDer::from_pem_file(key)
+                let key = private_key(key)
                     .map_err(|error| format!("--client-key {}: {}", key.display(), pem_error(error)))?;
                 Some((chain, key))
             }
             // It may be that the CA of the clients has issued it too. If it cannot be read, the server says what it
             // needs.
-            (_, _, Some(own)) => PrivateKeyDer::from_pem_file(&own.key).ok().map(|key| (chain.clone(), key)),
+            (_, _, Some(own)) => private_key(&own.key).ok().map(|key| (chain.clone(), key)),
             _ => None,
         };
         Ok(Self { own: chain.into_iter().next(), roots, roots_origin, identity })

@@ -1,13 +1,13 @@
 //! The valid tokens of a server: read from a file, stored as SHA-256, compared in constant time.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tokio::sync::watch;
+use user_http_actors::small_file;
 
 /// The prefix of a SHA-256 that replaces a token in the file.
 const HASHED: &str = "sha256:";
@@ -135,7 +135,7 @@ pub fn first_plain_token(path: &Path) -> Result<Option<String>, String> {
 
 fn read_text(path: &Path) -> Result<String, String> {
     let path_shown = path.display();
-    let bytes = fs::read(path).map_err(|error| {
+    let bytes = small_file::read(path).map_err(|error| {
         format!("cannot read the token file {path_shown}: {error}; correct the path, or let this user read the file")
     })?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{path_shown} is not UTF-8 text; save it as UTF-8"))?;
@@ -242,6 +242,8 @@ pub fn new_token() -> (String, String) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn tokens(text: &str) -> Result<Tokens, String> {

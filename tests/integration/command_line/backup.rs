@@ -140,3 +140,21 @@ fn a_backup_is_complete_even_if_nobody_can_read_that() {
     let status = command.arg(server.setup().data_dir()).arg(&target).stdout(full).status().expect("a process");
     assert_eq!((status.code(), target.is_dir()), (Some(0), true));
 }
+
+#[test]
+fn a_limit_on_the_size_of_files_is_a_failure_that_says_so_and_leaves_nothing() {
+    let mut server = filled();
+    server.stop();
+    let target = server.setup().path("backup");
+    let mut shell = Command::new("sh");
+    // in blocks of 512 bytes: less than one of the messages
+    shell.args(["-c", "ulimit -f 2000; exec \"$0\" \"$@\""]);
+    let program = gateway(&[]);
+    shell.arg(program.get_program()).args(["backup", "--data-dir"]).arg(server.setup().data_dir()).arg(&target);
+    let ended = Program::start(&mut shell).end();
+    assert!(ended.code == Some(1) && ended.stderr.contains("File too large"), "{ended:?}");
+    let left = fs::read_dir(target.parent().expect("a folder")).expect("a folder").flatten();
+    let left: Vec<_> =
+        left.map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().contains("backup")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

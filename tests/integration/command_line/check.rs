@@ -94,6 +94,33 @@ fn passwords_are_masked_wherever_they_stand() {
     }
     let ended = check(&Setup::default().args(["--amqp-exchange", "amqp://farm:s3cr3t@broker"]));
     assert!(!format!("{ended:?}").contains("s3cr3t"), "a URL in the wrong setting: {ended:?}");
+    for setting in ["--api-bind", "--max-body", "--keep-alive", "--data-dir"] {
+        let ended = check(&Setup::default().args([setting, "farm:s3cr3t@broker:1"]));
+        assert!(!format!("{ended:?}").contains("s3cr3t"), "{setting}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_file_without_an_end_is_refused_wherever_a_file_is_given() {
+    let (ca, zero) = (Ca::new(), "/dev/zero");
+    let [cert, key] = ca.issue_files("server");
+    for args in [
+        vec!["--worker-token-file", zero],
+        vec!["--api-tls-cert", zero, "--api-tls-key", &key],
+        vec!["--api-tls-cert", &cert, "--api-tls-key", zero],
+        vec!["--api-tls-cert", &cert, "--api-tls-key", &key, "--api-client-ca", zero],
+        vec!["--amqp-url", "amqps://broker", "--amqp-ca-file", zero],
+    ] {
+        assert_refused(&Setup::default().args(args), &[&[zero, "more than 16 MiB"]]);
+    }
+    let ended = Program::start(&mut gateway(&["check", "--config", zero])).end();
+    assert!(ended.code == Some(2) && ended.stderr.contains("more than 16 MiB"), "{ended:?}");
+}
+
+#[test]
+fn a_folder_that_cannot_keep_files_is_no_data_directory() {
+    let ended = Program::start(&mut gateway(&["check", "--data-dir", "/proc/self"])).end();
+    assert!(ended.code == Some(2) && ended.stderr.contains("/proc/self"), "{ended:?}");
 }
 
 #[test]

@@ -65,7 +65,9 @@ fn assert_disconnected(url: &str, ca_file: Option<&Path>, reason: &str) -> Serve
 fn messages_flow_in_both_directions_over_tls() {
     let broker = TlsBroker::get();
     let (url, ca_file) = (broker.url("127.0.0.1"), broker.ca_file.display().to_string());
-    let farm = Farm::of(Setup::default().args(["--amqp-url", &url, "--amqp-ca-file", &ca_file]));
+    // the worker's connection is idle while others are at work
+    let setup = Setup::default().args(["--amqp-url", &url, "--amqp-ca-file", &ca_file, "--keep-alive", "10m"]);
+    let farm = Farm::of(setup);
     let mut amqp = AmqpFarm { farm, url: broker.rabbitmq.url() };
     amqp.wait_until_consuming();
     amqp.user_manager();
