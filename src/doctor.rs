@@ -4,6 +4,7 @@
 //! one line: `ok`, `warning` or `failed`, and what to do.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -21,6 +22,12 @@ mod system;
 
 /// How long all probes together may take. Connecting to a broker takes up to 15 s if its machine does not answer.
 const TIME_LIMIT: Duration = Duration::from_secs(25);
+
+/// The subject of findings about the configuration.
+const CONFIGURATION: &str = "configuration";
+
+/// The configuration of the service that the Debian package installs. Only its unit names it.
+const PACKAGED_CONFIG: &str = "/etc/user-http-server/config.toml";
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +91,7 @@ pub fn examine(
     let config = layers.check();
     configuration(layers, config.as_ref().err()).iter().for_each(&mut *report);
     let values: Vec<GivenValues> = layers.values().collect();
+    unused_file(&values, Path::new(PACKAGED_CONFIG)).iter().for_each(&mut *report);
     let data_dir = layers.data_dir().ok().flatten();
     let config = config.ok().map(Arc::new);
     let holder = data_dir.as_deref().and_then(data_dir::holder);
@@ -117,16 +125,30 @@ pub fn examine(
 }
 
 fn configuration(layers: &Layers, errors: Option<&Vec<ConfigError>>) -> Vec<Finding> {
-    const SUBJECT: &str = "configuration";
-    let warnings = layers.warnings().iter().map(|warning| Finding::warning(SUBJECT, warning));
+    let warnings = layers.warnings().iter().map(|warning| Finding::warning(CONFIGURATION, warning));
     match errors {
-        None => warnings.chain([Finding::ok(SUBJECT, "valid")]).collect(),
+        None => warnings.chain([Finding::ok(CONFIGURATION, "valid")]).collect(),
         Some(errors) => {
             let text = "the broker, the ports, the blend roots and the certificates are not probed until it is valid";
-            let failed = errors.iter().map(|error| Finding::failed(SUBJECT, error, "user-http-server check"));
-            warnings.chain(failed).chain([Finding::warning(SUBJECT, text)]).collect()
+            let failed = errors.iter().map(|error| Finding::failed(CONFIGURATION, error, "user-http-server check"));
+            warnings.chain(failed).chain([Finding::warning(CONFIGURATION, text)]).collect()
         }
     }
+}
+
+/// The service of the package has a configuration file, which commands that somebody types do not read by themselves.
+fn unused_file(values: &[GivenValues], packaged: &Path) -> Option<Finding> {
+    let is_given = values.iter().any(|given| given.key == "config" && !given.values.is_empty());
+    (!is_given && packaged.exists()).then(|| {
+        let file = packaged.display();
+        Finding::warning(
+            CONFIGURATION,
+            format!(
+                "{file} is there, but not used here; if the gateway uses it, type: user-http-server doctor --config \
+                 {file}"
+            ),
+        )
+    })
 }
 
 /// Runs all probes at the same time, and reports what they find in their order.
@@ -166,7 +188,24 @@ fn quote(word: impl fmt::Display) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::config::Origin;
+
     use super::*;
+
+    #[test]
+    fn the_configuration_of_the_package_is_named_if_it_is_there_and_none_is_given() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("config.toml");
+        let config = |values: &[&str]| {
+            let values = values.iter().map(|value| (*value).to_owned()).collect();
+            [GivenValues { key: "config", values, is_switch: false, origin: Origin::Default }]
+        };
+        assert_eq!(unused_file(&config(&[]), &file), None);
+        std::fs::write(&file, "").expect("writable");
+        let found = unused_file(&config(&[]), &file).expect("a warning").to_string();
+        assert!(found.ends_with(&format!("doctor --config {}", file.display())), "{found}");
+        assert_eq!(unused_file(&config(&["other.toml"]), &file), None);
+    }
 
     #[test]
     fn findings_come_in_the_order_of_the_probes_and_one_that_panics_hides_no_other() {
