@@ -65,7 +65,8 @@ until grep -q 'The frame is in' "$WORK/demo"; do
     sleep 0.05
 done
 page=$(sed -n 's/.*status page  \([^ ]*\).*/\1/p' "$WORK/demo")
-curl --silent --show-error --fail "${page}status" | grep --quiet '"forwarded":2' || fail "$step: the page does not show it"
+curl --silent --show-error --fail "${page}status" | grep --quiet '"forwarded":2' ||
+    fail "$step: the page does not show it"
 echo "$SECONDS s from the package to a first frame on the status page, installation included"
 kill "$demo"
 wait "$demo" || true

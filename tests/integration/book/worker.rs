@@ -19,8 +19,8 @@ mod python {
         let program = Mark::File("worker.py".to_owned());
         let block = chapter.blocks.iter().find(|block| block.marks.contains(&program)).expect("the worker");
         let server = Server::start();
-        // What is left at each break is larger than what the sockets and the proxy accept ahead of the worker: that counts
-        // as delivered.
+        // What is left at each break is larger than what the sockets and the proxy accept ahead of the worker: that
+        // counts as delivered.
         let scene = b"any scene; its bytes are not looked at\n".repeat(1_600_000);
         server.blend_file("scene.blend", &scene);
         let job = json!({"DATA": {
