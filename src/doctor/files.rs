@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -59,10 +59,14 @@ pub fn secrets(values: &[GivenValues]) -> Vec<Finding> {
 
 /// A file that cannot be read is an error of the configuration.
 fn open_to_others(file: &Path) -> Option<Finding> {
-    let mode = fs::metadata(file).ok()?.permissions().mode() & 0o777;
+    let metadata = fs::metadata(file).ok()?;
+    let mode = metadata.mode() & 0o777;
+    // A file of root's may be for the service by its group: that is how the Debian package has it.
+    let (others, allowed) = if metadata.uid() == 0 { (0o004, "640") } else { (0o044, "600") };
     let (path, word) = (file.display(), quote(file.display()));
-    let text = format!("{path} has a secret, and other users can read it (mode {mode:04o}); type: chmod 600 {word}");
-    (mode & 0o044 != 0).then(|| Finding::warning(SECRETS, text))
+    let text =
+        format!("{path} has a secret, and other users can read it (mode {mode:04o}); type: chmod {allowed} {word}");
+    (mode & others != 0).then(|| Finding::warning(SECRETS, text))
 }
 
 pub fn certificates(config: &Config) -> Vec<Finding> {
