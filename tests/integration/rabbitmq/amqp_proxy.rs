@@ -37,7 +37,8 @@ fn connections_cut_after_random_numbers_of_bytes_under_load_lose_nothing(version
     let posting = Posting::start(amqp.farm.http);
     posting.wait_for_more(20);
     proxy.cut_each_after(bytes);
-    eventually("all cuts", SOON, || holds(proxy.cuts_left() == 0, (proxy.cuts_left(), amqp.farm.log())));
+    // after each there is a connection to make and a pause before it
+    eventually("all cuts", 4 * SOON, || holds(proxy.cuts_left() == 0, (proxy.cuts_left(), amqp.farm.log())));
     amqp.wait_until_consuming();
     posting.wait_for_more(20);
     let posted = posting.finish();
