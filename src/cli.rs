@@ -110,11 +110,11 @@ impl Invocation<'_> {
     fn fail(&self, failure: Failure) -> ExitCode {
         match failure {
             Failure::Failed(why) => {
-                self.logging.error(&why);
+                self.logging.error(&text::line(&why));
                 ExitCode::FAILURE
             }
             Failure::Usage(why) => {
-                self.logging.error(&why);
+                self.logging.error(&text::line(&why));
                 ExitCode::from(EXIT_USAGE)
             }
             Failure::Config(errors) => self.refuse(&errors),
@@ -128,7 +128,7 @@ impl Invocation<'_> {
     }
 }
 
-/// Why a subcommand has ended early.
+/// Why a subcommand has ended early. Its text may have control characters from elsewhere.
 enum Failure {
     /// What it was to do has failed.
     Failed(String),

@@ -1,6 +1,5 @@
 //! Cryptography and certificates from PEM files, for TLS servers and clients.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,8 +20,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// What is wrong with the file.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = small_file::read(path).map_err(|error| pem_error(pem::Error::Io(error)))?;
-    match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(pem_error)? {
+    match CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>().map_err(invalid)? {
         none if none.is_empty() => Err("it contains no certificate".to_owned()),
         certificates => Ok(certificates),
     }
@@ -31,9 +29,12 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 /// The first private key of a file.
 ///
 /// # Errors
-/// As [`PemObject::from_pem_slice`], or that the file cannot be read.
-pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, pem::Error> {
-    PrivateKeyDer::from_pem_slice(&small_file::read(path).map_err(pem::Error::Io)?)
+/// What is wrong with the file.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => "it contains no unencrypted private key".to_owned(),
+        error => invalid(error),
+    })
 }
 
 /// The certificates of a file, as those of CAs to be trusted.
@@ -63,13 +64,11 @@ pub fn system_roots() -> Result<RootCertStore, String> {
     }
 }
 
-/// Why a PEM file cannot be read.
-pub fn pem_error(error: pem::Error) -> String {
-    match error {
-        pem::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => "it is not a text file".to_owned(),
-        pem::Error::Io(error) => {
-            format!("it cannot be read: {error}; correct the path, or let this user read the file")
-        }
-        error => format!("it is not valid PEM: {error}"),
-    }
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    small_file::read(path)
+        .map_err(|error| format!("it cannot be read: {error}; correct the path, or let this user read the file"))
+}
+
+fn invalid(error: pem::Error) -> String {
+    format!("it is not valid PEM: {error}")
 }

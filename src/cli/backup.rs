@@ -47,7 +47,7 @@ fn copy(invocation: &Invocation<'_>) -> Result<(), Failure> {
     let max_open = limits::open_files().saturating_sub(OTHER_FILES) / 2;
     let target = invocation.args.get_one::<PathBuf>("target").cloned().unwrap_or_default();
     let made = back_up(&data_dir, &target, &Options::new(max_open.max(1))).map_err(|error| {
-        let why = line(&format!("there is no backup: {error}"));
+        let why = format!("there is no backup: {error}");
         if error.is_about_target() { Failure::Usage(why) } else { Failure::Failed(why) }
     })?;
     let amount = |Copied { records, bytes }: Copied| {

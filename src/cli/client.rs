@@ -18,7 +18,7 @@ use ureq::{Agent, Body};
 use user_http_server::auth::first_plain_token;
 use user_http_server::config::ApiServer;
 
-use crate::cli::text::{line, quoted};
+use crate::cli::text::quoted;
 use crate::cli::{Failure, Invocation, Settings};
 
 mod tls;
@@ -162,7 +162,7 @@ impl Client {
             ureq::Error::Io(error) => error,
             ureq::Error::Timeout(_) => return format!("it did not answer within {:?}", self.timeout),
             ureq::Error::HostNotFound => return "there is no host of that name".to_owned(),
-            error => return line(&error.to_string()),
+            error => return error.to_string(),
         };
         match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::InvalidCertificate(
@@ -197,7 +197,7 @@ impl Client {
                 io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
                     format!("it did not answer within {:?}", self.timeout)
                 }
-                _ => line(&error.to_string()),
+                _ => error.to_string(),
             },
         }
     }
@@ -205,7 +205,7 @@ impl Client {
     /// An answer that is no success, in words.
     pub fn refusal(&self, answer: &Answer) -> String {
         let why = match answer.detail() {
-            Some(detail) => line(&detail),
+            Some(detail) => detail,
             None => "its answer does not say why; is it the API server of a gateway?".to_owned(),
         };
         let advice = match (answer.status, &self.token) {

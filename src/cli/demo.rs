@@ -68,7 +68,7 @@ fn demonstrate(invocation: &Invocation<'_>) -> Result<(), Failure> {
     limits::raise_file_limit();
     let frame_file = args.get_one::<PathBuf>("frame").cloned();
     if let Some(file) = frame_file.as_ref().filter(|file| file.exists()) {
-        return Err(Failure::Usage(format!("--frame {}: the file exists; give another name", shown(file))));
+        return Err(Failure::Usage(format!("--frame {}: the file exists; give another name", file.display())));
     }
     let folder = tempfile::Builder::new()
         .prefix("user-http-server-demo-")
@@ -111,7 +111,7 @@ fn serve(
     let take_steps = move || {
         let image = farm.render_one_frame()?;
         let path = save(&image, frame_file.as_deref())?;
-        say(&format!("\nThe frame is in {}", shown(&path)));
+        say(&format!("\nThe frame is in {}", line(&path.to_string_lossy())));
         Ok(())
     };
 
@@ -182,7 +182,7 @@ fn save(image: &[u8], file: Option<&Path>) -> Result<PathBuf, String> {
     if let Some(path) = file {
         return match write(path) {
             Ok(()) => Ok(path.to_owned()),
-            Err(error) => Err(format!("cannot save the frame in {}: {error}", shown(path))),
+            Err(error) => Err(format!("cannot save the frame in {}: {error}", path.display())),
         };
     }
     // such as /, in a container
@@ -203,11 +203,6 @@ fn save(image: &[u8], file: Option<&Path>) -> Result<PathBuf, String> {
         }
     }
     Err(format!("cannot save the frame: {failure}; give a name with --frame"))
-}
-
-/// A path, safe for a terminal.
-fn shown(path: &Path) -> String {
-    line(&path.to_string_lossy())
 }
 
 /// Prints a line. A reader that is gone stops nothing.

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::{Arg, Command};
 use serde::Deserialize;
 
-use crate::cli::text::line;
 use crate::cli::{Failure, Invocation, client};
 
 /// The route.
@@ -41,7 +40,7 @@ fn check(invocation: &Invocation<'_>) -> Result<(), Failure> {
     }
     let why = match serde_json::from_slice::<Readiness>(&answer.body) {
         Ok(Readiness { not_ready }) => {
-            format!("not ready: {}{READY} answers {}: {}", client.base(), answer.status, line(&not_ready.join("; ")))
+            format!("not ready: {}{READY} answers {}: {}", client.base(), answer.status, not_ready.join("; "))
         }
         Err(_) => client.refusal(&answer),
     };

@@ -44,17 +44,21 @@ fn check_data_dir(path: &Path) -> Result<(), String> {
         path.ancestors().find(|path| !matches!(fs::symlink_metadata(named(path)), Err(error) if is_missing(&error)));
     let nearest = named(nearest.unwrap_or(path));
     if nearest != named(path) {
-        let check = check_folder(nearest, Access::WRITE_OK | Access::EXEC_OK);
-        let check = check.and_then(|()| check_creation(nearest).map_err(|error| unusable(nearest, &error)));
+        let check = check_creation(nearest, Access::WRITE_OK | Access::EXEC_OK);
         return check.map_err(|why| format!("it does not exist, and cannot be created: {why}"));
     }
-    check_folder(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?;
-    check_creation(path).map_err(|error| unusable(path, &error))?;
+    check_creation(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?;
     STORES.iter().try_for_each(|store| check_store(&path.join(store)))
 }
 
-/// Whether something can be created in a folder. Rights alone do not tell: root has all of them, even in /proc.
-fn check_creation(folder: &Path) -> io::Result<()> {
+/// Checks that something can be created in a folder. Rights alone do not tell: root has all of them, even in /proc.
+fn check_creation(folder: &Path, access: Access) -> Result<(), String> {
+    check_folder(folder, access)?;
+    create(folder).map_err(|error| unusable(folder, &error))
+}
+
+/// Creates something in a folder, and removes it.
+fn create(folder: &Path) -> io::Result<()> {
     // a file without a name, which is gone at once
     match rustix::fs::open(folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
         // The service starts on a full disk.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, pem};
+use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use user_http_actors::tls::{certificates, pem_error, private_key, provider, roots};
+use user_http_actors::tls::{certificates, private_key, provider, roots};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// How long a client may take for the handshake. It occupies a connection and a few KiB for that time.
@@ -267,10 +267,7 @@ impl TlsFiles {
 
     fn private_key(&self, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, TlsError> {
         let bad_key = |why: &dyn ToString| TlsError::of(TlsFile::Key, &self.key, why.to_string());
-        let key = private_key(&self.key).map_err(|error| match error {
-            pem::Error::NoItemsFound => bad_key(&"it contains no unencrypted private key"),
-            error => bad_key(&pem_error(error)),
-        })?;
+        let key = private_key(&self.key).map_err(|why| bad_key(&why))?;
         provider.key_provider.load_private_key(key).map_err(|error| bad_key(&error))
     }
 

@@ -16,7 +16,7 @@ use ureq::Error;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
-use user_http_actors::tls::{certificates, pem_error, private_key, provider, roots, system_roots};
+use user_http_actors::tls::{certificates, private_key, provider, roots, system_roots};
 use user_http_server::config::ApiServer;
 
 /// What a client trusts, and what it shows.
@@ -55,8 +55,7 @@ impl Credentials {
         let identity = match (file("client-cert"), file("client-key"), own_files) {
             (Some(cert), Some(key), _) => {
                 let chain = certificates(cert).map_err(|why| format!("--client-cert {}: {why}", cert.display()))?;
-                let key = private_key(key)
-                    .map_err(|error| format!("--client-key {}: {}", key.display(), pem_error(error)))?;
+                let key = private_key(key).map_err(|why| format!("--client-key {}: {why}", key.display()))?;
                 Some((chain, key))
             }
             // It may be that the CA of the clients has issued it too. If it cannot be read, the server says what it
