@@ -184,11 +184,17 @@ impl fmt::Debug for ApiServer {
 
 /// Reads every setting, and notes what is wrong. `None` only if a setting has neither a value nor a default.
 fn read(layers: &mut Layers) -> Option<Config> {
-    let amqp_url = layers.optional(&settings::AMQP_URL);
-    let ca_file = tls::amqp_ca_file(layers, amqp_url.as_ref());
-    let amqp = match amqp_url {
+    let amqp_urls = layers.many(&settings::AMQP_URL);
+    let ca_file = tls::amqp_ca_file(layers, &amqp_urls);
+    if amqp_urls.windows(2).any(|urls| urls[0].vhost() != urls[1].vhost()) {
+        layers.refuse(&settings::AMQP_URL, OTHER_VHOST.to_owned());
+    }
+    let mut amqp_urls = amqp_urls.into_iter();
+    let amqp = match amqp_urls.next() {
         None => None,
         Some(url) => Some(AmqpConfig {
+            further_urls: amqp_urls.collect(),
+            queue_type: layers.optional(&settings::AMQP_QUEUE_TYPE),
             ca_file,
             consume_exchange: layers.one(&settings::AMQP_EXCHANGE)?,
             consume_queue: layers.one(&settings::AMQP_QUEUE)?,
@@ -272,6 +278,7 @@ pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 const OPEN_API: &str = "anybody who can reach this address could leave and fetch messages; give --api-token-file, \
                         --api-client-ca, or --allow-open-api if only the farm's services can reach it";
 
+const OTHER_VHOST: &str = "the nodes of a cluster have the same vhosts; give each --amqp-url the same one";
 const NO_BROKER: &str = "without a broker nothing confirms frames; give --amqp-url, or frame-ack \"stored\"";
 
 /// Reads the tokens of one server, if it has any.

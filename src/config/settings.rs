@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use user_http_actors::broker::amqp::AmqpUrl;
+use user_http_actors::broker::amqp::{AmqpUrl, QueueType};
 use user_http_actors::publisher::FrameAck;
 
 use super::LogFormat;
@@ -109,10 +109,10 @@ settings! {
             "amqp-url",
             "URL",
             "",
-            "Broker, as amqp://user:password@host:port/vhost, or amqps:// for TLS. Without it the user manager\n\
-             fetches its messages from the API server",
+            "Broker, as amqp://user:password@host:port/vhost, or amqps:// for TLS; or a node of a cluster, whose\n\
+             nodes are tried in turn. Without it the user manager fetches its messages from the API server",
             amqp_url,
-        ).secret(masked_amqp_url).guarded();
+        ).many_separated_by(split_urls).secret(masked_amqp_url).guarded();
         AMQP_CA_FILE: PathBuf = file(
             "amqp-ca-file",
             "CA certificates, in PEM, to trust for amqps:// instead of those of the system",
@@ -126,6 +126,14 @@ settings! {
             "amqp-queue",
             "UHTTPSE_CI",
             "Queue to consume from; bound to that exchange under its own name",
+        );
+        AMQP_QUEUE_TYPE: QueueType = Setting::new(
+            "amqp-queue-type",
+            "classic|quorum",
+            "",
+            "Type of that queue: on one node, or replicated in a cluster; without it an existing queue of any\n\
+             type is used, and a new one has the broker's default type",
+            QueueType::from_str,
         );
         AMQP_PUBLISH_EXCHANGE: String = name(
             "amqp-publish-exchange",
@@ -234,6 +242,18 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 fn host(text: &str) -> Result<HostName, String> {
     let expected = "expected a host name or address without scheme, port and path, such as farm.example or [::1]";
     HostName::parse(text).ok_or_else(|| expected.to_owned())
+}
+
+/// Splits a list at the colons before a scheme. Within a URL there is no `//` but that of its own scheme.
+fn split_urls(list: &str) -> Vec<String> {
+    let mut urls = Vec::new();
+    let mut rest = list;
+    while let Some(end) = [":amqp://", ":amqps://"].iter().filter_map(|next| rest.find(next)).min() {
+        urls.push(rest[..end].to_owned());
+        rest = &rest[end + 1..];
+    }
+    urls.push(rest.to_owned());
+    urls
 }
 
 /// Splits a list at its colons, except those of IPv6 addresses.
@@ -378,6 +398,22 @@ mod tests {
     #[test]
     fn every_default_is_accepted() {
         assert!(crate::config::Layers::read(&[], []).config().is_ok());
+    }
+
+    #[test]
+    fn a_list_of_brokers_is_split_before_each_scheme() {
+        for (list, urls) in [
+            ("amqp://a", &["amqp://a"][..]),
+            (
+                "amqp://u:p@a:1/%2f:amqps://b:amqp://[::1]:5672",
+                &["amqp://u:p@a:1/%2f", "amqps://b", "amqp://[::1]:5672"],
+            ),
+            ("amqp://a::amqp://b", &["amqp://a:", "amqp://b"]),
+            ("secret", &["secret"]),
+            ("", &[""]),
+        ] {
+            assert_eq!(split_urls(list), urls, "{list}");
+        }
     }
 
     #[test]

@@ -61,12 +61,12 @@ impl TlsSettings {
 
 /// The file with the CAs to trust for the broker. It is read again for each connection; this reads it once, to report
 /// errors at start.
-pub fn amqp_ca_file(layers: &mut Layers, url: Option<&AmqpUrl>) -> Option<PathBuf> {
+pub fn amqp_ca_file(layers: &mut Layers, urls: &[AmqpUrl]) -> Option<PathBuf> {
     let path = layers.optional(&settings::AMQP_CA_FILE)?;
-    let checked = match url {
+    let checked = match urls {
         // an error that was noted with the URL
-        None if layers.is_given(&settings::AMQP_URL) => Ok(()),
-        Some(url) if url.is_tls() => roots(&path).map(drop),
+        [] if layers.is_given(&settings::AMQP_URL) => Ok(()),
+        urls if urls.iter().any(AmqpUrl::is_tls) => roots(&path).map(drop),
         _ => Err("expected an --amqp-url that begins with amqps:// as well".to_owned()),
     };
     match checked {

@@ -1,9 +1,12 @@
 //! The broker: whether it can be reached and used, and what stands behind it.
 
+use std::panic::resume_unwind;
+use std::thread;
+
 use user_http_actors::broker::amqp::AmqpConfig;
 use user_http_actors::broker::amqp::probe::{self, Examination, Found, PeerQueue, Permission, ProbeError, QueueState};
 
-use super::{Finding, quote};
+use super::{Finding, Level, quote};
 use crate::Config;
 
 const BROKER: &str = "broker";
@@ -17,13 +20,28 @@ pub fn probe(config: &Config) -> Vec<Finding> {
         let text = "none configured: the user manager fetches its messages over HTTP";
         return vec![Finding::ok(BROKER, text)];
     };
-    match probe::examine(amqp) {
-        Ok(found) => findings(amqp, &found),
-        Err(error) => vec![unusable(amqp, &error)],
-    }
+    let nodes = amqp.nodes();
+    // a node that does not answer takes long
+    let examined: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = nodes.iter().map(|node| scope.spawn(|| probe::examine(node))).collect();
+        let results = running.into_iter().map(|probe| probe.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        nodes.iter().zip(results).collect()
+    });
+    let can_work = examined.iter().any(|(_, result)| result.is_ok());
+    let mut all: Vec<_> = examined
+        .iter()
+        .map(|(node, result)| match result {
+            Ok(_) => Finding::ok(BROKER, format!("logged in to {}", node.url)),
+            Err(error) => unusable(node, error, if can_work { Level::Warning } else { Level::Failed }),
+        })
+        .collect();
+    // the nodes of a cluster share everything else
+    let found = examined.into_iter().find_map(|(node, result)| Some((node, result.ok()?)));
+    all.extend(found.into_iter().flat_map(|(node, found)| findings(node, &found)));
+    all
 }
 
-fn unusable(amqp: &AmqpConfig, error: &ProbeError) -> Finding {
+fn unusable(amqp: &AmqpConfig, error: &ProbeError, level: Level) -> Finding {
     let url = &amqp.url;
     let (user, vhost) = (quote(url.user()), quote(url.vhost()));
     let command = match error {
@@ -34,7 +52,7 @@ fn unusable(amqp: &AmqpConfig, error: &ProbeError) -> Finding {
         ProbeError::Login => format!("rabbitmqctl authenticate_user {user} (it asks for the password)"),
         ProbeError::Vhost(_) => format!("rabbitmqctl add_vhost {vhost}; {}", grant(amqp)),
     };
-    Finding::failed(BROKER, format!("{url}: {error}"), command)
+    Finding { level, ..Finding::failed(BROKER, format!("{url}: {error}"), command) }
 }
 
 /// The command that gives the account all permissions of docs/rabbitmq.md.
@@ -52,11 +70,12 @@ fn grant(amqp: &AmqpConfig) -> String {
 }
 
 fn findings(amqp: &AmqpConfig, found: &Examination) -> Vec<Finding> {
-    let AmqpConfig { url, publish_exchange, consume_exchange, consume_queue, .. } = amqp;
-    let mut all = vec![Finding::ok(BROKER, format!("logged in to {url}"))];
-    all.push(object(amqp, EXCHANGE, publish_exchange, &found.publish_exchange));
-    all.push(object(amqp, EXCHANGE, consume_exchange, &found.consume_exchange));
-    all.push(object(amqp, QUEUE, consume_queue, &found.consume_queue));
+    let AmqpConfig { publish_exchange, consume_exchange, consume_queue, .. } = amqp;
+    let mut all = vec![
+        object(amqp, EXCHANGE, publish_exchange, &found.publish_exchange),
+        object(amqp, EXCHANGE, consume_exchange, &found.consume_exchange),
+        object(amqp, QUEUE, consume_queue, &found.consume_queue),
+    ];
     all.extend(found.consume_state.and_then(|state| consumers(amqp, state)));
     all.push(match &found.may_publish {
         Permission::Granted => Finding::ok(PERMISSION, format!("may publish to exchange {publish_exchange:?}")),
@@ -94,6 +113,11 @@ fn object(amqp: &AmqpConfig, kind: &'static str, name: &str, found: &Found) -> F
                 "{name:?} exists with other properties and is used as it is; if that is not intended, delete it: {why}"
             );
             Finding::warning(kind, text)
+        }
+        Found::OtherType(why) => {
+            let vhost = quote(amqp.url.vhost());
+            let text = format!("{name:?} has another type than --amqp-queue-type says: {why}; once it is empty");
+            Finding::failed(kind, text, format!("rabbitmqctl delete_queue -p {vhost} {} --if-empty", quote(name)))
         }
         Found::Undeclarable => {
             let text =

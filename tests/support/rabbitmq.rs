@@ -7,9 +7,11 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,7 +43,9 @@ pub struct RabbitMq {
     node: String,
     epmd_port: u16,
     dist_port: u16,
-    running: Option<Running>,
+    /// Where the nodes of a cluster find each other. Outlives a killed node.
+    epmd: Option<Arc<Guarded>>,
+    running: Option<Guarded>,
 }
 
 /// The Debian in a folder that has RabbitMQ 4.0.
@@ -54,13 +58,38 @@ fn root_of_4_0() -> PathBuf {
     cache.expect("HOME in the environment").join("user-http-server/rabbitmq-4")
 }
 
-/// The processes of a node. Each leads a process group of its own.
+/// A process that leads a process group of its own, and ends with the process that started it.
 #[derive(Debug)]
-struct Running {
-    epmd: Child,
-    server: Child,
-    /// Waits for the end of its standard input, which comes when this process ends, and kills the other two.
+struct Guarded {
+    process: Child,
+    /// Waits for the end of its standard input, which comes when this process ends. Kills the process then, and removes
+    /// the node's folder.
     janitor: Child,
+}
+
+impl Guarded {
+    fn new(process: Child, folder: &Path) -> Self {
+        let janitor = Command::new("sh")
+            .arg("-c")
+            // `env`, since the shell's own `kill` takes no `--` everywhere.
+            .arg("read _; env kill -s KILL -- \"-$0\" 2>/dev/null; rm -rf \"$1\"")
+            .arg(process.id().to_string())
+            .arg(folder)
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("sh");
+        Self { process, janitor }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.janitor.kill().ok();
+        signal_group("KILL", &self.process);
+        self.janitor.wait().ok();
+        self.process.wait().ok();
+    }
 }
 
 impl RabbitMq {
@@ -87,6 +116,28 @@ impl RabbitMq {
         broker
     }
 
+    /// A cluster of so many nodes of that RabbitMQ. Needs root's rights.
+    pub fn start_cluster_4_0(size: usize) -> Vec<Self> {
+        let mut nodes: Vec<Self> = (0..size).map(|_| Self::prepare_in(Some(&root_of_4_0()))).collect();
+        let epmd_port = nodes[0].epmd_port;
+        for node in &mut nodes {
+            node.epmd_port = epmd_port;
+            let cookie = node.folder().join(".erlang.cookie");
+            fs::write(&cookie, "the-same-on-each-node").expect("the node's cookie");
+            fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400)).expect("a cookie for its owner alone");
+        }
+        for at in 0..size {
+            nodes[at].epmd = nodes[0].epmd.clone();
+            nodes[at].launch();
+            if at > 0 {
+                nodes[at].ctl(&["stop_app"]);
+                nodes[at].ctl(&["join_cluster", &nodes[0].node]);
+                nodes[at].ctl(&["start_app"]);
+            }
+        }
+        nodes
+    }
+
     /// A broker with its port chosen that does not run yet.
     pub fn prepare() -> Self {
         Self::prepare_in(None)
@@ -106,6 +157,7 @@ impl RabbitMq {
             node: format!("{name}@localhost"),
             epmd_port,
             dist_port,
+            epmd: None,
             running: None,
         };
         let folder = broker.folder();
@@ -137,7 +189,10 @@ impl RabbitMq {
     /// connections.
     pub fn launch(&mut self) {
         assert!(self.running.is_none(), "the broker is running already");
-        let epmd = self.command("epmd").process_group(0).spawn().expect("epmd of the package erlang-base");
+        if self.epmd.is_none() {
+            let epmd = self.command("epmd").process_group(0).spawn().expect("epmd of the package erlang-base");
+            self.epmd = Some(Arc::new(Guarded::new(epmd, &self.folder())));
+        }
         let log = fs::File::create(self.folder().join("output")).expect("the broker's output");
         let server = self
             .command(&format!("{BIN}/rabbitmq-server"))
@@ -146,24 +201,14 @@ impl RabbitMq {
             .process_group(0)
             .spawn()
             .expect("rabbitmq-server of the package rabbitmq-server");
-        let janitor = Command::new("sh")
-            .arg("-c")
-            // `env`, since the shell's own `kill` takes no `--` everywhere.
-            .arg("read _; env kill -s KILL -- \"-$0\" \"-$1\" 2>/dev/null; rm -rf \"$2\"")
-            .args([server.id().to_string(), epmd.id().to_string()])
-            .arg(self.folder())
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .expect("sh");
-        self.running = Some(Running { epmd, server, janitor });
+        self.running = Some(Guarded::new(server, &self.folder()));
         self.wait_until_it_accepts();
     }
 
     fn wait_until_it_accepts(&mut self) {
         let deadline = Instant::now() + START_DEADLINE;
         while !self.accepts() {
-            let exited = self.running.as_mut().and_then(|running| running.server.try_wait().ok().flatten());
+            let exited = self.running.as_mut().and_then(|running| running.process.try_wait().ok().flatten());
             if exited.is_some() || Instant::now() > deadline {
                 let output = fs::read_to_string(self.folder().join("output")).unwrap_or_default();
                 panic!("RabbitMQ does not start (exit status {exited:?}); it says:\n{output}");
@@ -208,6 +253,13 @@ impl RabbitMq {
         printed
     }
 
+    /// Whether each quorum queue would keep a majority of its members without this node.
+    pub fn can_be_spared(&self) -> bool {
+        let diagnostics = format!("{BIN}/rabbitmq-diagnostics");
+        let check = self.command(&diagnostics).args(["--quiet", "check_if_node_is_quorum_critical"]).status();
+        check.expect("rabbitmq-diagnostics of the package rabbitmq-server").success()
+    }
+
     /// Freezes the node: its sockets stay open and nothing answers.
     pub fn sigstop(&self) {
         self.signal("STOP");
@@ -220,13 +272,8 @@ impl RabbitMq {
 
     /// Kills the node as a power cut would. What was on disk stays for [`RabbitMq::launch`].
     pub fn kill9(&mut self) {
-        self.signal("KILL");
-        if let Some(mut running) = self.running.take() {
-            running.janitor.kill().ok();
-            signal_group("KILL", &running.epmd);
-            for mut process in [running.janitor, running.server, running.epmd] {
-                process.wait().ok();
-            }
+        if let Some(running) = self.running.take() {
+            drop(running);
             // The process that has ended is a shell. The node below it may end a moment later.
             let deadline = Instant::now() + START_DEADLINE;
             while self.accepts() {
@@ -244,7 +291,7 @@ impl RabbitMq {
 
     fn signal(&self, signal: &str) {
         if let Some(running) = &self.running {
-            signal_group(signal, &running.server);
+            signal_group(signal, &running.process);
         }
     }
 

@@ -30,6 +30,7 @@ mod url;
 
 pub use consumer::{AmqpConsumer, start_consumer};
 pub use publisher::{AmqpPublisher, start_publisher};
+pub use topology::QueueType;
 pub use url::{AmqpUrl, AmqpUrlError};
 
 /// The log target of the AMQP client library. An application should log only its errors: at `warn` it repeats what the
@@ -49,8 +50,11 @@ const DEFAULT_SETTLE: Duration = Duration::from_secs(10);
 /// The address of the broker, and the names of exchanges and queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmqpConfig {
-    /// The broker.
+    /// The broker, or the first node of its cluster.
     pub url: AmqpUrl,
+    /// The other nodes of the cluster. When a node cannot be reached or is lost, the next one is tried at once; after
+    /// all of them have failed in turn, there is a pause.
+    pub further_urls: Vec<AmqpUrl>,
     /// For a URL with TLS: a PEM file with the CAs that may have issued the broker's certificate, read for each
     /// connection. `None` for the CAs that the system trusts.
     pub ca_file: Option<PathBuf>,
@@ -58,6 +62,8 @@ pub struct AmqpConfig {
     pub consume_exchange: String,
     /// The queue that is consumed; bound to `consume_exchange` under its own name.
     pub consume_queue: String,
+    /// The type of `consume_queue`. `None` leaves it to the broker, and takes an existing queue of any type.
+    pub queue_type: Option<QueueType>,
     /// The exchange that is published to.
     pub publish_exchange: String,
     /// The routing key of everything that is published.
@@ -76,14 +82,22 @@ impl AmqpConfig {
     pub fn new(url: AmqpUrl) -> Self {
         Self {
             url,
+            further_urls: Vec::new(),
             ca_file: None,
             consume_exchange: "USER_HTTP_SERVER_EXCHANGE".to_owned(),
             consume_queue: "UHTTPSE_CI".to_owned(),
+            queue_type: None,
             publish_exchange: "COMMUNICATION_INTERFACE_EXCHANGE".to_owned(),
             routing_key: "CIE_USER_HTTP_SERVER".to_owned(),
             await_queues: Vec::new(),
             settle: DEFAULT_SETTLE,
         }
+    }
+
+    /// For each node, in order, this configuration with that node alone.
+    pub fn nodes(&self) -> Vec<Self> {
+        let urls = [&self.url].into_iter().chain(&self.further_urls);
+        urls.map(|url| Self { url: url.clone(), further_urls: Vec::new(), ..self.clone() }).collect()
     }
 
     /// Checks that AMQP can carry the names: 1 to 255 bytes each.

@@ -7,6 +7,7 @@ pub use node::RabbitMq;
 
 mod away;
 mod basics;
+mod cluster;
 mod downstream;
 mod pause;
 mod poison;

@@ -87,6 +87,18 @@ fn passwords_are_masked_wherever_they_stand() {
         assert_eq!(row(&ended, "amqp-url").0, "\"amqp://farm:***@broker:5673/farm\"");
         assert!(!format!("{ended:?}").contains("s3cr3t"), "{ended:?}");
     }
+    let (one, two) = ("amqp://farm:s3cr3t@one", "amqps://farm:s3cr3t@two");
+    for setup in [
+        Setup::default().args(["--amqp-url", one, "--amqp-url", two]),
+        Setup::default().env("USER_HTTP_SERVER_AMQP_URL", &format!("{one}:{two}")),
+        Setup::default().config(&format!("amqp-url = [{one:?}, {two:?}]\n")),
+    ] {
+        let ended = check(&setup);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let masked = "[\"amqp://farm:***@one:5672/%2F\", \"amqps://farm:***@two:5671/%2F\"]";
+        assert_eq!(row(&ended, "amqp-url").0, masked);
+        assert!(!format!("{ended:?}").contains("s3cr3t"), "{ended:?}");
+    }
     for url in ["amqp://farm:s3cr3t@broker:port", "farm:s3cr3t@broker", "http://farm:s3cr3t@broker"] {
         let ended = check(&Setup::default().args(["--amqp-url", url]));
         assert_eq!((ended.code, row(&ended, "amqp-url").0.as_str()), (Some(2), "\"(not shown)\""), "{ended:?}");
@@ -181,6 +193,15 @@ fn an_open_api_is_refused_and_two_servers_on_one_address() {
     assert_refused(&both, &[&["--api-bind \"127.0.0.1:1234\"", "--http-bind 0.0.0.0:1234", "its own port"]]);
     let (status, log) = both.start_refused();
     assert!(status.code() == Some(2) && log.contains("its own port"), "{status}: {log}");
+}
+
+#[test]
+fn the_nodes_of_a_cluster_have_the_same_vhost_and_a_queue_has_one_of_two_types() {
+    let args = ["--amqp-url", "amqp://one/a", "--amqp-url", "amqp://two/b", "--amqp-queue-type", "stream"];
+    let refused: &[&[&str]] = &[&["--amqp-queue-type \"stream\"", "classic or quorum"], &["--amqp-url", "the same"]];
+    assert_refused(&Setup::default().args(args), refused);
+    let right = ["--amqp-url", "amqp://one/a", "--amqp-url", "amqp://two/a", "--amqp-queue-type", "quorum"];
+    assert_eq!(check(&Setup::default().args(right)).code, Some(0));
 }
 
 #[test]

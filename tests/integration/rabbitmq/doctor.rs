@@ -16,7 +16,9 @@ for_each_broker!(
     a_broker_without_the_farms_objects_is_no_failure_and_nothing_is_declared,
     a_running_gateway_and_its_broker_are_all_right,
     a_wrong_password_and_a_missing_vhost_are_told_apart,
+    a_node_that_is_away_is_a_warning_while_another_works,
     objects_with_other_properties_are_a_warning_with_what_differs,
+    a_queue_of_another_type_than_is_asked_for_fails,
     an_account_without_permissions_fails_and_the_command_that_grants_them_is_shown,
     a_queue_that_is_awaited_must_exist_and_have_a_consumer,
 );
@@ -74,6 +76,17 @@ fn a_wrong_password_and_a_missing_vhost_are_told_apart(version: Version) {
     assert_line(&ended, "failed  broker", &["the vhost is refused", "type: rabbitmqctl add_vhost missing"]);
 }
 
+fn a_node_that_is_away_is_a_warning_while_another_works(version: Version) {
+    let broker = Broker::of(version);
+    let away = format!("amqp://guest:guest@127.0.0.1:1/{}", broker.url.rsplit_once('/').expect("a vhost").1);
+    let ended = examined(&away, &["--amqp-url", &broker.url], 0);
+    assert_line(&ended, "warning broker", &["127.0.0.1:1/", "cannot connect", "type: "]);
+    assert_line(&ended, "ok      broker", &["logged in to amqp://guest:***@"]);
+    assert_line(&ended, "warning queue", &[OWN_QUEUE, "does not exist"]);
+    let ended = examined(&away, &["--amqp-url", &away], 1);
+    assert_line(&ended, "failed  broker", &["cannot connect"]);
+}
+
 fn objects_with_other_properties_are_a_warning_with_what_differs(version: Version) {
     let broker = Broker::of(version);
     at(&broker, |channel| {
@@ -89,6 +102,16 @@ fn objects_with_other_properties_are_a_warning_with_what_differs(version: Versio
     assert_line(&ended, "warning exchange", &[PEER_EXCHANGE, "other properties", "'type'", "fanout"]);
     assert_line(&ended, "warning exchange", &[OWN_EXCHANGE, "other properties", "'durable'"]);
     assert_line(&ended, "warning queue", &[OWN_QUEUE, "other properties", "x-max-length"]);
+}
+
+fn a_queue_of_another_type_than_is_asked_for_fails(version: Version) {
+    let broker = Broker::of(version);
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    at(&broker, |channel| channel.queue_declare(OWN_QUEUE, durable.clone()).map(drop)).expect("declared");
+    examined(&broker.url, &["--amqp-queue-type", "classic"], 0);
+    let ended = examined(&broker.url, &["--amqp-queue-type", "quorum"], 1);
+    let delete = format!("rabbitmqctl delete_queue -p {} {OWN_QUEUE} --if-empty", broker.vhost());
+    assert_line(&ended, "failed  queue", &["--amqp-queue-type", "x-queue-type", &format!("type: {delete}")]);
 }
 
 fn an_account_without_permissions_fails_and_the_command_that_grants_them_is_shown(version: Version) {

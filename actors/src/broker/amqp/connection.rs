@@ -57,6 +57,12 @@ pub(super) enum SessionError {
     Poison(Error),
     #[error("{0}")]
     Tls(String),
+    /// The queue to consume exists with another type.
+    #[error(
+        "queue {queue:?} exists with another type than --amqp-queue-type says; once it is empty, delete it, and it is \
+         declared anew, or leave that option out: {message}"
+    )]
+    QueueType { queue: String, message: String },
     #[error("no thread could be started: {0}")]
     Thread(io::Error),
 }
@@ -71,7 +77,7 @@ impl SessionError {
                 error,
                 Error::ServerClosedChannel { .. } | Error::ServerClosedConnection { code: UNEXPECTED_FRAME, .. }
             ),
-            Self::UnknownReturn | Self::Poison(_) => true,
+            Self::UnknownReturn | Self::Poison(_) | Self::QueueType { .. } => true,
             Self::ConsumerCancelled | Self::Tls(_) | Self::Thread(_) => false,
         }
     }

@@ -4,12 +4,12 @@
 //! changes nothing, and the broker answers what differs. A permission is found by removing a binding that does not
 //! exist, because the broker checks the permissions first.
 
-use amiquip::{Channel, Connection, Error, ExchangeDeclareOptions, ExchangeType, FieldTable, QueueDeclareOptions};
+use amiquip::{Channel, Connection, Error, ExchangeDeclareOptions, ExchangeType, FieldTable};
 use uuid::Uuid;
 
 use super::AmqpConfig;
 use super::connection::{SessionError, connect, open};
-use super::topology::{ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED};
+use super::topology::{ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED, is_other_type, queue_options};
 
 /// The reply code of AMQP 0-9-1 for, among others, a vhost that does not exist or that the account may not use.
 const NOT_ALLOWED: u16 = 530;
@@ -43,6 +43,8 @@ pub enum Found {
     AsDeclared,
     /// It exists with other properties, and the gateway uses it as it is. The text is the broker's.
     Different(String),
+    /// It is a queue of another type than the gateway asks for. The text is the broker's.
+    OtherType(String),
     /// It exists, but the account may not declare it, so its properties are not known.
     Undeclarable,
     /// It cannot be used. The text is the broker's.
@@ -101,7 +103,7 @@ pub struct Examination {
     pub awaited: Vec<(String, PeerQueue)>,
 }
 
-/// Examines the broker. Blocks: connecting is bounded, but a broker that stops to answer later is waited for.
+/// Examines one node of the broker: that of `config.url`. Blocks: connecting is bounded, but a broker that stops to answer later is waited for.
 ///
 /// # Errors
 /// See [`ProbeError`].
@@ -135,7 +137,7 @@ fn look(connection: &mut Connection, config: &AmqpConfig) -> Result<Examination,
     Ok(Examination {
         publish_exchange: exchange(connection, publish_exchange)?,
         consume_exchange: exchange(connection, consume_exchange)?,
-        consume_queue: queue(connection, consume_queue, state.as_ref().err())?,
+        consume_queue: queue(connection, config, state.as_ref().err())?,
         consume_state: state.ok(),
         may_publish: may(connection, publish_exchange, |channel, key| {
             // needs the right to write to the first, which publishing needs too, and then to read from the second
@@ -195,12 +197,15 @@ fn exchange(connection: &mut Connection, name: &str) -> Result<Found, ProbeError
     })
 }
 
-fn queue(connection: &mut Connection, name: &str, missing: Option<&Refusal>) -> Result<Found, ProbeError> {
-    found(missing, || {
-        on_channel(connection, |channel| {
-            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-            channel.queue_declare(name, durable).map(drop)
-        })
+/// The gateway's own queue. If it asks for a type, it takes no queue of another.
+fn queue(connection: &mut Connection, config: &AmqpConfig, missing: Option<&Refusal>) -> Result<Found, ProbeError> {
+    let options = queue_options(connection, config.queue_type);
+    let found = found(missing, || {
+        on_channel(connection, |channel| channel.queue_declare(config.consume_queue.as_str(), options).map(drop))
+    })?;
+    Ok(match found {
+        Found::Different(text) if config.queue_type.is_some() && is_other_type(&text) => Found::OtherType(text),
+        found => found,
     })
 }
 

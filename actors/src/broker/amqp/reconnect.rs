@@ -52,6 +52,31 @@ impl Worker {
     }
 }
 
+/// Which node of the broker is tried, and how many were tried in vain.
+struct Turn {
+    nodes: Vec<AmqpConfig>,
+    node: usize,
+    failed: usize,
+}
+
+impl Turn {
+    fn new(config: &AmqpConfig) -> Self {
+        Self { nodes: config.nodes(), node: 0, failed: 0 }
+    }
+
+    fn node(&self) -> &AmqpConfig {
+        &self.nodes[self.node]
+    }
+
+    /// Goes on to the next node. Returns whether all of them have failed since the last time, or since the last long
+    /// session.
+    fn next(&mut self) -> bool {
+        self.node = (self.node + 1) % self.nodes.len();
+        self.failed = (self.failed + 1) % self.nodes.len();
+        self.failed == 0
+    }
+}
+
 /// The pauses between failed attempts.
 struct BackOff(Duration);
 
@@ -74,7 +99,8 @@ pub(super) struct Attempt {
     pub(super) after_loss: bool,
 }
 
-/// Runs `session` on one connection after another until `stop` is disconnected. Calls `report` whenever a connection
+/// Runs `session` on one connection after another until `stop` is disconnected: at the next node after one was lost, at
+/// the same node after the broker has only refused something. Calls `report` whenever a connection
 /// has ended or could not be made, but not for an end that `stop` has caused.
 pub(super) fn reconnect(
     role: &str,
@@ -84,11 +110,13 @@ pub(super) fn reconnect(
     mut session: impl FnMut(Attempt, &mut Connection, &Socket) -> Result<(), SessionError>,
 ) {
     let mut back_off = BackOff(FIRST_PAUSE);
+    let mut turn = Turn::new(config);
     let mut after_loss = false;
     for number in 1.. {
         let mut began = None;
-        let ended = run_session(config, stop, |connection, socket| {
+        let ended = run_session(turn.node(), stop, |connection, socket| {
             began = Some(Instant::now());
+            log::info!("{role}: connected to {}", turn.node().url);
             session(Attempt { number, after_loss }, connection, socket)
         });
         if is_disconnected(stop) {
@@ -97,11 +125,14 @@ pub(super) fn reconnect(
         let end = ended.err().unwrap_or_else(|| ConnectionEnd::lost("the session has ended".to_owned()));
         if end.by_poison || began.is_some_and(|began| began.elapsed() >= LONG_SESSION) {
             back_off = BackOff(FIRST_PAUSE);
+            turn.failed = 0;
         }
         after_loss = end.lost || after_loss && began.is_none();
+        let pauses = !end.lost || turn.next();
         log::debug!("{role}: {}; trying again", end.reason);
         report(end);
-        if stop.recv_timeout(back_off.next()) != Err(RecvTimeoutError::Timeout) {
+        let pause = if pauses { back_off.next() } else { Duration::ZERO };
+        if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
             return;
         }
     }
@@ -109,4 +140,29 @@ pub(super) fn reconnect(
 
 fn is_disconnected(stop: &Receiver<Infallible>) -> bool {
     stop.try_recv() == Err(TryRecvError::Disconnected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_is_tried_once_before_a_pause() {
+        let urls = ["amqp://a", "amqp://b", "amqp://c"].map(|url| url.parse().expect("a valid URL"));
+        let [first, further_urls @ ..] = urls;
+        let config = AmqpConfig { further_urls: further_urls.to_vec(), ..AmqpConfig::new(first) };
+        let mut turn = Turn::new(&config);
+        let mut next = || {
+            let pauses = turn.next();
+            (turn.node().url.address(), pauses)
+        };
+        let tried = |name: &str, pauses| (format!("{name}:5672"), pauses);
+        assert_eq!([next(), next(), next()], [tried("b", false), tried("c", false), tried("a", true)]);
+        assert_eq!([next(), next()], [tried("b", false), tried("c", false)]);
+        // a long session
+        turn.failed = 0;
+        assert_eq!(turn.next(), false);
+        let mut alone = Turn::new(&AmqpConfig::new(config.url));
+        assert!(alone.next() && alone.next(), "a single node is never tried again at once");
+    }
 }
