@@ -139,6 +139,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         blend_roots: vec![args.blend_root],
         private_files: Vec::new(),
         max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
+        shared_buffer: None,
         max_buffered: 1 << 30,
         buffer_ttl: Duration::from_secs(86_400),
         max_outbox: 4 << 30,

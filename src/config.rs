@@ -26,6 +26,7 @@ use clap::Command;
 use user_http_actors::ActorsConfig;
 use user_http_actors::blend::{DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
 use user_http_actors::broker::amqp::AmqpConfig;
+use user_http_actors::postgres::PostgresConfig;
 use user_http_actors::publisher::FrameAck;
 
 use crate::auth::Tokens;
@@ -225,6 +226,11 @@ fn read(layers: &mut Layers) -> Option<Config> {
         let why = format!("the worker server has this address too (--http-bind {http_bind}); give each its own port");
         layers.refuse(&settings::API_BIND, why);
     }
+    let require_sync = layers.one(&settings::POSTGRES_REQUIRE_SYNC)?;
+    let shared_buffer = layers.optional(&settings::BUFFER_STORE).map(|url| PostgresConfig { url, require_sync });
+    if require_sync > 0 && !layers.is_given(&settings::BUFFER_STORE) {
+        layers.refuse(&settings::POSTGRES_REQUIRE_SYNC, NO_DATABASE.to_owned());
+    }
     let (data_dir, memory) = (layers.one(&settings::DATA_DIR)?, layers.one(&settings::MEMORY)?);
     Some(Config {
         http_bind,
@@ -253,6 +259,7 @@ fn read(layers: &mut Layers) -> Option<Config> {
             }),
             private_files: layers.files().to_vec(),
             max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
+            shared_buffer,
             max_buffered: layers.one(&settings::MAX_BUFFERED)?,
             buffer_ttl: layers.one(&settings::BUFFER_TTL)?,
             max_outbox: layers.one(&settings::MAX_OUTBOX)?,
@@ -280,6 +287,8 @@ const OPEN_API: &str = "anybody who can reach this address could leave and fetch
 
 const OTHER_VHOST: &str = "the nodes of a cluster have the same vhosts; give each --amqp-url the same one";
 const NO_BROKER: &str = "without a broker nothing confirms frames; give --amqp-url, or frame-ack \"stored\"";
+
+const NO_DATABASE: &str = "without a database there are no standbys; give --buffer-store as well";
 
 /// Reads the tokens of one server, if it has any.
 fn tokens(layers: &mut Layers, setting: &Setting<PathBuf>) -> Option<Arc<Tokens>> {

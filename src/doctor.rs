@@ -1,4 +1,5 @@
-//! Examines what a gateway needs around it: the broker, the disk, the files, the ports. Nothing is changed anywhere.
+//! Examines what a gateway needs around it: the broker, the database, the disk, the files, the ports. Nothing is
+//! changed anywhere.
 //!
 //! Each probe runs on a thread of its own, because a broker or a network file system may hang. What a probe finds is
 //! one line: `ok`, `warning` or `failed`, and what to do.
@@ -15,6 +16,7 @@ use crate::config::{ConfigError, GivenValues, Layers};
 
 mod broker;
 mod data_dir;
+mod database;
 mod files;
 mod gateway;
 mod ports;
@@ -101,6 +103,7 @@ pub fn examine(
         Box::new(move || config.map_or_else(Vec::new, |config| probe(&config))) as Probe
     };
     probes.push(("broker", of_config(broker::probe)));
+    probes.push(("database", of_config(database::probe)));
     match data_dir {
         Some(data_dir) => {
             let limits = config.as_deref().map(data_dir::Limits::of);
@@ -129,7 +132,8 @@ fn configuration(layers: &Layers, errors: Option<&Vec<ConfigError>>) -> Vec<Find
     match errors {
         None => warnings.chain([Finding::ok(CONFIGURATION, "valid")]).collect(),
         Some(errors) => {
-            let text = "the broker, the ports, the blend roots and the certificates are not probed until it is valid";
+            let text = "the broker, the database, the ports, the blend roots and the certificates are not probed until \
+                        it is valid";
             let failed = errors.iter().map(|error| Finding::failed(CONFIGURATION, error, "user-http-server check"));
             warnings.chain(failed).chain([Finding::warning(CONFIGURATION, text)]).collect()
         }

@@ -56,9 +56,9 @@ impl<T> Page<T> {
     }
 }
 
-/// To [`BufferActor`](crate::BufferActor): list the buffered messages.
+/// To the [buffer](crate::AnyBuffer): list the buffered messages.
 #[derive(Debug, Message)]
-#[rtype(result = "Page<BufferEntry>")]
+#[rtype(result = "Result<Page<BufferEntry>, Error>")]
 pub struct ListBufferMsgs(pub PageRequest);
 
 /// A buffered message in a list.
@@ -76,7 +76,7 @@ pub struct BufferEntry {
     pub in_delivery: bool,
 }
 
-/// To [`BufferActor`](crate::BufferActor): remove a buffered message. The reply comes when the removal is on stable
+/// To the [buffer](crate::AnyBuffer): remove a buffered message. The reply comes when the removal is on stable
 /// storage. Until then, requests for the message wait as for the end of a delivery.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
@@ -148,7 +148,7 @@ impl UserHttpActors {
     /// # Errors
     /// [`Error::Stopping`].
     pub async fn list_buffer_msgs(&self, page: PageRequest) -> Result<Page<BufferEntry>, Error> {
-        Ok(self.buffer.send(ListBufferMsgs(page)).await?)
+        self.buffer.send(ListBufferMsgs(page)).await?
     }
 
     /// Removes a buffered message. `Ok` means that the removal is on stable storage.

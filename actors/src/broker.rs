@@ -123,6 +123,11 @@ impl Fingerprint {
         let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
         Self(number(&hash[..8]), number(&hash[8..16]))
     }
+
+    /// As 16 bytes.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.0) << 64 | u128::from(self.1)).to_be_bytes()
+    }
 }
 
 /// How a delivery is settled.

@@ -23,7 +23,7 @@ use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_fa
 mod administration;
 mod expiry;
 mod lease;
-mod metrics;
+pub(crate) mod metrics;
 mod record;
 mod redelivery;
 mod references;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use bytes::Bytes;
 
+use crate::any_buffer::AnyBuffer;
 use crate::body_file::BodyDirectory;
 use crate::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement};
-use crate::buffer::BufferActor;
 use crate::buffer_uuid::BufferUuid;
 use crate::decoder::Decoder;
 use crate::error::{Error, ErrorKind};
@@ -99,7 +99,7 @@ pub struct CommunicationInterfaceConsumer {
     decoder: Decoder,
     /// Where large messages are written before the buffer gets them.
     bodies: Option<BodyDirectory>,
-    buffer: Addr<BufferActor>,
+    buffer: AnyBuffer,
     /// `None` once the actor stops.
     link: Option<Box<dyn ConsumerLink>>,
     connected: bool,
@@ -141,14 +141,14 @@ impl CommunicationInterfaceConsumer {
     pub fn new(
         decoder: Decoder,
         bodies: Option<BodyDirectory>,
-        buffer: Addr<BufferActor>,
+        buffer: impl Into<AnyBuffer>,
         start: StartConsuming,
         address: Addr<Self>,
     ) -> Self {
         Self {
             decoder,
             bodies,
-            buffer,
+            buffer: buffer.into(),
             link: Some(start(Box::new(move |event| address.do_send(FromBroker(event))))),
             connected: false,
             waiting: BTreeMap::new(),

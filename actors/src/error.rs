@@ -127,9 +127,9 @@ impl Error {
             Self::NoCapacity { .. } | Self::DecoderFull { .. } => ErrorKind::NoCapacity,
             Self::Store(StoreError::NoSpace(_) | StoreError::Busy(_)) => ErrorKind::NoCapacity,
             Self::BrokerIsConfigured => ErrorKind::Setup,
-            Self::Store(StoreError::Failed(_) | StoreError::Gone(_)) | Self::NotConfirmed { .. } | Self::Stopping => {
-                ErrorKind::Service
-            }
+            Self::Store(StoreError::Failed(_) | StoreError::Gone(_) | StoreError::Database(_))
+            | Self::NotConfirmed { .. }
+            | Self::Stopping => ErrorKind::Service,
         }
     }
 

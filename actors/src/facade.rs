@@ -10,6 +10,7 @@ use futures::future::OptionFuture;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
+use crate::any_buffer::AnyBuffer;
 use crate::blend::digest::GetBlendDigest;
 use crate::blend::{BlendDigest, BlendFile, refine_data_from_metadata};
 use crate::body_file::BodyDirectory;
@@ -122,7 +123,8 @@ impl UserHttpActors {
     }
 
     async fn take_communication_interface_message(&self, format: Format, body: Body) -> Result<(), Error> {
-        let directory = self.buffer_bodies();
+        // a database takes a body from the file in which it was received
+        let directory = self.buffer_bodies().filter(|_| matches!(self.buffer, AnyBuffer::Own(_)));
         let permit = self.large_bodies.permit(&body).await;
         let message = decode_communication_interface_message(&self.decoder, directory, format, body).await?;
         // in memory, it counts towards no other limit until it is stored
@@ -186,7 +188,7 @@ impl UserHttpActors {
     pub async fn open_referred_blend_file(&self, digest: BlendDigest) -> Result<ReferredBlendFile, Error> {
         let permit = self.blend_roots.download_permit(&format!("/blends/{digest}"))?;
         let mut error = Error::NoSuchBlendFile;
-        for reference in self.buffer.send(FindFileReferences(digest)).await?.0 {
+        for reference in self.buffer.send(FindFileReferences(digest)).await??.0 {
             match self.open_if_unchanged(&reference).await {
                 Ok(Some(file)) => return Ok(ReferredBlendFile { file, permit }),
                 Ok(None) => {}

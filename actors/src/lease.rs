@@ -6,9 +6,11 @@
 mod buffer;
 mod outbox;
 mod progress;
+mod term;
 
 pub use buffer::{BufferLease, BufferMsgView, LeasedBufferMsg};
 pub(crate) use buffer::{BufferLeaseEvent, LeaseEnd};
 pub use outbox::{NextMessage, OutboxLease};
 pub(crate) use outbox::{OutboxLeaseEvent, OutboxLeaseId};
 pub(crate) use progress::Progress;
+pub(crate) use term::{Renewal, Term};

@@ -7,7 +7,7 @@
 //! | the messages between actors | [`messages`], [`lease`] |
 //! | what operators list and discard | [`administration`] |
 //! | what may go wrong, and who can act on it | [`error`] |
-//! | messages for workers | [`buffer`], [`blend`] |
+//! | messages for workers | [`buffer`], [`blend`]; in a database that gateways share: [`shared_buffer`], [`postgres`] |
 //! | messages for the user manager | [`publisher`], [`idempotency`] |
 //! | messages from the communication interface | [`consumer`] |
 //! | how bodies are decoded | [`codec`], [`decoder`] |
@@ -36,6 +36,7 @@
 //!         blend_roots: vec!["./blends".into()],
 //!         private_files: Vec::new(),
 //!         max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
+//!         shared_buffer: None,
 //!         max_buffered: 1 << 30,
 //!         buffer_ttl: Duration::from_secs(86_400),
 //!         max_outbox: 4 << 30,
@@ -59,6 +60,7 @@
 
 pub mod administration;
 mod age;
+mod any_buffer;
 pub mod backup;
 pub mod blend;
 pub mod body_file;
@@ -78,15 +80,18 @@ pub mod lease;
 pub mod messages;
 pub mod metrics;
 pub mod payload;
+pub mod postgres;
 pub mod publisher;
 mod reply;
 mod running;
+pub mod shared_buffer;
 pub mod small_file;
 pub mod store;
 pub mod system;
 pub mod tls;
 mod wait_queue;
 
+pub use any_buffer::AnyBuffer;
 pub use buffer::BufferActor;
 pub use buffer_uuid::BufferUuid;
 pub use consumer::CommunicationInterfaceConsumer;
@@ -95,4 +100,5 @@ pub use error::{Error, ErrorKind};
 pub use facade::{ActorsState, ReferredBlendFile};
 pub use idempotency::{Accepted, IdempotencyKey, RequestKey};
 pub use publisher::UserManagerPublisher;
+pub use shared_buffer::SharedBuffer;
 pub use system::{ActorsConfig, DiskHangs, StartError, UserHttpActors};

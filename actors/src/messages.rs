@@ -16,7 +16,7 @@ use crate::idempotency::{Accepted, IdempotencyKey};
 use crate::lease::{BufferMsgView, LeasedBufferMsg, NextMessage};
 use crate::store::{StoreError, StoreEvent};
 
-/// To [`BufferActor`](crate::BufferActor): buffer a message for a worker. The reply is sent when it is on stable
+/// To the [buffer](crate::AnyBuffer): buffer a message for a worker. The reply is sent when it is on stable
 /// storage.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
@@ -39,7 +39,7 @@ pub struct BrokerDelivery {
     pub redelivered: bool,
 }
 
-/// To [`BufferActor`](crate::BufferActor): lease a buffered message, in order to deliver it.
+/// To the [buffer](crate::AnyBuffer): lease a buffered message, in order to deliver it.
 ///
 /// While another delivery of it is finishing (its last chunk is being sent), the reply waits for the end of that
 /// delivery, at most one second. A caller that stops waiting drops the request; a lease that it would get later is then
@@ -59,7 +59,7 @@ pub struct LeaseBufferMsg {
     pub wait: Duration,
 }
 
-/// To [`BufferActor`](crate::BufferActor): look at a buffered message without delivering it. The reply waits for a
+/// To the [buffer](crate::AnyBuffer): look at a buffered message without delivering it. The reply waits for a
 /// finishing delivery as the reply to [`LeaseBufferMsg`] does, so that a message that has just been delivered is not
 /// shown.
 #[derive(Debug, Message)]
@@ -71,24 +71,24 @@ pub struct PeekBufferMsg {
     pub wait: Duration,
 }
 
-/// To [`BufferActor`](crate::BufferActor): reply to all requests that wait for a message, and let no further one wait.
+/// To the [buffer](crate::AnyBuffer): reply to all requests that wait for a message, and let no further one wait.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopWaiting;
 
-/// To [`BufferActor`](crate::BufferActor): a worker gets this reference in place of a .blend file. The reply is sent
+/// To the [buffer](crate::AnyBuffer): a worker gets this reference in place of a .blend file. The reply is sent
 /// when it is on stable storage. From then on the reference is found until the buffer's TTL has passed.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct AddFileReference(pub FileReference);
 
-/// To [`BufferActor`](crate::BufferActor): find the .blend files that were handed out with this digest.
+/// To the [buffer](crate::AnyBuffer): find the .blend files that were handed out with this digest.
 #[derive(Debug, Message)]
-#[rtype(result = "FileReferences")]
+#[rtype(result = "Result<FileReferences, Error>")]
 pub struct FindFileReferences(pub BlendDigest);
 
 /// The references with one digest, newest first. There are several if files with the same content have several paths.
-#[derive(Clone, Debug, MessageResponse)]
+#[derive(Clone, Debug)]
 pub struct FileReferences(pub Vec<FileReference>);
 
 /// A version of a .blend file.
@@ -102,7 +102,7 @@ pub struct FileReference {
     pub stamp: Stamp,
 }
 
-/// To [`BufferActor`](crate::BufferActor): report the state of the buffer.
+/// To the [buffer](crate::AnyBuffer): report the state of the buffer.
 #[derive(Debug, Message)]
 #[rtype(result = "BufferState")]
 pub struct GetBufferState;

@@ -38,7 +38,7 @@ pub enum Refusal {
     NoCapacity,
     /// The disk is full, or the system is short of descriptors or memory.
     DiskFull,
-    /// The store has failed, the broker does not confirm, or the service stops.
+    /// The store has failed, the database or the broker does not answer, or the service stops.
     Unavailable,
 }
 
@@ -67,7 +67,7 @@ impl From<&Error> for Refusal {
             Error::Store(StoreError::NoSpace(_) | StoreError::Busy(_)) => Self::DiskFull,
             Error::OtherUser { .. } => Self::Forbidden,
             Error::KeyReused => Self::KeyReused,
-            Error::Store(StoreError::Failed(_) | StoreError::Gone(_))
+            Error::Store(StoreError::Failed(_) | StoreError::Gone(_) | StoreError::Database(_))
             | Error::NotConfirmed { .. }
             | Error::BrokerIsConfigured
             | Error::Stopping => Self::Unavailable,

@@ -1,4 +1,4 @@
-//! The body of a message: a handle to bytes in memory or in files.
+//! The body of a message: a handle to bytes in memory, in files or in a database.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::body_file::BodyFile;
+use crate::postgres::DatabaseBody;
 use crate::store::disk::transient;
 use crate::store::files::SegmentFile;
 
@@ -28,6 +29,8 @@ pub enum Payload {
         /// The length of the body in bytes.
         len: u64,
     },
+    /// A body in a database.
+    Database(DatabaseBody),
 }
 
 /// A piece of a body.
@@ -85,6 +88,7 @@ impl Payload {
         match self {
             Self::Pieces(pieces) => pieces.iter().map(Piece::len).sum(),
             Self::Segment { len, .. } => *len,
+            Self::Database(body) => body.len(),
         }
     }
 
@@ -97,7 +101,7 @@ impl Payload {
     pub fn files(&self) -> impl Iterator<Item = &Arc<BodyFile>> {
         let pieces = match self {
             Self::Pieces(pieces) => &pieces[..],
-            Self::Segment { .. } => &[],
+            Self::Segment { .. } | Self::Database(_) => &[],
         };
         pieces.iter().filter_map(Piece::file)
     }
@@ -110,6 +114,7 @@ impl Payload {
                 pieces.iter().filter(|piece| !is_synced(piece)).map(Piece::len).sum()
             }
             Self::Segment { len, .. } => *len,
+            Self::Database(body) => body.len(),
         }
     }
 
@@ -119,7 +124,7 @@ impl Payload {
     /// call this on an event loop unless [`Payload::is_in_memory`].
     ///
     /// # Errors
-    /// What the file system reports, and `UnexpectedEof` if a file has become shorter.
+    /// What the file system or the database reports, and `UnexpectedEof` if a file has become shorter.
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let len = (self.len().saturating_sub(offset)).min(len as u64) as usize;
         match self {
@@ -129,6 +134,7 @@ impl Payload {
                 file.read_exact_at(&mut buffer, start + offset)?;
                 Ok(buffer.freeze())
             }
+            Self::Database(body) => body.read_blocking(offset, len),
         }
     }
 
@@ -189,6 +195,7 @@ impl Payload {
                 filled
             }
             Self::Segment { file, offset: start, .. } => file.read_cached(buffer, start + offset),
+            Self::Database(_) => 0,
         }
     }
 
@@ -196,7 +203,7 @@ impl Payload {
     pub fn is_in_memory(&self) -> bool {
         match self {
             Self::Pieces(pieces) => pieces.iter().all(|piece| piece.file().is_none()),
-            Self::Segment { .. } => false,
+            Self::Segment { .. } | Self::Database(_) => false,
         }
     }
 }

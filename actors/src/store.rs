@@ -213,6 +213,9 @@ pub enum StoreError {
     /// The store's files are no longer where the next start looks for them.
     #[error("{path} has been deleted, moved or replaced while the service was running", path = .0.display())]
     Gone(PathBuf),
+    /// The database that gateways share as their buffer takes no messages at the moment.
+    #[error("the buffer's database takes no messages at the moment: {0}")]
+    Database(String),
 }
 
 /// Whether a store still reports outcomes after the event with this [`StoreEvent::failure`].

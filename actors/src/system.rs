@@ -10,6 +10,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::watch;
 
+use crate::any_buffer::AnyBuffer;
 use crate::blend::{BlendConfig, BlendDigests, BlendRoots};
 use crate::body_file::BodyDirectory;
 use crate::broker::amqp::{self, AmqpConfig};
@@ -19,8 +20,10 @@ use crate::decoder::Decoder;
 use crate::large_body::LargeBodies;
 use crate::messages::{Drain, FromStore};
 use crate::metrics::{OldestAge, Refusal, Refusals};
+use crate::postgres::{PostgresBuffer, PostgresConfig};
 use crate::publisher::{BrokerRoute, FrameAck, UserManagerPublisher};
 use crate::running::RunningMark;
+use crate::shared_buffer::SharedBuffer;
 use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle, check_failure};
@@ -49,6 +52,9 @@ pub struct ActorsConfig {
     pub private_files: Vec<PathBuf>,
     /// How many .blend files may be open at the same time. Each takes a file descriptor.
     pub max_open_blend_files: usize,
+    /// The database in which buffered messages are, for gateways that share them. `None` if they are in the data
+    /// directory.
+    pub shared_buffer: Option<PostgresConfig>,
     /// The limit for buffered messages, in bytes of [cost](crate::messages::BufferState::bytes).
     pub max_buffered: u64,
     /// How long a message stays in the buffer before it expires.
@@ -90,6 +96,9 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    /// The buffer's database cannot be used from this machine.
+    #[error("cannot prepare connections to the buffer's database: {0}")]
+    Database(io::Error),
 }
 
 /// The running actors: the interface for applications. Cloning is cheap.
@@ -99,7 +108,7 @@ pub enum StartError {
 #[derive(Clone, Debug)]
 pub struct UserHttpActors {
     pub(crate) decoder: Decoder,
-    pub(crate) buffer: Addr<BufferActor>,
+    pub(crate) buffer: AnyBuffer,
     pub(crate) publisher: Addr<UserManagerPublisher>,
     pub(crate) consumer: Option<Addr<CommunicationInterfaceConsumer>>,
     pub(crate) blend_roots: BlendRoots,
@@ -126,8 +135,14 @@ impl UserHttpActors {
         let (failure, store_failure) = watch::channel(None);
         let report = |failure: watch::Sender<Option<StoreError>>| move |error| drop(failure.send_replace(Some(error)));
         let (mut known_digests, mut oldest) = (Vec::new(), Vec::new());
-        let (buffer, buffer_bodies) = {
-            let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
+        let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
+        let (buffer, own_bodies) = if let Some(database) = &config.shared_buffer {
+            config.data_dir.iter().for_each(|data_dir| warn_if_left_behind(&data_dir.join(BUFFER)));
+            let database = PostgresBuffer::start(database, max_bytes, ttl).map_err(StartError::Database)?;
+            let actor = SharedBuffer::new(database);
+            oldest.push(actor.oldest_age());
+            (AnyBuffer::Shared(actor.start()), None)
+        } else {
             let store = OpenStore::open(config.data_dir.as_deref(), BUFFER)?;
             let bodies = store.bodies().cloned();
             let actor = store.start(report(failure.clone()), |store, recovered, _| {
@@ -136,7 +151,7 @@ impl UserHttpActors {
                 oldest.push(actor.oldest_age());
                 Ok(actor)
             })?;
-            (actor, bodies)
+            (AnyBuffer::Own(actor), bodies)
         };
         let (publisher, outbox_bodies) = {
             let (max_bytes, frame_ack) = (config.max_outbox, config.frame_ack);
@@ -154,6 +169,8 @@ impl UserHttpActors {
             })?;
             (actor, bodies)
         };
+        // large bodies are received into files here, whatever becomes of them then
+        let buffer_bodies = own_bodies.clone().or_else(|| outbox_bodies.clone());
         // After the stores are opened, because that creates the data directory and locks it.
         let data_dir = config.data_dir.clone();
         let blend_roots = BlendRoots::new(BlendConfig {
@@ -170,7 +187,7 @@ impl UserHttpActors {
             let start: crate::consumer::StartConsuming =
                 Box::new(|on_event| Box::new(amqp::start_consumer(amqp, FIRST_PREFETCH, on_event)));
             let ctx = Context::new();
-            let (address, bodies) = (ctx.address(), buffer_bodies.clone());
+            let (address, bodies) = (ctx.address(), own_bodies);
             ctx.run(CommunicationInterfaceConsumer::new(decoder.clone(), bodies, buffer.clone(), start, address))
         });
         let digests = BlendDigests::new(known_digests).start();
@@ -192,7 +209,7 @@ impl UserHttpActors {
         })
     }
 
-    /// The directory for large bodies of buffered messages; `None` if messages are in memory only.
+    /// The directory in which large bodies for the buffer are received; `None` if messages are in memory only.
     pub fn buffer_bodies(&self) -> Option<&BodyDirectory> {
         self.buffer_bodies.as_ref()
     }
@@ -203,7 +220,7 @@ impl UserHttpActors {
     }
 
     /// Owns the buffered messages.
-    pub fn buffer(&self) -> &Addr<BufferActor> {
+    pub fn buffer(&self) -> &AnyBuffer {
         &self.buffer
     }
 
@@ -289,6 +306,17 @@ fn warn_if_others_may_enter(data_dir: &Path) {
     if mode & OTHERS != 0 {
         let path = data_dir.display();
         log::warn!("{path} is open to other users of this machine (mode {mode:04o}); close it: chmod 700 {path}");
+    }
+}
+
+/// Warns if there is a store with messages that nobody delivers, because the buffer is in a database now.
+fn warn_if_left_behind(path: &Path) {
+    if path.exists() {
+        let path = path.display();
+        log::warn!(
+            "{path} has what was buffered before the buffer was in a database, and nobody delivers that; start once \
+             without --buffer-store to deliver it, or delete {path} if nothing is left in it"
+        );
     }
 }
 
@@ -390,6 +418,7 @@ mod tests {
             blend_roots,
             private_files: Vec::new(),
             max_open_blend_files,
+            shared_buffer: None,
             max_buffered: 1 << 20,
             buffer_ttl: Duration::from_secs(60),
             max_outbox: 1 << 20,
@@ -427,7 +456,8 @@ mod tests {
             let buffer = OpenStore::new("test", Box::new(Hanging(answered)))
                 .start(|_| {}, |store, found, _| BufferActor::new(store, found, 1 << 20, Duration::from_secs(60)))
                 .expect("an empty store");
-            let actors = UserHttpActors { buffer, ..UserHttpActors::start(config).expect("nothing is read") };
+            let actors =
+                UserHttpActors { buffer: buffer.into(), ..UserHttpActors::start(config).expect("nothing is read") };
             let answer = Some(answer).filter(|_| hangs);
             let drained = actors.drain().await;
             assert_eq!(drained.is_err(), hangs);

@@ -51,7 +51,7 @@ async fn add(buffer: &Addr<BufferActor>, uuid: &str, blend: Option<BlendPlacehol
 }
 
 async fn page(buffer: &Addr<BufferActor>, after: u64, limit: usize) -> Page<BufferEntry> {
-    buffer.send(ListBufferMsgs(PageRequest { after, limit })).await.expect("alive")
+    buffer.send(ListBufferMsgs(PageRequest { after, limit })).await.expect("alive").expect("a page")
 }
 
 async fn discard(buffer: &Addr<BufferActor>, uuid: &str) -> Result<(), Error> {

@@ -102,6 +102,7 @@ fn a_body_is_let_go_before_its_sender_hears_that_it_is_stored() {
             blend_roots: Vec::new(),
             private_files: Vec::new(),
             max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
+            shared_buffer: None,
             max_buffered: ROOM,
             buffer_ttl: Duration::from_secs(3_600),
             max_outbox: ROOM,

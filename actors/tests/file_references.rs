@@ -48,7 +48,7 @@ async fn add(buffer: &Addr<BufferActor>, reference: FileReference) -> Result<(),
 }
 
 async fn find(buffer: &Addr<BufferActor>, digest: u32) -> Vec<FileReference> {
-    buffer.send(FindFileReferences(named(digest))).await.expect("alive").0
+    buffer.send(FindFileReferences(named(digest))).await.expect("alive").expect("found or not").0
 }
 
 #[actix::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use user_http_actors::broker::amqp::{AmqpUrl, QueueType};
+use user_http_actors::postgres::PostgresUrl;
 use user_http_actors::publisher::FrameAck;
 
 use super::LogFormat;
@@ -167,6 +168,23 @@ settings! {
     "Messages" {
         DATA_DIR: PathBuf = folder("data-dir", "./data", "Directory in which messages are stored");
         MEMORY: bool = Setting::switch("memory", "Store messages in memory only: a restart loses all of them");
+        BUFFER_STORE: PostgresUrl = Setting::new(
+            "buffer-store",
+            "URL",
+            "",
+            "PostgreSQL database for the messages that wait for workers, as\n\
+             postgres://user:password@host:port/database. Gateways with the same one act as one. Without it\n\
+             these messages are in the data directory",
+            postgres_url,
+        ).secret(masked_postgres_url).guarded();
+        POSTGRES_REQUIRE_SYNC: u32 = Setting::new(
+            "postgres-require-sync",
+            "NUMBER",
+            "0",
+            "Number of synchronous standbys that the database must have; with fewer, messages for workers are\n\
+             answered 503",
+            standbys,
+        );
         BLEND_ROOT: PathBuf = folder(
             "blend-root",
             "./blends",
@@ -283,6 +301,18 @@ fn amqp_url(text: &str) -> Result<AmqpUrl, String> {
 
 fn masked_amqp_url(text: &str) -> Option<String> {
     Some(AmqpUrl::from_str(text).ok()?.to_string())
+}
+
+fn postgres_url(text: &str) -> Result<PostgresUrl, String> {
+    text.parse()
+}
+
+fn masked_postgres_url(text: &str) -> Option<String> {
+    Some(PostgresUrl::from_str(text).ok()?.to_string())
+}
+
+fn standbys(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|number| *number <= 100).ok_or_else(|| "expected a number from 0 to 100".to_owned())
 }
 
 /// A short string of AMQP 0-9-1.

@@ -11,6 +11,7 @@ use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 use user_http_actors::blend::BlendFile;
 use user_http_actors::lease::{BufferLease, OutboxLease};
@@ -34,6 +35,11 @@ const CHUNK: usize = 1 << 20;
 /// gets faster (0.9 to 1.2 times nginx), but other requests wait longer: with eight downloads their median latency is
 /// 0.7 ms with 128 KiB, 1.2 ms with 512 KiB, 3.0 ms with 1 MiB.
 const CACHED_CHUNK: usize = 512 << 10;
+
+/// How many bytes at the end of a message in a shared database are held back until its lease has just been confirmed.
+/// The kernel sends the bytes that it has even while the gateway is frozen, so these must be a part of the message
+/// that the worker notices the lack of, and no more.
+const HELD_BACK: u64 = 64 << 10;
 
 /// The source of a part of an answer.
 #[derive(Clone, Debug)]
@@ -85,10 +91,11 @@ impl Source {
     }
 
     /// Reads from the disk on a thread that may block: a .blend file on the threads of its blend root, so that a file
-    /// server that does not answer blocks no other root.
+    /// server that does not answer blocks no other root. A database needs no thread.
     fn read_from_disk(self, offset: u64, len: usize) -> JoinHandle<io::Result<Bytes>> {
         match self {
             Self::Blend(file) => tokio::spawn(file.read(offset, len)),
+            Self::Payload(Payload::Database(body), start, _) => tokio::spawn(body.read(start + offset, len)),
             source => tokio::task::spawn_blocking(move || source.read(offset, len)),
         }
     }
@@ -131,6 +138,26 @@ pub fn select(
 
 /// A lease, as needed by the body of an answer. Dropping it releases the message.
 pub trait Lease: Unpin + 'static {
+    /// Whether more of the message may be sent. If not, somebody else may have it by now.
+    fn holds(&self) -> bool {
+        true
+    }
+
+    /// How many bytes at the end of the message are held back while the lease needs to be confirmed.
+    fn held_back(&self) -> u64 {
+        0
+    }
+
+    /// Whether [`confirm`](Self::confirm) must resolve to `true` before the bytes that are held back are sent.
+    fn needs_confirmation(&self) -> bool {
+        false
+    }
+
+    /// Makes sure that nobody else has the message.
+    fn confirm(&self) -> BoxFuture<'static, bool> {
+        Box::pin(std::future::ready(true))
+    }
+
     /// The last chunk is about to be handed to the connection.
     fn finishing(&self);
     /// The socket has accepted this many more bytes.
@@ -142,6 +169,22 @@ pub trait Lease: Unpin + 'static {
 }
 
 impl Lease for BufferLease {
+    fn holds(&self) -> bool {
+        BufferLease::holds(self)
+    }
+
+    fn held_back(&self) -> u64 {
+        if self.is_shared() { HELD_BACK } else { 0 }
+    }
+
+    fn needs_confirmation(&self) -> bool {
+        BufferLease::needs_confirmation(self)
+    }
+
+    fn confirm(&self) -> BoxFuture<'static, bool> {
+        BufferLease::confirm(self)
+    }
+
     fn finishing(&self) {
         BufferLease::finishing(self);
     }
@@ -188,6 +231,22 @@ impl<L> Shown<L> {
 }
 
 impl<L: Lease> Lease for Shown<L> {
+    fn holds(&self) -> bool {
+        self.lease.holds()
+    }
+
+    fn held_back(&self) -> u64 {
+        self.lease.held_back()
+    }
+
+    fn needs_confirmation(&self) -> bool {
+        self.lease.needs_confirmation()
+    }
+
+    fn confirm(&self) -> BoxFuture<'static, bool> {
+        self.lease.confirm()
+    }
+
     fn finishing(&self) {
         self.lease.finishing();
     }
@@ -235,6 +294,8 @@ pub struct DeliveryBody<L> {
     last: Bytes,
     /// Yields to the other connections of the thread.
     pause: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    /// Resolves when the end of the message may be sent.
+    confirming: Option<BoxFuture<'static, bool>>,
     /// `None` after the end of the delivery.
     lease: Option<L>,
     watch: Option<ReaderWatch>,
@@ -268,6 +329,7 @@ impl<L: Lease> DeliveryBody<L> {
             uncached: false,
             last: Bytes::new(),
             pause: None,
+            confirming: None,
             lease: Some(lease),
             watch,
         }
@@ -285,7 +347,7 @@ impl<L: Lease> DeliveryBody<L> {
     /// The next chunk as far as the page cache has it; `None` if it has nothing.
     fn cached_chunk(&mut self) -> io::Result<Option<Bytes>> {
         let Some(source) = self.sources.front().filter(|_| !self.uncached) else { return Ok(None) };
-        let len = (source.len() - self.offset).min(self.left).min(CACHED_CHUNK as u64) as usize;
+        let len = (source.len() - self.offset).min(self.before_the_end()).min(CACHED_CHUNK as u64) as usize;
         let mut buffer = std::mem::take(&mut self.last).try_into_mut().unwrap_or_default();
         buffer.resize(len, 0);
         let read = source.read_cached(self.offset, &mut buffer)?;
@@ -317,9 +379,32 @@ impl<L: Lease> DeliveryBody<L> {
     fn next_chunk(&mut self) -> Option<(Source, u64, usize)> {
         let source = self.sources.front()?.clone();
         let offset = self.offset;
-        let len = (source.len() - offset).min(self.left).min(CHUNK as u64) as usize;
+        let len = (source.len() - offset).min(self.before_the_end()).min(CHUNK as u64) as usize;
         self.offset += len as u64;
         Some((source, offset, len))
+    }
+
+    /// How many bytes the next chunk may have: what is held back begins with a chunk of its own.
+    fn before_the_end(&self) -> u64 {
+        match self.left.checked_sub(self.lease.as_ref().map_or(0, Lease::held_back)) {
+            Some(before) if before > 0 => before,
+            _ => self.left,
+        }
+    }
+
+    /// Whether the next chunk may be handed over, as far as the lease is concerned.
+    fn poll_lease(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        const LAPSED: &str = "the lease is over: the database has not renewed it, or another gateway has the message";
+        let Some(lease) = &self.lease else { return Poll::Ready(Ok(())) };
+        if self.confirming.is_none() && self.left <= lease.held_back() && lease.needs_confirmation() {
+            self.confirming = Some(lease.confirm());
+        }
+        if let Some(confirming) = &mut self.confirming {
+            ready!(confirming.as_mut().poll(cx));
+            self.confirming = None;
+        }
+        // it may have ended since it was confirmed
+        if lease.holds() { Poll::Ready(Ok(())) } else { Poll::Ready(Err(io::Error::other(LAPSED))) }
     }
 
     fn hand_over(&mut self, chunk: Bytes) -> Bytes {
@@ -360,6 +445,9 @@ impl<L: Lease> MessageBody for DeliveryBody<L> {
         if let Some(pause) = &mut this.pause {
             ready!(pause.as_mut().poll(cx));
             this.pause = None;
+        }
+        if let Err(error) = ready!(this.poll_lease(cx)) {
+            return Poll::Ready(Some(Err(this.break_off(error))));
         }
         if this.reading.is_none() && this.would_block() {
             match this.cached_chunk() {

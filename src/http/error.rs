@@ -268,6 +268,7 @@ impl From<Error> for Failure {
                     StoreError::Busy(_) => "no file descriptor or memory left for the message store".to_owned(),
                     StoreError::TooLarge { .. } => cause.to_string(),
                     StoreError::Failed(_) | StoreError::Gone(_) => "the message store has failed".to_owned(),
+                    StoreError::Database(_) => "the database of messages does not work at the moment".to_owned(),
                 }
             }
             _ => error.to_string(),

@@ -13,13 +13,28 @@ pub enum StoreHealth {
     Failed,
 }
 
-/// The worse state of the two stores. An actor whose state is not known counts as well.
+/// The worse state of the two stores. An actor whose state is not known counts as well. One that is a database which
+/// does not answer has failed for now.
 pub fn store_health(buffer: Option<&BufferState>, outbox: Option<&OutboxState>) -> StoreHealth {
-    let health = failures(buffer, outbox).map(|failure| match failure {
+    worst(failures(buffer, outbox))
+}
+
+/// The worse state of the stores that are on the disk of this gateway.
+pub fn disk_health(buffer: Option<&BufferState>, outbox: Option<&OutboxState>) -> StoreHealth {
+    worst(failures(buffer, outbox).filter(|failure| !matches!(failure, StoreError::Database(_))))
+}
+
+/// Why the buffer's database takes no messages, if it has one.
+pub fn database_failure(buffer: Option<&BufferState>) -> Option<&StoreError> {
+    buffer?.store_failure.as_ref().filter(|failure| matches!(failure, StoreError::Database(_)))
+}
+
+fn worst<'a>(failures: impl Iterator<Item = &'a StoreError>) -> StoreHealth {
+    let health = failures.map(|failure| match failure {
         StoreError::NoSpace(_) | StoreError::Busy(_) => StoreHealth::Full,
         // Concerns a single record, not the state of the store.
         StoreError::TooLarge { .. } => StoreHealth::Ok,
-        StoreError::Failed(_) | StoreError::Gone(_) => StoreHealth::Failed,
+        StoreError::Failed(_) | StoreError::Gone(_) | StoreError::Database(_) => StoreHealth::Failed,
     });
     health.max_by_key(|health| *health == StoreHealth::Failed).unwrap_or(StoreHealth::Ok)
 }
@@ -27,7 +42,8 @@ pub fn store_health(buffer: Option<&BufferState>, outbox: Option<&OutboxState>) 
 /// The parts that accept no work, and why.
 pub fn not_ready(buffer: Option<&BufferState>, outbox: Option<&OutboxState>) -> Vec<String> {
     let mut not_ready = Vec::new();
-    match store_health(buffer, outbox) {
+    not_ready.extend(database_failure(buffer).map(|error| format!("buffer: {error}")));
+    match disk_health(buffer, outbox) {
         StoreHealth::Ok => {}
         StoreHealth::Full if is_out_of_resources(buffer, outbox) => {
             not_ready.push("store: out of file descriptors or memory; raise the limits of the service".to_owned())

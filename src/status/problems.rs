@@ -7,7 +7,7 @@ use serde::Serialize;
 use user_http_actors::messages::{BrokerState, BufferState, ConsumerState, OutboxState};
 
 use crate::status::Answers;
-use crate::status::health::{StoreHealth, is_out_of_resources, store_health};
+use crate::status::health::{StoreHealth, database_failure, disk_health, is_out_of_resources};
 
 /// A commit that takes longer than this is reported. A sync takes milliseconds, on a busy disk a second.
 const SLOW_COMMIT: Duration = Duration::from_secs(3);
@@ -20,6 +20,9 @@ const NEARLY_FULL: u64 = 90;
 
 /// Whether the broker can be reached and used, and if not, what to type next.
 const BROKER: &str = "user-http-server doctor";
+
+/// Whether the buffer's database can be reached and used.
+const DATABASE: &str = "user-http-server doctor";
 
 /// Whether the disk has space and can be read, and the kernel's messages about it.
 const DISK: &str = "user-http-server doctor; dmesg | tail -n 20";
@@ -81,7 +84,14 @@ impl Problems {
     }
 
     fn of_store(&mut self, buffer: Option<&BufferState>, outbox: Option<&OutboxState>) {
-        match store_health(buffer, outbox) {
+        if let Some(error) = database_failure(buffer) {
+            let text = format!(
+                "Messages for workers are refused (503), and frames go on: {error}. The gateway notices by itself when \
+                 that is over."
+            );
+            self.error(text, Some(DATABASE));
+        }
+        match disk_health(buffer, outbox) {
             StoreHealth::Ok => {}
             StoreHealth::Full if is_out_of_resources(buffer, outbox) => self.error(
                 "The gateway is out of file descriptors or memory, and refuses messages (503). Raise the limits of \

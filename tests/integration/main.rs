@@ -1,8 +1,9 @@
 //! The server as its users meet it: over HTTP and AMQP, with Python programs like the farm's own.
 //!
 //! Each row of the wire contract's tables has a test that is named for it. A test that needs more than the server's
-//! binary says so in its path: `python::`, `rabbitmq::`, `proxies::`, `blender::`, `browser::`, `mounts::`,
-//! `package::` or `prometheus::`. `tests/run` installs what the tests that it runs need, and decides by these names.
+//! binary says so in its path: `python::`, `rabbitmq::`, `postgres::`, `proxies::`, `blender::`, `browser::`,
+//! `mounts::`, `package::` or `prometheus::`. `tests/run` installs what the tests that it runs need, and decides by
+//! these names.
 
 mod harness;
 
@@ -106,6 +107,16 @@ mod rabbitmq {
     mod doctor;
     mod parked_command;
     mod tls_amqp;
+}
+
+/// Tests with PostgreSQL.
+mod postgres {
+    #[path = "../../support/postgres.rs"]
+    mod server;
+    pub use server::Postgres;
+
+    mod doctor;
+    mod gateways;
 }
 
 /// Tests with Prometheus, RabbitMQ and the farm's Python programs.

@@ -97,7 +97,7 @@ impl BufferActor {
 }
 
 impl Handler<ListBufferMsgs> for BufferActor {
-    type Result = MessageResult<ListBufferMsgs>;
+    type Result = Result<Page<BufferEntry>, Error>;
 
     fn handle(&mut self, ListBufferMsgs(page): ListBufferMsgs, _: &mut Self::Context) -> Self::Result {
         let PageRequest { after, limit } = page;
@@ -107,7 +107,7 @@ impl Handler<ListBufferMsgs> for BufferActor {
         });
         let text_len =
             |entry: &BufferEntry| entry.buffer_uuid.as_str().len() + entry.blend.as_ref().map_or(0, String::len);
-        MessageResult(Page::take(held, limit, text_len))
+        Ok(Page::take(held, limit, text_len))
     }
 }
 

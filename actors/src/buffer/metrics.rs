@@ -22,7 +22,7 @@ const DISCARDED: &str = "user_http_server_buffer_discarded_total";
 
 /// How a message leaves the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Departure {
+pub(crate) enum Departure {
     /// A worker has it.
     Delivered,
     /// A later message has its UUID.
@@ -35,7 +35,7 @@ pub(super) enum Departure {
 
 /// What the buffer holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
     pub messages: usize,
     pub bytes: u64,
     pub in_delivery: usize,
@@ -44,7 +44,7 @@ pub(super) struct Held {
 }
 
 #[derive(Debug)]
-pub(super) struct BufferMetrics {
+pub(crate) struct BufferMetrics {
     messages: Gauge,
     bytes: Gauge,
     in_delivery: Gauge,

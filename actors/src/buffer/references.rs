@@ -191,9 +191,9 @@ impl Handler<AddFileReference> for BufferActor {
 }
 
 impl Handler<FindFileReferences> for BufferActor {
-    type Result = FileReferences;
+    type Result = Result<FileReferences, Error>;
 
     fn handle(&mut self, FindFileReferences(digest): FindFileReferences, _: &mut Self::Context) -> Self::Result {
-        FileReferences(self.references.find(&digest, self.references_due()))
+        Ok(FileReferences(self.references.find(&digest, self.references_due())))
     }
 }

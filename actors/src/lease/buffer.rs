@@ -1,8 +1,12 @@
 //! The right to deliver one buffered message to one worker.
 
+use std::sync::Arc;
+
 use actix::{Message, Recipient};
+use futures::future::BoxFuture;
 
 use super::progress::{Progress, Transfer};
+use super::term::Term;
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;
 use crate::digest::MessageDigest;
@@ -46,6 +50,8 @@ pub struct BufferLease {
     progress: Progress,
     /// What this delivery sends; `None` if it does not count.
     transfer: Option<Transfer>,
+    /// `None` if nobody else can get the message while this value lives.
+    term: Option<Arc<Term>>,
     delivered: bool,
 }
 
@@ -77,7 +83,40 @@ impl BufferLease {
         finishing: bool,
         progress: Progress,
     ) -> Self {
-        Self { owner, uuid, seq, finishing, progress, transfer: None, delivered: false }
+        Self { owner, uuid, seq, finishing, progress, transfer: None, term: None, delivered: false }
+    }
+
+    /// Makes it a lease of a message in a shared database, where it lasts for this term.
+    pub(crate) fn for_term(mut self, term: Arc<Term>) -> Self {
+        self.term = Some(term);
+        self
+    }
+
+    /// Whether nobody else can have the message. If not, nothing more of it may be sent.
+    pub fn holds(&self) -> bool {
+        self.term.as_ref().is_none_or(|term| term.holds())
+    }
+
+    /// Whether other gateways offer the message too, when this lease is over.
+    pub fn is_shared(&self) -> bool {
+        self.term.is_some()
+    }
+
+    /// Whether the end of the message is to be held back until [`confirm`](Self::confirm) has succeeded: so that a
+    /// gateway that was frozen, and whose lease another one has taken over, never completes a delivery.
+    pub fn needs_confirmation(&self) -> bool {
+        self.term.as_ref().is_some_and(|term| !term.is_fresh())
+    }
+
+    /// Makes sure that nobody else has the message. Resolves to `false` if somebody may have it.
+    pub fn confirm(&self) -> BoxFuture<'static, bool> {
+        let term = self.term.clone();
+        Box::pin(async move {
+            match term {
+                Some(term) => term.confirm().await,
+                None => true,
+            }
+        })
     }
 
     /// The bytes of the message from offset `start` on are about to be sent. `version` identifies all `len` bytes,

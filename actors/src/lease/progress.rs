@@ -2,7 +2,8 @@
 
 /// How far one version of a message has been sent: from its first byte, without a gap.
 ///
-/// Kept in memory only. After a restart the progress is zero, and a worker that resumes must prove what it has.
+/// The embedded store keeps it in memory only: after a restart the progress is zero, and a worker that resumes must
+/// prove what it has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// The version of the representation: of the message and of its .blend file.
@@ -24,6 +25,21 @@ pub(super) struct Transfer {
 }
 
 impl Progress {
+    /// What was recorded of an earlier delivery.
+    pub fn of(version: String, sent_to: u64) -> Self {
+        Self { version: version.into(), sent_to }
+    }
+
+    /// The version of the representation.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The offset of the first byte that has not been sent.
+    pub fn sent_to(&self) -> u64 {
+        self.sent_to
+    }
+
     /// Starts to send the bytes from `start` on of a message of `len` bytes. `None` if they do not count towards the
     /// delivery: they would leave a gap, and the worker has not `proven` that it has the bytes before.
     pub(super) fn transfer(self, version: &str, len: u64, start: u64, proven: bool) -> Option<Transfer> {

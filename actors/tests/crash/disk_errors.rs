@@ -69,6 +69,7 @@ fn scenario(disk: &RecordingDisk, directory: &Path) -> Outcome {
                         StoreError::NoSpace(_) | StoreError::Busy(_) => outcome.no_space += 1,
                         StoreError::Failed(_) | StoreError::Gone(_) => outcome.failed += 1,
                         StoreError::TooLarge { .. } => unreachable!("small records are put"),
+                        StoreError::Database(_) => unreachable!("this store is on a disk"),
                     }
                 }
             }

@@ -99,6 +99,13 @@ fn passwords_are_masked_wherever_they_stand() {
         assert_eq!(row(&ended, "amqp-url").0, masked);
         assert!(!format!("{ended:?}").contains("s3cr3t"), "{ended:?}");
     }
+    let ended = check(&Setup::default().args(["--buffer-store", "postgres://farm:s3cr3t@one,two:5433/messages"]));
+    assert_eq!(row(&ended, "buffer-store").0, "\"postgres://farm:***@one:5432,two:5433/messages\"");
+    for url in ["postgres://farm:s3cr3t@one:port/messages", "farm:s3cr3t@one", "postgres://farm:s3cr3t@one/a?b=c"] {
+        let ended = check(&Setup::default().args(["--buffer-store", url]));
+        assert_eq!((ended.code, row(&ended, "buffer-store").0.as_str()), (Some(2), "\"(not shown)\""), "{ended:?}");
+        assert!(!format!("{ended:?}").contains("s3cr3t"), "{ended:?}");
+    }
     for url in ["amqp://farm:s3cr3t@broker:port", "farm:s3cr3t@broker", "http://farm:s3cr3t@broker"] {
         let ended = check(&Setup::default().args(["--amqp-url", url]));
         assert_eq!((ended.code, row(&ended, "amqp-url").0.as_str()), (Some(2), "\"(not shown)\""), "{ended:?}");

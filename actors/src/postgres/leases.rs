@@ -1,0 +1,291 @@
+//! Claims: who may deliver a message. Each of these operations is one statement, and those of a claim have no effect
+//! once somebody else has claimed the message, because each claim increments its epoch.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::put::{check_standbys, stripe};
+use super::{DatabaseBody, PostgresBuffer, key_of};
+use crate::buffer_uuid::BufferUuid;
+use crate::codec::BlendPlaceholder;
+use crate::digest::{MessageDigest, Sha256Digest};
+use crate::lease::{BufferMsgView, Progress};
+use crate::payload::Payload;
+use crate::store::StoreError;
+
+/// How long a claim lasts unless it is renewed.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// How often a message that is free is claimed in vain, because something happens to it between two statements.
+const CLAIM_ATTEMPTS: usize = 5;
+
+/// What a request for a message gets.
+#[derive(Debug)]
+pub enum Claim {
+    /// There is none.
+    Absent,
+    /// Somebody else delivers it.
+    InDelivery,
+    /// The right to deliver it.
+    Claimed(Box<Claimed>),
+}
+
+/// A claimed message.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The claim.
+    pub id: ClaimId,
+    /// What to deliver.
+    pub view: BufferMsgView,
+    /// How much of it was sent before.
+    pub(crate) progress: Progress,
+    /// When the claim was asked for. It lasts for [`LEASE`] from then on, or somewhat longer.
+    pub since: Instant,
+}
+
+/// Identifies a claim of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimId {
+    key: Vec<u8>,
+    id: i64,
+    epoch: i64,
+}
+
+/// A message that somebody waits for is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waited {
+    /// Which of those that were asked for.
+    pub index: usize,
+    /// Whether nobody delivers it.
+    pub free: bool,
+}
+
+const VIEW: &str = "id, length, sha256, blend_at, blend_path, (extract(epoch FROM stored_at) * 1000)::bigint, body,
+    epoch, sent_version, sent_to";
+
+const CLAIM: &str = "
+    UPDATE messages SET lease_until = clock_timestamp() + interval '30 s', epoch = epoch + 1
+    WHERE key = $1 AND lease_until <= clock_timestamp()
+      AND stored_at > clock_timestamp() - make_interval(secs => $2)
+    RETURNING ";
+
+/// One that has expired is there until its delivery ends.
+const IS_THERE: &str = "
+    SELECT lease_until > clock_timestamp() FROM messages WHERE key = $1
+    AND (lease_until > clock_timestamp() OR stored_at > clock_timestamp() - make_interval(secs => $2))";
+
+const PEEK: &str = " FROM messages WHERE key = $1
+    AND (lease_until > clock_timestamp() OR stored_at > clock_timestamp() - make_interval(secs => $2))";
+
+/// A claim whose time is over is renewed too, if nobody has claimed the message since.
+const RENEW: &str = "
+    WITH held AS (
+        UPDATE messages SET lease_until = clock_timestamp() + interval '30 s'
+        WHERE key = $1 AND id = $2 AND epoch = $3 RETURNING 1
+    ), lingering AS (
+        UPDATE lingering SET until = clock_timestamp() + interval '30 s' WHERE id = $2 AND epoch = $3 RETURNING 1
+    )
+    SELECT EXISTS (SELECT FROM held) OR EXISTS (SELECT FROM lingering)";
+
+const RELEASE: &str = "
+    WITH held AS (
+        UPDATE messages SET lease_until = '-infinity', sent_version = coalesce($4, sent_version),
+                            sent_to = coalesce($5, sent_to)
+        WHERE key = $1 AND id = $2 AND epoch = $3
+    ), lingered AS (
+        DELETE FROM lingering WHERE id = $2 AND epoch = $3 RETURNING id
+    )
+    DELETE FROM chunks USING lingered WHERE message = lingered.id";
+
+const DELIVER: &str = "
+    WITH gone AS (
+        DELETE FROM messages WHERE key = $1 AND id = $2 AND epoch = $3 RETURNING id, cost, fingerprint
+    ), lingered AS (
+        DELETE FROM lingering WHERE id = $2 AND epoch = $3 RETURNING id
+    ), emptied AS (
+        DELETE FROM chunks WHERE message IN (SELECT id FROM gone UNION ALL SELECT id FROM lingered)
+    ), buried AS (
+        INSERT INTO tombstones SELECT fingerprint, clock_timestamp() FROM gone WHERE fingerprint IS NOT NULL
+        ON CONFLICT (fingerprint) DO UPDATE SET gone_at = excluded.gone_at
+    ), counted AS (
+        UPDATE totals SET messages = totals.messages - 1, bytes = totals.bytes - gone.cost FROM gone WHERE stripe = $4
+    )
+    SELECT EXISTS (SELECT FROM gone), EXISTS (SELECT FROM lingered)";
+
+const AVAILABLE: &str = "
+    SELECT key, lease_until <= clock_timestamp() FROM messages WHERE key = ANY ($1)
+    AND stored_at > clock_timestamp() - make_interval(secs => $2)";
+
+impl PostgresBuffer {
+    /// Claims a message, unless somebody else has.
+    ///
+    /// # Errors
+    /// If it is claimed nevertheless, that ends by itself.
+    pub async fn claim(&self, uuid: &BufferUuid) -> Result<Claim, StoreError> {
+        let (this, key) = (self.clone(), key_of(uuid));
+        let claiming = async move {
+            let mut connection = this.connection().await?;
+            // one that a standby does not have would be another gateway's after a failover
+            check_standbys(&mut connection).await?;
+            let of_message = [(&key as _, Type::BYTEA), (&this.ttl_seconds() as _, Type::FLOAT8)];
+            let mut claim = Claim::InDelivery;
+            for _ in 0..CLAIM_ATTEMPTS {
+                let since = Instant::now();
+                if let Some(row) = connection.first(&format!("{CLAIM}{VIEW}"), &of_message).await? {
+                    claim = Claim::Claimed(Box::new(this.claimed(key.clone(), &row, since)));
+                    break;
+                }
+                match connection.first(IS_THERE, &of_message).await?.map(|row| row.get::<_, bool>(0)) {
+                    Some(true) => break,
+                    None => {
+                        claim = Claim::Absent;
+                        break;
+                    }
+                    // it was released, or has taken the place of another one, since
+                    Some(false) => {}
+                }
+            }
+            connection.give_back();
+            Ok(claim)
+        };
+        self.run(claiming).await
+    }
+
+    fn claimed(&self, key: Vec<u8>, row: &Row, since: Instant) -> Claimed {
+        let id = ClaimId { key, id: row.get(0), epoch: row.get(7) };
+        let (version, sent_to): (Option<String>, Option<i64>) = (row.get(8), row.get(9));
+        let progress = version.zip(sent_to).map(|(version, sent_to)| Progress::of(version, sent_to as u64));
+        Claimed { id, view: self.view(row), progress: progress.unwrap_or_default(), since }
+    }
+
+    /// The message of this UUID; `None` if there is none.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn peek(&self, uuid: &BufferUuid) -> Result<Option<BufferMsgView>, StoreError> {
+        let (this, key) = (self.clone(), key_of(uuid));
+        let looking = async move {
+            let mut connection = this.connection().await?;
+            let of_message = [(&key as _, Type::BYTEA), (&this.ttl_seconds() as _, Type::FLOAT8)];
+            let row = connection.first(&format!("SELECT {VIEW}{PEEK}"), &of_message).await?;
+            connection.give_back();
+            Ok(row.map(|row| this.view(&row)))
+        };
+        self.run(looking).await
+    }
+
+    fn view(&self, row: &Row) -> BufferMsgView {
+        let (id, len): (i64, i64) = (row.get(0), row.get(1));
+        let sha256: Option<Sha256Digest> = row.get::<_, &[u8]>(2).try_into().ok();
+        let blend_at: Option<i64> = row.get(3);
+        let path: Option<&[u8]> = row.get(4);
+        let path = path.map(|path| String::from_utf8_lossy(path).into_owned());
+        let stored_at_ms: i64 = row.get(5);
+        let body: Option<&[u8]> = row.get(6);
+        let payload = match body {
+            Some(body) => Payload::from_parts(vec![Bytes::copy_from_slice(body)]),
+            None => Payload::Database(DatabaseBody::new(self.clone(), id, len as u64)),
+        };
+        let blend = blend_at.map(|offset| BlendPlaceholder { offset: offset as u64, path });
+        BufferMsgView {
+            version: format!("{id:x}-{stored_at_ms:x}"),
+            payload,
+            digest: sha256.filter(|_| blend.is_none()).map(MessageDigest::Known),
+            blend,
+        }
+    }
+
+    /// Renews a claim. Returns when it was asked for; `None` if somebody else has claimed the message since, or it is
+    /// gone.
+    ///
+    /// # Errors
+    /// Whether it is renewed is unknown.
+    pub async fn renew(&self, claim: ClaimId) -> Result<Option<Instant>, StoreError> {
+        let this = self.clone();
+        let renewing = async move {
+            let mut connection = this.connection().await?;
+            let mut renewed = None;
+            // a statement that has waited until the message was replaced does not see yet that it lingers
+            for _ in 0..2 {
+                let since = Instant::now();
+                if connection.one(RENEW, &claim.parameters()).await?.get(0) {
+                    renewed = Some(since);
+                    break;
+                }
+            }
+            connection.give_back();
+            Ok(renewed)
+        };
+        self.run(renewing).await
+    }
+
+    /// Ends a claim whose delivery has broken off, and remembers how much was sent, if that has changed.
+    ///
+    /// # Errors
+    /// It may end by itself only.
+    pub(crate) async fn release(&self, claim: ClaimId, progress: Option<Progress>) -> Result<(), StoreError> {
+        let this = self.clone();
+        let releasing = async move {
+            let mut connection = this.connection().await?;
+            let version = progress.as_ref().map(Progress::version);
+            let sent_to = progress.as_ref().map(|progress| progress.sent_to() as i64);
+            let [key, id, epoch] = claim.parameters();
+            let parameters = [key, id, epoch, (&version as _, Type::TEXT), (&sent_to as _, Type::INT8)];
+            connection.query(RELEASE, &parameters).await?;
+            connection.give_back();
+            Ok(())
+        };
+        self.run(releasing).await
+    }
+
+    /// Removes a message that was delivered. Returns whether it was still there; not if it was replaced or claimed by
+    /// somebody else meanwhile.
+    ///
+    /// # Errors
+    /// Whether it is removed is unknown.
+    pub async fn deliver(&self, claim: ClaimId) -> Result<bool, StoreError> {
+        let this = self.clone();
+        let removing = async move {
+            let mut connection = this.connection().await?;
+            let stripe = stripe();
+            let [key, id, epoch] = claim.parameters();
+            let row = connection.one(DELIVER, &[key, id, epoch, (&stripe as _, Type::INT4)]).await?;
+            let (gone, lingered): (bool, bool) = (row.get(0), row.get(1));
+            if !gone && !lingered {
+                log::warn!("a message was delivered, and its claim was over: it may be delivered again");
+            }
+            connection.give_back();
+            Ok(gone)
+        };
+        self.run(removing).await
+    }
+
+    /// Which of these messages are there.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn available(&self, uuids: &[BufferUuid]) -> Result<Vec<Waited>, StoreError> {
+        let (this, keys) = (self.clone(), uuids.iter().map(key_of).collect::<Vec<_>>());
+        let looking = async move {
+            let mut connection = this.connection().await?;
+            let parameters = [(&keys as _, Type::BYTEA_ARRAY), (&this.ttl_seconds() as _, Type::FLOAT8)];
+            let rows = connection.query(AVAILABLE, &parameters).await?;
+            connection.give_back();
+            let waited = |row: &Row| {
+                let index = keys.iter().position(|key| key == row.get::<_, &[u8]>(0))?;
+                Some(Waited { index, free: row.get(1) })
+            };
+            Ok(rows.iter().filter_map(waited).collect())
+        };
+        self.run(looking).await
+    }
+}
+
+impl ClaimId {
+    fn parameters(&self) -> [super::connections::Parameter<'_>; 3] {
+        [(&self.key, Type::BYTEA), (&self.id, Type::INT8), (&self.epoch, Type::INT8)]
+    }
+}

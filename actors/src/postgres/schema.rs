@@ -1,0 +1,89 @@
+//! The tables, which the program makes by itself, and what each session is set to.
+
+/// The version of the tables. A program refuses a database with a greater one.
+pub const VERSION: i32 = 1;
+
+/// The most recent version that the database has had; 0 if it has none. Fails if the table is missing.
+pub const READ_VERSION: &str = "SELECT coalesce(max(version), 0) FROM schema_version";
+
+/// Whether the tables are there.
+pub const HAS_VERSION: &str = "SELECT to_regclass('user_http_server.schema_version') IS NOT NULL";
+
+/// For each session, whatever the defaults of the database and of the role are. Acknowledgements mean flushed, and the
+/// warning that one may not be must arrive. A statement that waits for another one then sees what that has done, and is
+/// not cancelled. A gateway that freezes within a transaction must not keep its locks.
+pub const SESSION: &str = "
+    SELECT set_config('search_path', 'user_http_server', false),
+           set_config('client_min_messages', 'warning', false),
+           set_config('default_transaction_isolation', 'read committed', false),
+           set_config('statement_timeout', '0', false),
+           set_config('lock_timeout', '0', false),
+           set_config('idle_in_transaction_session_timeout', '30s', false);
+    SELECT set_config('synchronous_commit', 'on', false)
+     WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
+
+/// Makes the tables of version 1. Two gateways may run it at the same time.
+///
+/// `lease_until`, `epoch`, `sent_version` and `sent_to` are in no index, so an update of them is heap-only. Bodies are
+/// not compressed, so that a part of one can be read by itself.
+pub const CREATE: &str = "
+    BEGIN;
+    SELECT pg_advisory_xact_lock(8391460982);
+    CREATE SCHEMA IF NOT EXISTS user_http_server;
+    CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY);
+    CREATE SEQUENCE IF NOT EXISTS message_ids;
+    CREATE TABLE IF NOT EXISTS messages (
+        key bytea PRIMARY KEY,
+        uuid bytea NOT NULL,
+        id bigint NOT NULL UNIQUE,
+        length bigint NOT NULL,
+        cost bigint NOT NULL,
+        sha256 bytea NOT NULL,
+        blend_at bigint,
+        blend_path bytea,
+        fingerprint bytea,
+        stored_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        body bytea,
+        lease_until timestamptz NOT NULL DEFAULT '-infinity',
+        epoch bigint NOT NULL DEFAULT 0,
+        sent_version text,
+        sent_to bigint
+    ) WITH (fillfactor = 70);
+    ALTER TABLE messages ALTER COLUMN body SET STORAGE EXTERNAL;
+    CREATE INDEX IF NOT EXISTS messages_stored_at ON messages (stored_at);
+    CREATE INDEX IF NOT EXISTS messages_fingerprint ON messages (fingerprint) WHERE fingerprint IS NOT NULL;
+    CREATE TABLE IF NOT EXISTS chunks (
+        message bigint,
+        number integer,
+        bytes bytea NOT NULL,
+        PRIMARY KEY (message, number)
+    );
+    ALTER TABLE chunks ALTER COLUMN bytes SET STORAGE EXTERNAL;
+    CREATE TABLE IF NOT EXISTS lingering (
+        id bigint PRIMARY KEY,
+        epoch bigint NOT NULL,
+        until timestamptz NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS tombstones (fingerprint bytea PRIMARY KEY, gone_at timestamptz NOT NULL);
+    CREATE INDEX IF NOT EXISTS tombstones_gone_at ON tombstones (gone_at);
+    CREATE TABLE IF NOT EXISTS blend_references (
+        sha256 bytea,
+        path bytea,
+        path_key bytea,
+        stamp bytea NOT NULL,
+        referred_at timestamptz NOT NULL,
+        PRIMARY KEY (sha256, path_key)
+    );
+    CREATE INDEX IF NOT EXISTS blend_references_referred_at ON blend_references (referred_at);
+    CREATE TABLE IF NOT EXISTS totals (
+        stripe integer PRIMARY KEY,
+        messages bigint NOT NULL DEFAULT 0,
+        bytes bigint NOT NULL DEFAULT 0
+    ) WITH (fillfactor = 50);
+    INSERT INTO totals (stripe) SELECT generate_series(0, 31) ON CONFLICT DO NOTHING;
+    INSERT INTO schema_version VALUES (1) ON CONFLICT DO NOTHING;
+    COMMIT";
+
+/// How many rows the totals are spread over, so that transactions seldom wait for one another. Each transaction
+/// changes one of them, last.
+pub const STRIPES: i32 = 32;

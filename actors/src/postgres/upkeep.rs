@@ -1,0 +1,120 @@
+//! What the database holds, and the removal of what is too old. Every gateway does this, and skips what another one is
+//! about to remove.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+
+use super::PostgresBuffer;
+use super::put::{check_standbys, stripe};
+use crate::buffer_uuid::BufferUuid;
+use crate::store::StoreError;
+
+/// What the database holds, for all gateways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// How many messages there are.
+    pub messages: u64,
+    /// What they cost, in bytes.
+    pub bytes: u64,
+    /// The age of the oldest one.
+    pub oldest: Option<Duration>,
+}
+
+/// The messages that have expired and were removed.
+#[derive(Clone, Debug, Default)]
+pub struct Swept {
+    /// How many.
+    pub messages: u64,
+    /// One of them.
+    pub example: Option<BufferUuid>,
+}
+
+const TOTALS: &str = "
+    SELECT coalesce(sum(messages), 0)::bigint, coalesce(sum(bytes), 0)::bigint,
+           extract(epoch FROM clock_timestamp() - (SELECT min(stored_at) FROM messages))::float8
+    FROM totals";
+
+/// At most 1,000, so that the transaction is short. `now()` is when the statement began, so that an index finds what is
+/// due; `clock_timestamp()` is another value in each row.
+const SWEEP: &str = "
+    WITH due AS (
+        SELECT key FROM messages
+        WHERE stored_at <= now() - make_interval(secs => $1) AND lease_until <= now()
+        ORDER BY stored_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM messages USING due WHERE messages.key = due.key RETURNING id, uuid, cost, fingerprint
+    ), emptied AS (
+        DELETE FROM chunks USING gone WHERE message = gone.id
+    ), buried AS (
+        INSERT INTO tombstones SELECT fingerprint, max(clock_timestamp()) FROM gone WHERE fingerprint IS NOT NULL
+        GROUP BY fingerprint
+        ON CONFLICT (fingerprint) DO UPDATE SET gone_at = excluded.gone_at
+    ), summed AS (
+        SELECT count(*) AS messages, coalesce(sum(cost), 0) AS bytes FROM gone
+    ), counted AS (
+        UPDATE totals SET messages = totals.messages - summed.messages, bytes = totals.bytes - summed.bytes
+        FROM summed WHERE stripe = $2 AND summed.messages > 0
+    )
+    SELECT messages, (SELECT uuid FROM gone LIMIT 1) FROM summed";
+
+/// The bodies of replaced messages whose deliveries have ended without a word.
+const SWEEP_LINGERING: &str = "
+    WITH gone AS (
+        DELETE FROM lingering WHERE id IN (
+            SELECT id FROM lingering WHERE until <= now() LIMIT 1000 FOR UPDATE SKIP LOCKED
+        ) RETURNING id
+    )
+    DELETE FROM chunks USING gone WHERE message = gone.id";
+
+const SWEEP_TOMBSTONES: &str = "
+    DELETE FROM tombstones WHERE fingerprint IN (
+        SELECT fingerprint FROM tombstones WHERE gone_at <= now() - interval '1 hour'
+        LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+
+const SWEEP_REFERENCES: &str = "
+    DELETE FROM blend_references WHERE (sha256, path_key) IN (
+        SELECT sha256, path_key FROM blend_references
+        WHERE referred_at <= now() - make_interval(secs => $1 + 1) LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+
+impl PostgresBuffer {
+    /// What the database holds, if it takes messages.
+    ///
+    /// # Errors
+    /// Why it takes none.
+    pub(super) async fn look(&self) -> Result<Totals, StoreError> {
+        let mut connection = self.connection().await?;
+        let row = connection.one(TOTALS, &[]).await?;
+        let (messages, bytes, oldest): (i64, i64, Option<f64>) = (row.get(0), row.get(1), row.get(2));
+        let checked = check_standbys(&mut connection).await;
+        connection.give_back();
+        checked?;
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        let oldest = oldest.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
+        Ok(Totals { messages: count(messages), bytes: count(bytes), oldest })
+    }
+
+    /// Removes some of what is too old.
+    ///
+    /// # Errors
+    /// Some of it may still be there.
+    pub async fn sweep(&self) -> Result<Swept, StoreError> {
+        let this = self.clone();
+        let sweeping = async move {
+            let (ttl, stripe) = (this.ttl_seconds(), stripe());
+            let mut connection = this.connection().await?;
+            let row = connection.one(SWEEP, &[(&ttl, Type::FLOAT8), (&stripe, Type::INT4)]).await?;
+            let (messages, example): (i64, Option<&[u8]>) = (row.get(0), row.get(1));
+            connection.extend();
+            connection.query(SWEEP_LINGERING, &[]).await?;
+            connection.extend();
+            connection.query(SWEEP_TOMBSTONES, &[]).await?;
+            connection.extend();
+            connection.query(SWEEP_REFERENCES, &[(&ttl, Type::FLOAT8)]).await?;
+            connection.give_back();
+            let example = example.map(|uuid| String::from_utf8_lossy(uuid).into_owned().into());
+            Ok(Swept { messages: messages as u64, example })
+        };
+        self.run(sweeping).await
+    }
+}
