@@ -129,6 +129,9 @@ impl SharedBuffer {
                 }
                 Err(error) => log::warn!("expired messages are not removed: {error}"),
             }
+            if let Err(error) = local.database.clean_up().await {
+                log::warn!("what messages have left behind is not removed: {error}");
+            }
             local.is_sweeping.set(false);
         });
     }

@@ -37,9 +37,9 @@ const DISCARD: &str = "
         FOR UPDATE
     ), gone AS (
         DELETE FROM messages USING found WHERE messages.key = found.key AND NOT leased
-        RETURNING id, cost, fingerprint
-    ), emptied AS (
-        DELETE FROM chunks USING gone WHERE message = gone.id
+        RETURNING id, cost, fingerprint, body IS NULL AS in_chunks
+    ), left_over AS (
+        INSERT INTO lingering (id, epoch, until) SELECT id, -1, '-infinity' FROM gone WHERE in_chunks
     ), buried AS (
         INSERT INTO tombstones SELECT fingerprint, clock_timestamp() FROM gone WHERE fingerprint IS NOT NULL
         ON CONFLICT (fingerprint) DO UPDATE SET gone_at = excluded.gone_at

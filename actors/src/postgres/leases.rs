@@ -90,30 +90,31 @@ const RENEW: &str = "
     )
     SELECT EXISTS (SELECT FROM held) OR EXISTS (SELECT FROM lingering)";
 
+/// What has lingered is removed by the next sweep: that of a large body may take seconds.
 const RELEASE: &str = "
     WITH held AS (
         UPDATE messages SET lease_until = '-infinity', sent_version = coalesce($4, sent_version),
                             sent_to = coalesce($5, sent_to)
         WHERE key = $1 AND id = $2 AND epoch = $3
-    ), lingered AS (
-        DELETE FROM lingering WHERE id = $2 AND epoch = $3 RETURNING id
     )
-    DELETE FROM chunks USING lingered WHERE message = lingered.id";
+    UPDATE lingering SET epoch = -1, until = '-infinity' WHERE id = $2 AND epoch = $3";
 
+/// See [`RELEASE`] for what lingers.
 const DELIVER: &str = "
     WITH gone AS (
-        DELETE FROM messages WHERE key = $1 AND id = $2 AND epoch = $3 RETURNING id, cost, fingerprint
-    ), lingered AS (
-        DELETE FROM lingering WHERE id = $2 AND epoch = $3 RETURNING id
-    ), emptied AS (
-        DELETE FROM chunks WHERE message IN (SELECT id FROM gone UNION ALL SELECT id FROM lingered)
+        DELETE FROM messages WHERE key = $1 AND id = $2 AND epoch = $3
+        RETURNING id, cost, fingerprint, body IS NULL AS in_chunks
+    ), ended AS (
+        UPDATE lingering SET epoch = -1, until = '-infinity' WHERE id = $2 AND epoch = $3 RETURNING id
+    ), left_over AS (
+        INSERT INTO lingering (id, epoch, until) SELECT id, -1, '-infinity' FROM gone WHERE in_chunks
     ), buried AS (
         INSERT INTO tombstones SELECT fingerprint, clock_timestamp() FROM gone WHERE fingerprint IS NOT NULL
         ON CONFLICT (fingerprint) DO UPDATE SET gone_at = excluded.gone_at
     ), counted AS (
         UPDATE totals SET messages = totals.messages - 1, bytes = totals.bytes - gone.cost FROM gone WHERE stripe = $4
     )
-    SELECT EXISTS (SELECT FROM gone), EXISTS (SELECT FROM lingered)";
+    SELECT EXISTS (SELECT FROM gone), EXISTS (SELECT FROM ended)";
 
 const AVAILABLE: &str = "
     SELECT key, lease_until <= clock_timestamp() FROM messages WHERE key = ANY ($1)

@@ -48,15 +48,17 @@ const IS_KNOWN: &str = "
     SELECT EXISTS (SELECT FROM messages WHERE fingerprint = $1)
         OR EXISTS (SELECT FROM tombstones WHERE fingerprint = $1 AND gone_at > clock_timestamp() - interval '1 hour')";
 
-/// Removes the message that is replaced. The body of one that is being delivered lingers until that delivery ends.
+/// Removes the message that is replaced. One that is being delivered lingers until that delivery ends, and the chunks of
+/// any other until the next sweep.
 const REPLACE: &str = "
     WITH old AS (
         DELETE FROM messages WHERE key = $1
-        RETURNING id, epoch, cost, fingerprint, lease_until, lease_until > clock_timestamp() AS leased
-    ), lingered AS (
-        INSERT INTO lingering (id, epoch, until) SELECT id, epoch, lease_until FROM old WHERE leased
-    ), emptied AS (
-        DELETE FROM chunks USING old WHERE message = old.id AND NOT leased
+        RETURNING id, cost, fingerprint, body IS NULL AS in_chunks, epoch, lease_until,
+                  lease_until > clock_timestamp() AS leased
+    ), left_over AS (
+        INSERT INTO lingering (id, epoch, until)
+        SELECT id, CASE WHEN leased THEN epoch ELSE -1 END, CASE WHEN leased THEN lease_until ELSE '-infinity' END
+        FROM old WHERE leased OR in_chunks
     ), buried AS (
         INSERT INTO tombstones SELECT fingerprint, clock_timestamp() FROM old WHERE fingerprint IS NOT NULL
         ON CONFLICT (fingerprint) DO UPDATE SET gone_at = excluded.gone_at

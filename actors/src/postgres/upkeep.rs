@@ -43,9 +43,10 @@ const SWEEP: &str = "
         WHERE stored_at <= now() - make_interval(secs => $1) AND lease_until <= now()
         ORDER BY stored_at LIMIT 1000 FOR UPDATE SKIP LOCKED
     ), gone AS (
-        DELETE FROM messages USING due WHERE messages.key = due.key RETURNING id, uuid, cost, fingerprint
-    ), emptied AS (
-        DELETE FROM chunks USING gone WHERE message = gone.id
+        DELETE FROM messages USING due WHERE messages.key = due.key
+        RETURNING id, uuid, cost, fingerprint, body IS NULL AS in_chunks
+    ), left_over AS (
+        INSERT INTO lingering (id, epoch, until) SELECT id, -1, '-infinity' FROM gone WHERE in_chunks
     ), buried AS (
         INSERT INTO tombstones SELECT fingerprint, max(clock_timestamp()) FROM gone WHERE fingerprint IS NOT NULL
         GROUP BY fingerprint
@@ -58,14 +59,25 @@ const SWEEP: &str = "
     )
     SELECT messages, (SELECT uuid FROM gone LIMIT 1) FROM summed";
 
-/// The bodies of replaced messages whose deliveries have ended without a word.
+/// How many chunks a statement removes at most. That takes a second on a busy machine.
+const CHUNKS_AT_ONCE: i64 = 64;
+
+/// The chunks of messages that were delivered, replaced, discarded or have expired, and of replaced ones whose
+/// deliveries have ended without a word.
 const SWEEP_LINGERING: &str = "
-    WITH gone AS (
-        DELETE FROM lingering WHERE id IN (
-            SELECT id FROM lingering WHERE until <= now() LIMIT 1000 FOR UPDATE SKIP LOCKED
-        ) RETURNING id
+    WITH due AS (
+        SELECT id FROM lingering WHERE until <= now() LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ), part AS (
+        SELECT found.message, found.number
+        FROM due, LATERAL (SELECT message, number FROM chunks WHERE message = due.id LIMIT $1) found LIMIT $1
+    ), gone AS (
+        DELETE FROM chunks USING part WHERE chunks.message = part.message AND chunks.number = part.number RETURNING 1
+    ), counted AS (
+        SELECT count(*) AS chunks FROM gone
+    ), ended AS (
+        DELETE FROM lingering USING due, counted WHERE lingering.id = due.id AND chunks < $1
     )
-    DELETE FROM chunks USING gone WHERE message = gone.id";
+    SELECT chunks FROM counted";
 
 const SWEEP_TOMBSTONES: &str = "
     DELETE FROM tombstones WHERE fingerprint IN (
@@ -94,27 +106,44 @@ impl PostgresBuffer {
         Ok(Totals { messages: count(messages), bytes: count(bytes), oldest })
     }
 
-    /// Removes some of what is too old.
+    /// Removes some of the messages that have expired.
     ///
     /// # Errors
-    /// Some of it may still be there.
+    /// Whether any was removed is unknown.
     pub async fn sweep(&self) -> Result<Swept, StoreError> {
         let this = self.clone();
         let sweeping = async move {
             let (ttl, stripe) = (this.ttl_seconds(), stripe());
             let mut connection = this.connection().await?;
             let row = connection.one(SWEEP, &[(&ttl, Type::FLOAT8), (&stripe, Type::INT4)]).await?;
-            let (messages, example): (i64, Option<&[u8]>) = (row.get(0), row.get(1));
-            connection.extend();
-            connection.query(SWEEP_LINGERING, &[]).await?;
-            connection.extend();
-            connection.query(SWEEP_TOMBSTONES, &[]).await?;
-            connection.extend();
-            connection.query(SWEEP_REFERENCES, &[(&ttl, Type::FLOAT8)]).await?;
             connection.give_back();
+            let (messages, example): (i64, Option<&[u8]>) = (row.get(0), row.get(1));
             let example = example.map(|uuid| String::from_utf8_lossy(uuid).into_owned().into());
             Ok(Swept { messages: messages as u64, example })
         };
         self.run(sweeping).await
+    }
+
+    /// Removes what messages have left behind: all chunks that nobody sends, and some of what is remembered of broker
+    /// deliveries and .blend files for too long.
+    ///
+    /// # Errors
+    /// Some of it may still be there.
+    pub async fn clean_up(&self) -> Result<(), StoreError> {
+        let this = self.clone();
+        let cleaning = async move {
+            let mut connection = this.connection().await?;
+            let mut chunks = CHUNKS_AT_ONCE;
+            while chunks == CHUNKS_AT_ONCE {
+                connection.extend();
+                chunks = connection.one(SWEEP_LINGERING, &[(&CHUNKS_AT_ONCE, Type::INT8)]).await?.get(0);
+            }
+            connection.extend();
+            connection.query(SWEEP_TOMBSTONES, &[]).await?;
+            connection.query(SWEEP_REFERENCES, &[(&this.ttl_seconds(), Type::FLOAT8)]).await?;
+            connection.give_back();
+            Ok(())
+        };
+        self.run(cleaning).await
     }
 }

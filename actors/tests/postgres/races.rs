@@ -32,7 +32,11 @@ async fn a_delivery_goes_on_if_its_claim_is_renewed_while_the_message_is_replace
     assert_eq!(put.expect("a database"), Put::Stored { replaced: true });
     assert!(renewed.expect("a database").is_some(), "it still has what it sends");
     assert!(!one.deliver(claimed.id).await.expect("a database"), "the later message stays");
-    assert_eq!(server.ask("SELECT count(*) FROM user_http_server.chunks"), "0");
+    let left =
+        "SELECT (SELECT count(*) FROM user_http_server.chunks), (SELECT count(*) FROM user_http_server.lingering)";
+    assert_eq!(server.ask(left), "1|1");
+    other.clean_up().await.expect("a database");
+    assert_eq!(server.ask(left), "0|0", "what has lingered is removed");
 }
 
 #[actix::test]
@@ -97,6 +101,7 @@ async fn what_is_too_old_is_found_without_reading_what_is_not() {
     let database = database_at(&server.url(), 0, CAPACITY, DAY);
     for _ in 0..3 {
         assert_eq!(database.sweep().await.expect("a database").messages, 0);
+        database.clean_up().await.expect("a database");
     }
     let read = count(database).await - before;
     assert!(read < ROWS, "{read} rows were read");
