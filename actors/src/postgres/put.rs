@@ -48,8 +48,8 @@ const IS_KNOWN: &str = "
     SELECT EXISTS (SELECT FROM messages WHERE fingerprint = $1)
         OR EXISTS (SELECT FROM tombstones WHERE fingerprint = $1 AND gone_at > clock_timestamp() - interval '1 hour')";
 
-/// Removes the message that is replaced. One that is being delivered lingers until that delivery ends, and the chunks of
-/// any other until the next sweep.
+/// Removes the message that is replaced. One that is being delivered lingers until that delivery ends, and the chunks
+/// of any other until the next sweep.
 const REPLACE: &str = "
     WITH old AS (
         DELETE FROM messages WHERE key = $1

@@ -25,8 +25,8 @@ pub const SESSION: &str = "
 /// Makes the tables of version 1. Two gateways may run it at the same time.
 ///
 /// `lease_until`, `epoch`, `sent_version` and `sent_to` are in no index, so an update of them is heap-only. Bodies are
-/// not compressed, so that a part of one can be read by itself. `lingering` has the messages that are gone and whose chunks
-/// may be there: until then one that was replaced is still being delivered.
+/// not compressed, so that a part of one can be read by itself. `lingering` has the messages that are gone and whose
+/// chunks may be there: until then one that was replaced is still being delivered.
 pub const CREATE: &str = "
     BEGIN;
     SELECT pg_advisory_xact_lock(8391460982);

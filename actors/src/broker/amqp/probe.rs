@@ -103,7 +103,8 @@ pub struct Examination {
     pub awaited: Vec<(String, PeerQueue)>,
 }
 
-/// Examines one node of the broker: that of `config.url`. Blocks: connecting is bounded, but a broker that stops to answer later is waited for.
+/// Examines one node of the broker: that of `config.url`. Blocks: connecting is bounded, but a broker that
+/// stops to answer later is waited for.
 ///
 /// # Errors
 /// See [`ProbeError`].
