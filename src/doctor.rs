@@ -5,7 +5,7 @@
 //! one line: `ok`, `warning` or `failed`, and what to do.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -30,6 +30,9 @@ const CONFIGURATION: &str = "configuration";
 
 /// The configuration of the service that the Debian package installs. Only its unit names it.
 const PACKAGED_CONFIG: &str = "/etc/user-http-server/config.toml";
+
+/// Shows what the kernel says of a disk or of a file server that does not answer.
+const KERNEL_LOG: &str = "journalctl -k -n 20";
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +97,7 @@ pub fn examine(
     configuration(layers, config.as_ref().err()).iter().for_each(&mut *report);
     let values: Vec<GivenValues> = layers.values().collect();
     unused_file(&values, Path::new(PACKAGED_CONFIG)).iter().for_each(&mut *report);
-    let data_dir = layers.data_dir().ok().flatten();
+    let data_dir = layers.data_dir().ok().flatten().map(|path| absolute(&path));
     let config = config.ok().map(Arc::new);
     let holder = data_dir.as_deref().and_then(data_dir::holder);
     let mut probes: Vec<(&'static str, Probe)> = Vec::new();
@@ -174,13 +177,18 @@ fn run(probes: Vec<(&'static str, Probe)>, report: &mut dyn FnMut(&Finding)) {
             Ok(findings) => findings.iter().for_each(&mut *report),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 let text = format!("no answer within {} s", TIME_LIMIT.as_secs());
-                report(&Finding::failed(subject, text, "dmesg | tail -n 20"));
+                report(&Finding::failed(subject, text, KERNEL_LOG));
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 report(&Finding::failed(subject, "the probe could not be run", "ulimit -u"));
             }
         }
     }
+}
+
+/// Where a relative path leads: whoever reads a finding may think of another folder than the one of the shell.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A word of a command line, in quotes if it needs them.

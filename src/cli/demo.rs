@@ -111,7 +111,8 @@ fn serve(
     let take_steps = move || {
         let image = farm.render_one_frame()?;
         let path = save(&image, frame_file.as_deref())?;
-        say(&format!("\nThe frame is in {}", line(&path.to_string_lossy())));
+        say("");
+        say(&format!("The frame is in {}", path.display()));
         Ok(())
     };
 
@@ -205,8 +206,9 @@ fn save(image: &[u8], file: Option<&Path>) -> Result<PathBuf, String> {
     Err(format!("cannot save the frame: {failure}; give a name with --frame"))
 }
 
-/// Prints a line. A reader that is gone stops nothing.
+/// Prints a line; what the text has from elsewhere, such as the name of a folder, cannot make it more. A reader that is
+/// gone stops nothing.
 fn say(text: &str) {
     let mut output = io::stdout().lock();
-    let _ = writeln!(output, "{text}").and_then(|()| output.flush());
+    let _ = writeln!(output, "{}", line(text)).and_then(|()| output.flush());
 }

@@ -45,9 +45,7 @@ fn unusable(amqp: &AmqpConfig, error: &ProbeError, level: Level) -> Finding {
     let url = &amqp.url;
     let (user, vhost) = (quote(url.user()), quote(url.vhost()));
     let command = match error {
-        ProbeError::Unreachable(_) | ProbeError::Other(_) => {
-            "rabbitmq-diagnostics check_port_connectivity (on the broker's machine)".to_owned()
-        }
+        ProbeError::Unreachable(_) | ProbeError::Other(_) => "rabbitmqctl status (on the broker's machine)".to_owned(),
         ProbeError::Tls(_) => format!("openssl s_client -showcerts -connect {} </dev/null", quote(url.address())),
         ProbeError::Login => format!("rabbitmqctl authenticate_user {user} (it asks for the password)"),
         ProbeError::Vhost(_) => format!("rabbitmqctl add_vhost {vhost}; {}", grant(amqp)),

@@ -44,6 +44,7 @@ pub fn holder(data_dir: &Path) -> Option<i32> {
     })
 }
 
+/// The path is absolute.
 pub fn probe(data_dir: &Path, limits: Option<Limits>, holder: Option<i32>) -> Vec<Finding> {
     let (path, word) = (data_dir.display(), quote(data_dir.display()));
     let metadata = match fs::metadata(data_dir) {
@@ -92,8 +93,7 @@ fn used(folder: &Path) -> u64 {
 }
 
 fn space(data_dir: &Path, used: u64, limits: Option<Limits>) -> Finding {
-    let absolute = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
-    let folder = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let folder = data_dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     let found = match rustix::fs::statvfs(folder) {
         Ok(found) => found,
         Err(error) => {

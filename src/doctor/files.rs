@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::{Finding, quote};
+use super::{Finding, absolute, quote};
 use crate::Config;
 use crate::config::GivenValues;
 use crate::tls::Tls;
@@ -22,7 +22,12 @@ const SECRET_FILES: [&str; 4] = ["worker-token-file", "api-token-file", "http-tl
 const RENEW_DAYS: i64 = 14;
 
 pub fn blend_root(root: &Path) -> Vec<Finding> {
-    let (path, word) = (root.display(), quote(root.display()));
+    let absolute = absolute(root);
+    let word = quote(absolute.display());
+    let path = match root.is_relative() {
+        true => format!("{} ({} in this folder)", absolute.display(), root.display()),
+        false => root.display().to_string(),
+    };
     let entries = fs::read_dir(root).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
     vec![match entries {
         Ok(entries) => Finding::ok(BLEND_ROOT, format!("{path} can be read and has {} entries", entries.len())),

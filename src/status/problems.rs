@@ -25,10 +25,22 @@ const BROKER: &str = "user-http-server doctor";
 const DATABASE: &str = "user-http-server doctor";
 
 /// Whether the disk has space and can be read, and the kernel's messages about it.
-const DISK: &str = "user-http-server doctor; dmesg | tail -n 20";
+const DISK: &str = "user-http-server doctor; journalctl -k -n 20";
+
+/// How much space the data directory has.
+const SPACE: &str = "user-http-server doctor; df -h";
+
+/// Which messages wait, for how long, and how large they are.
+const MESSAGES: &str = "user-http-server messages list";
+
+/// Which messages are parked, and why.
+const PARKED: &str = "user-http-server messages parked";
+
+/// Why the broker blocks: its alarms.
+const ALARMS: &str = "user-http-server doctor; rabbitmqctl status";
 
 /// Whether the queues behind the exchange exist and have consumers.
-const QUEUES: &str = "rabbitmqctl list_queues name messages consumers";
+const QUEUES: &str = "user-http-server doctor; rabbitmqctl list_queues name messages consumers";
 
 /// Something that an operator has to know.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -103,7 +115,7 @@ impl Problems {
                 "No space is left on the disk of the data directory: messages are refused (503). Free some space; \
                  the gateway notices by itself."
                     .to_owned(),
-                Some("df -h"),
+                Some(SPACE),
             ),
             StoreHealth::Failed => self.error(
                 "The disk has failed, and no message is accepted. Check the disk, then start the gateway again: \
@@ -130,7 +142,7 @@ impl Problems {
                 "The buffer is nearly full: {used} of {limit} are in use. Beyond that, messages for workers are \
                  refused or wait in the broker. Workers fetch too few of them, or --max-buffered is too small."
             );
-            self.warn(text, None);
+            self.warn(text, Some(MESSAGES));
         }
     }
 
@@ -159,7 +171,7 @@ impl Problems {
                      {held} {} here.",
                     held.verb("waits", "wait")
                 );
-                self.warn(text, Some("user-http-server doctor; rabbitmq-diagnostics alarms"));
+                self.warn(text, Some(ALARMS));
             }
             BrokerState::Connected | BrokerState::None => {}
         }
@@ -173,7 +185,7 @@ impl Problems {
                 "The oldest message for the user manager has waited for {oldest}. The user manager does not take its \
                  messages (GET /UserManager/NextMessage), or does not delete them."
             );
-            self.warn(text, None);
+            self.warn(text, Some(MESSAGES));
         } else if is_stuck && outbox.broker == BrokerState::Connected && outbox.waiting_for.is_none() {
             let text = format!(
                 "The oldest message for the user manager has waited for {oldest} although the broker is connected."
@@ -185,11 +197,11 @@ impl Problems {
             let text = format!(
                 "The outbox is full: {used} of {limit} are in use. Frames are refused (503) until some are forwarded."
             );
-            self.error(text, has_broker.then_some(QUEUES));
+            self.error(text, Some(if has_broker { QUEUES } else { MESSAGES }));
         } else if is_nearly_full(outbox.bytes, outbox.max_bytes) {
             let text =
                 format!("The outbox is nearly full: {used} of {limit} are in use. Beyond that, frames are refused.");
-            self.warn(text, has_broker.then_some(QUEUES));
+            self.warn(text, Some(if has_broker { QUEUES } else { MESSAGES }));
         }
         if outbox.parked > 0 {
             let (parked, them) = (count(outbox.parked, "message"), if outbox.parked == 1 { "it" } else { "them" });
@@ -198,7 +210,7 @@ impl Problems {
                 "{parked} {is} parked, because the broker refuses {them} permanently. Publish {them} again once the \
                  reason is mended, or discard {them}."
             );
-            self.warn(text, None);
+            self.warn(text, Some(PARKED));
         }
     }
 
@@ -211,7 +223,7 @@ impl Problems {
         if consumer.paused {
             let text = "The buffer is full, so further messages for workers wait in the broker. Workers fetch too few \
                         of them, or --max-buffered is too small.";
-            self.warn(text.to_owned(), None);
+            self.warn(text.to_owned(), Some(MESSAGES));
         }
     }
 }
@@ -326,6 +338,28 @@ mod tests {
         let mut answers = well().await;
         answers.last.buffer.as_mut().expect("it has answered").store_busy = Some(Duration::from_secs(75));
         assert!(texts(&answers, false)[0].contains("has not answered for 1 min"), "{answers:?}");
+    }
+
+    #[actix_web::test]
+    async fn every_command_begins_with_one_of_the_program() {
+        let mut answers = well().await;
+        answers.late = vec!["buffer"];
+        let buffer = answers.last.buffer.as_mut().expect("it has answered");
+        buffer.free_bytes = 0;
+        buffer.store_busy = Some(Duration::from_secs(75));
+        let state = outbox(&mut answers);
+        (state.parked, state.full, state.frames_refused) = (1, true, Some("there is no connection"));
+        (state.waiting_for, state.store_failure) = (Some("a queue".into()), Some(StoreError::NoSpace("full".into())));
+        for (broker, has_broker) in
+            [(BrokerState::Blocked, true), (BrokerState::Disconnected, true), (BrokerState::None, false)]
+        {
+            outbox(&mut answers).broker = broker;
+            let problems = find(&answers, has_broker);
+            assert!(problems.len() >= 6, "{problems:?}");
+            for Problem { text, command, .. } in problems {
+                assert!(command.is_some_and(|command| command.starts_with("user-http-server ")), "{text}: {command:?}");
+            }
+        }
     }
 
     #[actix_web::test]

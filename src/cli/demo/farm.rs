@@ -74,7 +74,8 @@ impl Farm {
             .to_string()
             .as_bytes(),
         )?;
-        say(&format!("3. The communication interface has left a message: render frame 1 of scene.blend\n     {uuid}"));
+        say("3. The communication interface has left a message: render frame 1 of scene.blend");
+        say(&format!("     {uuid}"));
 
         let message = http.get(&format!("{}/?bufferUUID={uuid}", self.workers))?;
         let blend = bytes_in(&message.body, &["DATA", "BINARY_BLEND_FILE"])?;

@@ -103,6 +103,27 @@ fn a_file_that_is_there_already_is_not_overwritten() {
 }
 
 #[test]
+fn names_of_folders_reach_the_terminal_without_control_characters() {
+    let demo = Demo::new();
+    let [temporary, here] = ["tempo\u{1b}[2Jrary\nof mine", "here\u{1b}]0;mine\u{7}"].map(|name| demo.path(name));
+    for folder in [&temporary, &here] {
+        fs::create_dir(folder).expect("a folder");
+    }
+    let mut command = demo.command(&["--no-blender"]);
+    let ended = Program::start(command.env("TMPDIR", &temporary).current_dir(&here)).end();
+    assert_success(&ended);
+    assert!(!ended.stdout.contains(|char: char| char.is_control() && char != '\n'), "{ended:?}");
+    for part in
+        ["/tempo\\u001b[2Jrary\\u000aof mine/user-http-server-demo-", "/here\\u001b]0;mine\\u0007/demo-frame.png"]
+    {
+        assert!(ended.stdout.contains(part), "{part}: {ended:?}");
+    }
+    // each step and each address is on a line of its own
+    assert!(ended.stdout.contains("\n\nThe frame is in "), "{ended:?}");
+    assert!(fs::read_dir(&temporary).expect("a folder").next().is_none());
+}
+
+#[test]
 fn settings_of_a_gateway_in_use_play_no_part() {
     let demo = Demo::new();
     let mut command = demo.command(&["--no-blender"]);

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Ended, Program, Setup, files_below, free_address};
+use crate::harness::{Ended, Program, Setup, files_below, free_address, gateway};
 
 /// Runs it with the configuration of `setup`.
 pub fn doctor(setup: &Setup) -> Ended {
@@ -58,6 +58,21 @@ fn before_the_first_start_nothing_fails_and_nothing_is_created() {
         assert_line(&ended, start, &[part]);
     }
     assert!(!setup.data_dir().exists() && files_below(&setup.path("")).is_empty(), "it has left something");
+}
+
+#[test]
+fn folders_are_named_from_the_root_wherever_the_shell_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = fs::canonicalize(folder.path()).expect("it is there");
+    let [http, api] = [(); 2].map(|()| free_address().to_string());
+    let mut command = gateway(&["doctor", "--http-bind", &http, "--api-bind", &api]);
+    let ended = Program::start(command.current_dir(&here)).end();
+    assert_sound(&ended);
+    let shown = here.display();
+    let typed = format!("type: mkdir -p {shown}/blends");
+    let found = format!("blend root: {shown}/blends (./blends in this folder) does not exist");
+    assert_line(&ended, "warning blend root", &[&found, &typed]);
+    assert_line(&ended, "ok      data directory", &[&format!("data directory: {shown}/data does not exist")]);
 }
 
 #[test]
@@ -140,5 +155,9 @@ fn secrets_that_others_can_read_are_a_warning_and_are_not_shown() {
     assert_eq!(is_warned, allowed == "600", "readable by the group only");
     let said = format!("{}{}", ended.stdout, ended.stderr);
     assert!(!said.contains(token) && !said.contains("hidden"), "{said}");
-    assert_line(&ended, "failed  broker", &["amqp://farm:***@127.0.0.1:1/", "cannot connect", "rabbitmq-diagnostics"]);
+    assert_line(
+        &ended,
+        "failed  broker",
+        &["amqp://farm:***@127.0.0.1:1/", "cannot connect", "type: rabbitmqctl status"],
+    );
 }

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::node::{Prometheus, rules};
 use crate::harness::{
-    AmqpFarm, Broker, Connection, FaultyBroker, Server, Setup, Version, add_buffer_msg, post_frame, request,
-    send_frame, try_send_frame,
+    AmqpFarm, Broker, Connection, FaultyBroker, Program, Server, Setup, Version, add_buffer_msg, gateway, post_frame,
+    request, send_frame, try_send_frame,
 };
 
 /// The tests of this file, by the alerts that they are about.
@@ -51,6 +51,19 @@ fn each_alert_has_a_test_a_meaning_and_a_command() {
     assert_eq!(named, TESTED);
     for part in ["summary: ", "description: ", "command: ", "severity: "] {
         assert_eq!(rules.matches(part).count(), named.len(), "{part}");
+    }
+    let commands = rules.lines().filter_map(|line| line.trim().strip_prefix("command: "));
+    for command in commands.flat_map(|line| line.split("; ")) {
+        let words: Vec<&str> = command.split(' ').collect();
+        match words[..] {
+            ["user-http-server", ref subcommand @ ..] => {
+                let ended = Program::start(gateway(subcommand).arg("--help")).end();
+                assert_eq!(ended.code, Some(0), "{command}: {ended:?}");
+            }
+            // what a machine has that the Debian package is installed on
+            [name, ..] => assert!(["systemctl", "journalctl", "ss", "grep"].contains(&name), "{command}"),
+            [] => {}
+        }
     }
 }
 
