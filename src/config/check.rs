@@ -106,7 +106,11 @@ fn check_folder(path: &Path, access: Access) -> Result<(), String> {
 
 fn unusable(path: &Path, error: &io::Error) -> String {
     let path = path.display();
-    format!("expected a folder that the service's user can read and write, but {path}: {error}; chown or chmod it")
+    let remedy = match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => "mount it for writing, or name it in ReadWritePaths= of the service's unit",
+        _ => "chown or chmod it",
+    };
+    format!("expected a folder that the service's user can read and write, but {path}: {error}; {remedy}")
 }
 
 /// Whether this process may do this with a file.

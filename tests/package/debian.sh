@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Debian package: lintian finds no error, two builds give the same bytes, and a Debian system survives installing,
-# upgrading, removing and purging it. The installed program has a first frame on its status page within a minute, and
-# the first steps of docs/deployment.md lead to a service that takes messages and frames.
+# upgrading, removing and purging it. The installed program has a first frame on its status page within a minute. Its
+# service works under systemd (service.sh).
 # Argument: the program. TEST_RABBITMQ4_ROOT is the folder of a Debian system, which stays as it is.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -23,7 +23,8 @@ if [[ ${IN_NAMESPACE-} != yes ]]; then
     cmp "$work"/first/*.deb "$work"/second/*.deb || fail "two builds differ"
     # in the tests the program may have debug assertions, but the package is the same
     lintian --fail-on error --allow-root "$work"/first/*.deb
-    IN_NAMESPACE=yes WORK=$work unshare --mount --net "${BASH_SOURCE[0]}"
+    tests/package/service.sh "$work"/first/*.deb
+    IN_NAMESPACE=yes WORK=$work unshare --mount "${BASH_SOURCE[0]}"
     exit
 fi
 
@@ -39,17 +40,10 @@ mkdir "$root" "$WORK/tmpfs"
 mount -t tmpfs none "$WORK/tmpfs"
 mkdir "$WORK/tmpfs/upper" "$WORK/tmpfs/work"
 mount -t overlay overlay -o "lowerdir=$TEST_RABBITMQ4_ROOT,upperdir=$WORK/tmpfs/upper,workdir=$WORK/tmpfs/work" "$root"
-mount -t proc none "$root/proc"
 cp "$WORK"/[12].deb "$root/tmp/"
-ip link set lo up
+trap 'umount "$root" "$WORK/tmpfs"' EXIT
 
-path=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-in_root() { chroot "$root" env DEBIAN_FRONTEND=noninteractive "PATH=$path" "$@" </dev/null; }
-cleanup() {
-    in_root systemctl stop user-http-server 2>/dev/null || true
-    umount "$root/proc" "$root" "$WORK/tmpfs"
-}
-trap cleanup EXIT
+in_root() { chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@" </dev/null; }
 there() { for path; do [[ -e $root$path || -L $root$path ]] || fail "$step: no $path"; done; }
 gone() { for path; do [[ ! -e $root$path && ! -L $root$path ]] || fail "$step: $path is still there"; done; }
 config=/etc/user-http-server/config.toml data=/var/lib/user-http-server/data
@@ -79,24 +73,9 @@ kill "$demo"
 wait "$demo" || true
 step=install
 # the configuration as it is shipped, in the folder that the unit creates
-mkdir -p "$root${data%/*}"
+mkdir -p "$root$data"
 in_root sh -c "cd /var/lib/user-http-server && user-http-server check --config $config" >/dev/null ||
     fail "$step: the shipped configuration is not valid"
-
-step='first steps'
-install tests/package/systemctl.sh "$root/usr/local/bin/systemctl"
-# this system has no curl, so it gets the one of this machine
-mkdir "$root/opt/curl"
-readarray -t needed < <(ldd "$(command -v curl)" | grep --only-matching '/[^ ]*')
-cp --dereference "$(command -v curl)" "${needed[@]}" "$root/opt/curl/"
-printf '#!/bin/sh\nexec /opt/curl/ld-linux-*.so.* --library-path /opt/curl /opt/curl/curl "$@"\n' \
-    >"$root/usr/local/bin/curl"
-chmod 755 "$root/usr/local/bin/curl"
-cp tests/package/first-steps.sh "$root/tmp/"
-in_root /tmp/first-steps.sh >"$WORK/first-steps" 2>&1 ||
-    fail "$step: $(cat "$WORK/first-steps")"
-rm "$root"/etc/user-http-server/{worker-tokens,api-tokens,http-*.pem}
-echo "the first steps lead to a service that takes messages and frames"
 
 step='upgrade'
 echo 'max-body = "1MiB"' >>"$root$config"

@@ -15,12 +15,11 @@ for folder in /usr/lib/systemd/system /lib/systemd/system; do
     cp "$folder"/*.target "$units/" 2>/dev/null || true
 done
 
-# Changes for a data directory elsewhere, for more groups, and for a password 100%, as docs/deployment.md shows them.
+# Changes for a data directory elsewhere, and for a password 100%, as docs/deployment.md shows them.
 mkdir "$units/user-http-server.service.d"
 cat >"$units/user-http-server.service.d/override.conf" <<'END'
 [Service]
 ReadWritePaths=/srv/gateway
-SupplementaryGroups=artists
 Environment=USER_HTTP_SERVER_AMQP_URL=amqp://gateway:100%%25@rabbitmq.example/
 END
 
