@@ -161,7 +161,7 @@ mod tests {
         assert_eq!([next(), next()], [tried("b", false), tried("c", false)]);
         // a long session
         turn.failed = 0;
-        assert_eq!(turn.next(), false);
+        assert!(!turn.next());
         let mut alone = Turn::new(&AmqpConfig::new(config.url));
         assert!(alone.next() && alone.next(), "a single node is never tried again at once");
     }
