@@ -65,8 +65,7 @@ pub fn system_roots() -> Result<RootCertStore, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    small_file::read(path)
-        .map_err(|error| format!("it cannot be read: {error}; correct the path, or let this user read the file"))
+    small_file::read(path).map_err(|error| format!("it cannot be read: {error}"))
 }
 
 fn invalid(error: pem::Error) -> String {

@@ -358,8 +358,7 @@ fn parse_file(path: &Path) -> Result<toml::Table, String> {
     if path.as_os_str().is_empty() {
         return Err(format!("its name is empty; give --{CONFIG} the path of a file, or leave it out"));
     }
-    let text = small_file::read_text(path)
-        .map_err(|error| format!("{error}; correct the path, or let this user read the file"))?;
+    let text = small_file::read_text(path).map_err(|error| error.to_string())?;
     // Not the whole error of the parser: it quotes the line, which may hold a password.
     toml::from_str(&text).map_err(|error: toml::de::Error| {
         let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);

@@ -301,7 +301,9 @@ impl TlsError {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::symlink;
     use std::sync::TryLockError;
     use std::thread;
 
@@ -316,14 +318,18 @@ mod tests {
         fs::write(&key, issued.signing_key.serialize_pem()).expect("writable");
         let tls = Tls::load(TlsFiles { cert, key: key.clone(), client_ca: None }).expect("sound files");
 
-        // The key is a pipe, so that a reload blocks until the test writes to it.
+        // The key is a pipe, so that a reload blocks until the test closes its other end.
+        let (reader, mut writer) = io::pipe().expect("a pipe");
         fs::remove_file(&key).expect("a file");
-        assert!(Command::new("mkfifo").arg(&key).status().expect("mkfifo").success());
+        symlink(format!("/proc/self/fd/{}", reader.as_raw_fd()), &key).expect("a link");
         let loading = tls.clone();
         let loading = thread::spawn(move || loading.reload());
-        let pipe = fs::OpenOptions::new().write(true).open(&key).expect("a reader at the other end");
+        writer.write_all(b"no key").expect("a reader");
+        while rustix::io::ioctl_fionread(&reader).expect("a pipe") > 0 {
+            thread::yield_now();
+        }
         assert!(matches!(tls.0.watch.try_lock(), Err(TryLockError::WouldBlock)));
-        drop(pipe);
+        drop(writer);
         loading.join().expect("no panic");
         assert!(tls.0.watch.try_lock().is_ok());
     }

@@ -134,13 +134,7 @@ pub fn first_plain_token(path: &Path) -> Result<Option<String>, String> {
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
-    let path_shown = path.display();
-    let bytes = small_file::read(path).map_err(|error| {
-        format!("cannot read the token file {path_shown}: {error}; correct the path, or let this user read the file")
-    })?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{path_shown} is not UTF-8 text; save it as UTF-8"))?;
-    // Some editors write a byte order mark.
-    Ok(text.trim_start_matches('\u{feff}').to_owned())
+    small_file::read_text(path).map_err(|error| format!("cannot read the token file {}: {error}", path.display()))
 }
 
 fn parse_file(path: &Path) -> Result<Vec<Token>, String> {

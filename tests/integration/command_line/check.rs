@@ -3,8 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
-use crate::harness::{Ca, Ended, Program, Server, Setup, files_below, free_address, gateway, request};
+use crate::harness::{
+    Ca, Ended, Program, Server, Setup, files_below, free_address, gateway, request, without_settings,
+};
 
 fn check(setup: &Setup) -> Ended {
     Program::start(setup.command().arg("check")).end()
@@ -134,6 +137,34 @@ fn a_file_without_an_end_is_refused_wherever_a_file_is_given() {
     }
     let ended = Program::start(&mut gateway(&["check", "--config", zero])).end();
     assert!(ended.code == Some(2) && ended.stderr.contains("more than 16 MiB"), "{ended:?}");
+}
+
+#[test]
+fn a_named_pipe_is_refused_wherever_a_file_is_given_and_one_of_the_shell_is_read() {
+    let (ca, folder) = (Ca::new(), tempfile::tempdir().expect("a folder"));
+    let [cert, key] = ca.issue_files("server");
+    let pipe = folder.path().join("pipe").display().to_string();
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    for args in [
+        vec!["--worker-token-file", &pipe],
+        vec!["--api-tls-cert", &pipe, "--api-tls-key", &key],
+        vec!["--api-tls-cert", &cert, "--api-tls-key", &pipe],
+        vec!["--api-tls-cert", &cert, "--api-tls-key", &key, "--api-client-ca", &pipe],
+        vec!["--amqp-url", "amqps://broker", "--amqp-ca-file", &pipe],
+    ] {
+        assert_refused(&Setup::default().args(args), &[&[&pipe, "named pipe", "give a regular file"]]);
+    }
+    for subcommand in ["check", "doctor", "serve"] {
+        let ended = Program::start(&mut gateway(&[subcommand, "--config", &pipe])).end();
+        assert!(ended.code == Some(2) && ended.stderr.contains("named pipe"), "{subcommand}: {ended:?}");
+    }
+    let shell = |arguments: &str| {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("exec \"$0\" check --data-dir /tmp {arguments}")]).arg(gateway(&[]).get_program());
+        Program::start(without_settings(&mut command)).end()
+    };
+    let ended = shell("--config <(echo 'max-body = \"3MiB\"') --worker-token-file <(echo a-token-0123456789)");
+    assert_eq!((ended.code, row(&ended, "max-body").0.as_str()), (Some(0), "\"3MiB\""), "{ended:?}");
 }
 
 #[test]
