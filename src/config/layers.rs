@@ -1,6 +1,7 @@
 //! Collects the values of settings: flags override the environment, which overrides the file, which overrides the
 //! defaults.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -10,7 +11,7 @@ use clap::{Arg, ArgMatches};
 use user_http_actors::small_file;
 
 use super::error::ConfigError;
-use super::setting::{Declaration, Kind, PREFIX, Setting};
+use super::setting::{Declaration, Kind, NOT_SHOWN, PREFIX, Setting, Value, without_password};
 use super::settings;
 
 /// The flag that names the file. The environment variable is [`PREFIX`] and this in capitals.
@@ -58,8 +59,7 @@ pub struct GivenValues {
 
 /// The values that were given for a setting.
 struct Given {
-    /// One text per value.
-    texts: Vec<String>,
+    values: Vec<Value>,
     origin: Origin,
 }
 
@@ -124,11 +124,7 @@ impl Layers {
         }
         for setting in settings::ALL {
             if let Some(value) = variables.values.get(setting.key) {
-                let texts = match setting.kind {
-                    Kind::Many(split) => split(value),
-                    Kind::One | Kind::Switch => vec![value.clone()],
-                };
-                layers.insert(setting, texts, Origin::Environment(setting.variable()));
+                layers.insert(setting, setting.split(value), Origin::Environment(setting.variable()));
             }
             let texts = match setting.kind {
                 Kind::Switch => is_on(flags, setting.key).then(|| "true".to_owned()).into_iter().collect(),
@@ -136,7 +132,7 @@ impl Layers {
                 Kind::Many(_) => texts_of(flags, setting.key),
             };
             if !texts.is_empty() {
-                layers.insert(setting, texts, Origin::Flag);
+                layers.insert(setting, setting.values(texts), Origin::Flag);
             }
         }
         layers
@@ -152,15 +148,15 @@ impl Layers {
     pub fn values(&self) -> impl Iterator<Item = GivenValues> {
         let config = GivenValues {
             key: CONFIG,
-            values: self.config_file.iter().map(|(file, _)| file.clone()).collect(),
+            values: self.config_file.iter().map(|(file, _)| without_password(file)).collect(),
             is_switch: false,
             origin: self.config_file.as_ref().map_or(Origin::Default, |(_, origin)| origin.clone()),
         };
         let settings = settings::ALL.iter().map(|setting| {
-            let (texts, origin) = self.texts(setting);
+            let (values, origin) = self.given(setting);
             GivenValues {
                 key: setting.key,
-                values: texts.into_iter().map(|text| setting.shown(text)).collect(),
+                values: values.iter().map(|value| value.shown.clone()).collect(),
                 is_switch: matches!(setting.kind, Kind::Switch),
                 origin: origin.clone(),
             }
@@ -169,11 +165,11 @@ impl Layers {
     }
 
     /// Sets a setting. Returns whether it overrides another value.
-    fn insert(&mut self, setting: &Declaration, texts: Vec<String>, origin: Origin) -> bool {
+    fn insert(&mut self, setting: &Declaration, values: Vec<Value>, origin: Origin) -> bool {
         if setting.is_file() {
-            self.files.extend(texts.iter().map(PathBuf::from));
+            self.files.extend(values.iter().map(|value| PathBuf::from(&value.text)));
         }
-        self.given.insert(setting.key, Given { texts, origin }).is_some()
+        self.given.insert(setting.key, Given { values, origin }).is_some()
     }
 
     fn read_file(&mut self, path: &Path) {
@@ -185,7 +181,10 @@ impl Layers {
                     }
                 }
             }
-            Err(why) => self.errors.push(ConfigError::File(path.to_owned(), why)),
+            Err(why) => {
+                let path = without_password(&path.to_string_lossy());
+                self.errors.push(ConfigError::File(path.into(), why));
+            }
         }
     }
 
@@ -213,7 +212,7 @@ impl Layers {
         if texts.is_empty() {
             return Err(bad("it is empty; give a value, or leave the setting out"));
         }
-        if self.insert(setting, texts, Origin::File(path.to_owned())) {
+        if self.insert(setting, setting.values(texts), Origin::File(path.to_owned())) {
             return Err(bad("it is given twice, once with _ and once with -"));
         }
         Ok(())
@@ -242,7 +241,8 @@ impl Layers {
                 Ok(_) => {}
                 Err(_) => {
                     let (origin, why) = (Origin::Environment(setting.variable()), "expected text in UTF-8".to_owned());
-                    self.errors.push(bad_value(*setting, "(not UTF-8)", &origin, why));
+                    let value = Value { text: String::new(), shown: "(not UTF-8)".to_owned() };
+                    self.errors.push(bad_value(*setting, &value, &origin, why));
                 }
             }
         }
@@ -272,17 +272,17 @@ impl Layers {
     /// All values of a setting. Each that was given must pass `check`; a default need not.
     pub(super) fn many_checked<T>(&mut self, setting: &Setting<T>, check: impl Fn(&T) -> Result<(), String>) -> Vec<T> {
         let declaration = setting.declaration();
-        let (texts, origin) = self.texts(&declaration);
+        let (given, origin) = self.given(&declaration);
         let check = |value: T| match origin {
             Origin::Default => Ok(value),
             _ => check(&value).map(|()| value),
         };
-        let parse = |text: &str| {
-            let value = setting.parse(text).and_then(check);
-            value.map_err(|why| bad_value(declaration, text, origin, why))
+        let parse = |given: &Value| {
+            let value = setting.parse(&given.text).and_then(check);
+            value.map_err(|why| bad_value(declaration, given, origin, why))
         };
         let (mut values, mut errors) = (Vec::new(), Vec::new());
-        for value in texts.into_iter().map(parse) {
+        for value in given.iter().map(parse) {
             match value {
                 Ok(value) => values.push(value),
                 Err(error) => errors.push(error),
@@ -304,15 +304,19 @@ impl Layers {
 
     /// The first value of a setting as it was given, or its default; empty if there is neither.
     pub(super) fn text<T>(&self, setting: &Setting<T>) -> &str {
-        let (texts, _) = self.texts(&setting.declaration());
-        texts.first().copied().unwrap_or_default()
+        let Declaration { key, default, .. } = setting.declaration();
+        match self.given.get(key) {
+            Some(given) => given.values.first().map_or("", |value| &value.text),
+            None => default,
+        }
     }
 
     /// Notes an error: a value that can be parsed but not used.
     pub(super) fn refuse<T>(&mut self, setting: &Setting<T>, why: String) {
         let declaration = setting.declaration();
-        let (texts, origin) = self.texts(&declaration);
-        let error = bad_value(declaration, texts.first().copied().unwrap_or_default(), origin, why);
+        let (values, origin) = self.given(&declaration);
+        let none = Value { text: String::new(), shown: String::new() };
+        let error = bad_value(declaration, values.first().unwrap_or(&none), origin, why);
         self.errors.push(error);
     }
 
@@ -334,11 +338,11 @@ impl Layers {
         &self.files
     }
 
-    fn texts(&self, setting: &Declaration) -> (Vec<&str>, &Origin) {
+    fn given(&self, setting: &Declaration) -> (Cow<'_, [Value]>, &Origin) {
         match self.given.get(setting.key) {
-            Some(given) => (given.texts.iter().map(String::as_str).collect(), &given.origin),
-            None if setting.default.is_empty() => (Vec::new(), &Origin::Default),
-            None => (vec![setting.default], &Origin::Default),
+            Some(given) => (Cow::Borrowed(&given.values), &given.origin),
+            None if setting.default.is_empty() => (Cow::Borrowed(&[]), &Origin::Default),
+            None => (Cow::Owned(setting.values(vec![setting.default.to_owned()])), &Origin::Default),
         }
     }
 }
@@ -366,8 +370,11 @@ fn parse_file(path: &Path) -> Result<toml::Table, String> {
     })
 }
 
-fn bad_value(setting: Declaration, text: &str, origin: &Origin, why: String) -> ConfigError {
-    let value = if setting.is_secret() { "(not shown)".to_owned() } else { format!("{:?}", setting.shown(text)) };
+fn bad_value(setting: Declaration, given: &Value, origin: &Origin, why: String) -> ConfigError {
+    let Value { text, shown } = given;
+    let value = if setting.is_secret() { NOT_SHOWN.to_owned() } else { format!("{shown:?}") };
+    // the reason may name it too, such as the path of a file
+    let why = if text == shown || text.is_empty() { why } else { why.replace(text, shown) };
     let given = match origin {
         Origin::Flag => format!("--{} {value} on the command line", setting.key),
         Origin::Environment(variable) => format!("{variable}={value} in the environment"),

@@ -5,6 +5,9 @@ use clap::{Arg, ArgAction};
 /// The beginning of every environment variable.
 pub const PREFIX: &str = "USER_HTTP_SERVER_";
 
+/// What a person sees of a value that may have a secret anywhere.
+pub const NOT_SHOWN: &str = "(not shown)";
+
 /// A setting whose values have the type `T`.
 #[derive(Debug)]
 pub struct Setting<T> {
@@ -38,6 +41,14 @@ pub enum Kind {
     Many(fn(&str) -> Vec<String>),
     /// On or off.
     Switch,
+}
+
+/// A value as it was given.
+#[derive(Clone, Debug)]
+pub struct Value {
+    pub text: String,
+    /// As a person may see it.
+    pub shown: String,
 }
 
 impl<T> Setting<T> {
@@ -116,11 +127,11 @@ impl Setting<bool> {
 }
 
 /// The text without the password of a URL in it, which may lack its scheme. No setting but a secret one takes such a
-/// URL, but it may be given to another by mistake.
-fn without_password(text: &str) -> String {
-    let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + "://".len()));
-    match rest.rsplit_once('@').and_then(|(account, rest)| Some((account.split_once(':')?.0, rest))) {
-        Some((user, rest)) => format!("{scheme}{user}:***@{rest}"),
+/// URL, but it may be given to another by mistake. Whatever the URL's parts are, its password is behind the first colon
+/// and before the last `@`.
+pub fn without_password(text: &str) -> String {
+    match text.rsplit_once('@').and_then(|(account, rest)| Some((account.split_once(':')?.0, rest))) {
+        Some((start, rest)) => format!("{start}:***@{rest}"),
         None => text.to_owned(),
     }
 }
@@ -145,10 +156,27 @@ impl Declaration {
     }
 
     /// A value as a person may see it.
-    pub fn shown(&self, text: &str) -> String {
+    fn shown(&self, text: &str) -> String {
         match self.secret {
-            Some(masked) => masked(text).unwrap_or_else(|| "(not shown)".to_owned()),
+            Some(masked) => masked(text).unwrap_or_else(|| NOT_SHOWN.to_owned()),
             None => without_password(text),
+        }
+    }
+
+    /// The values that these texts are.
+    pub fn values(&self, texts: impl IntoIterator<Item = String>) -> Vec<Value> {
+        texts.into_iter().map(|text| Value { shown: self.shown(&text), text }).collect()
+    }
+
+    /// The values that a variable of the environment has.
+    pub fn split(&self, variable: &str) -> Vec<Value> {
+        match self.kind {
+            Kind::One | Kind::Switch => self.values([variable.to_owned()]),
+            // a password may have been split too
+            Kind::Many(split) if without_password(variable) != variable => {
+                split(variable).into_iter().map(|text| Value { text, shown: NOT_SHOWN.to_owned() }).collect()
+            }
+            Kind::Many(split) => self.values(split(variable)),
         }
     }
 
@@ -173,6 +201,39 @@ impl Declaration {
             Kind::One => arg.value_name(self.placeholder),
             Kind::Many(_) => arg.value_name(self.placeholder).action(ArgAction::Append),
             Kind::Switch => arg.action(ArgAction::SetTrue),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    /// All texts of up to `len` of these parts, which are what could end a user name or a password.
+    fn texts(len: usize) -> Vec<String> {
+        let mut texts = vec![String::new()];
+        let mut longest = texts.clone();
+        for _ in 0..len {
+            let longer = |text: &String| [":", "/", "@", "://", "a", "?", "#"].map(|part| format!("{text}{part}"));
+            longest = longest.iter().flat_map(longer).collect();
+            texts.extend_from_slice(&longest);
+        }
+        texts
+    }
+
+    #[test]
+    fn nothing_between_the_first_colon_and_the_last_at_is_shown() {
+        for (before, after) in texts(2).iter().flat_map(|before| texts(2).into_iter().map(move |after| (before, after)))
+        {
+            for [start, end] in [["farm:", "@h"], [":", "@h:1"], ["amqp://farm:", "@h/x"], ["amqp://", "@"]] {
+                let text = format!("{start}{before}s3cr3t{after}{end}");
+                let shown = without_password(&text);
+                assert!(!shown.contains("s3cr3t") && shown.ends_with(end), "{text} is shown as {shown}");
+            }
+        }
+        assert_eq!(without_password("farm:pa://s3cr3t@h:1"), "farm:***@h:1");
+        for text in ["", "127.0.0.1:1", "[::1]:1", "/srv/blends@2026", "a:b", "amqp://h", "farm@h:1"] {
+            assert_eq!(without_password(text), text);
         }
     }
 }

@@ -116,9 +116,17 @@ fn passwords_are_masked_wherever_they_stand() {
     }
     let ended = check(&Setup::default().args(["--amqp-exchange", "amqp://farm:s3cr3t@broker"]));
     assert!(!format!("{ended:?}").contains("s3cr3t"), "a URL in the wrong setting: {ended:?}");
-    for setting in ["--api-bind", "--max-body", "--keep-alive", "--data-dir"] {
-        let ended = check(&Setup::default().args([setting, "farm:s3cr3t@broker:1"]));
-        assert!(!format!("{ended:?}").contains("s3cr3t"), "{setting}: {ended:?}");
+    for url in ["farm:s3cr3t@broker:1", "farm:pa://s3cr3t@h:1", "amqp://farm:s3cr3t@h", "a:b@c/d:s3cr3t@h"] {
+        let keys = || keys().into_iter().filter(|key| !["help", "version", "config", "memory"].contains(&&**key));
+        let given = keys().map(|key| format!("--{key}={url}")).filter(|arg| !arg.contains("allow-open-api"));
+        let as_flags = check(&Setup::default().args(given));
+        let variable = |key: String| format!("USER_HTTP_SERVER_{}", key.replace('-', "_").to_uppercase());
+        let in_environment = keys().fold(Setup::default(), |setup, key| setup.env(&variable(key), url));
+        for ended in [as_flags, check(&in_environment), Program::start(&mut gateway(&["check", "--config", url])).end()]
+        {
+            assert_eq!(ended.code, Some(2), "{url}: {ended:?}");
+            assert!(!format!("{ended:?}").contains("s3cr3t"), "{url}: {ended:?}");
+        }
     }
 }
 
@@ -154,9 +162,10 @@ fn a_named_pipe_is_refused_wherever_a_file_is_given_and_one_of_the_shell_is_read
     ] {
         assert_refused(&Setup::default().args(args), &[&[&pipe, "named pipe", "give a regular file"]]);
     }
-    for subcommand in ["check", "doctor", "serve"] {
+    for (subcommand, code) in [("check", 2), ("serve", 2), ("doctor", 1)] {
         let ended = Program::start(&mut gateway(&[subcommand, "--config", &pipe])).end();
-        assert!(ended.code == Some(2) && ended.stderr.contains("named pipe"), "{subcommand}: {ended:?}");
+        let output = ended.stdout.clone() + &ended.stderr;
+        assert!(ended.code == Some(code) && output.contains("named pipe"), "{subcommand}: {ended:?}");
     }
     let shell = |arguments: &str| {
         let mut command = Command::new("bash");
