@@ -166,7 +166,7 @@ impl From<Vec<ConfigError>> for Failure {
 /// Runs the subcommand that the arguments name (the program's name first).
 pub fn run(args: Vec<OsString>, logging: &Logging) -> ExitCode {
     let mut command = command();
-    let parsed = command.try_get_matches_from_mut(args).and_then(|matches| {
+    let parsed = command.try_get_matches_from_mut(&args).and_then(|matches| {
         check_settings(&mut command, &matches)?;
         Ok(matches)
     });
@@ -177,7 +177,7 @@ pub fn run(args: Vec<OsString>, logging: &Logging) -> ExitCode {
             return print(&text.to_string()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
         }
         Err(text) => {
-            let text = text.to_string();
+            let text = mask(text.to_string(), &args);
             logging.error(text.strip_prefix("error: ").unwrap_or(&text));
             return ExitCode::from(EXIT_USAGE);
         }
@@ -196,6 +196,19 @@ pub fn run(args: Vec<OsString>, logging: &Logging) -> ExitCode {
         return ExitCode::FAILURE;
     }
     (subcommand.run)(&Invocation { logging, args, names, levels })
+}
+
+/// The text without the passwords of URLs among the arguments, which it may quote.
+fn mask(text: String, args: &[OsString]) -> String {
+    args.iter().fold(text, |text, arg| {
+        let arg = arg.to_string_lossy();
+        // of `--flag=value`, both may be quoted
+        let value = arg.split_once('=').map_or(&*arg, |(_, value)| value);
+        [&*arg, value].into_iter().fold(text, |text, quoted| match config::without_password(quoted) {
+            masked if masked != quoted => text.replace(quoted, &masked),
+            _ => text,
+        })
+    })
 }
 
 /// The arguments of every level of the command line, from the program's to those of its innermost subcommand.

@@ -44,6 +44,7 @@ mod tls;
 pub use error::ConfigError;
 pub use layers::{GivenValues, Layers, Origin, flags};
 use setting::Setting;
+pub use setting::without_password;
 
 /// The configuration of the service.
 #[derive(Clone, Debug)]
@@ -151,11 +152,12 @@ impl Layers {
     /// # Errors
     /// What is wrong with these settings, and what cannot be read of the others. Their values are not looked at.
     pub fn api_server(&mut self) -> Result<ApiServer, Vec<ConfigError>> {
+        let token = self.client_token();
         let server = self.one(&settings::API_BIND).map(|bind| ApiServer {
             bind,
             tls: tls::API.files(self),
             token_file: self.optional(&settings::API_TOKEN_FILE),
-            token: self.client_token().map(str::to_owned),
+            token,
         });
         self.finish(server)
     }

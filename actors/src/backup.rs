@@ -8,9 +8,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
-use crate::blend::TAG_KEY_FILE;
+use crate::blend::TagKey;
 use crate::store::disk::{SystemDisk, sync_directory};
-use crate::store::log::backup::{CopyError, copy_file, copy_log};
+use crate::store::log::backup::{CopyError, copy_log};
 use crate::system::STORES;
 
 mod target;
@@ -36,13 +36,15 @@ pub enum BackupError {
     #[error("{} exists and is not an empty folder; name a new folder", .0.display())]
     NotEmpty(PathBuf),
     /// The backup would be a part of what it copies.
-    #[error("{target} is inside the data directory {data_dir}; name a folder elsewhere", target = target.display(),
-        data_dir = data_dir.display())]
+    #[error(
+        "{target} is inside {folder}, where the gateway keeps its messages; name a folder elsewhere",
+        target = target.display(), folder = folder.display()
+    )]
     Inside {
         /// Where the backup should be.
         target: PathBuf,
-        /// The data directory.
-        data_dir: PathBuf,
+        /// The data directory, or a folder of it.
+        folder: PathBuf,
     },
     /// A folder cannot be renamed to the name of a mount point.
     #[error("{path} is a mount point; name a new folder in it, such as {path}/backup", path = .0.display())]
@@ -81,6 +83,10 @@ impl BackupError {
         move |source| Self::Io { path: path.to_owned(), source }
     }
 
+    fn in_file((path, source): (PathBuf, io::Error)) -> Self {
+        Self::Io { path, source }
+    }
+
     /// Whether another `target` would have been accepted.
     pub fn is_about_target(&self) -> bool {
         matches!(self, Self::NotEmpty(_) | Self::Inside { .. } | Self::MountPoint(_))
@@ -113,7 +119,9 @@ pub fn back_up(data_dir: &Path, target: &Path, options: &Options<'_>) -> Result<
         false => Ok(Copied::default()),
     });
     let (buffer, outbox) = (buffer?, outbox?);
-    copy_file(&data_dir.join(TAG_KEY_FILE), &target.folder().join(TAG_KEY_FILE), options)?;
+    if let Some(key) = TagKey::read(data_dir).map_err(BackupError::in_file)? {
+        key.write(target.folder()).map_err(BackupError::in_file)?;
+    }
     seal(target.folder(), &owner(data_dir)?)?;
     let folder = target.complete()?;
     Ok(Backup { folder, buffer, outbox })

@@ -50,7 +50,7 @@ pub use digest::{BlendDigest, BlendDigests};
 pub use file::{BlendFile, Stamp};
 use resolve::Refusal;
 pub use roots::{BlendConfig, BlendRoots, DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
-pub(crate) use tag::KEY_FILE as TAG_KEY_FILE;
+pub use tag::TagKey;
 
 /// Why a .blend file cannot be sent. The texts name the path as the sender has written it, and no other path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -88,7 +88,7 @@ pub enum StartError {
     /// The key for ETags could not be read or created in the data directory, or a blend root has no absolute path.
     #[error("cannot prepare {path} for sending .blend files: {source}", path = path.display())]
     BlendRoot {
-        /// The folder.
+        /// The file of the key, or the folder.
         path: PathBuf,
         /// The error of the file system.
         source: io::Error,

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{CertificateError, Error, RootCertStore};
 
 use crate::small_file;
 
@@ -44,7 +44,7 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 pub fn roots(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for ca in certificates(path)? {
-        roots.add(ca).map_err(|error| format!("a certificate in it cannot be used: {error}"))?;
+        roots.add(ca).map_err(|error| format!("a certificate in it cannot be used: {}", explained(&error)))?;
     }
     Ok(roots)
 }
@@ -61,6 +61,21 @@ pub fn system_roots() -> Result<RootCertStore, String> {
         (false, _) => Ok(roots),
         (true, None) => Err("the system has no CAs".to_owned()),
         (true, Some(error)) => Err(format!("the system's CAs cannot be read: {error}")),
+    }
+}
+
+/// What is wrong, and what would be right where rustls gives no more than a name.
+pub fn explained(error: &Error) -> String {
+    match error {
+        // as webpki's error shows itself
+        Error::InvalidCertificate(CertificateError::Other(other))
+            if other.0.to_string() == "UnsupportedCertVersion" =>
+        {
+            "the certificate is not of X.509 version 3, because it was issued without any extension; issue it again \
+             with one, such as extendedKeyUsage (`openssl x509 -req` takes them from a file with -extfile)"
+                .to_owned()
+        }
+        error => error.to_string(),
     }
 }
 

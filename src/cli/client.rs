@@ -15,6 +15,7 @@ use ureq::http::{HeaderValue, Uri};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, TcpConnector};
 use ureq::{Agent, Body};
+use user_http_actors::tls::explained;
 use user_http_server::auth::first_plain_token;
 use user_http_server::config::ApiServer;
 
@@ -31,6 +32,9 @@ pub const SETTINGS: Settings =
 
 /// The longest answer that is read, in bytes: a list of a million parked messages.
 const MAX_ANSWER: u64 = 1 << 30;
+
+/// The longest `--timeout`. The end of a much longer one could not be computed.
+const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// The arguments of a subcommand that is a client.
 pub fn args(default_timeout: &'static str) -> [Arg; 5] {
@@ -57,8 +61,9 @@ pub fn args(default_timeout: &'static str) -> [Arg; 5] {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
-    duration.ok_or_else(|| "expected a duration such as 5s or 1m".to_owned())
+    let duration = humantime::parse_duration(text).ok();
+    let duration = duration.filter(|duration| !duration.is_zero() && *duration <= MAX_TIMEOUT);
+    duration.ok_or_else(|| "expected a duration such as 5s or 1m, at most 1d".to_owned())
 }
 
 /// A client of one API server.
@@ -173,6 +178,9 @@ impl Client {
                 | CertificateError::NotValidYet
                 | CertificateError::NotValidYetContext { .. }),
             )) => format!("its certificate is not accepted: {why}, and it is not the one in --api-tls-cert"),
+            Some(error @ rustls::Error::InvalidCertificate(CertificateError::Other(_))) => {
+                format!("its certificate is not accepted: {}", explained(error))
+            }
             Some(rustls::Error::InvalidCertificate(_)) => {
                 format!("its certificate is not trusted: it is neither {}; give its CA with --ca-file", self.trust)
             }
@@ -279,7 +287,11 @@ fn base_of(url: &str) -> Result<String, String> {
     let uri: Uri = url.parse().map_err(|_| bad())?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
     let has_account = uri.authority().is_none_or(|authority| authority.as_str().contains('@'));
-    if !is_http || has_account || uri.path().contains('@') || uri.query().is_some() {
+    // a client would ask the port of the scheme instead, and tell it the token
+    let is_port_wrong = uri.authority().is_none_or(|authority| {
+        authority.as_str().len() != authority.host().len() && authority.port_u16().is_none_or(|port| port == 0)
+    });
+    if !is_http || has_account || is_port_wrong || uri.path().contains('@') || uri.query().is_some() {
         return Err(bad());
     }
     Ok(url.trim_end_matches('/').to_owned())
@@ -322,10 +334,25 @@ mod tests {
         for (url, base) in [
             ("http://127.0.0.1:1", "http://127.0.0.1:1"),
             ("https://farm.example/services/", "https://farm.example/services"),
+            ("https://[::1]", "https://[::1]"),
+            ("https://[::1]:65535/", "https://[::1]:65535"),
         ] {
             assert_eq!(base_of(url).as_deref(), Ok(base));
         }
-        for url in ["", "127.0.0.1:1", "farm.example", "/x", "ftp://a", "http://u:p@a", "http://a?b", "http:// a"] {
+        for url in [
+            "",
+            "127.0.0.1:1",
+            "farm.example",
+            "/x",
+            "ftp://a",
+            "http://u:p@a",
+            "http://a?b",
+            "http:// a",
+            "http://a:99999",
+            "https://[::1]:65536",
+            "http://a:0",
+            "http://a:",
+        ] {
             assert!(base_of(url).is_err(), "{url}");
         }
         for url in ["http://u:secret@a", "http://https://u:secret@a", "http://a?token=secret", "u:secret@a"] {

@@ -1,7 +1,7 @@
 //! `user-http-server demo`: a render farm of one frame, from a gateway that runs in this process for as long as the
 //! demo lasts.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -94,7 +94,7 @@ fn serve(
     keep: bool,
 ) -> Result<(), String> {
     let blends = folder.join("blends");
-    std::fs::create_dir(&blends).map_err(|error| format!("cannot create {}: {error}", blends.display()))?;
+    fs::create_dir(&blends).map_err(|error| format!("cannot create {}: {error}", blends.display()))?;
     let config = config(folder, &blends)?;
     let listeners = Listeners::bind(&config)?;
     let address = |listener: &std::net::TcpListener| listener.local_addr().map_err(|error| error.to_string());
@@ -178,7 +178,8 @@ fn config(folder: &Path, blends: &Path) -> Result<Config, String> {
 fn save(image: &[u8], file: Option<&Path>) -> Result<PathBuf, String> {
     let write = |path: &Path| {
         let mut file = File::create_new(path)?;
-        file.write_all(image)
+        // half a picture is none
+        file.write_all(image).inspect_err(|_| drop(fs::remove_file(path)))
     };
     if let Some(path) = file {
         return match write(path) {

@@ -47,6 +47,9 @@ fn report(invocation: &Invocation<'_>) -> Result<bool, Failure> {
         let write = writeln!(output, "{text}").and_then(|()| output.flush());
         written = std::mem::replace(&mut written, Ok(())).and(write);
     });
-    written?;
-    Ok(has_failed)
+    match written {
+        // its reader has read enough
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(has_failed),
+        written => Ok(written.map(|()| has_failed)?),
+    }
 }

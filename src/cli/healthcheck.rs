@@ -36,7 +36,9 @@ fn check(invocation: &Invocation<'_>) -> Result<(), Failure> {
     let answer = client.get(READY)?;
     if answer.status == 200 {
         let mut output = std::io::stdout().lock();
-        return Ok(writeln!(output, "ready: {}{READY} answers 200", client.base()).and_then(|()| output.flush())?);
+        // the exit code says it even if nobody can read this
+        let _ = writeln!(output, "ready: {}{READY} answers 200", client.base()).and_then(|()| output.flush());
+        return Ok(());
     }
     let why = match serde_json::from_slice::<Readiness>(&answer.body) {
         Ok(Readiness { not_ready }) => {

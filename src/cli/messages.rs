@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgAction, Command};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -21,7 +22,11 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~'
 const PAGE: usize = 1_000;
 
 pub fn command() -> Command {
-    let id = |help: &'static str| Arg::new("id").value_name("ID").required(true).help(help);
+    // without one, the paths of the API would be those of something else
+    let id = |help: &'static str| {
+        let arg = Arg::new("id").value_name("ID").required(true).help(help);
+        arg.value_parser(NonEmptyStringValueParser::new())
+    };
     let any = "The UUID of a buffered message, or the id of a message of the outbox";
     Command::new("messages")
         .about("List, show, discard and publish the messages of a running gateway")
@@ -83,6 +88,28 @@ struct Messages {
 struct Page {
     messages: Vec<Box<RawValue>>,
     next: Option<String>,
+}
+
+/// Notices that the cursors of a list repeat, and keeps only one of them at a time (Brent's algorithm): the first, the
+/// second, the fourth, the eighth. Once the pages go round, and the kept cursor is one of that round, it comes again.
+#[derive(Default)]
+struct Cursors {
+    kept: Option<String>,
+    count: u64,
+}
+
+impl Cursors {
+    /// Whether this cursor, the next of the list, was there before.
+    fn repeat(&mut self, next: String) -> bool {
+        if self.kept.as_ref() == Some(&next) {
+            return true;
+        }
+        self.count += 1;
+        if self.count.is_power_of_two() {
+            self.kept = Some(next);
+        }
+        false
+    }
 }
 
 /// A buffered message.
@@ -222,20 +249,21 @@ impl Messages {
         }
     }
 
-    /// Calls `handle` with each message of the buffer or the outbox.
+    /// Calls `handle` with each message of the buffer or the outbox. One page is in memory at a time.
     fn each(&self, name: &str, mut handle: impl FnMut(&RawValue) -> Result<(), Failure>) -> Result<(), Failure> {
-        let mut after: Option<String> = None;
+        let mut path = format!("/admin/{name}?limit={PAGE}");
+        let mut cursors = Cursors::default();
         loop {
-            let mut path = format!("/admin/{name}?limit={PAGE}");
-            if let Some(after) = &after {
-                path.push_str(&format!("&after={}", utf8_percent_encode(after, PLAIN)));
-            }
             let page: Page = self.read_answer(&self.get(&path)?)?;
             page.messages.iter().try_for_each(|message| handle(message))?;
-            match page.next {
-                // a page that points to itself would have no end
-                Some(next) if after.as_ref() != Some(&next) => after = Some(next),
-                _ => return Ok(()),
+            let Some(next) = page.next else { return Ok(()) };
+            let endless = |why: &str| Failure::Failed(format!("the list of {} has no end: {why}", self.client.base()));
+            if page.messages.is_empty() {
+                return Err(endless("an empty page names a next one"));
+            }
+            path = format!("/admin/{name}?limit={PAGE}&after={}", utf8_percent_encode(&next, PLAIN));
+            if cursors.repeat(next) {
+                return Err(endless("a page names itself or an earlier page as the next one"));
             }
         }
     }
@@ -340,5 +368,22 @@ fn since(seconds: f64) -> String {
     match since_1970.and_then(|since| UNIX_EPOCH.checked_add(since)) {
         Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
         None => "?".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cursors;
+
+    #[test]
+    fn cursors_that_repeat_are_noticed_within_a_few_rounds_and_others_never() {
+        for (start, round) in (0..10).flat_map(|start| (1..10).map(move |round| (start, round))) {
+            let mut cursors = Cursors::default();
+            let pages = (0..start).chain((0..).map(|at| start + at % round));
+            let seen = pages.take_while(|page| !cursors.repeat(page.to_string())).count();
+            assert!((start + round..=2 * start + 4 * round).contains(&seen), "{start} {round}: {seen}");
+        }
+        let mut cursors = Cursors::default();
+        assert!((0..10_000).all(|page| !cursors.repeat(page.to_string())));
     }
 }

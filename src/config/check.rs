@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat};
 use rustix::io::Errno;
+use user_http_actors::blend::TagKey;
 use user_http_actors::system::STORES;
 
 use super::error::ConfigError;
@@ -48,7 +49,12 @@ fn check_data_dir(path: &Path) -> Result<(), String> {
         return check.map_err(|why| format!("it does not exist, and cannot be created: {why}"));
     }
     check_creation(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)?;
-    STORES.iter().try_for_each(|store| check_store(&path.join(store)))
+    STORES.iter().try_for_each(|store| check_store(&path.join(store)))?;
+    match TagKey::read(path) {
+        Ok(_) => Ok(()),
+        Err((file, error)) if error.kind() == ErrorKind::InvalidData => Err(format!("{}: {error}", file.display())),
+        Err((file, error)) => Err(unusable(&file, &error)),
+    }
 }
 
 /// Checks that something can be created in a folder. Rights alone do not tell: root has all of them, even in /proc.

@@ -97,7 +97,7 @@ pub struct Layers {
     /// Every file that any layer names, even if another layer overrides it, because it may still hold a secret.
     files: Vec<PathBuf>,
     config_file: Option<(String, Origin)>,
-    client_token: Option<String>,
+    client_token: Option<OsString>,
     warnings: Vec<String>,
     errors: Vec<ConfigError>,
 }
@@ -224,11 +224,14 @@ impl Layers {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
             let key = name[PREFIX.len()..].replace('_', "-").to_lowercase();
             if key == CONFIG {
-                variables.config = Some(value.to_string_lossy().into_owned()).filter(|file| !file.is_empty());
+                match value.into_string() {
+                    Ok(file) => variables.config = Some(file).filter(|file| !file.is_empty()),
+                    Err(_) => self.errors.push(not_utf8(CONFIG)),
+                }
                 continue;
             }
             if key == CLIENT_TOKEN {
-                self.client_token = value.into_string().ok().filter(|token| !token.is_empty());
+                self.client_token = Some(value).filter(|token| !token.is_empty());
                 continue;
             }
             let Some(setting) = settings::ALL.iter().find(|setting| setting.key == key) else {
@@ -239,11 +242,7 @@ impl Layers {
                 // In a shell or a unit file, an empty variable usually means that it is not set.
                 Ok(value) if setting.guarded || !value.is_empty() => drop(variables.values.insert(setting.key, value)),
                 Ok(_) => {}
-                Err(_) => {
-                    let (origin, why) = (Origin::Environment(setting.variable()), "expected text in UTF-8".to_owned());
-                    let value = Value { text: String::new(), shown: "(not UTF-8)".to_owned() };
-                    self.errors.push(bad_value(*setting, &value, &origin, why));
-                }
+                Err(_) => self.errors.push(not_utf8(setting.key)),
             }
         }
         variables
@@ -293,8 +292,14 @@ impl Layers {
     }
 
     /// The token that the environment has for clients of the gateway.
-    pub(super) fn client_token(&self) -> Option<&str> {
-        self.client_token.as_deref()
+    pub(super) fn client_token(&mut self) -> Option<String> {
+        match self.client_token.clone()?.into_string() {
+            Ok(token) => Some(token),
+            Err(_) => {
+                self.errors.push(not_utf8(CLIENT_TOKEN));
+                None
+            }
+        }
     }
 
     /// Whether a value was given, even if it is not accepted.
@@ -382,6 +387,12 @@ fn bad_value(setting: Declaration, given: &Value, origin: &Origin, why: String) 
         Origin::Default => format!("--{} {value} by default", setting.key),
     };
     ConfigError::BadValue { given, why }
+}
+
+/// The error for a variable whose value is no text.
+fn not_utf8(key: &str) -> ConfigError {
+    let given = format!("{PREFIX}{} in the environment", key.replace('-', "_").to_uppercase());
+    ConfigError::BadValue { given, why: "expected text in UTF-8".to_owned() }
 }
 
 fn scalar(value: &toml::Value) -> Option<String> {

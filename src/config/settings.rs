@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use user_http_actors::broker::amqp::{AmqpUrl, QueueType};
+use user_http_actors::broker::amqp::{AmqpUrl, MAX_SETTLE, QueueType};
 use user_http_actors::postgres::PostgresUrl;
 use user_http_actors::publisher::FrameAck;
 
@@ -153,8 +153,8 @@ settings! {
             "DURATION",
             "10s",
             "Without --amqp-await-queue: how long to publish nothing after a lost connection, so that the farm's\n\
-             services can reconnect first; 0 for none",
-            duration_or_zero,
+             services can reconnect first, at most 1d; 0 for none",
+            settle,
         );
         FRAME_ACK: FrameAck = Setting::new(
             "frame-ack",
@@ -361,8 +361,9 @@ fn rate(text: &str) -> Result<u64, String> {
     positive_size(text).map_err(|_| "expected a size of at least 1 byte, such as 16KiB, for each second".to_owned())
 }
 
-fn duration_or_zero(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "expected a duration such as 10s or 1m, or 0".to_owned())
+fn settle(text: &str) -> Result<Duration, String> {
+    let settle = humantime::parse_duration(text).ok().filter(|settle| *settle <= MAX_SETTLE);
+    settle.ok_or_else(|| "expected a duration such as 10s or 1m, at most 1d, or 0".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use user_http_actors::tls::{certificates, private_key, provider, roots};
+use user_http_actors::tls::{certificates, explained, private_key, provider, roots};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// How long a client may take for the handshake. It occupies a connection and a few KiB for that time.
@@ -188,8 +188,8 @@ pub(crate) enum Greeting {
 /// Performs the handshake with a client.
 ///
 /// # Errors
-/// The handshake failed or took longer than [`HANDSHAKE_TIMEOUT`].
-pub(crate) async fn greet(tls: Tls, socket: TcpStream) -> io::Result<Greeting> {
+/// Why it failed, or that it took longer than [`HANDSHAKE_TIMEOUT`].
+pub(crate) async fn greet(tls: Tls, socket: TcpStream) -> Result<Greeting, String> {
     let greeting = async {
         let mut first = [0];
         // A method begins with a letter, a TLS record with a byte below 32.
@@ -198,7 +198,14 @@ pub(crate) async fn greet(tls: Tls, socket: TcpStream) -> io::Result<Greeting> {
         }
         Ok(Greeting::Tls(Box::new(accept(tls, socket).await?)))
     };
-    tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting).await?
+    let greeted = match tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting).await {
+        Ok(greeted) => greeted,
+        Err(_) => return Err(format!("it took longer than {HANDSHAKE_TIMEOUT:?}")),
+    };
+    greeted.map_err(|error: io::Error| match error.get_ref().and_then(|error| error.downcast_ref()) {
+        Some(error) => explained(error),
+        None => error.to_string(),
+    })
 }
 
 /// Performs the handshake with a client, without a timeout.
@@ -253,7 +260,7 @@ impl TlsFiles {
     }
 
     fn expiry(&self, identity: &CertifiedKey) -> Result<i64, TlsError> {
-        let certificate = identity.end_entity_cert().map_err(|error| error.to_string());
+        let certificate = identity.end_entity_cert().map_err(|error| explained(&error));
         let expiry = certificate.and_then(|certificate| {
             let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
             Ok(certificate.validity().not_after.timestamp())
@@ -280,7 +287,7 @@ impl TlsFiles {
                 let why = format!("it does not belong to the certificate in {cert}; give the key of that certificate");
                 Err(TlsError::of(TlsFile::Key, &self.key, why))
             }
-            Err(error) => Err(TlsError::of(TlsFile::Cert, &self.cert, error)),
+            Err(error) => Err(TlsError::of(TlsFile::Cert, &self.cert, explained(&error))),
         }
     }
 

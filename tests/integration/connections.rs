@@ -176,7 +176,7 @@ const STATES: &[State] = &[
 /// Fills the connection limit of a server with connections in one state, and waits until another client is answered.
 fn assert_gives_way(ca: &Ca, state: &State) {
     let limit = MAX_CONNECTIONS.to_string();
-    let mut setup = Setup::default().args(["--max-connections", &limit]).args(state.args);
+    let mut setup = Setup::default().args(["--max-connections", &limit, "--keep-alive", "5s"]).args(state.args);
     if state.is_tls {
         let [cert, key] = ca.issue_files(&state.name.replace(' ', "-"));
         setup = setup.args(["--http-tls-cert", &cert, "--http-tls-key", &key]);

@@ -55,6 +55,27 @@ fn a_client_that_does_not_trust_the_ca_goes_away() {
 }
 
 #[test]
+fn a_certificate_that_is_not_of_version_3_is_refused_with_what_would_be_right() {
+    let (ca, clients) = (Ca::new(), Ca::new());
+    let [cert, key] = ca.issue_files("server");
+    let client_ca = clients.path().display().to_string();
+    let args = ["--api-tls-cert", &cert, "--api-tls-key", &key, "--api-client-ca", &client_ca];
+    let server = Setup::default().args(args).env("RUST_LOG", "debug").start();
+    let client = Client::with(&ca, Some(&clients.issue_version_1()), rustls::DEFAULT_VERSIONS, &[]);
+    let refused = client.try_open(server.api).and_then(|mut connection| {
+        connection.try_send_request("GET", "/readyz", &[], b"")?;
+        connection.try_read_head()
+    });
+    assert!(refused.is_err(), "{refused:?}");
+    server.wait_for_log("the certificate is not of X.509 version 3");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let [cert, key] = ca.issue_version_1().write(folder.path(), "old");
+    let (status, log) = Setup::default().args(["--http-tls-cert", &cert, "--http-tls-key", &key]).start_refused();
+    assert!(status.code() == Some(2) && log.contains("not of X.509 version 3") && log.contains("-extfile"), "{log}");
+}
+
+#[test]
 fn tls_1_2_and_1_3_are_spoken_and_http_1_1_is_the_only_protocol_offered() {
     let ca = Ca::new();
     let (farm, _) = farm_with_tls(&ca);

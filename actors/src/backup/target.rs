@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::BackupError;
 use crate::store::disk::{DIRECTORY_MODE, SystemDisk, create_private, sync_directory};
+use crate::store::log::BODIES;
+use crate::system::STORES;
 
 /// The end of the folder's name until the backup is complete.
 const SUFFIX: &str = ".partial";
@@ -31,8 +33,8 @@ impl Target {
     /// Creates the folder for a backup of `data_dir`, whose path is canonical, in `target`.
     pub fn prepare(target: &Path, data_dir: &Path) -> Result<Self, BackupError> {
         let path = resolve(target)?;
-        if path.starts_with(data_dir) {
-            return Err(BackupError::Inside { target: target.to_owned(), data_dir: data_dir.to_owned() });
+        if let Some(folder) = holder(&path, data_dir) {
+            return Err(BackupError::Inside { target: target.to_owned(), folder });
         }
         let Some(parent) = path.parent() else { return Err(BackupError::NotEmpty(path)) };
         if path.exists() {
@@ -95,6 +97,16 @@ fn resolve(target: &Path) -> Result<PathBuf, BackupError> {
     };
     let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok(fs::canonicalize(parent).map_err(BackupError::io(parent))?.join(name))
+}
+
+/// The folder of the data directory that `path` is in, whatever way leads there: a store may be a link to another disk,
+/// and a mount can give a folder a second path.
+fn holder(path: &Path, data_dir: &Path) -> Option<PathBuf> {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let above: Vec<_> = path.ancestors().filter_map(identity).collect();
+    let stores = STORES.into_iter().map(|name| data_dir.join(name));
+    let mut folders = stores.flat_map(|store| [store.join(BODIES), store]).chain([data_dir.to_owned()]);
+    folders.find(|folder| identity(folder).is_some_and(|identity| above.contains(&identity)))
 }
 
 /// Creates the folder `partial`, or empties the one that a killed process has left. Returns its locked mark.

@@ -80,12 +80,12 @@ impl BlendRoots {
     /// Checks the roots in the background, and logs a warning for each that cannot be opened.
     ///
     /// # Errors
-    /// The path of the data directory, if the key in it can be neither read nor created, or of a folder that cannot be
+    /// The path of the key in the data directory, if it can be neither read nor created, or of a folder that cannot be
     /// made absolute; and why.
     pub fn new(config: BlendConfig) -> Result<Self, (PathBuf, io::Error)> {
         let key = match &config.data_dir {
             None => TagKey::random(),
-            Some(data_dir) => TagKey::kept_in(data_dir).map_err(|error| (data_dir.clone(), error))?,
+            Some(data_dir) => TagKey::kept_in(data_dir)?,
         };
         let roots = config.roots.into_iter().map(|path| {
             let path = std::path::absolute(&path).map_err(|error| (path, error))?;

@@ -1,17 +1,18 @@
 //! The ETag of a file's version: a keyed hash, so that it reveals neither device nor inode.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::file::Stamp;
+use crate::small_file::{self, ReadError};
+use crate::store::disk::create_private;
 
 /// The file in the data directory that has the key.
-pub(crate) const KEY_FILE: &str = "etag.key";
+const KEY_FILE: &str = "etag.key";
 
 /// How many bytes of the hash are used. Enough to rule out that two versions of a file have the same tag.
 const SHOWN_BYTES: usize = 16;
@@ -32,29 +33,51 @@ impl TagKey {
         Self(rand::random())
     }
 
-    /// The key in `data_dir`. A missing or damaged key is replaced by a new one; transfers in progress cannot be
-    /// resumed then, and start again.
+    /// The key in `data_dir`, which is created if there is none.
     ///
     /// # Errors
-    /// What the file system reports.
-    pub fn kept_in(data_dir: &Path) -> io::Result<Self> {
-        let path = data_dir.join(KEY_FILE);
-        match fs::read(&path) {
-            Ok(bytes) => {
-                if let Ok(key) = bytes.try_into() {
-                    return Ok(Self(key));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    /// As [`TagKey::read`], or it cannot be created.
+    pub(super) fn kept_in(data_dir: &Path) -> Result<Self, (PathBuf, io::Error)> {
+        if let Some(key) = Self::read(data_dir)? {
+            return Ok(key);
         }
         let key = Self::random();
-        let new = data_dir.join(format!("{KEY_FILE}.new"));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&key.0)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
+        key.write(data_dir)?;
         Ok(key)
+    }
+
+    /// The key in `data_dir`; `None` if it has none.
+    ///
+    /// # Errors
+    /// The path of the file, and why it is not used: it cannot be read, or is damaged.
+    pub fn read(data_dir: &Path) -> Result<Option<Self>, (PathBuf, io::Error)> {
+        let path = data_dir.join(KEY_FILE);
+        let error = match small_file::read(&path).map(TryInto::try_into) {
+            Ok(Ok(key)) => return Ok(Some(Self(key))),
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(ReadError::Io(error)) => error,
+            Ok(Err(_)) | Err(_) => io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is damaged: a key has exactly 32 bytes; delete it, and the next start makes a new one, with which \
+                 transfers in progress start again",
+            ),
+        };
+        Err((path, error))
+    }
+
+    /// Writes the key into a data directory, whole or not at all.
+    ///
+    /// # Errors
+    /// The path of a file, and what the file system reports.
+    pub(crate) fn write(&self, data_dir: &Path) -> Result<(), (PathBuf, io::Error)> {
+        let (path, new) = (data_dir.join(KEY_FILE), data_dir.join(format!("{KEY_FILE}.new")));
+        let write = || {
+            let mut file = create_private(&new)?;
+            file.write_all(&self.0)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|error| (new.clone(), error))
     }
 
     /// The tag of a version, in hexadecimal digits.
@@ -77,6 +100,8 @@ impl TagKey {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::{KEY_FILE, TagKey};
     use crate::blend::file::Stamp;
 
@@ -101,14 +126,30 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_kept_and_a_damaged_one_is_made_anew() {
+    fn the_key_is_kept_and_a_damaged_one_is_an_error_that_says_what_to_do() {
         let dir = tempfile::tempdir().expect("a folder");
-        let data_dir = dir.path();
+        let (data_dir, path) = (dir.path(), dir.path().join(KEY_FILE));
+        assert!(TagKey::read(data_dir).expect("no file").is_none());
         let first = TagKey::kept_in(data_dir).expect("a key");
         assert_eq!(TagKey::kept_in(data_dir).expect("a key").0, first.0);
-        std::fs::write(data_dir.join(KEY_FILE), b"short").expect("a damaged key");
-        let second = TagKey::kept_in(data_dir).expect("a key");
-        assert_ne!(second.0, first.0);
-        assert_eq!(TagKey::kept_in(data_dir).expect("a key").0, second.0);
+        let assert_damaged = || {
+            for read in [TagKey::kept_in(data_dir).map(Some), TagKey::read(data_dir)] {
+                let (named, why) = read.expect_err("damaged");
+                assert!(named == path && why.to_string().contains("delete it"), "{}: {why}", named.display());
+            }
+        };
+        for damaged in [&b""[..], b"short", &[7; 33]] {
+            std::fs::write(&path, damaged).expect("a damaged key");
+            assert_damaged();
+        }
+        std::fs::remove_file(&path).expect("a file");
+        // neither is read to its end
+        std::os::unix::fs::symlink("/dev/zero", &path).expect("a link");
+        assert_damaged();
+        std::fs::remove_file(&path).expect("a link");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).expect("a named pipe");
+        assert_damaged();
+        std::fs::remove_file(&path).expect("a pipe");
+        assert_ne!(TagKey::kept_in(data_dir).expect("a new key").0, first.0);
     }
 }

@@ -47,6 +47,9 @@ const MAX_NAME_BYTES: usize = 255;
 /// The farm's services try to reconnect every 5 s, each on its own cycle. After this time all of them have reconnected.
 const DEFAULT_SETTLE: Duration = Duration::from_secs(10);
 
+/// The longest settle delay, a day.
+pub const MAX_SETTLE: Duration = Duration::from_secs(86_400);
+
 /// The address of the broker, and the names of exchanges and queues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmqpConfig {
@@ -73,7 +76,7 @@ pub struct AmqpConfig {
     pub await_queues: Vec<String>,
     /// The settle delay, used without `await_queues`: how long nothing is published on a new connection after one was
     /// lost. The farm's services have lost the broker too, and one that has reconnected drops the messages for one that
-    /// has not.
+    /// has not. At most [`MAX_SETTLE`]; a longer one counts as that.
     pub settle: Duration,
 }
 

@@ -28,7 +28,8 @@ impl BufferActor {
 
     /// Messages that were stored at this time or before have expired.
     pub(super) fn due(&self) -> Since {
-        self.clock.now().saturating_sub_unsigned(self.ttl.as_millis() as u64)
+        let ttl = self.ttl.as_millis().try_into().unwrap_or(u64::MAX);
+        self.clock.now().saturating_sub_unsigned(ttl)
     }
 
     /// Removes a slice of the expired messages, references and old tombstones. A message that is being delivered stays

@@ -41,7 +41,7 @@ use reserve::Pause;
 const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// The folder of the body files, in the directory of a store.
-const BODIES: &str = "bodies";
+pub(crate) const BODIES: &str = "bodies";
 
 /// A store in a directory of its own, which it locks.
 #[derive(Debug)]

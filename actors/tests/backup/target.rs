@@ -110,6 +110,39 @@ fn a_target_that_is_in_use_or_part_of_the_data_directory_is_refused() {
 }
 
 #[test]
+fn a_target_in_a_store_that_is_a_link_to_elsewhere_is_refused() {
+    let folder = folder();
+    let data_dir = data_dir(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("disk"))
+        .and_then(|()| fs::rename(data_dir.join("buffer"), path("disk/buffer")))
+        .expect("moved");
+    fs::rename(path("disk/buffer/bodies"), path("disk/bodies")).expect("moved");
+    symlink(path("disk/buffer"), data_dir.join("buffer")).expect("a link");
+    symlink(path("disk/bodies"), path("disk/buffer/bodies")).expect("a link");
+    for target in
+        ["disk/buffer/backup", "disk/bodies/backup", "data/buffer/bodies/backup", "disk/../disk/bodies/backup"]
+    {
+        let refused = back_up_all(&data_dir, &path(target)).expect_err(target);
+        assert!(matches!(refused, BackupError::Inside { .. }), "{target}: {refused:?}");
+    }
+    back_up_all(&data_dir, &path("disk/backup")).expect("beside them");
+    assert_eq!(numbers(&opened(&path("disk/backup")).1), [1, 2].into());
+}
+
+#[test]
+fn a_damaged_key_is_no_part_of_a_backup() {
+    let folder = folder();
+    let data_dir = data_dir(folder.path());
+    fs::write(data_dir.join("etag.key"), "damaged").expect("writable");
+    let refused = back_up_all(&data_dir, &folder.path().join("backup")).expect_err("damaged").to_string();
+    assert!(refused.contains("data/etag.key") && refused.contains("delete it"), "{refused}");
+    assert_eq!(names(folder.path()), ["data"]);
+    fs::remove_file(data_dir.join("etag.key")).expect("a file");
+    back_up_all(&data_dir, &folder.path().join("backup")).expect("the next start makes a new one");
+}
+
+#[test]
 fn an_empty_folder_and_a_link_to_one_are_accepted() {
     let folder = folder();
     let data_dir = data_dir(folder.path());

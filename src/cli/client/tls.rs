@@ -16,7 +16,7 @@ use ureq::Error;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
-use user_http_actors::tls::{certificates, private_key, provider, roots, system_roots};
+use user_http_actors::tls::{certificates, explained, private_key, provider, roots, system_roots};
 use user_http_server::config::ApiServer;
 
 /// What a client trusts, and what it shows.
@@ -96,7 +96,7 @@ impl TlsConnector {
         let config = match identity {
             Some((chain, key)) => config
                 .with_client_auth_cert(chain, key)
-                .map_err(|error| format!("the client certificate and its key cannot be used: {error}"))?,
+                .map_err(|error| format!("the client certificate and its key cannot be used: {}", explained(&error)))?,
             None => config.with_no_client_auth(),
         };
         Ok(Self(Arc::new(config)))

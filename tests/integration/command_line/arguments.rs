@@ -1,5 +1,8 @@
 //! Subcommands, and the settings before and behind their names.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use crate::harness::{Ended, Program, Server, Setup, gateway};
 
 const SUBCOMMANDS: [&str; 8] = ["serve", "check", "healthcheck", "messages", "token", "demo", "completions", "man"];
@@ -73,6 +76,50 @@ fn a_mistyped_name_is_an_error_that_suggests_the_right_one() {
     assert_usage_error(&["nothing", "of", "that"], &["nothing", "--help"]);
     assert_usage_error(&["messages"], &["list", "publish"]);
     assert_usage_error(&["messages", "show"], &["ID"]);
+}
+
+#[test]
+fn what_is_wrong_with_the_command_line_is_said_without_passwords() {
+    let url = "amqp://farm:s3cr3t@broker";
+    let equals = format!("--timeout={url}");
+    for args in [&[url][..], &["check", url], &["healthcheck", &equals], &["completions", url], &["messages", url]] {
+        let ended = run(args);
+        assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
+        assert!(!ended.stderr.contains("s3cr3t") && ended.stderr.contains("***@broker"), "{args:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn variables_that_are_no_text_are_named() {
+    let no_text = OsStr::from_bytes(b"\xff");
+    for (name, args) in [
+        ("CONFIG", &["check"][..]),
+        ("DATA_DIR", &["check"]),
+        ("TOKEN", &["healthcheck"]),
+        ("TOKEN", &["messages", "list"]),
+    ] {
+        let name = format!("USER_HTTP_SERVER_{name}");
+        let ended = Program::start(gateway(args).env(&name, no_text)).end();
+        assert_eq!(ended.code, Some(2), "{name}: {ended:?}");
+        assert!(ended.stderr.contains(&name) && ended.stderr.contains("UTF-8"), "{name}: {ended:?}");
+    }
+    // the service does not use it
+    let ended = Program::start(gateway(&["check", "--memory"]).env("USER_HTTP_SERVER_TOKEN", no_text)).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn durations_without_an_end_are_refused() {
+    let long = "18446744073709551615s";
+    for args in [
+        &["healthcheck", "--timeout", long][..],
+        &["messages", "list", "--timeout", long],
+        &["check", "--memory", "--amqp-settle", long],
+        &["check", "--memory", "--keep-alive", long],
+    ] {
+        let ended = run(args);
+        assert!(ended.code == Some(2) && ended.stderr.contains("at most 1d"), "{args:?}: {ended:?}");
+    }
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn the_exit_code_is_2_for_a_wrong_command_line_and_1_for_a_failure_and_nothing_i
     for (target, code, text) in [
         ("full", 2, "is not an empty folder"),
         ("full/file", 2, "is not an empty folder"),
-        ("data/backup", 2, "is inside the data directory"),
+        ("data/backup", 2, "where the gateway keeps its messages"),
         ("missing/backup", 1, "No such file or directory"),
     ] {
         let ended = back_up(setup, &path(target));

@@ -183,6 +183,18 @@ fn a_folder_that_cannot_keep_files_is_no_data_directory() {
 }
 
 #[test]
+fn a_damaged_key_in_the_data_directory_is_an_error_of_check_and_of_a_start() {
+    let setup = Setup::default();
+    fs::create_dir(setup.data_dir()).expect("a data directory");
+    let key = setup.data_dir().join("etag.key");
+    fs::write(&key, "damaged").expect("a file");
+    let key = key.display().to_string();
+    assert_refused(&setup, &[&["--data-dir", &key, "it is damaged", "delete it"]]);
+    let (status, log) = setup.start_refused();
+    assert!(status.code() == Some(1) && log.contains(&key) && log.contains("delete it"), "{status}: {log}");
+}
+
+#[test]
 fn values_cannot_write_to_the_terminal() {
     let ended = check(&Setup::default().args(["--amqp-exchange", "a\u{1b}[31m\nb", "--max-body", "\u{1b}[2J"]));
     assert_eq!(ended.code, Some(2), "{ended:?}");

@@ -1,5 +1,6 @@
 //! `user-http-server healthcheck`.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
@@ -89,6 +90,14 @@ fn proxies_of_the_environment_are_not_used() {
 }
 
 #[test]
+fn a_full_disk_behind_standard_output_makes_no_server_sick() {
+    let server = Server::start();
+    let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+    let status = gateway(&["healthcheck", &server.api_url("")]).stdout(full).status().expect("the client");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn whatever_is_wrong_is_one_line_that_says_what() {
     let nobody = free_address().to_string();
     assert_failed(&healthcheck(&["--api-bind", &nobody]), &[&nobody, "nothing listens there"]);
@@ -130,6 +139,7 @@ fn a_wrong_command_line_is_not_a_sick_server() {
         (&["http://user:pass@farm"], "expected a URL"),
         (&["--api-bind", "somewhere"], "--api-bind"),
         (&["--timeout", "0"], "--timeout"),
+        (&["http://127.0.0.1:99999"], "expected a URL"),
         (&["--config", "/no/such/file"], "/no/such/file"),
         (&["a", "b"], "'b'"),
     ] {

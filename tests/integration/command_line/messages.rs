@@ -1,8 +1,10 @@
 //! `user-http-server messages`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::process::Stdio;
+use std::thread;
 
 use serde_json::{Value, json};
 
@@ -226,6 +228,52 @@ fn refusals_of_the_server_are_errors_that_say_why() {
         let ended = Program::start(&mut gateway(args)).end();
         assert_failed(&ended, &["404"]);
         assert_eq!(ended.stdout, "", "half a list");
+    }
+}
+
+#[test]
+fn an_empty_id_is_refused_before_anybody_is_asked() {
+    let nobody = free_address().to_string();
+    for name in ["show", "drop", "publish"] {
+        let ended = Program::start(&mut gateway(&["messages", name, "", "--api-bind", &nobody])).end();
+        assert!(ended.code == Some(2) && ended.stderr.contains("<ID>"), "{name}: {ended:?}");
+    }
+}
+
+fn a_message() -> Value {
+    json!({ "uuid": "x", "bytes": 1, "age_seconds": 1, "blend": null, "in_delivery": false })
+}
+
+/// A server that answers each request with the page of its cursor.
+fn paging(page: fn(&str) -> Value) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            let mut head = String::new();
+            BufReader::new(&socket).read_line(&mut head).expect("a request");
+            let path = head.split(' ').nth(1).expect("a path");
+            let body = page(path.split_once("&after=").map_or("", |(_, cursor)| cursor)).to_string();
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            socket.write_all(answer.as_bytes()).expect("a client");
+        }
+    });
+    url
+}
+
+#[test]
+fn a_list_without_an_end_is_an_error() {
+    let itself = |_: &str| json!({ "messages": [a_message()], "next": "itself" });
+    let earlier = |cursor: &str| json!({ "messages": [a_message()], "next": if cursor == "2" { "1" } else { "2" } });
+    let empty = |cursor: &str| json!({ "messages": [], "next": format!("{cursor}x") });
+    for (page, why) in [(itself as fn(&str) -> Value, "earlier page"), (earlier, "earlier page"), (empty, "empty page")]
+    {
+        let url = paging(page);
+        for args in [&["list"][..], &["list", "--json"], &["show", "y"]] {
+            let ended = Program::start(gateway(&["messages", "--url", &url]).args(args)).end();
+            assert_failed(&ended, &["has no end", why, &url]);
+        }
     }
 }
 

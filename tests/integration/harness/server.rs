@@ -179,6 +179,8 @@ impl Setup {
             ("--api-bind", "127.0.0.1:0"),
             ("--data-dir", self.data_dir().to_str().expect("UTF-8")),
             ("--blend-root", self.blend_root().to_str().expect("UTF-8")),
+            // longer than a busy machine keeps a test from its next request
+            ("--keep-alive", "10m"),
         ] {
             let variable = format!("USER_HTTP_SERVER_{}", flag[2..].replace('-', "_").to_uppercase());
             let given = self.args.iter().any(|arg| arg.split('=').next() == Some(flag))

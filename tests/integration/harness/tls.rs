@@ -6,8 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use base64::Engine;
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SigningKey};
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use tempfile::TempDir;
 
@@ -68,6 +71,21 @@ impl Ca {
         }
     }
 
+    /// A certificate of X.509 version 1, as OpenSSL 3.0 issues it unless it is given extensions.
+    pub fn issue_version_1(&self) -> Identity {
+        let Identity { key, certificate, private, .. } = self.issue();
+        let [tbs, algorithm, _] = elements(&certificate)[..] else { panic!("a certificate has 3 parts") };
+        // without the version at the start and the extensions at the end
+        let [_, fields @ .., _] = &elements(tbs)[..] else { panic!("a certificate has fields") };
+        let tbs = element(0x30, &fields.concat());
+        let signature = self.issuer.key().sign(&tbs).expect("a signature");
+        let signature = element(0x03, &[&[0], &signature[..]].concat());
+        let certificate = CertificateDer::from(element(0x30, &[&tbs, algorithm, &signature].concat()));
+        let body = base64::engine::general_purpose::STANDARD.encode(&certificate);
+        let chain = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        Identity { chain, key, certificate, private }
+    }
+
     /// A certificate for 127.0.0.1 in files of that name: chain and key.
     pub fn issue_files(&self, name: &str) -> [String; 2] {
         self.issue().write(self.dir.path(), name)
@@ -83,6 +101,28 @@ impl Identity {
         }
         paths.map(|path| path.into_os_string().into_string().expect("UTF-8"))
     }
+}
+
+/// The elements inside an element of DER.
+fn elements(der: &[u8]) -> Vec<&[u8]> {
+    let header = |der: &[u8]| if der[1] < 0x80 { 2 } else { 2 + usize::from(der[1] & 0x7f) };
+    let mut rest = &der[header(der)..];
+    let mut elements = Vec::new();
+    while !rest.is_empty() {
+        let start = header(rest);
+        let long = rest[2..start].iter().fold(0, |len, byte| len << 8 | usize::from(*byte));
+        let len = if start == 2 { usize::from(rest[1]) } else { long };
+        let (first, others) = rest.split_at(start + len);
+        elements.push(first);
+        rest = others;
+    }
+    elements
+}
+
+/// An element of DER with this tag.
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(content.len()).expect("a short element");
+    [&[tag, 0x82], &len.to_be_bytes()[..], content].concat()
 }
 
 /// Unique, since OpenSSL takes a certificate for its own issuer if both have the same name.
@@ -116,9 +156,12 @@ impl Client {
             .with_root_certificates(roots);
         let mut config = match identity {
             None => builder.with_no_client_auth(),
-            Some(Identity { certificate, private, .. }) => builder
-                .with_client_auth_cert(vec![certificate.clone()], private.clone_key())
-                .expect("a client's certificate"),
+            Some(Identity { certificate, private, .. }) => {
+                let key = any_supported_type(private).expect("a key");
+                // whatever the certificate is like
+                let identity = CertifiedKey::new(vec![certificate.clone()], key);
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
+            }
         };
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Self(Arc::new(config))

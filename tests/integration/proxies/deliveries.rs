@@ -186,11 +186,11 @@ fn ask(front: &Front, kept: &mut Option<Connection>, method: &str, path: &str, b
 /// the server has closed, or closes before the request is there.
 const WAY: Duration = Duration::from_millis(250);
 /// How long a client does nothing: that connections are idle for so long is what this is about. The first is short of
-/// every proxy's time; the second ends when the server's time (5 s) is up by the time that the next request is there.
+/// every proxy's time; the second ends when the server's time is up by the time that the next request is there.
 const PAUSES: [Duration; 2] = [Duration::from_millis(2_500), Duration::from_millis(4_750)];
 
 fn a_hundred_requests_after_pauses_are_all_answered(kind: Kind) {
-    let farm = Farm::start();
+    let farm = Farm::with(&["--keep-alive", "5s"]);
     let network = Proxy::to_http(farm.http);
     let front = Front::with(kind, [network.address(), farm.api], &kind.configuration());
     network.delay(WAY);

@@ -13,11 +13,11 @@ use amiquip::{
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use uuid::Uuid;
 
-use super::AmqpConfig;
 use super::connection::{ConnectionEnd, SessionError, Socket, cause};
 use super::downstream::Downstream;
 use super::reconnect::{Attempt, Worker, reconnect};
 use super::topology::{self, PRECONDITION_FAILED};
+use super::{AmqpConfig, MAX_SETTLE};
 use crate::broker::{Outcome, Publication, PublisherEvent, PublisherLink};
 use crate::codec::Format;
 use crate::payload::may_be_readable_later;
@@ -75,7 +75,7 @@ pub fn start_publisher(config: AmqpConfig, on_event: impl Fn(PublisherEvent) + S
             },
             |Attempt { number: epoch, after_loss }, connection, socket| {
                 // The farm's services may have lost the broker too, and need time to reconnect.
-                settled = if after_loss { Some(Instant::now() + config.settle) } else { settled };
+                settled = if after_loss { Some(Instant::now() + config.settle.min(MAX_SETTLE)) } else { settled };
                 let reporter = &reporter;
                 Publisher { epoch, config: &config, reporter, queued: &queued, stop, settled }.run(connection, socket)
             },

@@ -13,7 +13,7 @@ use rustls::{CertificateError, ClientConfig, ClientConnection, Error};
 
 use super::AmqpConfig;
 use super::connection::HANDSHAKE_TIMEOUT;
-use crate::tls::{provider, roots, system_roots};
+use crate::tls::{explained, provider, roots, system_roots};
 
 /// Performs the TLS handshake with the broker, and checks its certificate and name.
 ///
@@ -89,7 +89,7 @@ fn refusal(error: &Error, config: &AmqpConfig) -> String {
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => format!("the name does not match: the broker's certificate is not for {:?}", config.url.host),
-        Error::InvalidCertificate(error) => format!("the broker's certificate is not accepted: {error}"),
+        Error::InvalidCertificate(_) => format!("the broker's certificate is not accepted: {}", explained(error)),
         Error::InvalidMessage(_) => format!("the server at this address does not speak TLS: {error}"),
         error => format!("the TLS handshake has failed: {error}"),
     }

@@ -186,20 +186,6 @@ pub fn copy_log(from: &Path, to: &Path, options: &Options<'_>) -> Result<Copied,
     Err(CopyError::Restless(from.to_owned()))
 }
 
-/// Copies a file of the data directory that is never changed, only replaced. It need not exist.
-///
-/// # Errors
-/// See [`CopyError`].
-pub(crate) fn copy_file(from: &Path, to: &Path, options: &Options<'_>) -> Result<(), CopyError> {
-    let source = Source { directory: from, options };
-    source.access();
-    match File::open(from) {
-        Ok(file) => source.copy(&file, from, to),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(OpenError::io(from)(error).into()),
-    }
-}
-
 /// Removes what an earlier attempt has copied.
 fn remove_segments(to: &Path) -> Result<(), OpenError> {
     for number in segment_numbers(to).map_err(OpenError::io(to))? {
