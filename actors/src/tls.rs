@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{CertificateError, Error, RootCertStore};
+use rustls::{CertificateError, Error, OtherError, RootCertStore};
 
 use crate::small_file;
 
@@ -64,18 +64,21 @@ pub fn system_roots() -> Result<RootCertStore, String> {
     }
 }
 
-/// What is wrong, and what would be right where rustls gives no more than a name.
+/// What is wrong. Says more than rustls where that names a certificate's version without a word of explanation.
 pub fn explained(error: &Error) -> String {
+    wrong_version(error).map_or_else(|| error.to_string(), str::to_owned)
+}
+
+/// What would be right, if a certificate is refused for its version.
+pub fn wrong_version(error: &Error) -> Option<&'static str> {
+    // as webpki's error shows itself
+    let is_version = |other: &OtherError| other.0.to_string() == "UnsupportedCertVersion";
     match error {
-        // as webpki's error shows itself
-        Error::InvalidCertificate(CertificateError::Other(other))
-            if other.0.to_string() == "UnsupportedCertVersion" =>
-        {
+        Error::InvalidCertificate(CertificateError::Other(other)) if is_version(other) => Some(
             "the certificate is not of X.509 version 3, because it was issued without any extension; issue it again \
-             with one, such as extendedKeyUsage (`openssl x509 -req` takes them from a file with -extfile)"
-                .to_owned()
-        }
-        error => error.to_string(),
+             with one, such as extendedKeyUsage (`openssl x509 -req` takes them from a file with -extfile)",
+        ),
+        _ => None,
     }
 }
 

@@ -15,7 +15,7 @@ use ureq::http::{HeaderValue, Uri};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, TcpConnector};
 use ureq::{Agent, Body};
-use user_http_actors::tls::explained;
+use user_http_actors::tls::wrong_version;
 use user_http_server::auth::first_plain_token;
 use user_http_server::config::ApiServer;
 
@@ -169,7 +169,11 @@ impl Client {
             ureq::Error::HostNotFound => return "there is no host of that name".to_owned(),
             error => return error.to_string(),
         };
-        match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        let tls_error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        if let Some(why) = tls_error.and_then(wrong_version) {
+            return format!("its certificate is not accepted: {why}");
+        }
+        match tls_error {
             Some(rustls::Error::InvalidCertificate(
                 why @ (CertificateError::NotValidForName
                 | CertificateError::NotValidForNameContext { .. }
@@ -178,9 +182,6 @@ impl Client {
                 | CertificateError::NotValidYet
                 | CertificateError::NotValidYetContext { .. }),
             )) => format!("its certificate is not accepted: {why}, and it is not the one in --api-tls-cert"),
-            Some(error @ rustls::Error::InvalidCertificate(CertificateError::Other(_))) => {
-                format!("its certificate is not accepted: {}", explained(error))
-            }
             Some(rustls::Error::InvalidCertificate(_)) => {
                 format!("its certificate is not trusted: it is neither {}; give its CA with --ca-file", self.trust)
             }

@@ -194,6 +194,7 @@ impl Layers {
         let Some(setting) = settings::ALL.iter().find(|setting| setting.key == name) else {
             let known: Vec<_> = settings::ALL.iter().map(|setting| setting.key).collect();
             let nearest = nearest(&name, known.iter().copied());
+            let key = without_password(&key);
             return Err(ConfigError::UnknownKey { key, file: path.to_owned(), nearest, known });
         };
         let bad =

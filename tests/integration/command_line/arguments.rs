@@ -114,7 +114,7 @@ fn durations_without_an_end_are_refused() {
     for args in [
         &["healthcheck", "--timeout", long][..],
         &["messages", "list", "--timeout", long],
-        &["check", "--memory", "--amqp-settle", long],
+        &["check", "--memory", "--amqp-url", "amqp://broker", "--amqp-settle", long],
         &["check", "--memory", "--keep-alive", long],
     ] {
         let ended = run(args);

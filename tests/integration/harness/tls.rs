@@ -122,7 +122,13 @@ fn elements(der: &[u8]) -> Vec<&[u8]> {
 /// An element of DER with this tag.
 fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let len = u16::try_from(content.len()).expect("a short element");
-    [&[tag, 0x82], &len.to_be_bytes()[..], content].concat()
+    // in as few bytes as possible
+    let len = match len.to_be_bytes() {
+        [0, len @ ..0x80] => vec![len],
+        [0, len] => vec![0x81, len],
+        [high, low] => vec![0x82, high, low],
+    };
+    [&[tag], &len[..], content].concat()
 }
 
 /// Unique, since OpenSSL takes a certificate for its own issuer if both have the same name.
