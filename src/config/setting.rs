@@ -173,7 +173,7 @@ impl Declaration {
         match self.kind {
             Kind::One | Kind::Switch => self.values([variable.to_owned()]),
             // a password may have been split too
-            Kind::Many(split) if without_password(variable) != variable => {
+            Kind::Many(split) if !self.is_secret() && without_password(variable) != variable => {
                 split(variable).into_iter().map(|text| Value { text, shown: NOT_SHOWN.to_owned() }).collect()
             }
             Kind::Many(split) => self.values(split(variable)),
