@@ -526,7 +526,7 @@ impl Handler<Drain> for BufferActor {
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
         self.end_waiting(ctx);
         let (reply, deferred) = deferred();
-        let flush = self.store.flush();
+        let flush = self.store.stop();
         self.draining.get_or_insert_default().push((flush, reply));
         if let Err(error) = check_failure(&self.store_failure) {
             self.finish_flush(flush, Err(error), ctx);

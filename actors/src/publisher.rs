@@ -212,7 +212,10 @@ impl UserManagerPublisher {
 
     /// Lets `then` follow when everything that was requested before has its outcome.
     fn flush(&mut self, then: PendingFlush, ctx: &mut Context<Self>) {
-        let seq = self.store.flush();
+        let seq = match then {
+            PendingFlush::Stop => self.store.stop(),
+            PendingFlush::ListParked(..) | PendingFlush::Probe(_) => self.store.flush(),
+        };
         self.pending_flushes.insert(seq, then);
         if let Err(error) = check_failure(&self.store_failure) {
             self.finish_flush(seq, Err(error), ctx);

@@ -182,6 +182,15 @@ pub trait Store: Send {
         Ok(Compacted::default())
     }
 
+    /// Nothing more will be committed, as far as the owner knows: the next start may rely on finding all of it. A later
+    /// commit is possible all the same.
+    ///
+    /// # Errors
+    /// As for a commit. Then the next start takes this stop for a crash.
+    fn stop(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// How many bytes the store takes on the disk.
     fn disk_bytes(&self) -> u64 {
         0

@@ -20,3 +20,5 @@ mod power_loss;
 mod relocation;
 #[path = "crash/removals.rs"]
 mod removals;
+#[path = "support/unsynced_disk.rs"]
+mod unsynced_disk;

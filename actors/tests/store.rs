@@ -14,6 +14,8 @@ use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Compacted, Durable, OpenError, Put, Recovered, Seq, Store};
 
+#[path = "store/bits.rs"]
+mod bits;
 #[path = "store/body_files.rs"]
 mod body_files;
 #[path = "store/bounds.rs"]
@@ -24,10 +26,14 @@ mod earlier_version;
 mod in_file;
 #[path = "store/space.rs"]
 mod space;
+#[path = "store/stopped.rs"]
+mod stopped;
 #[path = "store/torn.rs"]
 mod torn;
 #[path = "store/unreadable.rs"]
 mod unreadable;
+#[path = "support/unsynced_disk.rs"]
+mod unsynced_disk;
 #[path = "store/zeros.rs"]
 mod zeros;
 

@@ -29,6 +29,7 @@ mod pin;
 mod recover;
 mod relocate;
 mod reserve;
+mod stopped;
 
 use append::Preallocated;
 use bodies::Bodies;
@@ -90,6 +91,8 @@ pub struct LogStore {
     reserve_pause: Pause,
     /// Between attempts to move records.
     move_pause: Pause,
+    /// The [mark](stopped) of a log that has stopped is there, or may be: the next change removes it first.
+    stopped: bool,
     relocation: Option<Relocation>,
     failed: Option<StoreError>,
 }
@@ -252,6 +255,9 @@ impl Store for LogStore {
             }
             return Ok(Vec::new());
         }
+        if self.stopped {
+            self.remove_stopped().map_err(|error| self.refuse(&error))?;
+        }
         let (number, records) = self.append_with_reserve(&new, durable).inspect_err(|error| {
             // what a final error leaves behind, the next start decides on
             if !error.is_final() {
@@ -306,7 +312,15 @@ impl Store for LogStore {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        self.compaction_step()
+        // nothing is left to do for a store that has stopped
+        if self.stopped { Ok(Compacted::default()) } else { self.compaction_step() }
+    }
+
+    fn stop(&mut self) -> Result<(), StoreError> {
+        match &self.failed {
+            Some(error) => Err(error.clone()),
+            None => self.set_stopped(),
+        }
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -6,9 +6,12 @@
 //! | --- | --- |
 //! | 6 | `UHSLOG` |
 //! | 2 | format version |
-//! | 8 | number of the segment |
+//! | 4 | number of the segment |
+//! | 4 | CRC-32C of the rest of this header |
 //! | 8 | sequence number of the next record when the segment was begun |
 //! | 4 | random salt |
+//!
+//! Before version 4 there is no checksum, and the number has 8 bytes.
 //!
 //! and goes on with records:
 //!
@@ -45,14 +48,16 @@ mod search;
 use composition::{Composition, MAX_COMPOSITION};
 
 /// The version that this program writes.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The oldest version that this program reads.
 const OLDEST_VERSION: u16 = 2;
 
-/// The version since which there are composed records. None is appended to a segment of an earlier version: the
-/// programs that wrote those would take it for damage.
-pub const COMPOSED_SINCE: u16 = 3;
+/// The version since which there are composed records.
+const COMPOSED_SINCE: u16 = 3;
+
+/// The version since which a segment's header has a checksum.
+const HEADER_CHECKED_SINCE: u16 = 4;
 
 /// The length of a segment's header in bytes.
 pub const SEGMENT_HEADER: u64 = 28;
@@ -169,14 +174,20 @@ fn head_crc(salt: u32, head: &[u8]) -> u32 {
 }
 
 /// The header of a segment.
-pub fn segment_header(number: u64, next_seq: Seq, salt: u32) -> [u8; SEGMENT_HEADER as usize] {
+pub fn segment_header(number: u32, next_seq: Seq, salt: u32) -> [u8; SEGMENT_HEADER as usize] {
     let mut head = [0; SEGMENT_HEADER as usize];
     head[..6].copy_from_slice(MAGIC);
     head[6..8].copy_from_slice(&VERSION.to_le_bytes());
-    head[8..16].copy_from_slice(&number.to_le_bytes());
+    head[8..12].copy_from_slice(&number.to_le_bytes());
     head[16..24].copy_from_slice(&next_seq.to_le_bytes());
     head[24..28].copy_from_slice(&salt.to_le_bytes());
+    let crc = segment_header_crc(&head);
+    head[12..16].copy_from_slice(&crc.to_le_bytes());
     head
+}
+
+fn segment_header_crc(head: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&head[..12]), &head[16..])
 }
 
 /// What stands where a record should.
@@ -188,8 +199,8 @@ pub enum Entry {
     End,
     /// Zeros up to the end of the file, right after the last record.
     Zeros { offset: u64 },
-    /// Something else: torn by a crash, or damaged.
-    Bad { offset: u64, what: &'static str },
+    /// Something else: torn by a crash, if that `may_be_torn`, or damaged.
+    Bad { offset: u64, what: &'static str, may_be_torn: bool },
 }
 
 /// What stands where a segment's header should.
@@ -237,7 +248,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the segment's header; called first, once.
-    pub fn header(&mut self, number: u64) -> io::Result<FoundHeader> {
+    pub fn header(&mut self, number: u32) -> io::Result<FoundHeader> {
         let mut head = [0; SEGMENT_HEADER as usize];
         if self.len < SEGMENT_HEADER {
             return Ok(FoundHeader::Bad("the segment's header is cut off"));
@@ -251,7 +262,14 @@ impl<'a> Reader<'a> {
         if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Ok(FoundHeader::OtherVersion(version));
         }
-        if u64_at(&head, 8) != number {
+        let found = if version < HEADER_CHECKED_SINCE {
+            u64_at(&head, 8)
+        } else if u32_at(&head, 12) == segment_header_crc(&head) {
+            u32_at(&head, 8).into()
+        } else {
+            return Ok(FoundHeader::Bad("the segment's header does not match its checksum"));
+        };
+        if found != u64::from(number) {
             return Ok(FoundHeader::Bad("the segment has another number than its file name"));
         }
         (self.salt, self.version) = (u32_at(&head, 24), version);
@@ -275,7 +293,9 @@ impl<'a> Reader<'a> {
         if left == 0 {
             return Ok(Entry::End);
         }
-        let bad = |what| Ok(Entry::Bad { offset, what });
+        let bad = |what| Ok(Entry::Bad { offset, what, may_be_torn: true });
+        // what has its checksum was written whole
+        let damaged = |what| Ok(Entry::Bad { offset, what, may_be_torn: false });
         let mut head = [0; RECORD_HEADER as usize];
         let head_len = left.min(RECORD_HEADER);
         self.file.read_exact(&mut head[..head_len as usize])?;
@@ -290,14 +310,21 @@ impl<'a> Reader<'a> {
             return bad("a record's header is garbled");
         }
         let Some(meta) = self.meta(&head, offset + RECORD_HEADER, meta_len as usize)? else {
+            if self.salt_has_changed(&head, meta_len)? {
+                return damaged("the segment's salt has changed");
+            }
             return bad("a record's header does not match its checksum");
         };
-        let Some(record) = Record::of_header(&head, self.version) else { return bad("a record is of an unknown kind") };
+        let Some(record) = Record::of_header(&head, self.version) else {
+            return damaged("a record is of an unknown kind");
+        };
         if left < record.len() {
             return bad("a record's body is cut off");
         }
         let composition = match record.kind {
-            Kind::Composed if record.body_len > MAX_COMPOSITION => return bad("a record's composition is too long"),
+            Kind::Composed if record.body_len > MAX_COMPOSITION => {
+                return damaged("a record's composition is too long");
+            }
             Kind::Composed => {
                 let mut bytes = vec![0; record.body_len as usize];
                 self.file.read_exact(&mut bytes)?;
@@ -313,7 +340,7 @@ impl<'a> Reader<'a> {
             return bad("a record's body does not match its checksum");
         }
         let composition = match composition.map(Composition::parse) {
-            Some(None) => return bad("a record's composition cannot be understood"),
+            Some(None) => return damaged("a record's composition cannot be understood"),
             Some(sound) => sound,
             None => None,
         };
@@ -338,6 +365,18 @@ impl<'a> Reader<'a> {
         let mut meta = vec![0; len];
         self.file.get_ref().read_exact_at(&mut meta, offset)?;
         Ok(Some(meta.into()))
+    }
+
+    /// Whether the first record would be sound with one bit of the salt flipped. Only a header with a checksum tells
+    /// that it has changed; one without looks as if a crash had torn the first record, and with it the only commit.
+    fn salt_has_changed(&self, head: &[u8], meta_len: u32) -> io::Result<bool> {
+        if self.version >= HEADER_CHECKED_SINCE || self.offset != SEGMENT_HEADER || meta_len as usize > MAX_META {
+            return Ok(false);
+        }
+        let mut meta = vec![0; meta_len as usize];
+        self.file.get_ref().read_exact_at(&mut meta, SEGMENT_HEADER + RECORD_HEADER)?;
+        let salts = (0..u32::BITS).map(|bit| self.salt ^ 1 << bit);
+        Ok(salts.into_iter().any(|salt| header_crc(salt, head, &meta) == u32_at(head, 0)))
     }
 
     fn body_crc(&mut self, len: u64) -> io::Result<u32> {
@@ -369,13 +408,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut number = [0; 4];
     number.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(number)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut number = [0; 8];
     number.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(number)

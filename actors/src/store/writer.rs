@@ -49,7 +49,7 @@ pub struct StoreEvent {
     /// The outcomes of [`StoreHandle::remove_durably`]. A record whose removal was refused is still there. After
     /// [`StoreError::Failed`] the next start may find it or not.
     pub removed: Vec<(Seq, Result<(), StoreError>)>,
-    /// The outcomes of [`StoreHandle::flush`]: whether all removals requested before are durable. Those that are not
+    /// The outcomes of [`StoreHandle::flush`] and [`StoreHandle::stop`]: whether all removals requested before are durable. Those that are not
     /// are retried.
     pub flushed: Vec<(Seq, Result<(), StoreError>)>,
     /// See [`Compacted::moved`].
@@ -72,6 +72,7 @@ enum Command {
     Remove(Seq),
     RemoveDurably(Seq),
     Flush(Seq),
+    Stop(Seq),
     Probe { refused: u64 },
 }
 
@@ -231,6 +232,14 @@ impl StoreHandle {
         self.0.send_and_wake(Command::Flush(seq));
         seq
     }
+
+    /// As [`StoreHandle::flush`], for an owner that will request nothing more: the next start may rely on finding
+    /// everything.
+    pub fn stop(&self) -> Seq {
+        let seq = self.0.next_seq();
+        self.0.send_and_wake(Command::Stop(seq));
+        seq
+    }
 }
 
 struct Writer<F: Fn(StoreEvent)> {
@@ -274,6 +283,8 @@ struct Group {
     /// Removals that somebody waits for.
     removals: Vec<Seq>,
     flushes: Vec<Seq>,
+    /// Nothing will follow, as far as the owner knows.
+    stop: bool,
     /// How many bytes could not be written beside the store, if it has to be probed for them.
     probe: Option<u64>,
     commands: usize,
@@ -331,6 +342,10 @@ impl<F: Fn(StoreEvent)> Writer<F> {
                 }
                 Ok(Command::RemoveDurably(seq)) => group.removals.push(seq),
                 Ok(Command::Flush(seq)) => group.flushes.push(seq),
+                Ok(Command::Stop(seq)) => {
+                    group.flushes.push(seq);
+                    group.stop = true;
+                }
                 Ok(Command::Probe { refused }) => group.probe = group.probe.max(Some(refused)),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
@@ -343,7 +358,7 @@ impl<F: Fn(StoreEvent)> Writer<F> {
     /// Commits a group and the removals that wait, and reports the outcomes. While the disk is full and nobody puts
     /// anything, it also probes for space.
     fn commit_group(&mut self, group: Group, durable: Durable) {
-        let Group { puts, refused, removals: awaited, flushes, probe, .. } = group;
+        let Group { puts, refused, removals: awaited, flushes, stop, probe, .. } = group;
         let mut event = StoreEvent { stored: refused, ..StoreEvent::default() };
         let is_due = puts.is_empty() && self.failure.is_some();
         let seqs: Vec<Seq> = puts.iter().map(|put| put.seq).collect();
@@ -371,6 +386,13 @@ impl<F: Fn(StoreEvent)> Writer<F> {
         if probe.is_some() || is_due {
             // the event's `failure` says what has come of it
             let _ = self.commit(&[Change::Remove(NO_RECORD)], Durable::Now);
+        }
+        if stop
+            && removed.is_ok()
+            && self.failure.is_none()
+            && let Err(error) = self.store.stop()
+        {
+            log::warn!("the next start will take this stop for a crash: {error}");
         }
         self.due = match &self.failure {
             Some(_) => Some(Instant::now() + PROBE_INTERVAL),

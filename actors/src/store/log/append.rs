@@ -10,7 +10,7 @@ use super::bodies::SyncError;
 use super::new_record::NewRecord;
 use super::{LogStore, Segment};
 use crate::store::disk::{Appender, sync_directory, transient};
-use crate::store::segment::{self, Kind, Mark, Record, SEGMENT_HEADER};
+use crate::store::segment::{self, Mark, Record, SEGMENT_HEADER};
 use crate::store::{Durable, StoreError};
 
 /// The most zeros that are preallocated behind the records of the newest segment: space for 2,500 messages of 300 B,
@@ -49,15 +49,15 @@ impl LogStore {
         self.preallocated.file_end.saturating_sub(len)
     }
 
-    /// The newest segment with space for more, if its format has at least this `version`; begins another if there is
-    /// none.
-    fn newest(&mut self, version: u16) -> Result<Newest, StoreError> {
+    /// The newest segment, if it has space for more and is of the version that this program writes; begins another if
+    /// not.
+    fn newest(&mut self) -> Result<Newest, StoreError> {
         // what is acknowledged is in a file whose name is durable
         self.sync_names()?;
         if let Some((&number, segment)) = self.segments.last_key_value()
             && let Some(file) = &self.newest_file
             && (SEGMENT_HEADER..self.segment_bytes).contains(&segment.len)
-            && segment.version >= version
+            && segment.version == segment::VERSION
             && !self.is_truncated(file, segment.len)
         {
             return Ok(Newest { number, file: Arc::clone(file), salt: segment.salt, len: segment.len });
@@ -109,7 +109,7 @@ impl LogStore {
         let path = self.path(number);
         let salt = rand::random();
         let begin = |file: File| -> io::Result<Arc<File>> {
-            self.disk.write(&file, &segment::segment_header(number.into(), self.next_seq, salt), 0)?;
+            self.disk.write(&file, &segment::segment_header(number, self.next_seq, salt), 0)?;
             self.disk.sync(&file)?;
             sync_directory(&*self.disk, &self.directory)?;
             Ok(Arc::new(file))
@@ -217,9 +217,7 @@ impl LogStore {
             SyncError::Missing(path) => self.gone(path),
             SyncError::Io(error) => self.refuse(&error),
         })?;
-        let is_composed = new.iter().any(|new| new.kind == Kind::Composed);
-        let version = if is_composed { segment::COMPOSED_SINCE } else { 0 };
-        let Newest { number, file, salt, len: start } = self.newest(version)?;
+        let Newest { number, file, salt, len: start } = self.newest()?;
         let mut records = Vec::with_capacity(new.len());
         let mut appender = Appender::new(&*self.disk, &file, start);
         let has_unsynced = self.has_unsynced();

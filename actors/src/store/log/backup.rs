@@ -232,7 +232,7 @@ fn cut_tail(
         let end = find_end(&copy, segment.number).map_err(OpenError::io(&path))?;
         if let Some(what) = end.stopped {
             let is_damaged = files.get(&segment.number).map(|file| is_damaged(file, segment.number, end.offset));
-            if is_damaged.unwrap_or(Ok(false)).map_err(OpenError::io(&segment.path))? {
+            if end.is_damaged || is_damaged.unwrap_or(Ok(false)).map_err(OpenError::io(&segment.path))? {
                 return Err(OpenError::Damaged { path: segment.path.clone(), offset: end.offset, what }.into());
             }
             copy.set_len(end.offset).and_then(|()| copy.sync_data()).map_err(OpenError::io(&path))?;
@@ -257,23 +257,26 @@ struct End {
     has_records: bool,
     /// What stands there instead of another record; `None` at the end of the file.
     stopped: Option<&'static str>,
+    /// It cannot be a record that is being written.
+    is_damaged: bool,
 }
 
 fn find_end(file: &File, number: u32) -> io::Result<End> {
     let len = file.metadata()?.len();
     let mut metas = MetaMemory::default();
     let mut reader = Reader::new(file, &mut metas)?;
-    match reader.header(number.into())? {
+    match reader.header(number)? {
         FoundHeader::Sound { .. } => {}
         FoundHeader::Bad(_) if len <= SEGMENT_HEADER => {
-            return Ok(End { offset: 0, has_header: false, has_records: false, stopped: None });
+            return Ok(End { offset: 0, has_header: false, has_records: false, stopped: None, is_damaged: false });
         }
         // recovery reports that
         FoundHeader::Bad(_) | FoundHeader::OtherVersion(_) => {
-            return Ok(End { offset: len, has_header: true, has_records: true, stopped: None });
+            return Ok(End { offset: len, has_header: true, has_records: true, stopped: None, is_damaged: false });
         }
     }
-    let mut end = End { offset: SEGMENT_HEADER, has_header: true, has_records: false, stopped: None };
+    let mut end =
+        End { offset: SEGMENT_HEADER, has_header: true, has_records: false, stopped: None, is_damaged: false };
     loop {
         match reader.next()? {
             Entry::Record { offset, record, .. } => {
@@ -285,8 +288,8 @@ fn find_end(file: &File, number: u32) -> io::Result<End> {
                 end.stopped = Some("zeros stand where a record should");
                 return Ok(end);
             }
-            Entry::Bad { what, .. } => {
-                end.stopped = Some(what);
+            Entry::Bad { what, may_be_torn, .. } => {
+                (end.stopped, end.is_damaged) = (Some(what), !may_be_torn);
                 return Ok(end);
             }
         }
@@ -298,7 +301,7 @@ fn is_damaged(file: &File, number: u32, offset: u64) -> io::Result<bool> {
     let look = || -> io::Result<bool> {
         let mut metas = MetaMemory::default();
         let mut reader = Reader::new(file, &mut metas)?;
-        if !matches!(reader.header(number.into())?, FoundHeader::Sound { .. }) {
+        if !matches!(reader.header(number)?, FoundHeader::Sound { .. }) {
             return Ok(false);
         }
         // In this order: whatever stands before a commit's start was complete before that was written.

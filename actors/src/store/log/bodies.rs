@@ -23,7 +23,7 @@ use crate::store::{OpenError, Seq};
 const MAX_SYNCS: usize = 4;
 
 /// How many bytes of a file are read at once.
-const CHUNK: usize = 256 << 10;
+const CHUNK: u64 = 256 << 10;
 
 /// The body files of a log.
 #[derive(Debug)]
@@ -208,7 +208,7 @@ fn check(file: &BodyFile) -> Result<bool, OpenError> {
     if len != file.len() {
         return damaged(len.min(file.len()), "the body has another length than its record says");
     }
-    let (mut crc, mut chunk) = (0, vec![0; CHUNK]);
+    let (mut crc, mut chunk) = (0, vec![0; len.min(CHUNK) as usize]);
     loop {
         match found.read(&mut chunk) {
             Ok(0) => break,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::append::Preallocated;
 use super::bodies::Bodies;
 use super::reserve::Pause;
+use super::stopped::Stopped;
 use super::{BODIES, LogStore, Segment, segment_numbers};
 use crate::payload::Payload;
 use crate::store::disk::{Disk, create_private, make_directory, sync_directory};
@@ -23,6 +24,15 @@ struct Found {
     metas: MetaMemory,
     /// Segments before the newest that end with zeros.
     zeros: Vec<Zeros>,
+    /// What the log was when it stopped; `None` if that was in a crash, or is not known.
+    stopped: Option<Stopped>,
+}
+
+/// The place of a segment among those that are there.
+#[derive(Clone, Copy)]
+struct Place {
+    is_oldest: bool,
+    is_newest: bool,
 }
 
 /// The zeros behind the records of a segment that is not the newest.
@@ -54,6 +64,8 @@ impl LogStore {
         store.check_bodies()?;
         recovered.retain(|record| store.index.contains_key(&record.seq));
         store.remove_leftover().map_err(OpenError::io(directory))?;
+        // only now: a start that was refused leaves the next one as strict
+        store.remove_stopped().map_err(OpenError::io(directory))?;
         store.reserve();
         Ok((store, recovered))
     }
@@ -92,6 +104,7 @@ impl LogStore {
             refused: None,
             reserve_pause: Pause::default(),
             move_pause: Pause::default(),
+            stopped: false,
             relocation: None,
             failed: None,
         })
@@ -119,12 +132,18 @@ impl LogStore {
     pub(super) fn recover(&mut self) -> Result<Vec<Recovered>, OpenError> {
         let mut numbers = segment_numbers(&self.directory).map_err(OpenError::io(&self.directory))?;
         numbers.sort_unstable();
-        let mut found = Found::default();
+        let stopped = Stopped::read(&self.directory)?;
+        if let Some(missing) = stopped.as_ref().and_then(|stopped| stopped.missing(&numbers)) {
+            return Err(OpenError::Missing(self.path(missing)));
+        }
+        let mut found = Found { stopped, ..Found::default() };
         for (at, &number) in numbers.iter().enumerate() {
             if at > 0 && numbers[at - 1] + 1 != number {
                 return Err(OpenError::Missing(self.path(numbers[at - 1] + 1)));
             }
-            self.recover_segment(number, at + 1 == numbers.len(), &mut found)?;
+            let place = Place { is_oldest: at == 0, is_newest: at + 1 == numbers.len() };
+            self.recover_segment(number, place, &mut found)?;
+            self.check_end(number, &found)?;
         }
         for Zeros { segment, file, offset } in &found.zeros {
             let path = self.path(*segment);
@@ -146,13 +165,28 @@ impl LogStore {
         OpenError::Damaged { path: self.path(number), offset, what: "zeros stand where a record should" }
     }
 
-    fn recover_segment(&mut self, number: u32, newest: bool, found: &mut Found) -> Result<(), OpenError> {
+    /// Whether the records of a segment reach as far as they did when the log stopped.
+    fn check_end(&self, number: u32, found: &Found) -> Result<(), OpenError> {
+        let end = self.segments.get(&number).map_or(0, |segment| segment.len);
+        match found.stopped.as_ref().and_then(|stopped| stopped.end_of(number)) {
+            // an empty file gives a segment up
+            Some(expected) if end < expected && end > 0 => {
+                let what = "records that were there when the log was stopped are missing";
+                Err(OpenError::Damaged { path: self.path(number), offset: end, what })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn recover_segment(&mut self, number: u32, place: Place, found: &mut Found) -> Result<(), OpenError> {
         let path = self.path(number);
+        let newest = place.is_newest;
+        let stopped_at = found.stopped.as_ref().and_then(|stopped| stopped.end_of(number));
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(OpenError::io(&path))?;
         let file = Arc::new(file);
         let len = file.metadata().map_err(OpenError::io(&path))?.len();
         let mut reader = Reader::new(&file, &mut found.metas).map_err(OpenError::io(&path))?;
-        let version = match reader.header(number.into()).map_err(OpenError::io(&path))? {
+        let version = match reader.header(number).map_err(OpenError::io(&path))? {
             FoundHeader::Sound { next_seq, version } => {
                 // if a record is missing where the zeros are, they are damage
                 let before = found.zeros.last().filter(|zeros| zeros.segment + 1 == number);
@@ -165,8 +199,12 @@ impl LogStore {
             FoundHeader::OtherVersion(found) => {
                 return Err(OpenError::Version { path, found, known: segment::VERSION });
             }
-            FoundHeader::Bad(_) if newest && len <= SEGMENT_HEADER => {
-                // a crash interrupted the beginning of the segment
+            // A crash interrupted the beginning of the segment: a record follows only after the header is durable, and
+            // so does the deletion of the segment before it.
+            FoundHeader::Bad(_)
+                if newest && len <= SEGMENT_HEADER && stopped_at.is_none() && (number == 1 || !place.is_oldest) =>
+            {
+                log::warn!("{}: the segment's header is cut off, as a crash leaves it; removed", path.display());
                 return self.disk.remove(&path).map_err(OpenError::io(&path));
             }
             FoundHeader::Bad(_) if len == 0 => {
@@ -199,21 +237,21 @@ impl LogStore {
                     }
                 }
                 Entry::End => break,
-                Entry::Zeros { offset } if newest => {
+                Entry::Zeros { offset } if newest && stopped_at.is_none_or(|end| offset >= end) => {
                     // they may be more than the segment will ever overwrite
                     self.disk.set_len(&file, offset).map_err(OpenError::io(&path))?;
                     break;
                 }
-                Entry::Zeros { offset } if offset >= self.segment_bytes => {
+                Entry::Zeros { offset } if !newest && offset >= self.segment_bytes => {
                     // Version 0.1.0 took zeros of any length behind the newest segment for its end, and left them there
                     // when it began another.
                     found.zeros.push(Zeros { segment: number, file: Arc::clone(&file), offset });
                     break;
                 }
                 Entry::Zeros { offset } => return Err(self.damaged_by_zeros(number, offset)),
-                Entry::Bad { offset, what } => {
-                    let torn = newest && !reader.has_commit_after(offset).map_err(OpenError::io(&path))?;
-                    if !torn {
+                Entry::Bad { offset, what, may_be_torn } => {
+                    let may_be_torn = may_be_torn && newest && stopped_at.is_none_or(|end| offset >= end);
+                    if !may_be_torn || reader.has_commit_after(offset).map_err(OpenError::io(&path))? {
                         return Err(OpenError::Damaged { path, offset, what });
                     }
                     log::warn!("{}: {what} at byte {offset}; cut off, as a crash leaves it", path.display());

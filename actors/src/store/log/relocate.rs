@@ -99,7 +99,7 @@ impl LogStore {
     fn finish(&mut self, Relocation { record, file, salt, .. }: Relocation) -> Result<Compacted, StoreError> {
         self.close_newest().inspect_err(|_| self.remove_relocated())?;
         let number = self.next_number();
-        let head = segment::segment_header(number.into(), self.next_seq, salt);
+        let head = segment::segment_header(number, self.next_seq, salt);
         let written = self.disk.write(&file, &head, 0).and_then(|()| self.disk.sync(&file));
         written.or_else(|error| self.abandon(&error))?;
         let renamed = self.disk.rename(&self.relocation_path(), &self.path(number));

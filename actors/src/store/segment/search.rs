@@ -55,7 +55,7 @@ struct Window<'a> {
     salt: u32,
     /// The CRC of every prefix whose length is a multiple of [`STEP`]; empty until one is needed.
     prefixes: Vec<u32>,
-    /// The polynomial x^(8n) for each n up to the longest range of a checksum; empty until one is needed.
+    /// The polynomial x^(8n) for each n up to the longest range of a checksum that was needed.
     powers: &'a mut Vec<u32>,
 }
 
@@ -82,7 +82,7 @@ impl<'a> Window<'a> {
         }
         // it covers the salt, the header behind itself, and the meta
         let (from, to) = (start + 4, start + head.len() + meta);
-        let crc = multiply(self.salt ^ self.prefix(from), self.powers[to - from]) ^ self.prefix(to);
+        let crc = multiply(self.salt ^ self.prefix(from), self.power(to - from)) ^ self.prefix(to);
         crc == u32_at(head, 0)
     }
 
@@ -93,12 +93,15 @@ impl<'a> Window<'a> {
             crc = crc32c::crc32c_append(crc, step);
         }
         self.prefixes.push(crc);
-        if self.powers.is_empty() {
-            self.powers.extend(
-                std::iter::successors(Some(ONE), |power| Some(multiply(*power, ONE_BYTE)))
-                    .take(MAX_META + RECORD_HEADER as usize),
-            );
+    }
+
+    /// The polynomial x^(8n).
+    fn power(&mut self, n: usize) -> u32 {
+        while self.powers.len() <= n {
+            let power = self.powers.last().map_or(ONE, |power| multiply(*power, ONE_BYTE));
+            self.powers.push(power);
         }
+        self.powers[n]
     }
 
     /// The CRC of the first `len` bytes.
