@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::payload::{Payload, Piece, read_cached};
+use crate::payload::{Payload, Piece, check, read_cached};
 use crate::store::disk::{Disk, sync_directory};
 
 /// The end of the names of body files.
@@ -26,6 +26,9 @@ const SUFFIX: &str = ".body";
 /// The most body files of a directory that are open at the same time. Each is open only while a part of it is written,
 /// read or synced; further ones wait for that.
 pub const MAX_OPEN_BODY_FILES: usize = 8;
+
+/// How many bytes are read at once to be compared with a checksum: few enough for the processor's cache.
+const VERIFIED_TOGETHER: u64 = 256 << 10;
 
 /// The directory in which a store keeps its body files. Clones are the same directory.
 #[derive(Clone, Debug)]
@@ -216,6 +219,9 @@ pub struct BodyFile {
     /// A record of a store refers to the file, or may do so after a crash.
     kept: AtomicBool,
     sync: Mutex<SyncState>,
+    /// This process has compared the file with its checksum. Locked while it does: whoever asks meanwhile waits for the
+    /// same result.
+    verified: Mutex<bool>,
     /// The file was the one of this number to be created in its directory, from 1 on; 0 if that was done by an earlier
     /// process.
     number: u64,
@@ -236,8 +242,8 @@ enum SyncState {
 impl BodyFile {
     fn new(directory: BodyDirectory, name: Uuid, sync: SyncState, number: u64) -> Self {
         let path = directory.path_of(name);
-        let (kept, sync) = (AtomicBool::new(false), Mutex::new(sync));
-        Self { directory, name, path, len: 0, crc: 0, kept, sync, number, permit: Mutex::default() }
+        let (kept, sync, verified) = (AtomicBool::new(false), Mutex::new(sync), Mutex::default());
+        Self { directory, name, path, len: 0, crc: 0, kept, sync, verified, number, permit: Mutex::default() }
     }
 
     /// Its name.
@@ -322,6 +328,28 @@ impl BodyFile {
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let _slot = self.directory.slot();
         File::open(&self.path)?.read_exact_at(buffer, offset)
+    }
+
+    /// Compares the file with its checksum, once it was found to match never again. Blocks.
+    ///
+    /// # Errors
+    /// What the file system reports, and `InvalidData` if it has changed.
+    pub(crate) fn verify(&self) -> io::Result<()> {
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if *verified {
+            return Ok(());
+        }
+        let (mut crc, mut offset) = (0, 0);
+        let mut chunk = vec![0; self.len.min(VERIFIED_TOGETHER) as usize];
+        while offset < self.len {
+            let part = &mut chunk[..(self.len - offset).min(VERIFIED_TOGETHER) as usize];
+            self.read_exact_at(part, offset)?;
+            crc = crc32c::crc32c_append(crc, part);
+            offset += part.len() as u64;
+        }
+        check(&self.path, crc, self.crc)?;
+        *verified = true;
+        Ok(())
     }
 
     /// Reads what the page cache has; see [`read_cached`].

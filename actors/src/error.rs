@@ -81,6 +81,10 @@ pub enum Error {
     /// Messages for the user manager are published to a broker, so they cannot be fetched here.
     #[error("messages for the user manager go to the AMQP broker; they can be fetched here only without an AMQP URL")]
     BrokerIsConfigured,
+    /// A stored message cannot be read, or what is on the disk does not match its checksum. Whoever finds that out logs
+    /// the cause, which names files of this machine.
+    #[error("the stored message cannot be read; the log of the service says why")]
+    Unreadable,
     /// No message for the user manager has this id.
     #[error("no message has this id")]
     NoSuchMessage,
@@ -129,6 +133,7 @@ impl Error {
             Self::BrokerIsConfigured => ErrorKind::Setup,
             Self::Store(StoreError::Failed(_) | StoreError::Gone(_) | StoreError::Database(_))
             | Self::NotConfirmed { .. }
+            | Self::Unreadable
             | Self::Stopping => ErrorKind::Service,
         }
     }

@@ -2,15 +2,25 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use rustix::io::{ReadWriteFlags, preadv2};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use crate::body_file::BodyFile;
 use crate::postgres::DatabaseBody;
 use crate::store::disk::transient;
 use crate::store::files::SegmentFile;
+
+/// The longest body in the log, in bytes, that is read whole to be compared with its checksum: it is sent at once.
+const MAX_IN_MEMORY: u64 = 64 << 10;
+
+/// The longest body, in bytes, that is compared with its checksum without a permit: 0.2 ms. So no short message waits
+/// for a long one.
+const MAX_WITHOUT_PERMIT: u64 = 1 << 20;
 
 /// The body of a message.
 ///
@@ -28,6 +38,8 @@ pub enum Payload {
         offset: u64,
         /// The length of the body in bytes.
         len: u64,
+        /// The CRC-32C of the body.
+        crc: u32,
     },
     /// A body in a database.
     Database(DatabaseBody),
@@ -146,6 +158,78 @@ impl Payload {
         self.read(0, self.len() as usize)
     }
 
+    /// Reads the whole body into one piece and compares it with its checksum; see [`Payload::verify`].
+    ///
+    /// # Errors
+    /// As [`Payload::verify`].
+    pub fn read_verified(&self) -> io::Result<Bytes> {
+        match self {
+            Self::Pieces(_) | Self::Database(_) => {
+                self.verify()?;
+                self.read_all()
+            }
+            Self::Segment { file, crc, .. } => {
+                let body = self.read_all()?;
+                check(file.path(), crc32c::crc32c(&body), *crc)?;
+                Ok(body)
+            }
+        }
+    }
+
+    /// Compares what is on the disk with the checksums that were computed when the body was received. A body file is
+    /// compared once in a process. Pieces in memory have no checksum, and a database has its own. Blocks unless [`Payload::is_in_memory`].
+    ///
+    /// # Errors
+    /// As [`Payload::read`], and `InvalidData`, naming the file, if the body has changed.
+    pub fn verify(&self) -> io::Result<()> {
+        match self {
+            Self::Pieces(_) => self.files().try_for_each(|file| file.verify()),
+            Self::Database(_) => Ok(()),
+            Self::Segment { file, crc: expected, .. } => {
+                let mut crc = 0;
+                self.for_each_part(|part| {
+                    crc = crc32c::crc32c_append(crc, part);
+                    Ok(())
+                })?;
+                check(file.path(), crc, *expected)
+            }
+        }
+    }
+
+    /// The same body, compared with its checksums before anything of it is sent. A short one is in memory then: what is
+    /// sent is what was compared.
+    ///
+    /// A long body takes one of `permits` and a thread that blocks. That goes on even if nobody waits for it any more.
+    ///
+    /// # Errors
+    /// As [`Payload::verify`].
+    pub async fn verified(&self, permits: &Arc<Semaphore>) -> io::Result<Self> {
+        if self.is_in_memory() || matches!(self, Self::Database(_)) {
+            return Ok(self.clone());
+        }
+        let len = self.len();
+        if let (Self::Segment { crc, .. }, ..=MAX_IN_MEMORY) = (self, len) {
+            let mut body = BytesMut::zeroed(len as usize);
+            // what the page cache does not have, or has and is damaged, is read below
+            if self.read_cached(0, &mut body) as u64 == len && crc32c::crc32c(&body) == *crc {
+                return Ok(Self::from_parts(vec![body.freeze()]));
+            }
+        }
+        let permit = match len {
+            ..=MAX_WITHOUT_PERMIT => None,
+            _ => Some(Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?),
+        };
+        let payload = self.clone();
+        let verifying = spawn_blocking(move || {
+            let _permit = permit;
+            match payload {
+                Self::Segment { len: ..=MAX_IN_MEMORY, .. } => Ok(Self::from_parts(vec![payload.read_verified()?])),
+                _ => payload.verify().map(|()| payload),
+            }
+        });
+        verifying.await.map_err(io::Error::other)?
+    }
+
     /// Calls `take` with the whole body, part by part. A body in memory is not copied. Blocks unless
     /// [`Payload::is_in_memory`].
     ///
@@ -212,6 +296,18 @@ impl FromIterator<Piece> for Payload {
     fn from_iter<I: IntoIterator<Item = Piece>>(pieces: I) -> Self {
         Self::Pieces(pieces.into_iter().collect())
     }
+}
+
+/// Compares the checksum of a body in the file at `path` with the one that it had when it was received.
+///
+/// # Errors
+/// `InvalidData`, naming the file.
+pub(crate) fn check(path: &Path, crc: u32, expected: u32) -> io::Result<()> {
+    if crc == expected {
+        return Ok(());
+    }
+    let text = format!("{} is damaged: the body does not match its checksum", path.display());
+    Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
 /// Whether a read that failed with `error` may succeed later: the system is short of file descriptors or memory.

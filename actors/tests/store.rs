@@ -34,6 +34,8 @@ mod torn;
 mod unreadable;
 #[path = "support/unsynced_disk.rs"]
 mod unsynced_disk;
+#[path = "store/verified.rs"]
+mod verified;
 #[path = "store/zeros.rs"]
 mod zeros;
 

@@ -33,7 +33,7 @@ async fn lease_next(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResp
     let is_head = request.method() == Method::HEAD;
     let lease = if is_head { Duration::ZERO } else { lease };
     // the drop of a message that nobody waits for any more releases its lease
-    let taking = gateway.actors.next_message(lease, wait);
+    let taking = next_readable(gateway, lease, wait);
     let taken = request::wait_unless_hung_up(request, wait, taking).await.transpose()?.flatten();
     let Some(NextMessage { message_id, format, payload, delivery_count, lease }) = taken else {
         return Ok(delivery::response().status(StatusCode::NO_CONTENT).finish());
@@ -51,6 +51,25 @@ async fn lease_next(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResp
     }
     let source = Source::Payload(payload, 0, len);
     Ok(response.body(DeliveryBody::new(request, gateway.limits, vec![source], 0..len, lease)))
+}
+
+/// The next message that can be read, and that matches its checksum.
+async fn next_readable(gateway: &Gateway, lease: Duration, wait: Duration) -> Result<Option<NextMessage>, Error> {
+    while let Some(mut next) = gateway.actors.next_message(lease, wait).await? {
+        match next.payload.verified(&gateway.hashing).await {
+            Ok(payload) => {
+                next.payload = payload;
+                return Ok(Some(next));
+            }
+            // it is parked, and another one is next
+            Err(error) if next.lease.unreadable(&error) => {}
+            Err(error) => {
+                log::error!("message {} for the user manager cannot be read: {error}", next.message_id);
+                return Err(Error::Unreadable);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// `DELETE /UserManager/Messages/{Message-Id}`: removes a message that the user manager has processed.

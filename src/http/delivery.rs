@@ -213,7 +213,7 @@ impl Lease for OutboxLease {
     }
 
     fn unreadable(self, error: &io::Error) {
-        OutboxLease::unreadable(self, error);
+        let _is_parked = OutboxLease::unreadable(self, error);
     }
 }
 

@@ -36,7 +36,7 @@ async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpRespons
     let leasing = async {
         let LeasedBufferMsg { view, lease } =
             gateway.actors.lease_buffer_msg(uuid.clone(), MAX_SINGLE_WRITE, wait).await?;
-        Ok::<_, Failure>((Answer::new(request, gateway, view).await?, lease))
+        Ok::<_, Failure>((Answer::new(request, gateway, &uuid, view).await?, lease))
     };
     // a client that hangs up while it waits would lose the message
     let leased = request::wait_unless_hung_up(request, wait, leasing).await;
@@ -57,7 +57,10 @@ pub async fn head_data_from_server(request: HttpRequest, gateway: web::Data<Gate
 
 async fn describe(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let Wanted { uuid, wait } = Wanted::of(request)?;
-    let looking = async { Answer::new(request, gateway, gateway.actors.peek_buffer_msg(uuid, wait).await?).await };
+    let looking = async {
+        let view = gateway.actors.peek_buffer_msg(uuid.clone(), wait).await?;
+        Answer::new(request, gateway, &uuid, view).await
+    };
     let seen = request::wait_unless_hung_up(request, wait, looking).await;
     let answer = seen.unwrap_or_else(|| Err(Failure::hung_up()))?;
     Ok(answer.head(request)?.body(LengthOnly(total_len(&answer.sources))))
@@ -97,8 +100,17 @@ struct Answer {
 }
 
 impl Answer {
-    async fn new(request: &HttpRequest, gateway: &Gateway, view: BufferMsgView) -> Result<Self, Failure> {
+    async fn new(
+        request: &HttpRequest,
+        gateway: &Gateway,
+        uuid: &BufferUuid,
+        view: BufferMsgView,
+    ) -> Result<Self, Failure> {
         let BufferMsgView { version, payload, blend, digest } = view;
+        let payload = payload.verified(&gateway.hashing).await.map_err(|error| {
+            log::error!("message {uuid:?} stays in the buffer, but is not sent: {error}");
+            Error::Unreadable
+        })?;
         let len = payload.len();
         let Some(placeholder) = blend else {
             let digest = match digest {

@@ -14,6 +14,7 @@ mod concurrency;
 mod configuration;
 mod connections;
 mod embedded;
+mod flipped_bits;
 mod hand_over;
 mod health;
 mod json_log;

@@ -62,13 +62,15 @@ impl OutboxLease {
     }
 
     /// The body could not be read. Unless a later read may succeed, the message is parked, so that it does not block
-    /// the others.
-    pub fn unreadable(mut self, error: &io::Error) {
-        if !may_be_readable_later(error) {
+    /// the others. Returns whether it is.
+    pub fn unreadable(mut self, error: &io::Error) -> bool {
+        let is_parked = !may_be_readable_later(error);
+        if is_parked {
             self.id = None;
             let reason = format!("its body cannot be read: {error}");
             self.owner.do_send(OutboxLeaseEvent::Unreadable { seq: self.seq, reason });
         }
+        is_parked
     }
 }
 

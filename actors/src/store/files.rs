@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -91,6 +91,11 @@ impl SegmentFile {
     /// The file of the segment `number` at `path`.
     pub(super) fn new(files: &Arc<Files>, number: u32, path: PathBuf) -> Arc<Self> {
         Arc::new(Self { files: Arc::clone(files), number, path, deleted: OnceLock::new() })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Registers `file`, which is this one and open already.
@@ -203,7 +208,6 @@ impl fmt::Debug for SegmentFile {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use super::*;
 

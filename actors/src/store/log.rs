@@ -181,7 +181,8 @@ impl LogStore {
         };
         segment.live += len;
         segment.put.push(record.seq);
-        Payload::Segment { file: Arc::clone(&segment.file), offset: record.body_offset(offset), len: record.body_len }
+        let (len, crc) = (record.body_len, record.body_crc);
+        Payload::Segment { file: Arc::clone(&segment.file), offset: record.body_offset(offset), len, crc }
     }
 
     fn forget(&mut self, seq: Seq) {

@@ -71,6 +71,36 @@ fn a_missing_segment_is_named() {
 }
 
 #[test]
+fn what_is_missing_at_the_end_of_a_stopped_store_is_named_and_its_copy_would_miss_it_too() {
+    let folder = folder();
+    let directory = folder.path().join("data/buffer");
+    let mut store = small_store(folder.path());
+    store.stop().expect("a sound disk");
+    drop(store);
+    let segment = segments(&directory).remove(0);
+    let whole = fs::read(&segment).expect("a segment");
+    for len in [28, records(&segment).len() - 1] {
+        fs::write(&segment, &whole[..len]).expect("writable");
+        let error = refusal(folder.path());
+        assert!(error.starts_with(&format!("{} is damaged at byte ", segment.display())), "{error}");
+    }
+    fs::remove_file(&segment).expect("a segment");
+    let error = refusal(folder.path());
+    assert!(error.starts_with(&format!("{} is missing", segment.display())), "{error}");
+
+    fs::write(&segment, &whole).expect("writable");
+    back_up_all(&folder.path().join("data"), &folder.path().join("backup")).expect("a sound store");
+    let copy = folder.path().join("backup/buffer");
+    let copied = segments(&copy).remove(0);
+    let whole = fs::read(&copied).expect("a segment");
+    fs::remove_file(&copied).expect("a segment");
+    let error = LogStore::open(&copy).expect_err("it is missed").to_string();
+    assert!(error.starts_with(&format!("{} is missing", copied.display())), "{error}");
+    fs::write(&copied, &whole).expect("writable");
+    assert_eq!(numbers(&opened(&folder.path().join("backup")).1), (1..20).collect());
+}
+
+#[test]
 fn damage_of_an_older_segment_is_found() {
     let folder = folder();
     let directory = folder.path().join("data/buffer");

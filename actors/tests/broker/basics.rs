@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use amiquip::{AmqpProperties, AmqpValue, ExchangeDeclareOptions, ExchangeType, FieldTable, QueueDeclareOptions};
 use bytes::Bytes;
@@ -169,15 +171,15 @@ pub fn a_publication_of_another_epoch_is_dropped(broker: &RabbitMq) {
     assert_eq!(publishing.outcome(2), Outcome::Confirmed);
 }
 
-/// A body in a log that somebody has cut off.
-fn unreadable_body() -> Payload {
+/// A body in a log that somebody has changed.
+fn damaged_body(damage: impl FnOnce(&File) -> io::Result<()>) -> Payload {
     let directory = tempfile::tempdir().expect("a directory");
     let (mut store, _) = LogStore::open(directory.path()).expect("the store opens");
     let put =
         Change::Put(Put { seq: 1, meta: Bytes::new(), body: Payload::from_parts(vec![Bytes::from_static(b"body")]) });
     let body = store.commit(&[put], Durable::Now).expect("committed").remove(0);
     let segment = directory.path().join(format!("{:016}.log", 1));
-    File::options().write(true).open(segment).and_then(|file| file.set_len(0)).expect("writable");
+    File::options().write(true).open(segment).and_then(|file| damage(&file)).expect("writable");
     body
 }
 
@@ -186,12 +188,18 @@ pub fn a_body_that_cannot_be_read_has_an_outcome_of_its_own(broker: &RabbitMq) {
     Peer::connect(broker).bind_queue(&config, "unreadable");
     let mut publishing = Publishing::start(&config);
     let epoch = publishing.connected(SOON);
-    let body = unreadable_body();
-    publishing.link.publish(Publication { epoch, seq: 1, message_id: Uuid::new_v4(), format: Format::Json, body });
-    publishing.publish(epoch, 2, Format::Json, "{}");
-    let unreadable = publishing.outcome(1);
-    assert!(matches!(&unreadable, Outcome::Unreadable(reason) if reason.contains("cannot be read")), "{unreadable:?}");
-    assert_eq!(publishing.outcome(2), Outcome::Confirmed);
+    let cut_off = damaged_body(|file| file.set_len(0));
+    // the last byte of the only record
+    let flipped = damaged_body(|file| file.write_all_at(b"Y", 28 + 32 + 3));
+    for (seq, body) in [(1, cut_off), (2, flipped)] {
+        publishing.link.publish(Publication { epoch, seq, message_id: Uuid::new_v4(), format: Format::Json, body });
+    }
+    publishing.publish(epoch, 3, Format::Json, "{}");
+    for (seq, why) in [(1, "cannot be read"), (2, "is damaged: the body does not match its checksum")] {
+        let unreadable = publishing.outcome(seq);
+        assert!(matches!(&unreadable, Outcome::Unreadable(reason) if reason.contains(why)), "{unreadable:?}");
+    }
+    assert_eq!(publishing.outcome(3), Outcome::Confirmed);
 }
 
 pub fn a_message_too_large_for_the_broker_is_refused_and_the_next_one_passes(broker: &RabbitMq) {

@@ -282,7 +282,7 @@ impl<F: Fn(PublisherEvent) + Send> Session<'_, F> {
         if publication.epoch != self.epoch {
             return Ok(());
         }
-        let body = match publication.body.read_all() {
+        let body = match publication.body.read_verified() {
             Ok(body) => body,
             Err(error) => {
                 let outcome = if may_be_readable_later(&error) {

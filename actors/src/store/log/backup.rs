@@ -8,6 +8,8 @@
 //!   cut off where its first incomplete record begins.
 //! - Body files are pinned just before and after the newest segment is copied. If one that the copy needs is missing
 //!   all the same, its message was removed in that short time, and the copy is made again.
+//! - If the log [has stopped](super::stopped) and nobody has used it meanwhile, the copy gets its mark, and nothing may
+//!   be missing in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::pin::{PinnedSegment, pin};
+use super::stopped::Stopped;
 use super::{BODIES, LogStore, SEGMENT_BYTES, segment_numbers, segment_path};
 use crate::body_file::BodyDirectory;
 use crate::store::disk::{FILE_MODE, SystemDisk, make_directory};
@@ -112,6 +115,12 @@ impl Source<'_> {
         self.options.max_open
     }
 
+    /// The mark of a log that nobody uses.
+    fn stopped(&self) -> Result<Option<Stopped>, OpenError> {
+        self.access();
+        Stopped::read(self.directory)
+    }
+
     /// To be called before each access.
     pub fn access(&self) {
         (self.options.before_access)();
@@ -163,8 +172,15 @@ pub fn copy_log(from: &Path, to: &Path, options: &Options<'_>) -> Result<Copied,
     let mut missing_before = BTreeSet::new();
     for _ in 0..ATTEMPTS {
         remove_segments(to)?;
+        let stopped = source.stopped()?;
         if !copy_segments(&source, &mut bodies, to)? {
             continue;
+        }
+        // a mark that is still the same was there all the time: it is removed before anything is changed
+        if let Some(stopped) = stopped
+            && source.stopped()?.as_ref() == Some(&stopped)
+        {
+            stopped.write(&SystemDisk, to).map_err(OpenError::io(to))?;
         }
         let mut copy = LogStore::new(Arc::new(SystemDisk), to, SEGMENT_BYTES, None)?;
         let in_source = |error: OpenError| error.moved(to, from);
@@ -188,6 +204,7 @@ pub fn copy_log(from: &Path, to: &Path, options: &Options<'_>) -> Result<Copied,
 
 /// Removes what an earlier attempt has copied.
 fn remove_segments(to: &Path) -> Result<(), OpenError> {
+    Stopped::remove(&SystemDisk, to).map_err(OpenError::io(to))?;
     for number in segment_numbers(to).map_err(OpenError::io(to))? {
         let path = segment_path(to, number);
         fs::remove_file(&path).map_err(OpenError::io(&path))?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::new_record::NewRecord;
 use super::reserve::Pause;
@@ -256,8 +256,9 @@ impl LogStore {
     pub(super) fn read(&mut self, location: &Location, offset: u64, len: u64) -> Result<Bytes, MoveError> {
         let Some(segment) = self.segments.get(&location.segment) else { return Ok(Bytes::new()) };
         let file = Arc::clone(&segment.file);
-        let part = Payload::Segment { file, offset: location.offset + offset, len };
-        part.read_all().map_err(|error| match transient(&error) {
+        let mut part = BytesMut::zeroed(len as usize);
+        let read = file.read_exact_at(&mut part, location.offset + offset);
+        read.map(|()| part.freeze()).map_err(|error| match transient(&error) {
             None if error.kind() != io::ErrorKind::NotFound => MoveError::Unreadable(error),
             _ => MoveError::Store(self.refuse(&error)),
         })
