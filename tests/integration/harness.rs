@@ -3,6 +3,7 @@
 mod amqp;
 mod broker;
 mod browser;
+mod cluster;
 mod farm;
 mod front;
 mod http;
@@ -23,6 +24,7 @@ pub use amqp::AmqpFarm;
 pub(crate) use broker::for_each_broker;
 pub use broker::{Broker, FaultyBroker, Version};
 pub use browser::{Page, Scheme};
+pub use cluster::Cluster;
 pub use farm::{Farm, Referred, forwarded, frame, order, referred};
 pub use front::{Front, Kind};
 pub use http::{Connection, Response, connect, request};

@@ -98,6 +98,7 @@ mod rabbitmq {
 
     mod amqp;
     mod amqp_campaign;
+    mod amqp_cluster;
     mod amqp_confirm_through;
     mod amqp_deletions;
     mod amqp_downstream;

@@ -69,10 +69,11 @@ class Broker(RealFarm):
             await connection.close()
         return number
 
-    async def user_manager_start(self, url, exchange_as_it_is=False, durable=False):
+    async def user_manager_start(self, url, exchange_as_it_is=False, durable=False, quorum=False):
         """The communication interface, on behalf of the user manager, starts to take messages.
 
-        With `durable`, its queue outlives its connection, which it does not do in the farm.
+        With `durable`, its queue outlives its connection, which it does not do in the farm. With `quorum`, it outlives
+        nodes of a cluster as well.
         """
         connection = await aio_pika.connect(url)
         channel = await connection.channel()
@@ -80,7 +81,9 @@ class Broker(RealFarm):
             exchange = await channel.get_exchange(PEER_EXCHANGE)
         else:
             exchange = await channel.declare_exchange(PEER_EXCHANGE, aio_pika.ExchangeType.DIRECT)
-        queue = await channel.declare_queue(PEER_QUEUE, durable=durable, auto_delete=not durable)
+        lasting = durable or quorum
+        arguments = {"x-queue-type": "quorum"} if quorum else None
+        queue = await channel.declare_queue(PEER_QUEUE, durable=lasting, auto_delete=not lasting, arguments=arguments)
         await queue.bind(exchange, PEER_KEY)
         received = asyncio.Queue()
         if url in self.managers:

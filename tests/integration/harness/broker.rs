@@ -150,17 +150,7 @@ impl Vhosts {
             Version::Debian => RabbitMq::start(),
             Version::V4_0 => RabbitMq::start_4_0(),
         };
-        rabbitmq.ctl(&[
-            "eval",
-            &format!(
-                r#"[begin
-                    V = list_to_binary("test-" ++ integer_to_list(N)),
-                    ok = rabbit_vhost:add(V, <<"tests">>),
-                    ok = rabbit_auth_backend_internal:set_permissions(
-                        <<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
-                end || N <- lists:seq(1, {count})]."#
-            ),
-        ]);
+        create_vhosts(&rabbitmq, count);
         Self { rabbitmq, count, used: AtomicUsize::new(0) }
     }
 
@@ -168,10 +158,30 @@ impl Vhosts {
     fn fresh(&self) -> String {
         let number = self.used.fetch_add(1, Ordering::Relaxed) + 1;
         assert!(number <= self.count, "more tests use this broker than it has vhosts: create more");
-        let url = self.rabbitmq.url();
-        let (server, _) = url.rsplit_once('/').expect("a vhost in the URL");
-        format!("{server}/test-{number}")
+        vhost_url(&self.rabbitmq, number)
     }
+}
+
+/// Creates the vhosts `test-1` to `test-COUNT`, with all permissions for the user `guest`.
+pub fn create_vhosts(rabbitmq: &RabbitMq, count: usize) {
+    rabbitmq.ctl(&[
+        "eval",
+        &format!(
+            r#"[begin
+                V = list_to_binary("test-" ++ integer_to_list(N)),
+                ok = rabbit_vhost:add(V, <<"tests">>),
+                ok = rabbit_auth_backend_internal:set_permissions(
+                    <<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
+            end || N <- lists:seq(1, {count})]."#
+        ),
+    ]);
+}
+
+/// The URL of one of them.
+pub fn vhost_url(rabbitmq: &RabbitMq, number: usize) -> String {
+    let url = rabbitmq.url();
+    let (server, _) = url.rsplit_once('/').expect("a vhost in the URL");
+    format!("{server}/test-{number}")
 }
 
 /// Makes a test of each function that takes a [`Version`], for both versions.
