@@ -177,7 +177,8 @@ impl Payload {
     }
 
     /// Compares what is on the disk with the checksums that were computed when the body was received. A body file is
-    /// compared once in a process. Pieces in memory have no checksum, and a database has its own. Blocks unless [`Payload::is_in_memory`].
+    /// compared once in a process. Pieces in memory have no checksum, and a database has its own. Blocks unless
+    /// [`Payload::is_in_memory`].
     ///
     /// # Errors
     /// As [`Payload::read`], and `InvalidData`, naming the file, if the body has changed.

@@ -49,8 +49,8 @@ pub struct StoreEvent {
     /// The outcomes of [`StoreHandle::remove_durably`]. A record whose removal was refused is still there. After
     /// [`StoreError::Failed`] the next start may find it or not.
     pub removed: Vec<(Seq, Result<(), StoreError>)>,
-    /// The outcomes of [`StoreHandle::flush`] and [`StoreHandle::stop`]: whether all removals requested before are durable. Those that are not
-    /// are retried.
+    /// The outcomes of [`StoreHandle::flush`] and [`StoreHandle::stop`]: whether all removals requested
+    /// before are durable. Those that are not are retried.
     pub flushed: Vec<(Seq, Result<(), StoreError>)>,
     /// See [`Compacted::moved`].
     pub moved: Vec<(Seq, Payload)>,
