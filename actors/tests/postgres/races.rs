@@ -62,13 +62,15 @@ async fn gateways_that_store_under_one_uuid_at_the_same_time_take_turns_whatever
         server.ask(&format!("ALTER ROLE farm SET {setting}"));
     }
     let gateways = [(); 3].map(|()| database_at(&server.url(), 0, CAPACITY, DAY));
-    let puts = (0..30).map(|number| gateways[number % 3].put("a".into(), message(long_body(number * 5_000)), None));
+    // few enough that the last one has its turn before it is given up, on a slow disk as well
+    let puts = (0..9).map(|number| gateways[number % 3].put("a".into(), message(long_body(number * 15_000)), None));
     let puts = futures::future::join_all(puts).await;
     let replaced = |put: &Result<Put, _>| matches!(put, Ok(Put::Stored { replaced: true }));
     let first = |put: &Result<Put, _>| matches!(put, Ok(Put::Stored { replaced: false }));
     assert_eq!(
         (puts.iter().filter(|put| replaced(put)).count(), puts.iter().filter(|put| first(put)).count()),
-        (29, 1)
+        (8, 1),
+        "{puts:?}"
     );
     assert_books_balance(&server);
 }
