@@ -185,9 +185,14 @@ impl Pool {
         if !prepared {
             return Ok(open);
         }
-        let has_tables: bool = client.query_typed_one(schema::HAS_VERSION, &[]).await.map_err(of)?.get(0);
-        if !has_tables {
-            client.batch_execute(schema::CREATE).await.map_err(of)?;
+        let has_tables =
+            async || Ok(client.query_typed_one(schema::HAS_VERSION, &[]).await.map_err(of)?.get::<_, bool>(0));
+        if !has_tables().await? {
+            client.batch_execute(schema::BEGIN_CREATE).await.map_err(of)?;
+            if !has_tables().await? {
+                client.batch_execute(schema::CREATE).await.map_err(of)?;
+            }
+            client.batch_execute("COMMIT").await.map_err(of)?;
         }
         let version: i32 = client.query_typed_one(schema::READ_VERSION, &[]).await.map_err(of)?.get(0);
         if version > schema::VERSION {

@@ -6,8 +6,9 @@ pub const VERSION: i32 = 1;
 /// The most recent version that the database has had; 0 if it has none. Fails if the table is missing.
 pub const READ_VERSION: &str = "SELECT coalesce(max(version), 0) FROM schema_version";
 
-/// Whether the tables are there.
-pub const HAS_VERSION: &str = "SELECT to_regclass('user_http_server.schema_version') IS NOT NULL";
+/// Whether the tables are there. Not by `to_regclass`, which may answer from the session's cache.
+pub const HAS_VERSION: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables
+    WHERE schemaname = 'user_http_server' AND tablename = 'schema_version')";
 
 /// For each session, whatever the defaults of the database and of the role are. Acknowledgements mean flushed, and the
 /// warning that one may not be must arrive. A statement that waits for another one then sees what that has done, and is
@@ -22,14 +23,16 @@ pub const SESSION: &str = "
     SELECT set_config('synchronous_commit', 'on', false)
      WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
 
-/// Makes the tables of version 1. Two gateways may run it at the same time.
+/// Begins the transaction that makes the tables. One gateway at a time is in it; the next one looks again whether the
+/// tables are there, because to make them again would lock those that are in use.
+pub const BEGIN_CREATE: &str = "BEGIN; SELECT pg_advisory_xact_lock(8391460982)";
+
+/// Makes the tables of version 1, in the transaction of [`BEGIN_CREATE`].
 ///
 /// `lease_until`, `epoch`, `sent_version` and `sent_to` are in no index, so an update of them is heap-only. Bodies are
 /// not compressed, so that a part of one can be read by itself. `lingering` has the messages that are gone and whose
 /// chunks may be there: until then one that was replaced is still being delivered.
 pub const CREATE: &str = "
-    BEGIN;
-    SELECT pg_advisory_xact_lock(8391460982);
     CREATE SCHEMA IF NOT EXISTS user_http_server;
     CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY);
     CREATE SEQUENCE IF NOT EXISTS message_ids;
@@ -82,8 +85,7 @@ pub const CREATE: &str = "
         bytes bigint NOT NULL DEFAULT 0
     ) WITH (fillfactor = 50);
     INSERT INTO totals (stripe) SELECT generate_series(0, 31) ON CONFLICT DO NOTHING;
-    INSERT INTO schema_version VALUES (1) ON CONFLICT DO NOTHING;
-    COMMIT";
+    INSERT INTO schema_version VALUES (1) ON CONFLICT DO NOTHING";
 
 /// How many rows the totals are spread over, so that transactions seldom wait for one another. Each transaction
 /// changes one of them, last.

@@ -62,7 +62,7 @@ async fn gateways_that_store_under_one_uuid_at_the_same_time_take_turns_whatever
         server.ask(&format!("ALTER ROLE farm SET {setting}"));
     }
     let gateways = [(); 3].map(|()| database_at(&server.url(), 0, CAPACITY, DAY));
-    // few enough that the last one has its turn before it is given up, on a slow disk as well
+    // the tables are made meanwhile; few enough that the last one has its turn in time, on a slow disk as well
     let puts = (0..9).map(|number| gateways[number % 3].put("a".into(), message(long_body(number * 15_000)), None));
     let puts = futures::future::join_all(puts).await;
     let replaced = |put: &Result<Put, _>| matches!(put, Ok(Put::Stored { replaced: true }));
