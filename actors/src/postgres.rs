@@ -16,6 +16,30 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::buffer_uuid::BufferUuid;
 use crate::store::StoreError;
 
+/// What a statement does with the messages that it removes, which its CTE `gone` returns: the chunks of large ones are
+/// left to the next sweep, what brokers have delivered is remembered, and the totals of the stripe `$stripe` shrink.
+/// `departed` has how many were removed.
+macro_rules! after_removal {
+    ($stripe:literal) => {
+        concat!(
+            "left_over AS (
+                INSERT INTO lingering (id, epoch, until) SELECT id, -1, '-infinity' FROM gone WHERE in_chunks
+            ), buried AS (
+                INSERT INTO tombstones SELECT fingerprint, max(clock_timestamp()) FROM gone
+                WHERE fingerprint IS NOT NULL GROUP BY fingerprint
+                ON CONFLICT (fingerprint) DO UPDATE SET gone_at = excluded.gone_at
+            ), departed AS (
+                SELECT count(*) AS messages, coalesce(sum(cost), 0) AS bytes FROM gone
+            ), counted AS (
+                UPDATE totals SET messages = totals.messages - departed.messages, bytes = totals.bytes - departed.bytes
+                FROM departed WHERE stripe = ",
+            $stripe,
+            " AND departed.messages > 0
+            )"
+        )
+    };
+}
+
 mod administration;
 mod body;
 mod connections;

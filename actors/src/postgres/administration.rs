@@ -30,7 +30,8 @@ const LIST: &str = "
       AND (lease_until > clock_timestamp() OR stored_at > clock_timestamp() - make_interval(secs => $3))
     ORDER BY id LIMIT $2";
 
-const DISCARD: &str = "
+const DISCARD: &str = concat!(
+    "
     WITH found AS (
         SELECT key, lease_until > clock_timestamp() AS leased FROM messages WHERE key = $1
         AND (lease_until > clock_timestamp() OR stored_at > clock_timestamp() - make_interval(secs => $3))
@@ -38,15 +39,10 @@ const DISCARD: &str = "
     ), gone AS (
         DELETE FROM messages USING found WHERE messages.key = found.key AND NOT leased
         RETURNING id, cost, fingerprint, body IS NULL AS in_chunks
-    ), left_over AS (
-        INSERT INTO lingering (id, epoch, until) SELECT id, -1, '-infinity' FROM gone WHERE in_chunks
-    ), buried AS (
-        INSERT INTO tombstones SELECT fingerprint, clock_timestamp() FROM gone WHERE fingerprint IS NOT NULL
-        ON CONFLICT (fingerprint) DO UPDATE SET gone_at = excluded.gone_at
-    ), counted AS (
-        UPDATE totals SET messages = totals.messages - 1, bytes = totals.bytes - gone.cost FROM gone WHERE stripe = $2
-    )
-    SELECT leased FROM found";
+    ), ",
+    after_removal!("$2"),
+    " SELECT leased FROM found"
+);
 
 impl PostgresBuffer {
     /// The messages after the one with this number, at most `limit` and one: that there is one more.

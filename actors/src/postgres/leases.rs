@@ -100,21 +100,17 @@ const RELEASE: &str = "
     UPDATE lingering SET epoch = -1, until = '-infinity' WHERE id = $2 AND epoch = $3";
 
 /// See [`RELEASE`] for what lingers.
-const DELIVER: &str = "
+const DELIVER: &str = concat!(
+    "
     WITH gone AS (
         DELETE FROM messages WHERE key = $1 AND id = $2 AND epoch = $3
         RETURNING id, cost, fingerprint, body IS NULL AS in_chunks
     ), ended AS (
         UPDATE lingering SET epoch = -1, until = '-infinity' WHERE id = $2 AND epoch = $3 RETURNING id
-    ), left_over AS (
-        INSERT INTO lingering (id, epoch, until) SELECT id, -1, '-infinity' FROM gone WHERE in_chunks
-    ), buried AS (
-        INSERT INTO tombstones SELECT fingerprint, clock_timestamp() FROM gone WHERE fingerprint IS NOT NULL
-        ON CONFLICT (fingerprint) DO UPDATE SET gone_at = excluded.gone_at
-    ), counted AS (
-        UPDATE totals SET messages = totals.messages - 1, bytes = totals.bytes - gone.cost FROM gone WHERE stripe = $4
-    )
-    SELECT EXISTS (SELECT FROM gone), EXISTS (SELECT FROM ended)";
+    ), ",
+    after_removal!("$4"),
+    " SELECT EXISTS (SELECT FROM gone), EXISTS (SELECT FROM ended)"
+);
 
 const AVAILABLE: &str = "
     SELECT key, lease_until <= clock_timestamp() FROM messages WHERE key = ANY ($1)

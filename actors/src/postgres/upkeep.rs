@@ -37,7 +37,8 @@ const TOTALS: &str = "
 
 /// At most 1,000, so that the transaction is short. `now()` is when the statement began, so that an index finds what is
 /// due; `clock_timestamp()` is another value in each row.
-const SWEEP: &str = "
+const SWEEP: &str = concat!(
+    "
     WITH due AS (
         SELECT key FROM messages
         WHERE stored_at <= now() - make_interval(secs => $1) AND lease_until <= now()
@@ -45,19 +46,10 @@ const SWEEP: &str = "
     ), gone AS (
         DELETE FROM messages USING due WHERE messages.key = due.key
         RETURNING id, uuid, cost, fingerprint, body IS NULL AS in_chunks
-    ), left_over AS (
-        INSERT INTO lingering (id, epoch, until) SELECT id, -1, '-infinity' FROM gone WHERE in_chunks
-    ), buried AS (
-        INSERT INTO tombstones SELECT fingerprint, max(clock_timestamp()) FROM gone WHERE fingerprint IS NOT NULL
-        GROUP BY fingerprint
-        ON CONFLICT (fingerprint) DO UPDATE SET gone_at = excluded.gone_at
-    ), summed AS (
-        SELECT count(*) AS messages, coalesce(sum(cost), 0) AS bytes FROM gone
-    ), counted AS (
-        UPDATE totals SET messages = totals.messages - summed.messages, bytes = totals.bytes - summed.bytes
-        FROM summed WHERE stripe = $2 AND summed.messages > 0
-    )
-    SELECT messages, (SELECT uuid FROM gone LIMIT 1) FROM summed";
+    ), ",
+    after_removal!("$2"),
+    " SELECT messages, (SELECT uuid FROM gone LIMIT 1) FROM departed"
+);
 
 /// How many chunks a statement removes at most. That takes a second on a busy machine.
 const CHUNKS_AT_ONCE: i64 = 64;

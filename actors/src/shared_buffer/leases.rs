@@ -195,11 +195,11 @@ impl Local {
         LeasedBufferMsg { view, lease }
     }
 
-    /// Tells the database how a delivery has ended.
-    async fn settle(&self, uuid: &BufferUuid, held: Held, end: Result<(), Option<Progress>>) {
+    /// Tells the database how a delivery has ended. Until it knows, the message counts as one that is finishing.
+    async fn settle(&self, uuid: &BufferUuid, claim: ClaimId, end: Result<(), Option<Progress>>) {
         match end {
             Ok(()) => loop {
-                match self.database.deliver(held.claim.clone()).await {
+                match self.database.deliver(claim.clone()).await {
                     Ok(true) => break self.metrics.borrow_mut().left(Departure::Delivered),
                     Ok(false) => break,
                     Err(error) if self.is_draining.get() => {
@@ -211,15 +211,13 @@ impl Local {
                 tokio::time::sleep(RETRY).await;
             },
             Err(progress) => {
-                if let Err(error) = self.database.release(held.claim, progress).await {
+                if let Err(error) = self.database.release(claim, progress).await {
                     let seconds = LEASE.as_secs();
                     log::warn!("message {uuid:?} is offered again after {seconds} s only: {error}");
                 }
             }
         }
-        if held.finishing {
-            self.leases.end_finishing(uuid);
-        }
+        self.leases.end_finishing(uuid);
         self.waiting.wake(uuid, true);
     }
 }
@@ -271,15 +269,15 @@ impl Handler<BufferLeaseEvent> for SharedBuffer {
             LeaseEnd::Delivered => Ok(()),
             LeaseEnd::Released(progress) => Err(progress),
         };
-        let Some(mut held) = leases.held.borrow_mut().remove(&seq) else { return };
+        let Some(Held { claim, finishing, .. }) = leases.held.borrow_mut().remove(&seq) else { return };
         // until the database knows, the message seems to be in delivery
-        if !std::mem::replace(&mut held.finishing, true) {
+        if !finishing {
             leases.begin_finishing(&uuid);
         }
         leases.settling.set(leases.settling.get() + 1);
         let (local, address) = (Rc::clone(&self.local), ctx.address());
         actix::spawn(async move {
-            local.settle(&uuid, held, end).await;
+            local.settle(&uuid, claim, end).await;
             local.leases.settling.set(local.leases.settling.get() - 1);
             address.do_send(Settled);
         });
