@@ -11,10 +11,9 @@ use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 use user_http_actors::blend::BlendFile;
-use user_http_actors::lease::{BufferLease, OutboxLease};
+use user_http_actors::lease::{BufferLease, OutboxLease, Term};
 use user_http_actors::payload::Payload;
 
 use crate::http::Gateway;
@@ -138,24 +137,9 @@ pub fn select(
 
 /// A lease, as needed by the body of an answer. Dropping it releases the message.
 pub trait Lease: Unpin + 'static {
-    /// Whether more of the message may be sent. If not, somebody else may have it by now.
-    fn holds(&self) -> bool {
-        true
-    }
-
-    /// How many bytes at the end of the message are held back while the lease needs to be confirmed.
-    fn held_back(&self) -> u64 {
-        0
-    }
-
-    /// Whether [`confirm`](Self::confirm) must resolve to `true` before the bytes that are held back are sent.
-    fn needs_confirmation(&self) -> bool {
-        false
-    }
-
-    /// Makes sure that nobody else has the message.
-    fn confirm(&self) -> BoxFuture<'static, bool> {
-        Box::pin(std::future::ready(true))
+    /// How long the lease lasts, if somebody else may have the message after that.
+    fn term(&self) -> Option<&Arc<Term>> {
+        None
     }
 
     /// The last chunk is about to be handed to the connection.
@@ -169,20 +153,8 @@ pub trait Lease: Unpin + 'static {
 }
 
 impl Lease for BufferLease {
-    fn holds(&self) -> bool {
-        BufferLease::holds(self)
-    }
-
-    fn held_back(&self) -> u64 {
-        if self.is_shared() { HELD_BACK } else { 0 }
-    }
-
-    fn needs_confirmation(&self) -> bool {
-        BufferLease::needs_confirmation(self)
-    }
-
-    fn confirm(&self) -> BoxFuture<'static, bool> {
-        BufferLease::confirm(self)
+    fn term(&self) -> Option<&Arc<Term>> {
+        BufferLease::term(self)
     }
 
     fn finishing(&self) {
@@ -231,20 +203,8 @@ impl<L> Shown<L> {
 }
 
 impl<L: Lease> Lease for Shown<L> {
-    fn holds(&self) -> bool {
-        self.lease.holds()
-    }
-
-    fn held_back(&self) -> u64 {
-        self.lease.held_back()
-    }
-
-    fn needs_confirmation(&self) -> bool {
-        self.lease.needs_confirmation()
-    }
-
-    fn confirm(&self) -> BoxFuture<'static, bool> {
-        self.lease.confirm()
+    fn term(&self) -> Option<&Arc<Term>> {
+        self.lease.term()
     }
 
     fn finishing(&self) {
@@ -294,8 +254,8 @@ pub struct DeliveryBody<L> {
     last: Bytes,
     /// Yields to the other connections of the thread.
     pause: Option<Pin<Box<dyn Future<Output = ()>>>>,
-    /// Resolves when the end of the message may be sent.
-    confirming: Option<BoxFuture<'static, bool>>,
+    /// Resolves when the lease is confirmed, or over.
+    confirming: Option<Pin<Box<dyn Future<Output = ()>>>>,
     /// `None` after the end of the delivery.
     lease: Option<L>,
     watch: Option<ReaderWatch>,
@@ -384,9 +344,14 @@ impl<L: Lease> DeliveryBody<L> {
         Some((source, offset, len))
     }
 
+    fn term(&self) -> Option<&Arc<Term>> {
+        self.lease.as_ref()?.term()
+    }
+
     /// How many bytes the next chunk may have: what is held back begins with a chunk of its own.
     fn before_the_end(&self) -> u64 {
-        match self.left.checked_sub(self.lease.as_ref().map_or(0, Lease::held_back)) {
+        let held_back = if self.term().is_some() { HELD_BACK } else { 0 };
+        match self.left.checked_sub(held_back) {
             Some(before) if before > 0 => before,
             _ => self.left,
         }
@@ -395,16 +360,19 @@ impl<L: Lease> DeliveryBody<L> {
     /// Whether the next chunk may be handed over, as far as the lease is concerned.
     fn poll_lease(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         const LAPSED: &str = "the lease is over: the database has not renewed it, or another gateway has the message";
-        let Some(lease) = &self.lease else { return Poll::Ready(Ok(())) };
-        if self.confirming.is_none() && self.left <= lease.held_back() && lease.needs_confirmation() {
-            self.confirming = Some(lease.confirm());
+        let Some(term) = self.term().cloned() else { return Poll::Ready(Ok(())) };
+        if self.confirming.is_none() && self.left <= HELD_BACK && !term.is_fresh() {
+            let term = Arc::clone(&term);
+            self.confirming = Some(Box::pin(async move {
+                term.confirm().await;
+            }));
         }
         if let Some(confirming) = &mut self.confirming {
             ready!(confirming.as_mut().poll(cx));
             self.confirming = None;
         }
         // it may have ended since it was confirmed
-        if lease.holds() { Poll::Ready(Ok(())) } else { Poll::Ready(Err(io::Error::other(LAPSED))) }
+        if term.holds() { Poll::Ready(Ok(())) } else { Poll::Ready(Err(io::Error::other(LAPSED))) }
     }
 
     fn hand_over(&mut self, chunk: Bytes) -> Bytes {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use actix::{Message, Recipient};
-use futures::future::BoxFuture;
 
 use super::progress::{Progress, Transfer};
 use super::term::Term;
@@ -92,31 +91,10 @@ impl BufferLease {
         self
     }
 
-    /// Whether nobody else can have the message. If not, nothing more of it may be sent.
-    pub fn holds(&self) -> bool {
-        self.term.as_ref().is_none_or(|term| term.holds())
-    }
-
-    /// Whether other gateways offer the message too, when this lease is over.
-    pub fn is_shared(&self) -> bool {
-        self.term.is_some()
-    }
-
-    /// Whether the end of the message is to be held back until [`confirm`](Self::confirm) has succeeded: so that a
-    /// gateway that was frozen, and whose lease another one has taken over, never completes a delivery.
-    pub fn needs_confirmation(&self) -> bool {
-        self.term.as_ref().is_some_and(|term| !term.is_fresh())
-    }
-
-    /// Makes sure that nobody else has the message. Resolves to `false` if somebody may have it.
-    pub fn confirm(&self) -> BoxFuture<'static, bool> {
-        let term = self.term.clone();
-        Box::pin(async move {
-            match term {
-                Some(term) => term.confirm().await,
-                None => true,
-            }
-        })
+    /// How long it lasts, if other gateways offer the message too once it is over. `None` if it lasts while this value
+    /// lives.
+    pub fn term(&self) -> Option<&Arc<Term>> {
+        self.term.as_ref()
     }
 
     /// The bytes of the message from offset `start` on are about to be sent. `version` identifies all `len` bytes,

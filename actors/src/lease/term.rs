@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// The time of a lease, by the gateway's own clock. It ends before the lease ends in the database, because it begins
 /// before the database is asked.
-pub(crate) struct Term {
+pub struct Term {
     state: Mutex<State>,
     /// How long a renewal lasts.
     length: Duration,
@@ -40,7 +40,7 @@ pub(crate) enum Renewal {
 
 impl Term {
     /// The term of a lease that was asked for at `since` and lasts for `length`, and so do its renewals.
-    pub fn new(
+    pub(crate) fn new(
         since: Instant,
         length: Duration,
         renew: impl Fn() -> BoxFuture<'static, Renewal> + Send + Sync + 'static,
@@ -50,18 +50,18 @@ impl Term {
     }
 
     /// How long ago the last successful renewal was asked for.
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         self.state().renewed.elapsed()
     }
 
-    /// Whether nobody else can have the message.
+    /// Whether nobody else can have the message. If not, nothing more of it may be sent.
     pub fn holds(&self) -> bool {
         let state = self.state();
         !state.is_lost && state.renewed.elapsed() < self.length
     }
 
     /// Renews the lease once.
-    pub async fn renew(&self) {
+    pub(crate) async fn renew(&self) {
         let renewal = (self.renew)().await;
         let mut state = self.state();
         match renewal {
@@ -71,7 +71,9 @@ impl Term {
         }
     }
 
-    /// Whether a renewal has just succeeded.
+    /// Whether a renewal has just succeeded. If not, the end of the message is to be held back until
+    /// [`confirm`](Self::confirm) has: so that a gateway that was frozen, and whose lease another one has taken over,
+    /// never completes a delivery.
     pub fn is_fresh(&self) -> bool {
         self.holds() && self.age() < FRESH
     }

@@ -102,7 +102,8 @@ async fn fetch(gateway: &Gateway, history: &History, seed: u64) {
                     assert_eq!(read(&view).await, body(number));
                 }
                 // what is held back is sent only then
-                if lease.confirm().await && lease.holds() {
+                let term = lease.term().expect("a lease in a shared database");
+                if term.confirm().await && term.holds() {
                     history.of(number, |seen| seen.complete += 1);
                     deliver(lease, &view);
                 }

@@ -85,7 +85,7 @@ async fn a_later_message_takes_the_place_of_an_earlier_one_whose_delivery_goes_o
     other.add("a", second.clone()).await;
     // the new one can be had at once, and the old one is still sent
     let LeasedBufferMsg { view: new, lease: new_lease } = other.lease("a", NOW).await.expect("there");
-    assert!(new.version != view.version && lease.confirm().await);
+    assert!(new.version != view.version && lease.term().expect("it is shared").confirm().await);
     assert_eq!((read(&view).await, read(&new).await), (first, second));
     deliver(lease, &view);
     deliver(new_lease, &new);
