@@ -18,6 +18,8 @@ use serde_json::Value;
 
 #[path = "support/amiquip_alone.rs"]
 mod amiquip_alone;
+#[path = "../tests/support/ports.rs"]
+mod ports;
 #[path = "../tests/support/rabbitmq.rs"]
 mod rabbitmq;
 #[path = "support/mod.rs"]

@@ -1,5 +1,7 @@
 //! The buffer that gateways share, over a real PostgreSQL.
 
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 #[path = "../../tests/support/postgres.rs"]
 mod server;
 

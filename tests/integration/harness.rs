@@ -17,7 +17,7 @@ mod tls;
 mod traffic;
 
 use std::fmt::Debug;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub use amqp::AmqpFarm;
@@ -38,6 +38,8 @@ pub use server::{Host, Server, Setup, files_below, io_bytes, new_mount_namespace
 pub use tls::{Ca, Client, Identity};
 pub use traffic::{Arrivals, Posting, add_buffer_msg, post_frame, post_user_msg, send_frame, try_send_frame};
 
+use crate::ports::free_port;
+
 /// Makes a module of tests: each function of the module around it, called with the value.
 macro_rules! tests_with {
     ($module:ident, $value:expr, $($test:ident),*) => {
@@ -54,10 +56,10 @@ pub(crate) use tests_with;
 /// The deadline for what is immediate on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// An address that is free at the moment, for a server that has to have the same one after a restart, or whose log does
-/// not show it.
+/// An address that stays free, for a server that has to have the same one after a restart, or whose log does not show
+/// it.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
 
 /// Calls `probe` until it returns a value, and returns that; panics after `deadline` with the last state.

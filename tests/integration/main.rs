@@ -6,6 +6,8 @@
 //! these names.
 
 mod harness;
+#[path = "../support/ports.rs"]
+mod ports;
 
 mod administration;
 mod book;

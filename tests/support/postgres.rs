@@ -1,11 +1,10 @@
 //! A private PostgreSQL for tests, with its own port and folder. It ends with the process that started it.
 //!
-//! Included by path from the test binaries of both packages, so it needs nothing but the standard library, and
-//! not every binary uses all of it.
+//! Included by path from the test binaries of both packages, so it needs nothing but the standard library and
+//! `ports.rs`, and not every binary uses all of it.
 #![allow(dead_code)]
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::ports::free_port;
 
 /// A start takes less than a second on an idle machine; longer on one that compiles at the same time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
@@ -266,9 +267,4 @@ fn new_folder() -> PathBuf {
     fs::create_dir_all(&home).expect("a folder for PostgreSQL");
     fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).expect("a folder of this user");
     home
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }

@@ -1,12 +1,12 @@
 //! A private RabbitMQ for tests, with its own ports, folder and epmd. It ends with the process that started it.
 //!
-//! Included by path from the test binaries of both packages, so it needs nothing but the standard library, and
-//! not every binary uses all of it.
+//! Included by path from the test binaries of both packages, so it needs nothing but the standard library and
+//! `ports.rs`, and not every binary uses all of it.
 #![allow(dead_code)]
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::ports::free_port;
 
 /// A start takes 4 to 8 s on two idle cores; longer on a machine that compiles at the same time.
 const START_DEADLINE: Duration = Duration::from_secs(180);
@@ -148,7 +150,7 @@ impl RabbitMq {
         let name = format!("rabbit-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // A chroot sees only what lies in it.
         let home = if chroot.is_some() { Path::new("/tmp").join(&name) } else { std::env::temp_dir().join(&name) };
-        let [port, epmd_port, dist_port] = free_ports();
+        let [port, epmd_port, dist_port] = [(); 3].map(|()| free_port());
         let broker = Self {
             port,
             tls_port: None,
@@ -173,7 +175,7 @@ impl RabbitMq {
 
     /// As [`RabbitMq::launch`], with TLS on a second port, for which there are these files in PEM.
     pub fn launch_with_tls(&mut self, certificate: &str, key: &str) {
-        let [port, ..] = free_ports();
+        let port = free_port();
         let tls = format!(
             "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {certificate}\n\
              ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\nssl_options.verify = verify_none\n\
@@ -211,6 +213,8 @@ impl RabbitMq {
             let exited = self.running.as_mut().and_then(|running| running.process.try_wait().ok().flatten());
             if exited.is_some() || Instant::now() > deadline {
                 let output = fs::read_to_string(self.folder().join("output")).unwrap_or_default();
+                // so that the next test may launch it again
+                self.running = None;
                 panic!("RabbitMQ does not start (exit status {exited:?}); it says:\n{output}");
             }
             thread::sleep(Duration::from_millis(50));
@@ -349,11 +353,4 @@ impl Drop for RabbitMq {
 fn signal_group(signal: &str, leader: &Child) {
     let group = format!("-{}", leader.id());
     Command::new("kill").args(["-s", signal, "--", &group]).stderr(Stdio::null()).status().ok();
-}
-
-/// Three free ports. Each stays bound until all are chosen.
-fn free_ports() -> [u16; 3] {
-    [(); 3]
-        .map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"))
-        .map(|listener| listener.local_addr().expect("the address of a bound socket").port())
 }

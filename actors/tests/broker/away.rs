@@ -2,7 +2,7 @@
 //! do that to.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use user_http_actors::broker::amqp::AmqpConfig;
@@ -10,6 +10,7 @@ use user_http_actors::broker::{Outcome, PublisherEvent, Settlement};
 use user_http_actors::codec::Format;
 
 use crate::harness::{Consuming, Peer, Publishing, SOON, config};
+use crate::ports::free_port;
 use crate::rabbitmq::RabbitMq;
 
 /// Two heartbeat intervals of 10 s without a byte, and the close.
@@ -144,7 +145,7 @@ fn a_peer_that_says_nothing_is_given_up() {
 
 #[test]
 fn dropping_does_not_wait_and_ends_the_pause() {
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address");
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let config = AmqpConfig::new(format!("amqp://{nobody}").parse().expect("a valid URL"));
     let mut publishing = Publishing::start(&config);
     // After five failures the pause is at least 800 ms.

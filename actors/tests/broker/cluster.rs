@@ -1,7 +1,7 @@
 //! Several nodes: one that is away is passed over, and what a quorum queue has confirmed survives any node.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use amiquip::{AmqpValue, FieldTable, QueueDeclareOptions};
@@ -10,6 +10,7 @@ use user_http_actors::broker::{Outcome, PublisherEvent, Settlement};
 use user_http_actors::codec::Format;
 
 use crate::harness::{Consuming, Peer, Publishing, SHARED, SOON, config, until};
+use crate::ports::free_port;
 use crate::rabbitmq::RabbitMq;
 
 const NODES: usize = 3;
@@ -31,7 +32,7 @@ fn quorum() -> QueueDeclareOptions {
 
 #[test]
 fn a_node_that_is_away_is_passed_over_and_named() {
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address");
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut config = config(&SHARED, "passed_over");
     config.further_urls = vec![config.url.clone()];
     config.url = format!("amqp://{nobody}").parse().expect("a valid URL");

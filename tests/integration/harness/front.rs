@@ -1,16 +1,13 @@
 //! A reverse proxy in front of the server, with the configuration that `docs/proxies.md` shows.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{Ca, Client, Connection, Program, SOON, Server, eventually};
-
-/// How often a start is tried, since another test may take a port that was free before.
-const STARTS: usize = 5;
+use super::{Ca, Client, Connection, Program, SOON, Server, eventually, free_address};
 
 /// The proxies that `docs/proxies.md` configures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,37 +63,23 @@ impl Front {
         identity.write(folder.path(), "farm");
         let with_key = identity.chain.clone() + &identity.key;
         fs::write(folder.path().join("farm-with-key.pem"), with_key).expect("a PEM file");
-        let mut output = String::new();
-        for _ in 0..STARTS {
-            let [workers, services] = free_addresses();
-            let adapted = adapt(kind, configuration, folder.path(), behind, [workers, services]);
-            let file = folder.path().join(kind.file());
-            fs::write(&file, adapted).expect("a configuration");
-            let mut program = Program::start(&mut command(kind, folder.path(), &file));
-            let answers = |program: &mut Program| {
-                if let Some(ended) = program.try_end() {
-                    return Ok(Err(ended));
-                }
-                client.try_shake_hands(workers).map_err(|error| error.to_string())?;
-                let mut connection = Connection::try_open(services).map_err(|error| error.to_string())?;
-                connection.try_send_request("GET", "/healthz", &[], b"").map_err(|error| error.to_string())?;
-                let answer = connection.try_read_response().map_err(|error| error.to_string())?;
-                if answer.status == 200 { Ok(Ok(())) } else { Err(format!("{answer:?}")) }
-            };
-            match eventually("the proxy answers", SOON, || answers(&mut program)) {
-                Ok(()) => return Self { workers, services, client, _program: program, _folder: folder },
-                Err(ended) => output = format!("{ended:?}"),
+        let [workers, services] = [(); 2].map(|()| free_address());
+        let file = folder.path().join(kind.file());
+        let adapted = adapt(kind, configuration, folder.path(), behind, [workers, services]);
+        fs::write(&file, adapted).expect("a configuration");
+        let mut program = Program::start(&mut command(kind, folder.path(), &file));
+        eventually("the proxy answers", SOON, || {
+            if let Some(ended) = program.try_end() {
+                panic!("{kind:?} does not start: {ended:?}");
             }
-        }
-        panic!("{kind:?} does not start: {output}");
+            client.try_shake_hands(workers).map_err(|error| error.to_string())?;
+            let mut connection = Connection::try_open(services).map_err(|error| error.to_string())?;
+            connection.try_send_request("GET", "/healthz", &[], b"").map_err(|error| error.to_string())?;
+            let answer = connection.try_read_response().map_err(|error| error.to_string())?;
+            if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+        });
+        Self { workers, services, client, _program: program, _folder: folder }
     }
-}
-
-/// Two addresses with free ports.
-fn free_addresses() -> [SocketAddr; 2] {
-    [(); 2]
-        .map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"))
-        .map(|listener| listener.local_addr().expect("the address of a bound socket"))
 }
 
 /// The documented configuration, with the addresses and files of a test.
