@@ -19,6 +19,7 @@ mod embedded;
 mod flipped_bits;
 mod hand_over;
 mod health;
+mod history;
 mod json_log;
 mod kill;
 mod logging;
@@ -121,6 +122,14 @@ mod postgres {
 
     mod doctor;
     mod gateways;
+
+    /// Tests with RabbitMQ and HAProxy as well.
+    mod rabbitmq {
+        mod proxies {
+            mod campaign;
+            mod nine;
+        }
+    }
 }
 
 /// Tests with Prometheus, RabbitMQ and the farm's Python programs.
