@@ -2,10 +2,11 @@
 //! sends too, and settles each delivery when its outcome is known.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::any_buffer::AnyBuffer;
 use crate::body_file::BodyDirectory;
