@@ -152,6 +152,14 @@ pub enum Durable {
 
 /// A backend. A backend that keeps nothing on disk is durable only as far as the process lives.
 pub trait Store: Send {
+    /// Called before anything else, once it is certain that the process starts: the store is about to be used.
+    ///
+    /// # Errors
+    /// What the backend reports; then the store is not used.
+    fn begin(&mut self) -> Result<(), OpenError> {
+        Ok(())
+    }
+
     /// Makes all `changes` in their order; after an error that is not [final](StoreError::is_final), none of them.
     /// Returns where the body of each put is, in their order.
     ///

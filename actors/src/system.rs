@@ -132,6 +132,8 @@ impl UserHttpActors {
         if let Some(data_dir) = &config.data_dir {
             warn_if_others_may_enter(data_dir);
         }
+        // before the buffer starts: if one of them is refused, the next start is as strict with both
+        let outbox = OpenStore::open(config.data_dir.as_deref(), OUTBOX)?;
         let (failure, store_failure) = watch::channel(None);
         let report = |failure: watch::Sender<Option<StoreError>>| move |error| drop(failure.send_replace(Some(error)));
         let (mut known_digests, mut oldest) = (Vec::new(), Vec::new());
@@ -156,9 +158,8 @@ impl UserHttpActors {
         let (publisher, outbox_bodies) = {
             let (max_bytes, frame_ack) = (config.max_outbox, config.frame_ack);
             let amqp = config.amqp.clone();
-            let store = OpenStore::open(config.data_dir.as_deref(), OUTBOX)?;
-            let bodies = store.bodies().cloned();
-            let actor = store.start(report(failure), |store, recovered, address| {
+            let bodies = outbox.bodies().cloned();
+            let actor = outbox.start(report(failure), |store, recovered, address| {
                 let broker = amqp.map(|amqp| BrokerRoute {
                     start_link: Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event))),
                     frame_ack,
@@ -336,14 +337,14 @@ impl OpenStore {
         Self { name, path: PathBuf::new(), store, bodies: None, next_seq: NO_RECORD + 1, recovered: Vec::new() }
     }
 
-    /// The store called `name` in a data directory; without one, in memory.
+    /// The store called `name` in a data directory; without one, in memory. It is read, and not used before it starts.
     ///
     /// # Errors
     /// [`StartError::Store`].
     pub fn open(data_dir: Option<&Path>, name: &'static str) -> Result<Self, StartError> {
         let Some(data_dir) = data_dir else { return Ok(Self::new(name, Box::new(MemoryStore))) };
         let path = data_dir.join(name);
-        let (store, recovered) = LogStore::open(&path)?;
+        let (store, recovered) = LogStore::open_unused(&path)?;
         if !recovered.is_empty() {
             log::info!("{} records found in {}", recovered.len(), path.display());
         }
@@ -365,15 +366,17 @@ impl OpenStore {
     /// makes. The thread calls `on_failure` if the store fails permanently.
     ///
     /// # Errors
-    /// [`StartError::Record`] with the record that `actor` does not understand, and [`StartError::Thread`].
+    /// [`StartError::Store`], [`StartError::Record`] with the record that `actor` does not understand, and
+    /// [`StartError::Thread`].
     pub fn start<A>(
-        self,
+        mut self,
         on_failure: impl Fn(StoreError) + Send + 'static,
         actor: impl FnOnce(StoreHandle, Vec<Recovered>, Addr<A>) -> Result<A, Seq>,
     ) -> Result<Addr<A>, StartError>
     where
         A: Actor<Context = Context<A>> + Handler<FromStore>,
     {
+        self.store.begin()?;
         let ctx = Context::new();
         let address = actix::AsyncContext::address(&ctx);
         let owner = address.clone();

@@ -1,13 +1,14 @@
 //! Data directories that released versions have written still open, with every message in them. `tests/data` has a
-//! folder for each version, and `tests/data/record.py` records another.
+//! folder for each version, and `tests/data/record.py` records another. Those of later versions are refused.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Connection, Setup, files_below, hex};
+use crate::harness::{Connection, Server, Setup, add_buffer_msg, files_below, hex, post_user_msg, request};
 
 fn recorded() -> Vec<PathBuf> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
@@ -83,4 +84,45 @@ fn check(folder: &Path) {
         assert_eq!(deleted.status, 204, "{version}: {deleted:?}");
     }
     assert_eq!(api.request("GET", "/UserManager/NextMessage", &[], b"").status, 204, "{version}");
+}
+
+/// The files below a folder, with their content.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let read = |path: PathBuf| {
+        let content = fs::read(&path).expect("a file");
+        (path, content)
+    };
+    files_below(folder).into_iter().map(|(path, _)| read(path)).collect()
+}
+
+#[test]
+fn what_a_later_version_has_written_is_refused_in_words_and_stays_as_it_is() {
+    let mut server = Server::start();
+    for store in ["buffer", "outbox"] {
+        assert_eq!(add_buffer_msg(&server, "job", &json!("a message")).status, 200);
+        assert_eq!(post_user_msg(&server, "worker", "FRAME_RENDERED", &json!("a frame")).status, 200);
+        assert_eq!(server.stop().code(), Some(0));
+        let data_dir = server.setup().data_dir();
+        let before = contents(&data_dir);
+        let is_segment =
+            |path: &&PathBuf| path.starts_with(data_dir.join(store)) && before[*path].starts_with(b"UHSLOG");
+        let path = before.keys().rfind(is_segment).expect("a segment");
+        let mut later = before.clone();
+        later.get_mut(path).expect("the segment")[6] += 1;
+        fs::write(path, &later[path]).expect("writable");
+
+        let refused = server.setup().command().output().expect("it runs");
+        let log = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{log}");
+        let why = format!("{} has format version ", path.display());
+        assert!(log.contains(&why) && log.contains("; use the program that wrote it"), "{log}");
+        assert!(contents(&data_dir) == later, "something has changed; log:\n{log}");
+
+        // the later version finds what it has left
+        fs::write(path, &before[path]).expect("writable");
+        server.restart();
+        assert_eq!(request(server.http, "GET", "/?bufferUUID=job", &[], b"").status, 200);
+        let frame = request(server.api, "GET", "/UserManager/NextMessage?lease=0", &[], b"");
+        assert_eq!(frame.status, 200, "{frame:?}");
+    }
 }

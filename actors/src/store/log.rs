@@ -158,6 +158,15 @@ impl LogStore {
         Self::open_on(Arc::new(SystemDisk), directory, SEGMENT_BYTES)
     }
 
+    /// Like [`LogStore::open`], but the store is only used after [`Store::begin`]: until then, the next start is as
+    /// strict as this one.
+    ///
+    /// # Errors
+    /// As for [`LogStore::open`].
+    pub(crate) fn open_unused(directory: &Path) -> Result<(Self, Vec<Recovered>), OpenError> {
+        Self::open_unused_on(Arc::new(SystemDisk), directory, SEGMENT_BYTES)
+    }
+
     /// The number of the next record.
     pub fn next_seq(&self) -> Seq {
         self.next_seq
@@ -235,6 +244,13 @@ impl LogStore {
 }
 
 impl Store for LogStore {
+    fn begin(&mut self) -> Result<(), OpenError> {
+        let removed = self.remove_leftover().and_then(|()| self.remove_stopped());
+        removed.map_err(OpenError::io(&self.directory))?;
+        self.reserve();
+        Ok(())
+    }
+
     fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());

@@ -132,6 +132,19 @@ fn a_damaged_mark_is_refused_and_one_that_is_empty_or_older_than_the_log_is_igno
 }
 
 #[test]
+fn the_mark_of_a_later_version_is_refused_and_not_taken_for_damage() {
+    let directory = tempfile::tempdir().expect("a directory");
+    stopped(directory.path());
+    let mut later = b"UHSSTOP2 and what this program cannot know".to_vec();
+    later.extend(crc32c::crc32c(&later).to_le_bytes());
+    fs::write(mark(directory.path()), later).expect("writable");
+    let error = open(directory.path()).expect_err("the version is seen").to_string();
+    let expected =
+        format!("{} has format version 2, and this program knows version 1", mark(directory.path()).display());
+    assert!(error.contains(&expected), "{error}");
+}
+
+#[test]
 fn the_only_segment_left_is_not_taken_for_one_that_a_crash_has_kept_from_being_begun() {
     let directory = tempfile::tempdir().expect("a directory");
     stopped(directory.path());

@@ -14,7 +14,7 @@ use crate::payload::Payload;
 use crate::store::disk::{Disk, create_private, make_directory, sync_directory};
 use crate::store::segment::composition::Composition;
 use crate::store::segment::{self, Entry, FoundHeader, Kind, MetaMemory, Reader, SEGMENT_HEADER};
-use crate::store::{NO_RECORD, OpenError, Recovered, Seq};
+use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store as _};
 
 /// What was found in the segments.
 #[derive(Default)]
@@ -52,6 +52,17 @@ impl LogStore {
         directory: &Path,
         segment_bytes: u64,
     ) -> Result<(Self, Vec<Recovered>), OpenError> {
+        let (mut store, recovered) = Self::open_unused_on(disk, directory, segment_bytes)?;
+        store.begin()?;
+        Ok((store, recovered))
+    }
+
+    /// Like [`LogStore::open_unused`], on another disk.
+    pub(super) fn open_unused_on(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        segment_bytes: u64,
+    ) -> Result<(Self, Vec<Recovered>), OpenError> {
         make_directory(&*disk, directory).map_err(OpenError::io(directory))?;
         let lock_path = directory.join("LOCK");
         let lock = create_private(&lock_path).map_err(OpenError::io(&lock_path))?;
@@ -63,10 +74,6 @@ impl LogStore {
         let mut recovered = store.recover()?;
         store.check_bodies()?;
         recovered.retain(|record| store.index.contains_key(&record.seq));
-        store.remove_leftover().map_err(OpenError::io(directory))?;
-        // only now: a start that was refused leaves the next one as strict
-        store.remove_stopped().map_err(OpenError::io(directory))?;
-        store.reserve();
         Ok((store, recovered))
     }
 

@@ -4,7 +4,8 @@
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 8 | `UHSSTOP1` |
+//! | 7 | `UHSSTOP` |
+//! | 1 | format version, a digit: `1` |
 //! | 12 for each segment | its number (4), and where its records end (8); 0 if the segment is given up |
 //! | 4 | CRC-32C of everything before |
 //!
@@ -23,7 +24,9 @@ use crate::store::{OpenError, StoreError};
 const NAME: &str = "STOPPED";
 /// Its name until it is complete.
 const INCOMPLETE: &str = "STOPPING";
-const MAGIC: &[u8; 8] = b"UHSSTOP1";
+const MAGIC: &[u8; 7] = b"UHSSTOP";
+/// The version that this program writes.
+const VERSION: u8 = b'1';
 const SEGMENT: usize = 12;
 const CRC: usize = 4;
 
@@ -36,7 +39,8 @@ impl Stopped {
     /// gives it up.
     ///
     /// # Errors
-    /// What the file system reports, and that it is damaged: it became durable before it got its name.
+    /// What the file system reports, that a later version has written it, and that it is damaged: it became durable
+    /// before it got its name.
     pub fn read(directory: &Path) -> Result<Option<Self>, OpenError> {
         let path = directory.join(NAME);
         let bytes = match fs::read(&path) {
@@ -48,21 +52,23 @@ impl Stopped {
             return Ok(None);
         }
         let what = "the mark of a stop in order does not match its checksum";
-        Self::parse(&bytes).map(Some).ok_or(OpenError::Damaged { path, offset: 0, what })
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let (sealed, crc) = bytes.split_at_checked(bytes.len().checked_sub(CRC)?)?;
-        let segments = sealed.strip_prefix(MAGIC)?;
-        let is_sound = u32_at(crc, 0) == crc32c::crc32c(sealed) && segments.len().is_multiple_of(SEGMENT);
-        let segments = segments.chunks_exact(SEGMENT).map(|segment| (u32_at(segment, 0), u64_at(segment, 4)));
-        is_sound.then(|| Self(segments.collect()))
+        match sealed(&bytes) {
+            Some([VERSION, segments @ ..]) if segments.len().is_multiple_of(SEGMENT) => {
+                let segments = segments.chunks_exact(SEGMENT);
+                Ok(Some(Self(segments.map(|segment| (u32_at(segment, 0), u64_at(segment, 4))).collect())))
+            }
+            Some([found @ b'2'..=b'9', ..]) => {
+                let [found, known] = [*found, VERSION].map(|digit| (digit - b'0').into());
+                Err(OpenError::Version { path, found, known })
+            }
+            _ => Err(OpenError::Damaged { path, offset: 0, what }),
+        }
     }
 
     fn bytes(&self) -> Vec<u8> {
         let segments =
             self.0.iter().flat_map(|(number, end)| number.to_le_bytes().into_iter().chain(end.to_le_bytes()));
-        let mut bytes: Vec<u8> = MAGIC.iter().copied().chain(segments).collect();
+        let mut bytes: Vec<u8> = MAGIC.iter().copied().chain([VERSION]).chain(segments).collect();
         let crc = crc32c::crc32c(&bytes);
         bytes.extend(crc.to_le_bytes());
         bytes
@@ -103,6 +109,12 @@ impl Stopped {
     pub fn missing(&self, numbers: &[u32]) -> Option<u32> {
         self.0.keys().copied().find(|number| !numbers.contains(number))
     }
+}
+
+/// What is in a mark, from its version on, if its checksum is right.
+fn sealed(bytes: &[u8]) -> Option<&[u8]> {
+    let (sealed, crc) = bytes.split_at_checked(bytes.len().checked_sub(CRC)?)?;
+    (u32_at(crc, 0) == crc32c::crc32c(sealed)).then(|| sealed.strip_prefix(MAGIC)).flatten()
 }
 
 impl LogStore {
