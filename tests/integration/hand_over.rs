@@ -1,19 +1,18 @@
-//! A new process takes over the sockets of the old one under load, and no client notices.
+//! A new process takes over the sockets of the old one under load, and no client notices. With `TEST_OTHER_PROGRAM`,
+//! two programs replace each other in turn.
+
+mod load;
 
 use std::collections::BTreeSet;
-use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::json;
+use procfs::process::Process;
+use procfs::ticks_per_second;
 
-use crate::harness::{Connection, Response, Server, Setup, connect, listening, passing, request};
+use crate::harness::{Connection, Scrape, Server, Setup, assert_balanced, listening, passing, request};
 use crate::kill::{Seed, from_environment};
+use load::{BLEND_BYTES, BLEND_FILE, End, Run, take_the_rest};
 
 /// How often the process is replaced; `TEST_HAND_OVERS` sets another number.
 const HAND_OVERS: u64 = 4;
@@ -21,139 +20,23 @@ const HAND_OVERS: u64 = 4;
 /// How long the load lasts before each replacement, and after the last one.
 const LOAD: Duration = Duration::from_millis(1500);
 
-/// Together, these make about 1,000 requests a second on an idle machine.
-const BUSY_CLIENTS: u64 = 8;
-const BUSY_PAUSE_MS: std::ops::Range<u64> = 0..14;
-
-/// Their connections are idle when the old process stops. The longest pause is shorter than `--keep-alive`, since a
-/// client that sends at the moment when that ends may get no answer, with or without a hand-over.
-const IDLE_CLIENTS: u64 = 8;
-const IDLE_PAUSE_MS: std::ops::Range<u64> = 200..3000;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
-
-/// Keeps a connection open as clients commonly do: before it is used again, the client looks whether the server has
-/// closed it. A request is never sent twice.
-struct KeepAlive {
-    to: SocketAddr,
-    open: Option<(TcpStream, Connection)>,
-}
-
-impl KeepAlive {
-    fn request(&mut self, method: &str, path: &str, body: &str) -> io::Result<Response> {
-        let mut open = self.open.take().filter(|(socket, _)| !is_readable(socket));
-        let (_, connection) = match &mut open {
-            Some(open) => open,
-            none => {
-                let socket = connect(self.to)?;
-                none.insert((socket.try_clone()?, Connection::over(self.to, socket)))
-            }
-        };
-        connection.try_send_request(method, path, &[JSON], body.as_bytes())?;
-        let answer = connection.try_read_response()?;
-        if answer.header("connection") != Some("close") {
-            self.open = open;
-        }
-        Ok(answer)
-    }
-}
-
-/// Whether something has arrived on an idle connection: its end.
-fn is_readable(socket: &TcpStream) -> bool {
-    let mut polled = [PollFd::new(socket, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec::default())).expect("a socket") > 0
-}
-
-/// What all clients share.
-#[derive(Default)]
-struct Run {
-    ended: AtomicBool,
-    requests: AtomicUsize,
-    longest: Mutex<Duration>,
-    /// The frames that were answered 200.
-    posted: Mutex<BTreeSet<String>>,
-    failures: Mutex<Vec<String>>,
-}
-
-/// Ends the clients, also if the test fails: it waits for them.
-struct End<'a>(&'a Run);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.ended.store(true, Ordering::Relaxed);
-    }
-}
-
-struct Client<'a> {
-    run: &'a Run,
-    number: u64,
-    worker: KeepAlive,
-    api: KeepAlive,
-    rng: StdRng,
-}
-
-impl Client<'_> {
-    fn work(mut self, pause_ms: std::ops::Range<u64>) {
-        for turn in 0.. {
-            if self.run.ended.load(Ordering::Relaxed) {
-                return;
-            }
-            if let Err(failure) = self.turn(turn) {
-                self.run.failures.lock().expect("the failures").push(failure);
-            }
-            std::thread::sleep(Duration::from_millis(self.rng.random_range(pause_ms.clone())));
-        }
-    }
-
-    /// Posts a frame, or leaves a message and fetches it.
-    fn turn(&mut self, turn: u64) -> Result<(), String> {
-        let name = format!("{}-{turn}", self.number);
-        if self.rng.random() {
-            let data = json!({ "USER_ID": "worker", "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": name } });
-            self.expect(200, "POST", "/", &data.to_string())?;
-            self.run.posted.lock().expect("the frames").insert(name);
-            return Ok(());
-        }
-        let data = json!({ "BUFFER_UUID": name, "BUFFER_MSG": name });
-        let order = json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": data }).to_string();
-        self.expect(200, "POST", "/CommunicationInterface/AddBufferMsg", &order)?;
-        let path = format!("/?bufferUUID={name}");
-        let message = self.expect(200, "GET", &path, "")?;
-        let is_right = message.body.windows(name.len()).any(|part| part == name.as_bytes());
-        if is_right { Ok(()) } else { Err(format!("GET {path}: {message:?}")) }
-    }
-
-    fn expect(&mut self, status: u16, method: &str, path: &str, body: &str) -> Result<Response, String> {
-        let begun = Instant::now();
-        let client = if path.starts_with("/Comm") { &mut self.api } else { &mut self.worker };
-        let answer = client.request(method, path, body).map_err(|error| format!("{method} {path}: {error}"))?;
-        let mut longest = self.run.longest.lock().expect("the longest");
-        *longest = begun.elapsed().max(*longest);
-        self.run.requests.fetch_add(1, Ordering::Relaxed);
-        if answer.status == status { Ok(answer) } else { Err(format!("{method} {path}: {answer:?}")) }
-    }
-}
-
 fn server_with_passed_sockets() -> Server {
     let sockets = [listening("127.0.0.1"), listening("127.0.0.1")];
     passing(Setup::default(), "worker:api", sockets.map(Into::into).into()).start()
 }
 
-/// Takes all messages for the user manager; counts each frame.
-fn take_all(server: &Server) -> Vec<String> {
-    let mut taken = Vec::new();
-    let mut api = KeepAlive { to: server.api, open: None };
-    loop {
-        let next = api.request("GET", "/UserManager/NextMessage?lease=600", "").expect("an answer");
-        if next.status == 204 {
-            return taken;
-        }
-        // a pickle, in which a name is between other bytes
-        let text = String::from_utf8_lossy(&next.body).into_owned();
-        let is_of_name = |char: char| char.is_ascii_digit() || char == '-';
-        let name = text.split(|char| !is_of_name(char)).find(|part| part.contains('-'));
-        taken.push(name.unwrap_or_else(|| panic!("no frame: {text:?}")).to_owned());
-    }
+/// The revision of the program that answers. It must have found its store as after a stop in order.
+#[track_caller]
+fn revision_after_a_stop(server: &Server) -> String {
+    let scrape = Scrape::of(server.api);
+    assert_eq!(scrape.value("unclean_starts_total"), 0.0, "{}", server.log());
+    scrape.labels("build_info", "revision").concat()
+}
+
+/// How long the threads of this program have run: the clients, and other tests that run at the same time.
+fn processor_time() -> Duration {
+    let stat = Process::myself().and_then(|process| process.stat()).expect("this process");
+    Duration::from_secs_f64((stat.utime + stat.stime) as f64 / ticks_per_second() as f64)
 }
 
 #[test]
@@ -161,40 +44,42 @@ fn no_request_fails_and_nothing_is_lost_while_a_process_replaces_another_under_l
     let seed = Seed::get();
     let hand_overs = from_environment("TEST_HAND_OVERS").unwrap_or(HAND_OVERS);
     let mut server = server_with_passed_sockets();
+    server.sparse_blend_file(BLEND_FILE, BLEND_BYTES);
     let (http, api) = (server.http, server.api);
     let run = Run::default();
-    let start = Instant::now();
-    let mut replaced = Vec::new();
+    let (start, used) = (Instant::now(), processor_time());
+    let (mut replaced, mut revisions) = (Vec::new(), BTreeSet::from([revision_after_a_stop(&server)]));
     std::thread::scope(|scope| {
-        for number in 0..BUSY_CLIENTS + IDLE_CLIENTS {
-            let [worker, api] = [http, api].map(|to| KeepAlive { to, open: None });
-            let client =
-                Client { run: &run, number, worker, api, rng: StdRng::seed_from_u64(seed.0.wrapping_add(number)) };
-            let pause = if number < BUSY_CLIENTS { BUSY_PAUSE_MS } else { IDLE_PAUSE_MS };
-            scope.spawn(move || client.work(pause));
-        }
+        run.start(scope, http, api, seed.0);
         let _end = End(&run);
         for _ in 0..hand_overs {
             std::thread::sleep(LOAD);
             let begun = Instant::now();
             server.replace();
             replaced.push(begun.elapsed());
+            revisions.insert(revision_after_a_stop(&server));
         }
         std::thread::sleep(LOAD);
     });
-    let requests = run.requests.into_inner();
+    let (lasted, used) = (start.elapsed(), processor_time() - used);
+    let requests = run.requests.load(Ordering::Relaxed);
     println!(
-        "{hand_overs} hand-overs ({replaced:.1?}), {requests} requests in {:.1?}; the longest took {:.1?}",
-        start.elapsed(),
-        run.longest.into_inner().expect("the longest"),
+        "{hand_overs} hand-overs ({replaced:.1?}) between {revisions:?}: {requests} requests in {lasted:.1?}, {:.0} a \
+         second, with {:.0} % of a core; {run}",
+        requests as f64 / lasted.as_secs_f64(),
+        100.0 * used.as_secs_f64() / lasted.as_secs_f64(),
     );
-    let failures = run.failures.into_inner().expect("the failures");
+    let failures = run.failures.lock().expect("the failures").clone();
     assert!(failures.is_empty(), "{} of {requests}: {failures:#?}; log:\n{}", failures.len(), server.log());
     assert_eq!((server.http, server.api), (http, api));
+    take_the_rest(&run, api);
     let posted = run.posted.into_inner().expect("the frames");
-    let taken = take_all(&server);
-    assert_eq!(taken.len(), posted.len(), "each frame once");
-    assert_eq!(taken.into_iter().collect::<BTreeSet<_>>(), posted);
+    let taken = run.taken.into_inner().expect("the frames");
+    let taken: BTreeSet<_> = taken.into_iter().collect();
+    assert_eq!(taken.len(), posted.len(), "each frame has one id");
+    assert_eq!(taken.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>(), posted);
+    let books = assert_balanced(api);
+    assert_eq!((books.value("buffer_messages"), books.value("outbox_messages")), (0.0, 0.0), "all was fetched");
     assert!(requests as u64 > 100 * hand_overs, "{requests} requests");
 }
 

@@ -98,7 +98,7 @@ impl Connection {
         self.try_send_head(method, path, headers).expect("the server to read");
     }
 
-    fn try_send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> io::Result<()> {
+    pub fn try_send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> io::Result<()> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.to);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));

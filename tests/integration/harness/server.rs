@@ -21,6 +21,9 @@ use super::{SOON, eventually, example, request};
 /// `O_NONBLOCK` of Linux.
 const O_NONBLOCK: i32 = 0o4000;
 
+/// The path of another build of the program: each restart of a server changes between the two.
+const OTHER_PROGRAM: &str = "TEST_OTHER_PROGRAM";
+
 /// What the gateway runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
@@ -41,11 +44,19 @@ pub struct Setup {
     /// The first two descriptors of the wrapper, or of the server; /dev/null if there are fewer.
     descriptors: Vec<OwnedFd>,
     default_blend_root: bool,
+    /// The program that runs.
+    program: PathBuf,
+    /// The one that runs after a restart.
+    next_program: PathBuf,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let dir = tempfile::Builder::new().prefix("uhs-").tempdir().expect("a folder for the test");
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_user-http-server"));
+        let other = std::env::var_os(OTHER_PROGRAM).map(|path| {
+            fs::canonicalize(&path).unwrap_or_else(|error| panic!("{OTHER_PROGRAM}={}: {error}", path.display()))
+        });
         let setup = Self {
             host: Host::Server,
             dir,
@@ -55,6 +66,8 @@ impl Default for Setup {
             wrapper: Vec::new(),
             descriptors: Vec::new(),
             default_blend_root: false,
+            next_program: other.unwrap_or_else(|| program.clone()),
+            program,
         };
         fs::create_dir(setup.blend_root()).expect("a blend root");
         setup
@@ -163,12 +176,11 @@ impl Setup {
             command.arg("--blend-root").arg(self.blend_root()).args(&self.args).current_dir(self.dir.path());
             return command;
         }
-        let binary = env!("CARGO_BIN_EXE_user-http-server");
         let mut command = match self.wrapper.split_first() {
-            None => Command::new(binary),
+            None => Command::new(&self.program),
             Some((first, rest)) => {
                 let mut command = Command::new(first);
-                command.args(rest).arg(binary);
+                command.args(rest).arg(&self.program);
                 command
             }
         };
@@ -376,9 +388,12 @@ impl Server {
         self.restart();
     }
 
-    /// Starts it again in the same folders, on new ports, after [`Server::stop`] or [`Server::kill9`].
+    /// Starts it again in the same folders, on new ports, after [`Server::stop`] or [`Server::kill9`]; the other
+    /// program if there is one.
     pub fn restart(&mut self) {
         assert!(!self.is_running(), "stop the server before it is restarted");
+        let Setup { program, next_program, .. } = &mut self.setup;
+        std::mem::swap(program, next_program);
         self.process = Process::spawn(&self.setup);
         self.wait_until_ready();
     }
