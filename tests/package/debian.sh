@@ -2,7 +2,8 @@
 # The Debian package: lintian finds no error, two builds give the same bytes, and a Debian system survives installing,
 # upgrading, removing and purging it. The installed program has a first frame on its status page within a minute. Its
 # service works under systemd (service.sh).
-# Argument: the program. TEST_RABBITMQ4_ROOT is the folder of a Debian system, which stays as it is.
+# Argument: the program. TEST_RABBITMQ4_ROOT is the folder of a Debian system, which stays as it is. TEST_OTHER_PROGRAM
+# is another build, which replaces the service and is replaced by it; without it, that is the same program.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -23,7 +24,10 @@ if [[ ${IN_NAMESPACE-} != yes ]]; then
     cmp "$work"/first/*.deb "$work"/second/*.deb || fail "two builds differ"
     # in the tests the program may have debug assertions, but the package is the same
     lintian --fail-on error --allow-root "$work"/first/*.deb
-    tests/package/service.sh "$work"/first/*.deb
+    mkdir "$work/other"
+    deploy/package --program "${TEST_OTHER_PROGRAM:-$1}"
+    mv target/package/*.deb "$work/other/"
+    tests/package/service.sh "$work"/{first,other}/*.deb
     IN_NAMESPACE=yes WORK=$work unshare --mount "${BASH_SOURCE[0]}"
     exit
 fi

@@ -13,9 +13,48 @@ refused() {
     systemctl reset-failed
 }
 
+main_pid() { systemctl show --property=MainPID --value user-http-server; }
+# Installs a package over another; the service must have been replaced.
+replaces() {
+    local before
+    before=$(main_pid)
+    dpkg --force-downgrade --install "$1"
+    [[ $(main_pid) != "$before" ]] || exit 1
+    user-http-server healthcheck
+}
+# Posts frames, each over a connection of its own, until there is a file /root/end; counts them.
+post_frames() {
+    local posted=0 frame='{"USER_ID": "me", "MAIN_DATA": {"TYPE": "FRAME_RENDERED", "DATA": 1}}'
+    until [[ -e /root/end ]]; do
+        curl -sS --fail --max-time 30 -o /dev/null -H 'Content-Type: application/json' -d "$frame" \
+            http://127.0.0.1:10000/
+        posted=$((posted + 1))
+    done
+    echo "$posted" >"/root/posted-$1"
+}
+
 systemctl start basic.target
 dpkg --install /mnt/package.deb
 systemctl is-active user-http-server
+
+# an upgrade and the way back, while workers post frames: none fails, and none is lost
+set +x
+post_frames 1 &
+workers=($!)
+post_frames 2 &
+workers+=($!)
+set -x
+for package in /mnt/{other,package}.deb; do
+    sleep 1
+    replaces "$package"
+done
+sleep 1
+touch /root/end
+wait "${workers[0]}"
+wait "${workers[1]}"
+posted=$(awk '{ sum += $1 } END { print sum }' /root/posted-1 /root/posted-2)
+waiting=$(user-http-server messages list | grep -c '^outbox ')
+[[ $waiting == "$posted" ]] || exit 1
 
 # in the folder of the shell, as its reader would
 . /mnt/first-steps.sh
@@ -85,9 +124,22 @@ curl -sS --insecure -o message.pickle -H "Authorization: Bearer $(cat /root/alic
   'https://127.0.0.1:10000/?bufferUUID=job-2'
 grep -q scene message.pickle
 
-# an upgrade keeps the file, its mode, and the running service's settings
-chmod 600 /etc/user-http-server/config.toml
-dpkg --force-confold --install /mnt/package.deb
+# the new program is asked before the upgrade
+cp /mnt/package.deb /root/user-http-server_0-1_amd64.deb
+dpkg-deb --extract ./user-http-server_*.deb /root/new-version
+/root/new-version/usr/bin/user-http-server check --config /etc/user-http-server/config.toml
+
+# a program that refuses its settings does not replace the one that runs
+before=$(main_pid)
+cp /etc/user-http-server/config.toml good.toml
+echo 'max-body = "0"' >>/etc/user-http-server/config.toml
+dpkg --force-confold --install /mnt/package.deb 2>&1 | grep 'max-body'
+[[ $(main_pid) == "$before" ]] || exit 1
+cp good.toml /etc/user-http-server/config.toml
 user-http-server healthcheck
+
+# an upgrade keeps the file and its mode
+chmod 600 /etc/user-http-server/config.toml
+replaces /mnt/package.deb
 [[ $(stat -c %a /etc/user-http-server/config.toml) == 600 ]] || exit 1
 [[ $(ls /var/lib/user-http-server/data/RUNNING 2>/dev/null) == '' ]] || exit 1

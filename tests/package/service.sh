@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The service of the Debian package under systemd: the first steps of docs/deployment.md, and what that page says of
-# folders, files, a reload and an upgrade. Argument: the package. systemd runs on a copy of this machine's root that
-# nobody else sees, with processes and a network of its own.
+# folders, files, a reload and an upgrade. Arguments: the package, and another that replaces it and is replaced by it.
+# systemd runs on a copy of this machine's root that nobody else sees, with processes and a network of its own.
 set -euo pipefail
 
 if [[ ${IN_NAMESPACE-} != yes ]]; then
@@ -10,6 +10,7 @@ if [[ ${IN_NAMESPACE-} != yes ]]; then
     trap 'rm -rf "$WORK"' EXIT
     mkdir "$WORK/tmpfs" "$WORK/shared"
     cp "$1" "$WORK/shared/package.deb"
+    cp "$2" "$WORK/shared/other.deb"
     cp "$(dirname "${BASH_SOURCE[0]}")"/{first,service}-steps.sh "$WORK/shared/"
     IN_NAMESPACE=yes timeout --kill-after=5 300 unshare --mount --pid --net --ipc --uts --cgroup --fork --kill-child \
         "${BASH_SOURCE[0]}" >"$WORK/boot" 2>&1 </dev/null || true
