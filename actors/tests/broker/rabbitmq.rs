@@ -14,3 +14,4 @@ mod poison;
 mod restart;
 mod returned;
 mod rights;
+mod rules;
