@@ -40,7 +40,7 @@ use std::os::unix::fs::FileExt;
 use bytes::{Bytes, BytesMut};
 
 use crate::payload::Payload;
-use crate::store::{MAX_META, Seq};
+use crate::store::{MAX_META, MAX_SEQ, Seq};
 
 pub mod composition;
 mod search;
@@ -272,8 +272,12 @@ impl<'a> Reader<'a> {
         if found != u64::from(number) {
             return Ok(FoundHeader::Bad("the segment has another number than its file name"));
         }
+        let next_seq = u64_at(&head, 16);
+        if next_seq > MAX_SEQ {
+            return Ok(FoundHeader::Bad("the number of the segment's next record is one that no store reaches"));
+        }
         (self.salt, self.version) = (u32_at(&head, 24), version);
-        Ok(FoundHeader::Sound { next_seq: u64_at(&head, 16), version })
+        Ok(FoundHeader::Sound { next_seq, version })
     }
 
     /// The segment's salt, once its header has been read.
@@ -318,6 +322,9 @@ impl<'a> Reader<'a> {
         let Some(record) = Record::of_header(&head, self.version) else {
             return damaged("a record is of an unknown kind");
         };
+        if record.seq > MAX_SEQ {
+            return damaged("a record has a number that no store reaches");
+        }
         if left < record.len() {
             return bad("a record's body is cut off");
         }

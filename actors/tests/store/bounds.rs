@@ -14,7 +14,7 @@ use user_http_actors::messages::{
     AddBufferMsg, Drain, GetOutboxState, LeaseBufferMsg, SendMessageToUserManager, TakeNextMessage,
 };
 use user_http_actors::store::log::LogStore;
-use user_http_actors::store::{Change, Durable, MAX_META, NO_RECORD, OpenError, Recovered, Store};
+use user_http_actors::store::{Change, Durable, MAX_META, NO_RECORD, OpenError, Recovered, Seq, Store};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, UserManagerPublisher};
 
@@ -33,15 +33,15 @@ fn a_commit_with_a_record_that_recovery_would_not_read_makes_nothing_and_later_o
 }
 
 /// A segment as version 0.1.0 wrote it, which did not look at the length of a meta.
-fn segment_of_an_earlier_version(metas: &[&[u8]]) -> Vec<u8> {
+fn segment_of_an_earlier_version(next_seq: Seq, records: &[(Seq, &[u8])]) -> Vec<u8> {
     let salt = 0x1234_5678_u32.to_le_bytes();
     let number = |number: u64| number.to_le_bytes();
-    let mut segment = [&b"UHSLOG"[..], &2_u16.to_le_bytes(), &number(1), &number(1), &salt].concat();
-    for (meta, seq) in metas.iter().zip(1..) {
+    let mut segment = [&b"UHSLOG"[..], &2_u16.to_le_bytes(), &number(1), &number(next_seq), &salt].concat();
+    for (seq, meta) in records {
         let body = b"body";
         let kind = 257_u32.to_le_bytes();
         let (meta_len, body_crc) = ((meta.len() as u32).to_le_bytes(), crc32c::crc32c(body).to_le_bytes());
-        let head = [&kind[..], &number(seq), &meta_len, &body_crc, &number(4)].concat();
+        let head = [&kind[..], &number(*seq), &meta_len, &body_crc, &number(4)].concat();
         let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&salt), &head), meta);
         segment.extend([&crc.to_le_bytes(), &head[..], meta, body].concat());
     }
@@ -55,7 +55,7 @@ fn a_store_in_which_an_earlier_version_has_kept_a_longer_meta_is_read_whole() {
     for metas in [[long.as_bytes(), b"after"], [b"before", long.as_bytes()], [huge.as_bytes(), long.as_bytes()]] {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join(format!("{:016}.log", 1));
-        let segment = segment_of_an_earlier_version(&metas);
+        let segment = segment_of_an_earlier_version(1, &[(1, metas[0]), (2, metas[1])]);
         fs::write(&path, &segment).expect("writable");
         let (mut store, found) = open(directory.path());
         let found: Vec<_> = found.iter().map(|record| (record.meta.to_vec(), body(&record.body))).collect();
@@ -76,7 +76,7 @@ fn what_lives_of_an_earlier_version_is_moved_with_its_longer_meta() {
     let directory = tempfile::tempdir().expect("a directory");
     let long = vec![b'm'; 70_000];
     let path = directory.path().join(format!("{:016}.log", 1));
-    fs::write(&path, segment_of_an_earlier_version(&[&long])).expect("writable");
+    fs::write(&path, segment_of_an_earlier_version(1, &[(1, &long)])).expect("writable");
     let (mut store, _) = open(directory.path());
     let large = vec![7; 1 << 20];
     for seq in 2..60 {
@@ -88,6 +88,28 @@ fn what_lives_of_an_earlier_version_is_moved_with_its_longer_meta() {
     drop(store);
     assert!(!path.exists(), "{:?}", segments(directory.path()));
     assert_eq!(reopened(directory.path())[&1].0.len(), 70_000);
+}
+
+#[test]
+fn numbers_that_no_store_reaches_are_damage() {
+    const MAX_SEQ: Seq = Seq::MAX / 2;
+    for (next_seq, seq, is_sound) in [
+        (1, Seq::MAX, false),
+        (1, MAX_SEQ + 1, false),
+        (Seq::MAX, 1, false),
+        (MAX_SEQ + 1, 1, false),
+        (1, MAX_SEQ, true),
+        (MAX_SEQ, 1, true),
+    ] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(format!("{:016}.log", 1));
+        fs::write(&path, segment_of_an_earlier_version(next_seq, &[(seq, b"meta")])).expect("writable");
+        match LogStore::open(directory.path()) {
+            Ok((_, found)) => assert!(is_sound && found[0].seq == seq, "{next_seq} {seq}: {found:?}"),
+            Err(OpenError::Damaged { what, .. }) => assert!(!is_sound && what.contains("number"), "{what}"),
+            Err(error) => panic!("{next_seq} {seq}: {error}"),
+        }
+    }
 }
 
 /// Opens the log as soon as the thread that has it ends.
