@@ -1,5 +1,6 @@
 //! `GET /healthz` and `GET /readyz`: the state of the service, for supervisors and load balancers.
 
+use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use user_http_actors::ActorsState;
@@ -16,7 +17,12 @@ struct Alive {
 
 /// `GET /healthz`: answers while the process is alive.
 pub async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().json(Alive { alive: true })
+    now(StatusCode::OK, Alive { alive: true })
+}
+
+/// A state that no cache may keep.
+fn now(status: StatusCode, state: impl Serialize) -> HttpResponse {
+    HttpResponse::build(status).insert_header((header::CACHE_CONTROL, "no-store")).json(state)
 }
 
 /// The answer to `GET /readyz`.
@@ -77,8 +83,8 @@ struct ConsumerReport {
 /// `GET /readyz`: whether the service accepts work, and the state of its parts.
 pub async fn readyz(gateway: web::Data<Gateway>) -> HttpResponse {
     match readiness(&gateway).await {
-        Ok(readiness) if readiness.ready => HttpResponse::Ok().json(readiness),
-        Ok(readiness) => HttpResponse::ServiceUnavailable().json(readiness),
+        Ok(readiness) if readiness.ready => now(StatusCode::OK, readiness),
+        Ok(readiness) => now(StatusCode::SERVICE_UNAVAILABLE, readiness),
         Err(failure) => failure.json(),
     }
 }

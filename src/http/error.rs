@@ -163,7 +163,7 @@ impl Failure {
 
     pub fn content_encoding(encoding: &str) -> Self {
         let text = format!("content encoding {encoding:?} is not supported; send the body without one");
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).with(header::ACCEPT_ENCODING, "identity")
     }
 
     pub fn malformed_digest(header: &str, why: &str) -> Self {

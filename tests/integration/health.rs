@@ -10,6 +10,16 @@ fn healthz_is_answered_200_while_the_process_is_alive() {
     assert_eq!(request(server.api, "GET", "/healthz", &[], b"").status, 200);
 }
 
+/// Without a word about it, a cache may keep an answer as long as it likes (RFC 9111, section 4.2.2).
+#[test]
+fn no_cache_keeps_what_healthz_and_readyz_say() {
+    let server = Server::start();
+    for path in ["/healthz", "/readyz"] {
+        let answer = request(server.api, "GET", path, &[], b"");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
+    }
+}
+
 #[test]
 fn readyz_says_that_the_service_takes_work_and_has_no_broker() {
     for args in [&[][..], &["--memory"]] {

@@ -54,11 +54,13 @@ fn a_form_is_called_a_form() {
 }
 
 #[test]
-fn a_compressed_body_that_says_so_is_answered_415() {
+fn a_compressed_body_that_says_so_is_answered_415_with_what_is_accepted() {
     let farm = Farm::start();
     for encoding in ["gzip", "zstd", "br", "identity, gzip"] {
         let headers = [("Content-Type", JSON), ("Content-Encoding", encoding)];
-        let error = request(farm.http, "POST", "/", &headers, b"\x1f\x8b").failure(415);
+        let answer = request(farm.http, "POST", "/", &headers, b"\x1f\x8b");
+        assert_eq!(answer.header("accept-encoding"), Some("identity"), "{answer:?}");
+        let error = answer.failure(415);
         assert!(error.contains(encoding) && error.contains("send the body without one"), "{error}");
     }
 }

@@ -78,6 +78,13 @@ fn parse(head: Bytes) -> Result<Head, Failure> {
         Ok(_) => return Err(malformed(httparse::Error::NewLine, &head)),
         Err(error) => return Err(malformed(error, &head)),
     }
+    // Clients by hand send LF alone. Among lines that end in CR LF, a proxy may take it for a part of a value, and what
+    // follows it too.
+    let mut have_cr = memchr::memchr_iter(b'\n', &head).map(|line_feed| head[..line_feed].ends_with(b"\r"));
+    let first_has_cr = have_cr.next();
+    if have_cr.any(|has_cr| Some(has_cr) != first_has_cr) {
+        return Err(bad("some of its lines end in LF alone, and others in CR LF; end all of them in CR LF"));
+    }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(malformed(httparse::Error::Token, &head));
     };
@@ -131,6 +138,9 @@ impl Fields {
         let bytes = value.as_bytes();
         match *name {
             header::HOST if self.has_host => return Err(bad("the header Host is given twice")),
+            header::HOST if !is_host(bytes) => {
+                return Err(bad(&format!("Host {} is not a name or an address, with or without a port", shown(bytes))));
+            }
             header::HOST => self.has_host = true,
             header::CONTENT_LENGTH => {
                 let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -164,6 +174,12 @@ impl Fields {
         }
         Ok(())
     }
+}
+
+/// Whether a `Host` has only the characters of an authority (RFC 3986, section 3.2). It may be empty, and the guards of
+/// hosts refuse one with user information.
+fn is_host(value: &[u8]) -> bool {
+    value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]@".contains(byte))
 }
 
 fn bad(what: &str) -> Failure {
@@ -228,6 +244,12 @@ mod tests {
     }
 
     #[test]
+    fn a_head_of_lines_that_all_end_in_lf_alone_is_decoded() {
+        let head = head("GET /a HTTP/1.1\nHost: x\nX-Y: z\n\n");
+        assert_eq!(head.request.headers().get("x-y").map(HeaderValue::as_bytes), Some(&b"z"[..]));
+    }
+
+    #[test]
     fn keep_alive_depends_on_version_and_header() {
         for (version, connection, kept) in [
             ("1.1", "", true),
@@ -272,6 +294,15 @@ mod tests {
             ("HTTP/1.0\r\nHost: x\r\n", "length of the body"),
             ("HTTP/1.1\r\nHost: x\r\nHost: y\r\n", "Host is given twice"),
             ("HTTP/1.1\r\nX: y\r\n", "Host is missing"),
+            ("HTTP/1.1\r\nHost: ###\r\n", "Host \\\"###\\\" is not a name"),
+            ("HTTP/1.1\r\nHost: x y\r\n", "is not a name"),
+            ("HTTP/1.1\r\nHost: x/y\r\n", "is not a name"),
+            ("HTTP/1.1\r\nHost: caf\u{e9}\r\n", "is not a name"),
+            ("HTTP/1.1\nHost: x\r\n", "LF alone"),
+            ("HTTP/1.1\r\nHost: x\r\nA: b\nContent-Length: 3\r\n", "LF alone"),
+            ("HTTP/1.1\r\nHost: x\r\nA: b\n", "LF alone"),
+            ("HTTP/1.1\r\nHost: x\r\n\n", "LF alone"),
+            ("HTTP/1.1\nHost: x\nA: b\r\nContent-Length: 3\n", "LF alone"),
             ("HTTP/1.1\r\nHost: x\r\nA: b\r\n folded: 1\r\n", "malformed"),
             ("HTTP/1.1\r\nHost: x\r\nContent-Length : 3\r\n", "malformed"),
             ("HTTP/1.1\r\nHost: x\r\nA: b\rContent-Length: 3\r\n", "malformed"),
