@@ -16,7 +16,8 @@ const TAKES_EFFECT: Duration = Duration::from_secs(30);
 /// How long a gateway may still have to say that it has sent the last byte, after the worker has read it.
 const SAYS_SO: Duration = Duration::from_secs(2);
 
-/// What may lie between a gateway and a worker behind a proxy, and counts as delivered. `docs/proxies.md` says 10 MiB.
+/// What may lie between a gateway and a worker behind a proxy, and counts as delivered: more than `docs/proxies.md`
+/// says of HAProxy with the cluster's configuration.
 const ON_THE_WAY: u64 = 10 << 20;
 
 /// What somebody did, from the first byte sent to the last one received.
