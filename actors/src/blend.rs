@@ -19,7 +19,8 @@
 //! let root = std::env::temp_dir().join(format!("blend-example-{}", std::process::id()));
 //! std::fs::create_dir_all(&root)?;
 //! std::fs::write(root.join("scene.blend"), "BLENDER")?;
-//! let config = BlendConfig { roots: vec![root.clone()], data_dir: None, private_files: Vec::new(), max_open: 10 };
+//! let (roots, private_files) = (vec![root.clone()], Vec::new());
+//! let config = BlendConfig { roots, data_dir: None, shared_key: None, private_files, max_open: 10 };
 //! let roots = BlendRoots::new(config).map_err(|(path, error)| format!("{}: {error}", path.display()))?;
 //! actix::System::new().block_on(async {
 //!     let file = Arc::new(refine_data_from_metadata(&roots, Some("scene.blend")).await?);
@@ -50,7 +51,7 @@ pub use digest::{BlendDigest, BlendDigests};
 pub use file::{BlendFile, Stamp};
 use resolve::Refusal;
 pub use roots::{BlendConfig, BlendRoots, DEFAULT_MAX_OPEN_BLEND_FILES, check_root};
-pub use tag::TagKey;
+pub use tag::{SharedTagKey, TagKey};
 
 /// Why a .blend file cannot be sent. The texts name the path as the sender has written it, and no other path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

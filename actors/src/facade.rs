@@ -132,7 +132,8 @@ impl UserHttpActors {
         self.buffer.send(message).await?
     }
 
-    /// Leases a buffered message, in order to deliver it; see [`LeaseBufferMsg`] for `max_single_write` and `wait`.
+    /// Leases a buffered message, in order to deliver it; see [`LeaseBufferMsg`] for `max_single_write`, `wait` and
+    /// `seen`.
     ///
     /// # Errors
     /// [`Error::NoBufferMsg`] if there is none under this name, [`Error::InDelivery`] while somebody else delivers it.
@@ -141,8 +142,9 @@ impl UserHttpActors {
         buffer_uuid: BufferUuid,
         max_single_write: u64,
         wait: Duration,
+        seen: Option<String>,
     ) -> Result<LeasedBufferMsg, Error> {
-        self.buffer.send(LeaseBufferMsg { buffer_uuid, max_single_write, wait }).await?
+        self.buffer.send(LeaseBufferMsg { buffer_uuid, max_single_write, wait, seen }).await?
     }
 
     /// Looks at a buffered message without delivering it. Waits for one at most for the time `wait`.

@@ -13,5 +13,5 @@ pub(crate) use buffer::{BufferLeaseEvent, LeaseEnd};
 pub use outbox::{NextMessage, OutboxLease};
 pub(crate) use outbox::{OutboxLeaseEvent, OutboxLeaseId};
 pub(crate) use progress::Progress;
-pub(crate) use term::Renewal;
 pub use term::Term;
+pub(crate) use term::{RenewFor, Renewal};

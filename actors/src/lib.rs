@@ -45,7 +45,7 @@
 //!     })?;
 //!     let body = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": {"FRAMES": [1, 2]}}}"#;
 //!     actors.handle_communication_interface_message(Format::Json, body).await?;
-//!     let leased = actors.lease_buffer_msg("one".into(), 0, Duration::ZERO).await?;
+//!     let leased = actors.lease_buffer_msg("one".into(), 0, Duration::ZERO, None).await?;
 //!     assert!(leased.view.payload.len() > 10);
 //!     leased.lease.delivered();
 //!     actors.drain().await?;

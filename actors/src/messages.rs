@@ -57,6 +57,10 @@ pub struct LeaseBufferMsg {
     /// the lease, at most for this time. Then it is what it would be without this. Waiting requests for a message are
     /// served in the order in which they came.
     pub wait: Duration,
+    /// The ETag, without quotes, of the message that the worker has a part of and wants the rest of. If another gateway
+    /// delivers that message from the same database, this one takes it over: whether the worker's connection there is
+    /// alive is known there only. A second request at one gateway never takes a message from the first.
+    pub seen: Option<String>,
 }
 
 /// To the [buffer](crate::AnyBuffer): look at a buffered message without delivering it. The reply waits for a

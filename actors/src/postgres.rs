@@ -8,11 +8,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::blend::SharedTagKey;
 use crate::buffer_uuid::BufferUuid;
 use crate::store::StoreError;
 
@@ -93,6 +94,8 @@ struct Inner {
     large_puts: Arc<Semaphore>,
     max_bytes: u64,
     ttl: Duration,
+    /// Which gateway this is, among those that have claimed messages. Another one after each start.
+    owner: i64,
     health: watch::Sender<Health>,
     /// Dropped with the last clone, which ends the thread.
     _stop: oneshot::Sender<()>,
@@ -105,6 +108,8 @@ pub struct Health {
     pub failure: Option<StoreError>,
     /// What it held when it was last asked.
     pub totals: Totals,
+    /// When it was last asked in vain.
+    failed_at: Option<Instant>,
 }
 
 impl PostgresBuffer {
@@ -118,13 +123,14 @@ impl PostgresBuffer {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let failure = Some(StoreError::Database("it has not answered yet".to_owned()));
-        let health = watch::Sender::new(Health { failure, totals: Totals::default() });
+        let health = watch::Sender::new(Health { failure, totals: Totals::default(), failed_at: None });
         let this = Self(Arc::new(Inner {
             runtime: runtime.handle().clone(),
             connections,
             large_puts: Arc::new(Semaphore::new(MAX_LARGE_PUTS)),
             max_bytes,
             ttl,
+            owner: rand::random(),
             health,
             _stop: stop,
         }));
@@ -145,6 +151,12 @@ impl PostgresBuffer {
     /// What is known of the database. Asks nobody.
     pub fn health(&self) -> Health {
         self.0.health.borrow().clone()
+    }
+
+    /// The key with which the gateways name versions of .blend files. Whoever has a message from the database has come
+    /// by a connection that has read the key.
+    pub fn tag_key(&self) -> &SharedTagKey {
+        self.0.connections.tag_key()
     }
 
     /// How much the messages may cost, in bytes.
@@ -169,7 +181,12 @@ impl PostgresBuffer {
             }
             _ => {}
         }
-        self.0.health.send_modify(|health| health.failure = failure);
+        self.0.health.send_modify(|health| {
+            if failure.is_some() {
+                health.failed_at = Some(Instant::now());
+            }
+            health.failure = failure;
+        });
     }
 
     /// A connection for an operation.

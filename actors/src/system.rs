@@ -138,12 +138,13 @@ impl UserHttpActors {
         let report = |failure: watch::Sender<Option<StoreError>>| move |error| drop(failure.send_replace(Some(error)));
         let (mut known_digests, mut oldest) = (Vec::new(), Vec::new());
         let (max_bytes, ttl) = (config.max_buffered, config.buffer_ttl);
-        let (buffer, own_bodies) = if let Some(database) = &config.shared_buffer {
+        let (buffer, own_bodies, shared_key) = if let Some(database) = &config.shared_buffer {
             config.data_dir.iter().for_each(|data_dir| warn_if_left_behind(&data_dir.join(BUFFER)));
             let database = PostgresBuffer::start(database, max_bytes, ttl).map_err(StartError::Database)?;
+            let key = database.tag_key().clone();
             let actor = SharedBuffer::new(database);
             oldest.push(actor.oldest_age());
-            (AnyBuffer::Shared(actor.start()), None)
+            (AnyBuffer::Shared(actor.start()), None, Some(key))
         } else {
             let store = OpenStore::open(config.data_dir.as_deref(), BUFFER)?;
             let bodies = store.bodies().cloned();
@@ -153,7 +154,7 @@ impl UserHttpActors {
                 oldest.push(actor.oldest_age());
                 Ok(actor)
             })?;
-            (AnyBuffer::Own(actor), bodies)
+            (AnyBuffer::Own(actor), bodies, None)
         };
         let (publisher, outbox_bodies) = {
             let (max_bytes, frame_ack) = (config.max_outbox, config.frame_ack);
@@ -177,6 +178,7 @@ impl UserHttpActors {
         let blend_roots = BlendRoots::new(BlendConfig {
             roots: config.blend_roots,
             data_dir: config.data_dir,
+            shared_key,
             private_files: config.private_files,
             max_open: config.max_open_blend_files,
         })

@@ -60,7 +60,7 @@ async fn discard(buffer: &Addr<BufferActor>, uuid: &str) -> Result<(), Error> {
 }
 
 fn lease_for(uuid: &str, wait: Duration) -> LeaseBufferMsg {
-    LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait }
+    LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait, seen: None }
 }
 
 fn outgoing(user: &str) -> SendMessageToUserManager {

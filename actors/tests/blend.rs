@@ -32,7 +32,8 @@ impl Roots {
         for root in &roots {
             fs::create_dir_all(root).expect("a root");
         }
-        let mut config = BlendConfig { roots, data_dir: None, private_files: Vec::new(), max_open: 64 };
+        let mut config =
+            BlendConfig { roots, data_dir: None, shared_key: None, private_files: Vec::new(), max_open: 64 };
         configure(&mut config);
         let roots = BlendRoots::new(config).expect("roots");
         Self { dir, roots, runtime: Builder::new_current_thread().enable_time().build().expect("a runtime") }
@@ -292,7 +293,8 @@ fn a_version_is_the_same_after_a_restart_with_the_same_data_directory() {
     fs::write(root.join("x.blend"), "content").expect("a file");
     let version = |data_dir: Option<&Path>| {
         let (roots, data_dir) = (vec![root.clone()], data_dir.map(Path::to_owned));
-        let roots = BlendRoots::new(BlendConfig { roots, data_dir, private_files: Vec::new(), max_open: 1 });
+        let roots =
+            BlendRoots::new(BlendConfig { roots, data_dir, shared_key: None, private_files: Vec::new(), max_open: 1 });
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
         let opened = runtime.block_on(refine_data_from_metadata(&roots.expect("roots"), Some("x.blend")));
         opened.expect("a file").version().to_owned()

@@ -54,7 +54,7 @@ async fn add(buffer: &Addr<BufferActor>, uuid: &str, body: &[u8]) -> Result<(), 
 
 async fn lease(buffer: &Addr<BufferActor>, uuid: &str) -> Result<LeasedBufferMsg, Error> {
     buffer
-        .send(LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait: Duration::ZERO })
+        .send(LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait: Duration::ZERO, seen: None })
         .await
         .expect("alive")
 }
@@ -94,7 +94,12 @@ async fn a_lease_whose_requester_has_hung_up_does_not_keep_the_message() {
     let buffer = start(ROOM, DAY);
     add(&buffer, "a", b"message").await.expect("accepted");
     // asked for, and not waited for
-    drop(buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0, wait: Duration::ZERO }));
+    drop(buffer.send(LeaseBufferMsg {
+        buffer_uuid: "a".into(),
+        max_single_write: 0,
+        wait: Duration::ZERO,
+        seen: None,
+    }));
     assert!(lease(&buffer, "a").await.is_ok());
 }
 
@@ -150,7 +155,12 @@ async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
         add(&buffer, "a", b"message").await.expect("accepted");
         let first = lease(&buffer, "a").await.expect("it is there");
         first.lease.finishing();
-        let second = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0, wait: Duration::ZERO });
+        let second = buffer.send(LeaseBufferMsg {
+            buffer_uuid: "a".into(),
+            max_single_write: 0,
+            wait: Duration::ZERO,
+            seen: None,
+        });
         let mut peek = Box::pin(buffer.send(PeekBufferMsg { buffer_uuid: "a".into(), wait: Duration::ZERO }));
         assert!(futures::poll!(&mut peek).is_pending());
         // in the mailbox by the time that this is answered

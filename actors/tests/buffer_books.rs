@@ -87,7 +87,7 @@ impl Gateway {
     }
 
     async fn lease(&self, uuid: &str) -> Result<BufferLease, Error> {
-        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait: Duration::ZERO };
+        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait: Duration::ZERO, seen: None };
         self.buffer.send(lease).await.expect("alive").map(|leased| leased.lease)
     }
 

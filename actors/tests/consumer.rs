@@ -138,7 +138,7 @@ impl Consuming {
 
     /// A worker fetches a message, and its beginning is returned.
     async fn fetch(&self, uuid: &str) -> String {
-        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait: Duration::ZERO };
+        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait: Duration::ZERO, seen: None };
         let leased = self.buffer.send(lease).await.expect("alive").expect("it is buffered");
         let pickle = leased.view.payload.read_all().expect("readable");
         leased.lease.delivered();
@@ -147,7 +147,7 @@ impl Consuming {
 
     /// A worker fetches a message if there is one, and its number is returned.
     async fn fetch_if_there(&self, uuid: &str) -> Option<u64> {
-        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait: Duration::ZERO };
+        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 0, wait: Duration::ZERO, seen: None };
         let leased = self.buffer.send(lease).await.expect("alive").ok()?;
         let pickle = String::from_utf8_lossy(&leased.view.payload.read_all().expect("readable")).into_owned();
         leased.lease.delivered();

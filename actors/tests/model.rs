@@ -180,6 +180,7 @@ async fn behaves_like_the_model(directory: Option<&Path>, steps: Vec<Step>) {
                     buffer_uuid: uuid.to_string().as_str().into(),
                     max_single_write: 0,
                     wait: Duration::ZERO,
+                    seen: None,
                 };
                 match (buffer.send(lease).await.expect("alive"), model.messages.get_mut(&uuid)) {
                     (Err(Error::NoBufferMsg), None) => {}

@@ -15,4 +15,5 @@ mod postgres {
     mod outages;
     mod proxy;
     mod races;
+    mod takeovers;
 }

@@ -30,7 +30,7 @@ async fn add(buffer: &Addr<BufferActor>, body: &'static str) {
 
 /// Requests the lease at once; the reply comes later.
 fn lease(buffer: &Addr<BufferActor>, wait: Duration) -> impl Future<Output = Result<LeasedBufferMsg, Error>> + use<> {
-    let reply = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0, wait });
+    let reply = buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0, wait, seen: None });
     async { reply.await.expect("alive") }
 }
 
@@ -81,7 +81,12 @@ async fn waiting_requests_that_have_given_up_do_not_pile_up() {
     let mut waits = Vec::new();
     for number in 0..4_000 {
         let uuid = format!("{number}");
-        let reply = buffer.send(LeaseBufferMsg { buffer_uuid: uuid.as_str().into(), max_single_write: 0, wait: LONG });
+        let reply = buffer.send(LeaseBufferMsg {
+            buffer_uuid: uuid.as_str().into(),
+            max_single_write: 0,
+            wait: LONG,
+            seen: None,
+        });
         // every hundredth keeps waiting
         if number % 100 == 0 {
             waits.push(reply);

@@ -361,7 +361,7 @@ impl<L: Lease> DeliveryBody<L> {
     fn poll_lease(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         const LAPSED: &str = "the lease is over: the database has not renewed it, or another gateway has the message";
         let Some(term) = self.term().cloned() else { return Poll::Ready(Ok(())) };
-        if self.confirming.is_none() && self.left <= HELD_BACK && !term.is_fresh() {
+        if self.confirming.is_none() && self.left <= HELD_BACK && !term.may_end() {
             let term = Arc::clone(&term);
             self.confirming = Some(Box::pin(async move {
                 term.confirm().await;

@@ -38,6 +38,15 @@ pub fn if_range(headers: &HeaderMap, etag: &str) -> Option<bool> {
     Some(conditions.all(|condition| condition.as_bytes() == etag.as_bytes()))
 }
 
+/// The entity tag, without its quotes, of the version that the client has a part of and wants another part of: with
+/// `Range`, and a strong `If-Range`.
+pub fn resumed(headers: &HeaderMap) -> Option<&str> {
+    let mut conditions = headers.get_all(header::IF_RANGE);
+    let (Some(condition), None) = (conditions.next(), conditions.next()) else { return None };
+    let tag = condition.to_str().ok()?.strip_prefix('"')?.strip_suffix('"')?;
+    headers.contains_key(header::RANGE).then_some(tag)
+}
+
 /// Whether `If-Match` is absent, `*`, or names this entity tag. actix-web's typed header is not used, because it does
 /// not distinguish a malformed header, which matches nothing, from an absent one.
 pub fn if_match(headers: &HeaderMap, etag: &str) -> bool {
@@ -105,6 +114,22 @@ mod tests {
             assert_eq!(named(&[other]), Some(false), "{other}");
         }
         assert_eq!(named(&["\"1-a\"", "\"1-b\""]), Some(false));
+    }
+
+    #[test]
+    fn a_transfer_is_resumed_with_a_range_and_one_strong_tag() {
+        let with = |range: bool, tags: &[&'static str]| {
+            let mut headers = headers(header::IF_RANGE, tags);
+            if range {
+                headers.insert(header::RANGE, header::HeaderValue::from_static("bytes=5-"));
+            }
+            resumed(&headers).map(str::to_owned)
+        };
+        assert_eq!(with(true, &["\"1-a\""]).as_deref(), Some("1-a"));
+        assert_eq!(with(false, &["\"1-a\""]), None);
+        for other in [&[][..], &["W/\"1-a\""], &["1-a"], &["\""], &["\"1-a\"", "\"1-a\""]] {
+            assert_eq!(with(true, other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -33,9 +33,10 @@ pub async fn get_data_from_server(request: HttpRequest, gateway: web::Data<Gatew
 
 async fn deliver(request: &HttpRequest, gateway: &Gateway) -> Result<HttpResponse, Failure> {
     let Wanted { uuid, wait } = Wanted::of(request)?;
+    let seen = range::resumed(request.headers()).map(str::to_owned);
     let leasing = async {
         let LeasedBufferMsg { view, lease } =
-            gateway.actors.lease_buffer_msg(uuid.clone(), MAX_SINGLE_WRITE, wait).await?;
+            gateway.actors.lease_buffer_msg(uuid.clone(), MAX_SINGLE_WRITE, wait, seen).await?;
         Ok::<_, Failure>((Answer::new(request, gateway, &uuid, view).await?, lease))
     };
     // a client that hangs up while it waits would lose the message

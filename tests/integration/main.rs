@@ -122,6 +122,7 @@ mod postgres {
 
     mod doctor;
     mod gateways;
+    mod takeovers;
 
     /// Tests with RabbitMQ and HAProxy as well.
     mod rabbitmq {

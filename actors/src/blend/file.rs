@@ -13,7 +13,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::digest::BlendDigest;
 use super::io_pool::{IoPool, NotDone, RootPools};
-use super::tag::TagKey;
 use crate::payload;
 
 /// How long one read of a delivery may take, including the wait for a thread. Longer than opening may take, because a
@@ -62,10 +61,16 @@ pub struct Stamp {
 }
 
 impl BlendFile {
-    /// A file that has just been opened. `pools` belong to its blend root; `permit` is its share of the limit of open
-    /// files.
-    pub(super) fn new(file: File, stamp: Stamp, permit: OwnedSemaphorePermit, pools: RootPools, key: &TagKey) -> Self {
-        Self { open: Some((file, permit)), pools, stamp, version: key.tag(&stamp) }
+    /// A file that has just been opened, with its `version`. `pools` belong to its blend root; `permit` is its share of
+    /// the limit of open files.
+    pub(super) fn new(
+        file: File,
+        stamp: Stamp,
+        version: String,
+        permit: OwnedSemaphorePermit,
+        pools: RootPools,
+    ) -> Self {
+        Self { open: Some((file, permit)), pools, stamp, version }
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
@@ -223,7 +228,7 @@ mod tests {
 
     use tokio::sync::Semaphore;
 
-    use super::{BlendFile, RootPools, Stamp, TagKey};
+    use super::{BlendFile, RootPools, Stamp};
 
     #[test]
     fn a_file_is_closed_on_the_threads_of_its_root_and_counts_as_open_until_then() {
@@ -241,7 +246,7 @@ mod tests {
         let permit = Arc::clone(&open_files).try_acquire_owned().expect("a permit");
         let file = tempfile::tempfile().expect("a file");
         let stamp = Stamp::of(&file).expect("a version");
-        drop(BlendFile::new(file, stamp, permit, pools, &TagKey::random()));
+        drop(BlendFile::new(file, stamp, String::new(), permit, pools));
         assert_eq!(open_files.available_permits(), 0, "the thread that dropped it closed it");
         drop(release);
         let closed = async { tokio::time::timeout(Duration::from_secs(30), open_files.acquire()).await.is_ok() };

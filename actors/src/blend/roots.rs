@@ -14,7 +14,7 @@ use super::file::Stamp;
 use super::io_pool::{IO_THREADS, IoPool, NotDone, RootPools};
 use super::never_sent::NeverSent;
 use super::resolve::{Dir, Refusal, Resolved, Start, UnresolvedPath, components};
-use super::tag::TagKey;
+use super::tag::{SharedTagKey, TagKey, Tags};
 use super::{BlendError, BlendFile, SentPath};
 
 /// How long opening a file may take, including the wait for a thread. A healthy file server takes milliseconds.
@@ -35,9 +35,11 @@ pub struct BlendConfig {
     /// The folders from which .blend files may be sent. Relative paths are relative to the first. They are opened anew
     /// for each request, and need not exist at start.
     pub roots: Vec<PathBuf>,
-    /// The data directory. Nothing in it is ever sent. It has the key for the ETags of files; without a data directory,
-    /// the ETags change at each start.
+    /// The data directory. Nothing in it is ever sent. It has the key for the ETags of files, unless there is a
+    /// `shared_key`; without either, the ETags change at each start.
     pub data_dir: Option<PathBuf>,
+    /// The key for the ETags of files, if gateways share one.
+    pub shared_key: Option<SharedTagKey>,
     /// Single files that are never sent.
     pub private_files: Vec<PathBuf>,
     /// How many .blend files may be open at once. Each costs a file descriptor. A request for one more fails with
@@ -56,7 +58,7 @@ struct Shared {
     /// For paths that start at `/`.
     elsewhere: IoPool,
     never_sent: NeverSent,
-    key: TagKey,
+    tags: Tags,
     open_files: Arc<Semaphore>,
     /// See [`BlendRoots::download_permit`].
     downloads: Arc<Semaphore>,
@@ -83,9 +85,10 @@ impl BlendRoots {
     /// The path of the key in the data directory, if it can be neither read nor created, or of a folder that cannot be
     /// made absolute; and why.
     pub fn new(config: BlendConfig) -> Result<Self, (PathBuf, io::Error)> {
-        let key = match &config.data_dir {
-            None => TagKey::random(),
-            Some(data_dir) => TagKey::kept_in(data_dir)?,
+        let tags = match (config.shared_key, &config.data_dir) {
+            (Some(key), _) => Tags::OfAll(key),
+            (None, Some(data_dir)) => Tags::OfGateway(TagKey::kept_in(data_dir)?),
+            (None, None) => Tags::OfGateway(TagKey::random()),
         };
         let roots = config.roots.into_iter().map(|path| {
             let path = std::path::absolute(&path).map_err(|error| (path, error))?;
@@ -99,7 +102,7 @@ impl BlendRoots {
             roots,
             elsewhere: IoPool::new("blend-elsewhere".to_owned(), IO_THREADS),
             never_sent: NeverSent { data_dir: config.data_dir, files: config.private_files },
-            key,
+            tags,
             open_files: Arc::new(Semaphore::new(config.max_open.min(Semaphore::MAX_PERMITS))),
             downloads: Arc::new(Semaphore::new((config.max_open - config.max_open / 4).min(Semaphore::MAX_PERMITS))),
         };
@@ -224,7 +227,8 @@ impl Shared {
             Resolved::Elsewhere(path) => Ok(Outcome::Elsewhere(path)),
             Resolved::File(found, root) => {
                 let stamp = Stamp::of(&found.file).map_err(|error| Refusal::of(&error))?;
-                Ok(Outcome::File(BlendFile::new(found.file, stamp, permit, self.pools[root].clone(), &self.key)))
+                let version = self.tags.tag(&stamp);
+                Ok(Outcome::File(BlendFile::new(found.file, stamp, version, permit, self.pools[root].clone())))
             }
         }
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 
@@ -20,6 +21,44 @@ const SHOWN_BYTES: usize = 16;
 /// The key of the hash. It survives restarts, so that a transfer can be resumed after one.
 #[derive(Clone)]
 pub struct TagKey([u8; 32]);
+
+/// The key of the gateways that share a database. It is in the database, so that a transfer can be resumed at another
+/// gateway. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct SharedTagKey(Arc<RwLock<Option<TagKey>>>);
+
+/// How the versions of files are named.
+#[derive(Clone, Debug)]
+pub(super) enum Tags {
+    /// With the key of this gateway.
+    OfGateway(TagKey),
+    /// With that of all gateways.
+    OfAll(SharedTagKey),
+}
+
+impl Tags {
+    /// The tag of a version, in hexadecimal digits.
+    pub fn tag(&self, stamp: &Stamp) -> String {
+        match self {
+            Self::OfGateway(key) => key.tag(stamp),
+            // each machine has a number of its own for the file system that they all mount
+            Self::OfAll(key) => key.get().tag(&Stamp { device: 0, ..*stamp }),
+        }
+    }
+}
+
+impl SharedTagKey {
+    /// The database has this key.
+    pub(crate) fn set(&self, key: [u8; 32]) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(TagKey(key));
+    }
+
+    /// The key. While the database has not answered yet, a new one each time, so that no two tags are equal.
+    fn get(&self) -> TagKey {
+        let key = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        key.unwrap_or_else(TagKey::random)
+    }
+}
 
 impl std::fmt::Debug for TagKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -102,7 +141,7 @@ impl TagKey {
 mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-    use super::{KEY_FILE, TagKey};
+    use super::{KEY_FILE, SharedTagKey, TagKey, Tags};
     use crate::blend::file::Stamp;
 
     const STAMP: Stamp = Stamp { len: 10, device: 0xfe01, inode: 0x4_2424, modified: (1_700_000_000, 5) };
@@ -122,6 +161,26 @@ mod tests {
         for (at, tag) in tags.iter().enumerate() {
             assert!(!tags[..at].contains(tag), "{tags:?}");
             assert!(tag.len() == 32 && !tag.contains("42424") && !tag.contains("fe01"), "{tag}");
+        }
+    }
+
+    #[test]
+    fn gateways_with_the_key_of_their_database_give_a_file_the_same_tag_whatever_number_its_file_system_has() {
+        let gateways = [(); 2].map(|()| SharedTagKey::default());
+        let tags = |stamp| gateways.each_ref().map(|key| Tags::OfAll(key.clone()).tag(&stamp));
+        let [one, other] = tags(STAMP);
+        assert_ne!(one, other, "the key is not known yet");
+        gateways.iter().for_each(|key| key.set([7; 32]));
+        let [one, other] = tags(STAMP);
+        assert_eq!(one, other);
+        assert_eq!(tags(Stamp { device: 1, ..STAMP }), [one.clone(), other]);
+        for changed in [
+            Stamp { len: 11, ..STAMP },
+            Stamp { inode: 1, ..STAMP },
+            Stamp { modified: (1_700_000_001, 5), ..STAMP },
+            Stamp { modified: (1_700_000_000, 6), ..STAMP },
+        ] {
+            assert!(!tags(changed).contains(&one), "{changed:?}");
         }
     }
 

@@ -168,7 +168,7 @@ impl Handler<LeaseBufferMsg> for BufferActor {
     type Result = Deferred<Result<LeasedBufferMsg, Error>>;
 
     fn handle(&mut self, message: LeaseBufferMsg, ctx: &mut Self::Context) -> Self::Result {
-        let LeaseBufferMsg { buffer_uuid, max_single_write, wait } = message;
+        let LeaseBufferMsg { buffer_uuid, max_single_write, wait, seen: _ } = message;
         let (reply, deferred) = deferred();
         self.serve(&buffer_uuid, Request::Lease { max_single_write, reply }, wait, ctx);
         deferred

@@ -17,7 +17,7 @@ pub struct Term {
     state: Mutex<State>,
     /// How long a renewal lasts.
     length: Duration,
-    renew: Box<dyn Fn() -> BoxFuture<'static, Renewal> + Send + Sync>,
+    renew: Box<dyn Fn(RenewFor) -> BoxFuture<'static, Renewal> + Send + Sync>,
 }
 
 struct State {
@@ -25,6 +25,17 @@ struct State {
     renewed: Instant,
     /// Somebody else has the message.
     is_lost: bool,
+    /// Nobody takes the lease over before its time.
+    is_ending: bool,
+}
+
+/// What a lease is renewed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RenewFor {
+    /// The next part of the message. A worker that comes back to another gateway may take the lease over.
+    More,
+    /// The end of the message. Nobody takes the lease over from now on.
+    End,
 }
 
 /// The outcome of a renewal.
@@ -39,13 +50,15 @@ pub(crate) enum Renewal {
 }
 
 impl Term {
-    /// The term of a lease that was asked for at `since` and lasts for `length`, and so do its renewals.
+    /// The term of a lease that was asked for at `since` and lasts for `length`, and so do its renewals. `is_ending`:
+    /// nobody takes it over before that time.
     pub(crate) fn new(
         since: Instant,
         length: Duration,
-        renew: impl Fn() -> BoxFuture<'static, Renewal> + Send + Sync + 'static,
+        is_ending: bool,
+        renew: impl Fn(RenewFor) -> BoxFuture<'static, Renewal> + Send + Sync + 'static,
     ) -> Self {
-        let state = State { renewed: since, is_lost: false };
+        let state = State { renewed: since, is_lost: false, is_ending };
         Self { state: Mutex::new(state), length, renew: Box::new(renew) }
     }
 
@@ -60,29 +73,36 @@ impl Term {
         !state.is_lost && state.renewed.elapsed() < self.length
     }
 
-    /// Renews the lease once.
-    pub(crate) async fn renew(&self) {
-        let renewal = (self.renew)().await;
+    /// Renews the lease once, unless somebody else has the message.
+    pub(crate) async fn renew(&self, purpose: RenewFor) {
+        if self.state().is_lost {
+            return;
+        }
+        let renewal = (self.renew)(purpose).await;
         let mut state = self.state();
         match renewal {
-            Renewal::Renewed(asked) => state.renewed = state.renewed.max(asked),
+            Renewal::Renewed(asked) => {
+                state.renewed = state.renewed.max(asked);
+                state.is_ending |= purpose == RenewFor::End;
+            }
             Renewal::Lost => state.is_lost = true,
             Renewal::Unknown => {}
         }
     }
 
-    /// Whether a renewal has just succeeded. If not, the end of the message is to be held back until
-    /// [`confirm`](Self::confirm) has: so that a gateway that was frozen, and whose lease another one has taken over,
-    /// never completes a delivery.
-    pub fn is_fresh(&self) -> bool {
-        self.holds() && self.age() < FRESH
+    /// Whether the end of the message may be sent: a renewal has just succeeded, and nobody takes the lease over before
+    /// its time. If not, the end is to be held back until [`confirm`](Self::confirm) has succeeded: so that a gateway
+    /// whose lease another one has, because it was frozen or the worker has gone there, never completes a delivery.
+    pub fn may_end(&self) -> bool {
+        self.holds() && self.age() < FRESH && self.state().is_ending
     }
 
-    /// Renews the lease until that has succeeded, or its time is over. Returns whether it holds.
+    /// Renews the lease for the end of the message, until that has succeeded or its time is over. Returns whether it
+    /// holds.
     pub async fn confirm(&self) -> bool {
-        while self.holds() && !self.is_fresh() {
-            self.renew().await;
-            if self.holds() && !self.is_fresh() {
+        while self.holds() && !self.may_end() {
+            self.renew(RenewFor::End).await;
+            if self.holds() && !self.may_end() {
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -104,37 +124,55 @@ impl std::fmt::Debug for Term {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
     const LENGTH: Duration = Duration::from_secs(25);
 
-    /// A term whose renewals have these outcomes, and how many of them were asked for.
-    fn term(age: Duration, outcomes: Vec<Renewal>) -> (Term, Arc<AtomicUsize>) {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counts = Arc::clone(&asked);
+    /// A term whose renewals have these outcomes, and what it was renewed for.
+    fn term(age: Duration, is_ending: bool, outcomes: Vec<Renewal>) -> (Term, Arc<Mutex<Vec<RenewFor>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
         let since = Instant::now().checked_sub(age).expect("the machine runs for a while");
-        let renew = move || {
-            let outcome = outcomes.get(counts.fetch_add(1, Ordering::SeqCst)).copied();
+        let renew = move |purpose| {
+            let mut asked = log.lock().expect("no panic");
+            let outcome = outcomes.get(asked.len()).copied();
+            asked.push(purpose);
             Box::pin(async move { outcome.unwrap_or(Renewal::Unknown) }) as BoxFuture<'static, Renewal>
         };
-        (Term::new(since, LENGTH, renew), asked)
+        (Term::new(since, LENGTH, is_ending, renew), asked)
+    }
+
+    fn asked(by: &Mutex<Vec<RenewFor>>) -> Vec<RenewFor> {
+        by.lock().expect("no panic").clone()
     }
 
     #[actix::test]
-    async fn a_lease_is_confirmed_by_a_renewal_unless_one_has_just_succeeded() {
-        let (fresh, asked) = term(Duration::ZERO, Vec::new());
-        assert!(fresh.confirm().await && asked.load(Ordering::SeqCst) == 0);
-        let (old, asked) = term(Duration::from_secs(10), vec![Renewal::Unknown, Renewal::Renewed(Instant::now())]);
-        assert!(old.confirm().await && old.is_fresh() && asked.load(Ordering::SeqCst) == 2);
+    async fn a_lease_is_confirmed_by_a_renewal_for_the_end_unless_one_has_just_succeeded() {
+        let (ending, renewals) = term(Duration::ZERO, true, Vec::new());
+        assert!(ending.confirm().await && asked(&renewals).is_empty());
+        let (old, renewals) =
+            term(Duration::from_secs(10), true, vec![Renewal::Unknown, Renewal::Renewed(Instant::now())]);
+        assert!(old.confirm().await && old.may_end());
+        assert_eq!(asked(&renewals), [RenewFor::End, RenewFor::End]);
+    }
+
+    #[actix::test]
+    async fn a_lease_that_may_be_taken_over_is_no_end_however_fresh_it_is() {
+        let (open, renewals) = term(Duration::ZERO, false, vec![Renewal::Renewed(Instant::now()); 2]);
+        open.renew(RenewFor::More).await;
+        assert!(open.holds() && !open.may_end());
+        assert!(open.confirm().await && open.may_end());
+        assert_eq!(asked(&renewals), [RenewFor::More, RenewFor::End]);
     }
 
     #[actix::test]
     async fn a_lease_that_is_lost_or_over_is_not_confirmed() {
-        let (lost, _) = term(Duration::from_secs(10), vec![Renewal::Lost]);
+        let (lost, renewals) = term(Duration::from_secs(10), true, vec![Renewal::Lost]);
         assert!(!lost.confirm().await && !lost.holds());
-        let (over, asked) = term(LENGTH, vec![Renewal::Renewed(Instant::now())]);
-        assert!(!over.confirm().await && asked.load(Ordering::SeqCst) == 0);
+        lost.renew(RenewFor::More).await;
+        assert_eq!(asked(&renewals), [RenewFor::End], "a lease that is lost is not renewed again");
+        let (over, renewals) = term(LENGTH, true, vec![Renewal::Renewed(Instant::now())]);
+        assert!(!over.confirm().await && asked(&renewals).is_empty());
     }
 }

@@ -19,6 +19,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row};
 use super::PostgresConfig;
 use super::schema;
 use super::tls::Rustls;
+use crate::blend::SharedTagKey;
 use crate::store::StoreError;
 
 /// How many connections a gateway has at most. PostgreSQL allows 100 by default, and each costs it a process of some
@@ -47,6 +48,7 @@ struct Pool {
     hosts: Vec<(String, Config)>,
     tls: Option<Rustls>,
     require_sync: i64,
+    tag_key: SharedTagKey,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Open>>,
 }
@@ -90,7 +92,14 @@ impl Connections {
             host.keepalives_idle(Duration::from_secs(10)).keepalives_interval(Duration::from_secs(5));
         }
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        Ok(Self(Arc::new(Pool { hosts, tls, require_sync, permits, idle: Mutex::default() })))
+        Ok(Self(Arc::new(Pool {
+            hosts,
+            tls,
+            require_sync,
+            tag_key: SharedTagKey::default(),
+            permits,
+            idle: Mutex::default(),
+        })))
     }
 
     /// Borrows a connection, and makes one if none is idle.
@@ -99,6 +108,11 @@ impl Connections {
     /// [`StoreError::Database`].
     pub async fn get(&self) -> Result<Connection, StoreError> {
         self.borrow(true).await
+    }
+
+    /// The key that the database has for the tags of files. Each new connection reads it.
+    pub fn tag_key(&self) -> &SharedTagKey {
+        &self.0.tag_key
     }
 
     /// As [`get`](Self::get), but changes nothing in the database: the tables may be missing, or unknown. It is not to
@@ -202,6 +216,9 @@ impl Pool {
                 schema::VERSION
             )));
         }
+        let tag_key = client.query_typed_one(schema::READ_TAG_KEY, &[]).await.map_err(of)?;
+        let tag_key: Result<[u8; 32], _> = tag_key.get::<_, &[u8]>(0).try_into();
+        self.tag_key.set(tag_key.map_err(|_| failure("its table tag_key has no key of 32 bytes"))?);
         Ok(open)
     }
 }

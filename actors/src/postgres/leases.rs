@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+use super::connections::Parameter;
 use super::put::{check_standbys, stripe};
 use super::{DatabaseBody, PostgresBuffer, key_of};
 use crate::buffer_uuid::BufferUuid;
@@ -18,6 +19,11 @@ use crate::store::StoreError;
 
 /// How long a claim lasts unless it is renewed.
 pub const LEASE: Duration = Duration::from_secs(30);
+
+/// After the database has failed to answer a gateway, it claims nothing for this time whose end was being sent when its
+/// claim ran out. The gateway that has delivered such a message removes it as soon as the database is back: it tries
+/// again every second, and an attempt takes less than 10 s.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// How often a message that is free is claimed in vain, because something happens to it between two statements.
 const CLAIM_ATTEMPTS: usize = 5;
@@ -44,6 +50,8 @@ pub struct Claimed {
     pub(crate) progress: Progress,
     /// When the claim was asked for. It lasts for [`LEASE`] from then on, or somewhat longer.
     pub since: Instant,
+    /// Whether it lasts that long in any case: nobody takes it over, because the message is sent at once.
+    pub is_ending: bool,
 }
 
 /// Identifies a claim of a message.
@@ -64,18 +72,43 @@ pub struct Waited {
 }
 
 const VIEW: &str = "id, length, sha256, blend_at, blend_path, (extract(epoch FROM stored_at) * 1000)::bigint, body,
-    epoch, sent_version, sent_to";
+    epoch, sent_version, sent_to, ending";
 
-const CLAIM: &str = "
-    UPDATE messages SET lease_until = clock_timestamp() + interval '30 s', epoch = epoch + 1
-    WHERE key = $1 AND lease_until <= clock_timestamp()
-      AND stored_at > clock_timestamp() - make_interval(secs => $2)
-    RETURNING ";
+/// Whether nobody has claimed a message. `$3`: if its end was being sent, it counts as claimed although its claim is
+/// over.
+macro_rules! is_free {
+    () => {
+        "(lease_until <= clock_timestamp() AND NOT (ending AND $3))"
+    };
+}
+
+/// A new claim of the gateway `$4`. A message that is sent at once is at its end from the start.
+macro_rules! begin_claim {
+    () => {
+        "UPDATE messages SET lease_until = clock_timestamp() + interval '30 s', epoch = epoch + 1, owner = $4,
+                             ending = body IS NOT NULL AND blend_at IS NULL
+         WHERE key = $1 AND stored_at > clock_timestamp() - make_interval(secs => $2)"
+    };
+}
+
+const CLAIM: &str = concat!(begin_claim!(), " AND ", is_free!(), " RETURNING ");
+
+/// Not from the same gateway, which knows that the other connection is there.
+const TAKE_OVER: &str = concat!(
+    begin_claim!(),
+    " AND id = $5 AND (extract(epoch FROM stored_at) * 1000)::bigint = $6
+      AND (",
+    is_free!(),
+    " OR (owner <> $4 AND NOT ending)) RETURNING "
+);
 
 /// One that has expired is there until its delivery ends.
-const IS_THERE: &str = "
-    SELECT lease_until > clock_timestamp() FROM messages WHERE key = $1
-    AND (lease_until > clock_timestamp() OR stored_at > clock_timestamp() - make_interval(secs => $2))";
+const IS_FREE: &str = concat!(
+    "SELECT ",
+    is_free!(),
+    " FROM messages WHERE key = $1
+    AND (lease_until > clock_timestamp() OR stored_at > clock_timestamp() - make_interval(secs => $2))"
+);
 
 const PEEK: &str = " FROM messages WHERE key = $1
     AND (lease_until > clock_timestamp() OR stored_at > clock_timestamp() - make_interval(secs => $2))";
@@ -83,18 +116,19 @@ const PEEK: &str = " FROM messages WHERE key = $1
 /// A claim whose time is over is renewed too, if nobody has claimed the message since.
 const RENEW: &str = "
     WITH held AS (
-        UPDATE messages SET lease_until = clock_timestamp() + interval '30 s'
+        UPDATE messages SET lease_until = clock_timestamp() + interval '30 s', ending = ending OR $4
         WHERE key = $1 AND id = $2 AND epoch = $3 RETURNING 1
     ), lingering AS (
         UPDATE lingering SET until = clock_timestamp() + interval '30 s' WHERE id = $2 AND epoch = $3 RETURNING 1
     )
     SELECT EXISTS (SELECT FROM held) OR EXISTS (SELECT FROM lingering)";
 
-/// What has lingered is removed by the next sweep: that of a large body may take seconds.
+/// A renewal that arrives later has no effect. What has lingered is removed by the next sweep: that of a large body may
+/// take seconds.
 const RELEASE: &str = "
     WITH held AS (
-        UPDATE messages SET lease_until = '-infinity', sent_version = coalesce($4, sent_version),
-                            sent_to = coalesce($5, sent_to)
+        UPDATE messages SET lease_until = '-infinity', epoch = epoch + 1, ending = false,
+                            sent_version = coalesce($4, sent_version), sent_to = coalesce($5, sent_to)
         WHERE key = $1 AND id = $2 AND epoch = $3
     )
     UPDATE lingering SET epoch = -1, until = '-infinity' WHERE id = $2 AND epoch = $3";
@@ -112,9 +146,11 @@ const DELIVER: &str = concat!(
     " SELECT EXISTS (SELECT FROM gone), EXISTS (SELECT FROM ended)"
 );
 
-const AVAILABLE: &str = "
-    SELECT key, lease_until <= clock_timestamp() FROM messages WHERE key = ANY ($1)
-    AND stored_at > clock_timestamp() - make_interval(secs => $2)";
+const AVAILABLE: &str = concat!(
+    "SELECT key, ",
+    is_free!(),
+    " FROM messages WHERE key = ANY ($1) AND stored_at > clock_timestamp() - make_interval(secs => $2)"
+);
 
 impl PostgresBuffer {
     /// Claims a message, unless somebody else has.
@@ -127,22 +163,25 @@ impl PostgresBuffer {
             let mut connection = this.connection().await?;
             // one that a standby does not have would be another gateway's after a failover
             check_standbys(&mut connection).await?;
-            let of_message = [(&key as _, Type::BYTEA), (&this.ttl_seconds() as _, Type::FLOAT8)];
+            let (ttl, owner, is_unsettled) = (this.ttl_seconds(), this.0.owner, this.is_unsettled());
+            let of_message: [Parameter<'_>; 3] =
+                [(&key, Type::BYTEA), (&ttl, Type::FLOAT8), (&is_unsettled, Type::BOOL)];
+            let of_claim = [&of_message[..], &[(&owner as _, Type::INT8)]].concat();
             let mut claim = Claim::InDelivery;
             for _ in 0..CLAIM_ATTEMPTS {
                 let since = Instant::now();
-                if let Some(row) = connection.first(&format!("{CLAIM}{VIEW}"), &of_message).await? {
+                if let Some(row) = connection.first(&format!("{CLAIM}{VIEW}"), &of_claim).await? {
                     claim = Claim::Claimed(Box::new(this.claimed(key.clone(), &row, since)));
                     break;
                 }
-                match connection.first(IS_THERE, &of_message).await?.map(|row| row.get::<_, bool>(0)) {
-                    Some(true) => break,
+                match connection.first(IS_FREE, &of_message).await?.map(|row| row.get::<_, bool>(0)) {
+                    Some(false) => break,
                     None => {
                         claim = Claim::Absent;
                         break;
                     }
                     // it was released, or has taken the place of another one, since
-                    Some(false) => {}
+                    Some(true) => {}
                 }
             }
             connection.give_back();
@@ -151,11 +190,45 @@ impl PostgresBuffer {
         self.run(claiming).await
     }
 
+    /// Takes a message over from another gateway that delivers it, for a worker that comes back from there. It proves
+    /// that by an ETag of the message, `seen`, without quotes. The other gateway can no longer complete its delivery.
+    /// [`Claim::InDelivery`] if it is another message, if this gateway delivers it, or if its end is being sent.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub async fn take_over(&self, uuid: &BufferUuid, seen: &str) -> Result<Claim, StoreError> {
+        let Some((id, stored_at_ms)) = parse_version(seen) else { return Ok(Claim::InDelivery) };
+        let (this, key) = (self.clone(), key_of(uuid));
+        let taking = async move {
+            let mut connection = this.connection().await?;
+            check_standbys(&mut connection).await?;
+            let parameters = [
+                (&key as _, Type::BYTEA),
+                (&this.ttl_seconds() as _, Type::FLOAT8),
+                (&this.is_unsettled() as _, Type::BOOL),
+                (&this.0.owner as _, Type::INT8),
+                (&id as _, Type::INT8),
+                (&stored_at_ms as _, Type::INT8),
+            ];
+            let since = Instant::now();
+            let row = connection.first(&format!("{TAKE_OVER}{VIEW}"), &parameters).await?;
+            connection.give_back();
+            let claimed = row.map(|row| this.claimed(key.clone(), &row, since));
+            Ok(claimed.map_or(Claim::InDelivery, |claimed| Claim::Claimed(Box::new(claimed))))
+        };
+        self.run(taking).await
+    }
+
+    /// Whether the database has failed to answer this gateway within [`GRACE`].
+    fn is_unsettled(&self) -> bool {
+        self.0.health.borrow().failed_at.is_some_and(|failed| failed.elapsed() < GRACE)
+    }
+
     fn claimed(&self, key: Vec<u8>, row: &Row, since: Instant) -> Claimed {
         let id = ClaimId { key, id: row.get(0), epoch: row.get(7) };
         let (version, sent_to): (Option<String>, Option<i64>) = (row.get(8), row.get(9));
         let progress = version.zip(sent_to).map(|(version, sent_to)| Progress::of(version, sent_to as u64));
-        Claimed { id, view: self.view(row), progress: progress.unwrap_or_default(), since }
+        Claimed { id, view: self.view(row), progress: progress.unwrap_or_default(), since, is_ending: row.get(10) }
     }
 
     /// The message of this UUID; `None` if there is none.
@@ -188,19 +261,19 @@ impl PostgresBuffer {
         };
         let blend = blend_at.map(|offset| BlendPlaceholder { offset: offset as u64, path });
         BufferMsgView {
-            version: format!("{id:x}-{stored_at_ms:x}"),
+            version: version(id, stored_at_ms),
             payload,
             digest: sha256.filter(|_| blend.is_none()).map(MessageDigest::Known),
             blend,
         }
     }
 
-    /// Renews a claim. Returns when it was asked for; `None` if somebody else has claimed the message since, or it is
-    /// gone.
+    /// Renews a claim. If the message `is_ending`, nobody takes it over from now on. Returns when it was asked for;
+    /// `None` if somebody else has claimed the message since, or it is gone.
     ///
     /// # Errors
     /// Whether it is renewed is unknown.
-    pub async fn renew(&self, claim: ClaimId) -> Result<Option<Instant>, StoreError> {
+    pub async fn renew(&self, claim: ClaimId, is_ending: bool) -> Result<Option<Instant>, StoreError> {
         let this = self.clone();
         let renewing = async move {
             let mut connection = this.connection().await?;
@@ -208,7 +281,8 @@ impl PostgresBuffer {
             // a statement that has waited until the message was replaced does not see yet that it lingers
             for _ in 0..2 {
                 let since = Instant::now();
-                if connection.one(RENEW, &claim.parameters()).await?.get(0) {
+                let [key, id, epoch] = claim.parameters();
+                if connection.one(RENEW, &[key, id, epoch, (&is_ending as _, Type::BOOL)]).await?.get(0) {
                     renewed = Some(since);
                     break;
                 }
@@ -268,7 +342,11 @@ impl PostgresBuffer {
         let (this, keys) = (self.clone(), uuids.iter().map(key_of).collect::<Vec<_>>());
         let looking = async move {
             let mut connection = this.connection().await?;
-            let parameters = [(&keys as _, Type::BYTEA_ARRAY), (&this.ttl_seconds() as _, Type::FLOAT8)];
+            let parameters = [
+                (&keys as _, Type::BYTEA_ARRAY),
+                (&this.ttl_seconds() as _, Type::FLOAT8),
+                (&this.is_unsettled() as _, Type::BOOL),
+            ];
             let rows = connection.query(AVAILABLE, &parameters).await?;
             connection.give_back();
             let waited = |row: &Row| {
@@ -281,8 +359,35 @@ impl PostgresBuffer {
     }
 }
 
+/// The version of a message.
+fn version(id: i64, stored_at_ms: i64) -> String {
+    format!("{id:x}-{stored_at_ms:x}")
+}
+
+/// The message that an ETag belongs to: its id, and when it was stored. An ETag is a [`version`], with the version of a
+/// .blend file behind it if there is one.
+fn parse_version(etag: &str) -> Option<(i64, i64)> {
+    let mut parts = etag.splitn(3, '-').map(|part| i64::from_str_radix(part, 16).ok());
+    parts.next().flatten().zip(parts.next().flatten())
+}
+
 impl ClaimId {
-    fn parameters(&self) -> [super::connections::Parameter<'_>; 3] {
+    fn parameters(&self) -> [Parameter<'_>; 3] {
         [(&self.key, Type::BYTEA), (&self.id, Type::INT8), (&self.epoch, Type::INT8)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse_version, version};
+
+    #[test]
+    fn an_etag_names_its_message_whichever_file_is_in_that() {
+        let of_message = version(0x1f, 0x19a_0000_0001);
+        assert_eq!(parse_version(&of_message), Some((0x1f, 0x19a_0000_0001)));
+        assert_eq!(parse_version(&format!("{of_message}-00ff")), Some((0x1f, 0x19a_0000_0001)));
+        for other in ["", "1f", "1f-", "-19a", "x-19a", "ffffffffffffffffff-1"] {
+            assert_eq!(parse_version(other), None, "{other}");
+        }
     }
 }

@@ -27,11 +27,14 @@ pub const SESSION: &str = "
 /// tables are there, because to make them again would lock those that are in use.
 pub const BEGIN_CREATE: &str = "BEGIN; SELECT pg_advisory_xact_lock(8391460982)";
 
+/// The key with which the gateways name versions of .blend files. It was made with the tables.
+pub const READ_TAG_KEY: &str = "SELECT key FROM tag_key";
+
 /// Makes the tables of version 1, in the transaction of [`BEGIN_CREATE`].
 ///
-/// `lease_until`, `epoch`, `sent_version` and `sent_to` are in no index, so an update of them is heap-only. Bodies are
-/// not compressed, so that a part of one can be read by itself. `lingering` has the messages that are gone and whose
-/// chunks may be there: until then one that was replaced is still being delivered.
+/// `lease_until`, `epoch`, `owner`, `ending`, `sent_version` and `sent_to` are in no index, so an update of them is
+/// heap-only. Bodies are not compressed, so that a part of one can be read by itself. `lingering` has the messages that
+/// are gone and whose chunks may be there: until then one that was replaced is still being delivered.
 pub const CREATE: &str = "
     CREATE SCHEMA IF NOT EXISTS user_http_server;
     CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY);
@@ -50,6 +53,8 @@ pub const CREATE: &str = "
         body bytea,
         lease_until timestamptz NOT NULL DEFAULT '-infinity',
         epoch bigint NOT NULL DEFAULT 0,
+        owner bigint NOT NULL DEFAULT 0,
+        ending boolean NOT NULL DEFAULT false,
         sent_version text,
         sent_to bigint
     ) WITH (fillfactor = 70);
@@ -79,6 +84,9 @@ pub const CREATE: &str = "
         PRIMARY KEY (sha256, path_key)
     );
     CREATE INDEX IF NOT EXISTS blend_references_referred_at ON blend_references (referred_at);
+    CREATE TABLE IF NOT EXISTS tag_key (is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only), key bytea NOT NULL);
+    INSERT INTO tag_key (key) VALUES (sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())))
+        ON CONFLICT DO NOTHING;
     CREATE TABLE IF NOT EXISTS totals (
         stripe integer PRIMARY KEY,
         messages bigint NOT NULL DEFAULT 0,

@@ -13,11 +13,13 @@ use super::{Local, SharedBuffer};
 use crate::buffer::metrics::Departure;
 use crate::buffer_uuid::BufferUuid;
 use crate::error::Error;
-use crate::lease::{BufferLease, BufferLeaseEvent, BufferMsgView, LeaseEnd, LeasedBufferMsg, Progress, Renewal, Term};
+use crate::lease::{
+    BufferLease, BufferLeaseEvent, BufferMsgView, LeaseEnd, LeasedBufferMsg, Progress, RenewFor, Renewal, Term,
+};
 use crate::messages::{LeaseBufferMsg, PeekBufferMsg};
 use crate::postgres::{Claim, ClaimId, Claimed, LEASE};
 use crate::reply::{Deferred, Reply, deferred};
-use crate::store::Seq;
+use crate::store::{Seq, StoreError};
 
 /// A lease is renewed when the last renewal is this old.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
@@ -67,7 +69,7 @@ impl Leases {
     pub fn renew_if_due(&self) {
         for held in self.held.borrow().values().filter(|held| held.term.age() >= RENEWAL_INTERVAL) {
             let term = Arc::clone(&held.term);
-            actix::spawn(async move { term.renew().await });
+            actix::spawn(async move { term.renew(RenewFor::More).await });
         }
     }
 
@@ -92,7 +94,12 @@ impl Leases {
 
 /// A request for a buffered message.
 enum Request {
-    Lease { max_single_write: u64, owner: Recipient<BufferLeaseEvent>, reply: Reply<Result<LeasedBufferMsg, Error>> },
+    Lease {
+        max_single_write: u64,
+        seen: Option<String>,
+        owner: Recipient<BufferLeaseEvent>,
+        reply: Reply<Result<LeasedBufferMsg, Error>>,
+    },
     View(Reply<Result<BufferMsgView, Error>>),
 }
 
@@ -147,8 +154,8 @@ impl Local {
                 Ok(None) => return Err((Request::View(reply), Error::NoBufferMsg)),
                 Err(error) => return Err((Request::View(reply), error.into())),
             },
-            Request::Lease { max_single_write, owner, reply } => {
-                let error = match self.database.claim(uuid).await {
+            Request::Lease { max_single_write, seen, owner, reply } => {
+                let error = match self.claim(uuid, seen.as_deref()).await {
                     Ok(Claim::Claimed(claimed)) => {
                         // If the sender has hung up, the reply is dropped, and with it the lease.
                         reply.send(Ok(self.lease(uuid, *claimed, max_single_write, owner)));
@@ -158,10 +165,25 @@ impl Local {
                     Ok(Claim::Absent) => Error::NoBufferMsg,
                     Err(error) => error.into(),
                 };
-                return Err((Request::Lease { max_single_write, owner, reply }, error));
+                return Err((Request::Lease { max_single_write, seen, owner, reply }, error));
             }
         }
         Ok(())
+    }
+
+    /// Claims a message; from another gateway that delivers it, if the worker has `seen` its ETag there.
+    async fn claim(&self, uuid: &BufferUuid, seen: Option<&str>) -> Result<Claim, StoreError> {
+        let claim = self.database.claim(uuid).await?;
+        match (&claim, seen) {
+            (Claim::InDelivery, Some(seen)) => {
+                let claim = self.database.take_over(uuid, seen).await?;
+                if matches!(claim, Claim::Claimed(_)) {
+                    log::info!("message {uuid:?} was in delivery at another gateway, and its worker goes on here");
+                }
+                Ok(claim)
+            }
+            _ => Ok(claim),
+        }
     }
 
     fn lease(
@@ -171,12 +193,12 @@ impl Local {
         max_single_write: u64,
         owner: Recipient<BufferLeaseEvent>,
     ) -> LeasedBufferMsg {
-        let Claimed { id: claim, view, progress, since } = claimed;
+        let Claimed { id: claim, view, progress, since, is_ending } = claimed;
         let (database, renewed) = (self.database.clone(), claim.clone());
-        let term = Arc::new(Term::new(since, LEASE - MARGIN, move || {
+        let term = Arc::new(Term::new(since, LEASE - MARGIN, is_ending, move |purpose| {
             let (database, claim) = (database.clone(), renewed.clone());
             let renewing = async move {
-                match database.renew(claim).await {
+                match database.renew(claim, purpose == RenewFor::End).await {
                     Ok(Some(asked)) => Renewal::Renewed(asked),
                     Ok(None) => Renewal::Lost,
                     Err(_) => Renewal::Unknown,
@@ -226,9 +248,9 @@ impl Handler<LeaseBufferMsg> for SharedBuffer {
     type Result = Deferred<Result<LeasedBufferMsg, Error>>;
 
     fn handle(&mut self, message: LeaseBufferMsg, ctx: &mut Self::Context) -> Self::Result {
-        let LeaseBufferMsg { buffer_uuid, max_single_write, wait } = message;
+        let LeaseBufferMsg { buffer_uuid, max_single_write, wait, seen } = message;
         let (reply, deferred) = deferred();
-        let request = Request::Lease { max_single_write, owner: ctx.address().recipient(), reply };
+        let request = Request::Lease { max_single_write, seen, owner: ctx.address().recipient(), reply };
         let local = Rc::clone(&self.local);
         actix::spawn(async move { local.serve(buffer_uuid, request, wait).await });
         deferred

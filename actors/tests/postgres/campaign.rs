@@ -32,9 +32,11 @@ struct History {
     has_ended: Cell<bool>,
 }
 
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Seen {
     acknowledged: bool,
+    /// The ETag that a worker has got.
+    etag: Option<String>,
     /// Deliveries whose last byte was sent.
     complete: usize,
 }
@@ -77,7 +79,7 @@ async fn send(gateway: &Gateway, history: &History) {
     }
 }
 
-/// Fetches messages at random, and hangs up at times.
+/// Fetches messages at random, goes on with what was begun at another gateway, and hangs up at times.
 async fn fetch(gateway: &Gateway, history: &History, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     while !history.has_ended.get() || !history.missing().is_empty() {
@@ -92,10 +94,15 @@ async fn fetch(gateway: &Gateway, history: &History, seed: u64) {
             Some(number) if rng.random_ratio(9, 10) => number,
             _ => rng.random_range(0..=history.next.get()),
         };
-        match gateway.lease(&uuid(number), NOW).await {
+        let etag = history.messages.borrow().get(&number).and_then(|seen| seen.etag.clone());
+        match gateway.resume(&uuid(number), etag, NOW).await {
             Ok(LeasedBufferMsg { view, lease }) => {
-                if rng.random_ratio(1, 4) {
-                    continue;
+                history.of(number, |seen| seen.etag = Some(view.version.clone()));
+                match rng.random_range(0..4) {
+                    0 => continue,
+                    // slowly: meanwhile another gateway may take it over
+                    1 => tokio::time::sleep(Duration::from_millis(rng.random_range(0..50))).await,
+                    _ => {}
                 }
                 let is_short = view.payload.is_in_memory();
                 if is_short {

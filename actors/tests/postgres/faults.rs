@@ -73,9 +73,9 @@ async fn a_frozen_gateway_that_wakes_up_never_completes_a_delivery_that_another_
     // 30 s later by the clock of the database
     server.ask("UPDATE user_http_server.messages SET lease_until = clock_timestamp()");
     let Ok(Claim::Claimed(taken)) = other.claim(&"a".into()).await else { panic!("its lease is over") };
-    assert_eq!(frozen.renew(claimed.id.clone()).await.expect("a database"), None);
+    assert_eq!(frozen.renew(claimed.id.clone(), true).await.expect("a database"), None);
     assert!(!frozen.deliver(claimed.id).await.expect("a database"));
-    assert!(other.renew(taken.id.clone()).await.expect("a database").is_some());
+    assert!(other.renew(taken.id.clone(), true).await.expect("a database").is_some());
     assert!(other.deliver(taken.id).await.expect("a database"));
     assert!(matches!(frozen.claim(&"a".into()).await, Ok(Claim::Absent)));
 }
@@ -87,7 +87,7 @@ async fn a_lease_whose_time_is_over_is_renewed_if_nobody_has_taken_the_message()
     database.put("a".into(), message("b"), None).await.expect("a database");
     let Ok(Claim::Claimed(claimed)) = database.claim(&"a".into()).await else { panic!("it is there") };
     server.ask("UPDATE user_http_server.messages SET lease_until = clock_timestamp()");
-    assert!(database.renew(claimed.id).await.expect("a database").is_some());
+    assert!(database.renew(claimed.id, true).await.expect("a database").is_some());
     assert!(matches!(database.claim(&"a".into()).await, Ok(Claim::InDelivery)));
 }
 

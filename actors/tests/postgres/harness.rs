@@ -66,7 +66,12 @@ impl Gateway {
     }
 
     pub async fn lease(&self, uuid: &str, wait: Duration) -> Result<LeasedBufferMsg, Error> {
-        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 64 << 10, wait };
+        self.resume(uuid, None, wait).await
+    }
+
+    /// For a worker that has seen this ETag before.
+    pub async fn resume(&self, uuid: &str, etag: Option<String>, wait: Duration) -> Result<LeasedBufferMsg, Error> {
+        let lease = LeaseBufferMsg { buffer_uuid: uuid.into(), max_single_write: 64 << 10, wait, seen: etag };
         self.buffer.send(lease).await.expect("alive")
     }
 

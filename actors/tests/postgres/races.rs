@@ -26,7 +26,7 @@ async fn a_delivery_goes_on_if_its_claim_is_renewed_while_the_message_is_replace
     server.ask(DELAY_COMMITS);
     let renewing = async {
         delayed(&server).await;
-        one.renew(claimed.id.clone()).await
+        one.renew(claimed.id.clone(), true).await
     };
     let (put, renewed) = futures::join!(other.put("a".into(), message("b"), None), renewing);
     assert_eq!(put.expect("a database"), Put::Stored { replaced: true });

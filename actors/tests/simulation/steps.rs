@@ -149,7 +149,7 @@ impl Life {
 
     fn ask_for(&mut self, name: &str, wait: Duration, max_single_write: u64) {
         let asked = Asked { name: name.to_owned(), until: Instant::now() + wait + PATIENCE };
-        let lease = LeaseBufferMsg { buffer_uuid: name.into(), max_single_write, wait };
+        let lease = LeaseBufferMsg { buffer_uuid: name.into(), max_single_write, wait, seen: None };
         self.requests.asked.push((asked, send(&self.process.buffer, lease)));
     }
 

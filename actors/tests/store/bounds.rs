@@ -192,7 +192,7 @@ proptest! {
                 drop(actor);
                 let actor = buffer(directory.path());
                 let (buffer_uuid, wait) = (buffer_uuid.into(), Duration::ZERO);
-                let lease = LeaseBufferMsg { buffer_uuid, max_single_write: 0, wait };
+                let lease = LeaseBufferMsg { buffer_uuid, max_single_write: 0, wait, seen: None };
                 let leased = actor.send(lease).await.expect("alive");
                 let view = leased.expect("it is there").view;
                 prop_assert_eq!(view.payload.read_all().expect("readable"), decoded.message.pickle.read_all().expect("in memory"));

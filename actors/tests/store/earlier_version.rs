@@ -53,7 +53,7 @@ fn every_message_for_a_worker_is_found_and_those_that_were_fetched_are_not() {
         assert_eq!(buffer.send(GetBufferState).await.expect("alive").messages, 5);
         // and it goes on
         let leased = buffer
-            .send(LeaseBufferMsg { buffer_uuid: "job-2".into(), max_single_write: 0, wait: Duration::ZERO })
+            .send(LeaseBufferMsg { buffer_uuid: "job-2".into(), max_single_write: 0, wait: Duration::ZERO, seen: None })
             .await;
         leased.expect("alive").expect("it is there").lease.delivered();
         buffer.send(Drain).await.expect("alive");

@@ -1,7 +1,5 @@
 //! Two gateways on one database act as one.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::harness::{
@@ -21,11 +19,8 @@ const SETTINGS: &str = r#"
 buffer-store = "postgres://gateway:secret@localhost:5432/gateway"
 "#;
 
-/// Longer than a lease lasts.
-const LEASE_IS_OVER: Duration = Duration::from_secs(60);
-
 /// The last bytes of a message are held back while the lease is not confirmed.
-const HELD_BACK: usize = 64 << 10;
+pub const HELD_BACK: usize = 64 << 10;
 
 pub fn gateway_on(database: &Postgres) -> Server {
     Setup::default().args(["--buffer-store", &database.url()]).start()
@@ -36,7 +31,7 @@ pub fn get(from: &Server, uuid: &str, headers: &[(&str, &str)]) -> Response {
 }
 
 #[track_caller]
-fn eventually_absent(from: &Server, uuid: &str) {
+pub fn eventually_absent(from: &Server, uuid: &str) {
     eventually("the message is gone", SOON, || {
         let answer = get(from, uuid, &[]);
         let is_absent = answer.status == 400 && answer.body.windows(17).any(|part| part == b"No Buffer Message");
@@ -45,7 +40,7 @@ fn eventually_absent(from: &Server, uuid: &str) {
 }
 
 /// More than sockets hold.
-fn large() -> serde_json::Value {
+pub fn large() -> serde_json::Value {
     json!("0123456789abcdef".repeat(2 << 20))
 }
 
@@ -108,30 +103,6 @@ fn a_database_is_reached_over_tls_if_a_trusted_ca_has_issued_its_certificate() {
     distrusting.wait_for_log("invalid peer certificate");
     let plain = start(trusting.to_str().expect("UTF-8"), "");
     plain.wait_for_log("no encryption");
-}
-
-#[test]
-fn a_gateway_that_is_killed_gives_its_leases_back_and_the_worker_goes_on_at_another() {
-    let database = Postgres::start();
-    let (mut one, other) = (gateway_on(&database), gateway_on(&database));
-    assert_eq!(add_buffer_msg(&one, "a", &large()).status, 200);
-    let mut worker = Connection::open(one.http);
-    worker.send_head("GET", "/?bufferUUID=a", &[]);
-    let head = worker.read_head();
-    let mut received = worker.read_exact(5_000_000);
-    one.kill9();
-    let etag = head.header("etag").expect("an ETag").to_owned();
-    let range = format!("bytes={}-", received.len());
-    let resumed = eventually("the lease of the killed gateway is over", LEASE_IS_OVER, || {
-        let answer = get(&other, "a", &[("Range", &range), ("If-Range", &etag)]);
-        if answer.status == 206 { Ok(answer) } else { Err(answer) }
-    });
-    received.extend(resumed.body);
-    assert_eq!(received.len() as u64, head.content_length());
-    let text = large();
-    let text = text.as_str().expect("a text").as_bytes();
-    assert!(received.windows(text.len()).any(|part| part == text), "the bytes differ");
-    eventually_absent(&other, "a");
 }
 
 #[test]
