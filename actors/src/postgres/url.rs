@@ -63,6 +63,14 @@ impl FromStr for PostgresUrl {
         if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
             return Err(EXPECTED.to_owned());
         }
+        // The parser takes all that is before the first @ for user and password, even where the URL has neither, or has
+        // an @ in them. What is a part of the password would then be shown as the user, the host or the database.
+        let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+        let (credentials, hosts) = rest.split_once('@').unwrap_or(("", rest));
+        let (hosts, _) = hosts.split_once('?').unwrap_or((hosts, ""));
+        if credentials.contains(['/', '?']) || hosts.contains('@') {
+            return Err(format!("{EXPECTED}; in user and password, write / as %2F, ? as %3F and @ as %40"));
+        }
         let mut config = Config::from_str(text).map_err(|error| {
             // its text may have parts of the URL, which has a password
             let why =
@@ -123,7 +131,18 @@ mod tests {
             let url = PostgresUrl::from_str(text).expect(text);
             assert_eq!((url.to_string(), format!("{url:?}")), (shown.to_owned(), shown.to_owned()));
         }
-        for wrong in ["mysql://a@h/d", "postgres:///d", "host=a", "postgres://a:secret@h:x/d", "postgres://h/d?no=1"] {
+        for wrong in [
+            "mysql://a@h/d",
+            "postgres:///d",
+            "host=a",
+            "postgres://a:secret@h:x/d",
+            "postgres://h/d?no=1",
+            "postgres://h/d?password=secret@1",
+            "postgres://?password=secret@h/d",
+            "postgres://h:1?password=1@secret",
+            "postgres://a:1/1@secret@h/d",
+            "postgres://a@b/c:secret@h",
+        ] {
             let error = PostgresUrl::from_str(wrong).expect_err(wrong);
             assert!(error.starts_with("expected postgres://") && !error.contains("secret"), "{error}");
         }
