@@ -4,14 +4,32 @@ use std::fs;
 
 #[path = "../fuzz/checks/configuration.rs"]
 mod configuration;
+#[path = "../fuzz/checks/digests.rs"]
+mod digests;
+#[path = "../fuzz/checks/fields.rs"]
+mod fields;
 #[path = "../fuzz/checks/frames.rs"]
 mod frames;
+#[path = "../fuzz/checks/heads.rs"]
+mod heads;
+#[path = "../fuzz/checks/http.rs"]
+mod http;
 #[path = "../fuzz/checks/json.rs"]
 mod json;
+#[path = "../fuzz/checks/origins.rs"]
+mod origins;
 #[path = "../fuzz/checks/pickle.rs"]
 mod pickle;
+#[path = "../fuzz/checks/preferences.rs"]
+mod preferences;
 #[path = "../fuzz/checks/range.rs"]
 mod range;
+#[path = "../fuzz/checks/recovery.rs"]
+mod recovery;
+#[path = "../fuzz/checks/tokens.rs"]
+mod tokens;
+#[path = "../fuzz/checks/urls.rs"]
+mod urls;
 #[path = "../fuzz/checks/windows.rs"]
 mod windows;
 
@@ -87,4 +105,44 @@ fn configurations_are_read_or_refused_with_words() {
 #[test]
 fn frames_are_the_same_however_they_arrive_and_headers_are_readable() {
     replay("frames", frames::check);
+}
+
+#[test]
+fn preferences_are_found_where_the_grammar_has_them() {
+    replay("preferences", preferences::check);
+}
+
+#[test]
+fn keys_and_ids_of_requests_are_what_their_rules_allow() {
+    replay("fields", fields::check);
+}
+
+#[test]
+fn bodies_pass_if_their_headers_name_no_other_digest() {
+    replay("digests", digests::check);
+}
+
+#[test]
+fn requests_are_read_the_same_however_they_arrive() {
+    replay("heads", heads::check);
+}
+
+#[test]
+fn token_files_make_the_tokens_of_their_lines_valid_or_are_refused_without_a_word_of_them() {
+    replay("tokens", tokens::check);
+}
+
+#[test]
+fn urls_are_shown_without_their_password() {
+    replay("urls", urls::check);
+}
+
+#[test]
+fn segments_are_opened_with_what_is_whole_in_them_or_refused() {
+    replay("recovery", recovery::check);
+}
+
+#[test]
+fn requests_pass_as_those_of_own_pages_only_if_a_browser_agrees() {
+    replay("origins", origins::check);
 }

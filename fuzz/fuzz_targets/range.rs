@@ -4,6 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
+#[path = "../checks/http.rs"]
+mod http;
 #[path = "../checks/range.rs"]
 mod range;
 
