@@ -132,12 +132,17 @@ impl RabbitMq {
             nodes[at].epmd = nodes[0].epmd.clone();
             nodes[at].launch();
             if at > 0 {
-                nodes[at].ctl(&["stop_app"]);
-                nodes[at].ctl(&["join_cluster", &nodes[0].node]);
-                nodes[at].ctl(&["start_app"]);
+                nodes[at].join(&nodes[0]);
             }
         }
         nodes
+    }
+
+    /// Joins the cluster of another node, with nothing of its own.
+    fn join(&self, other: &Self) {
+        self.ctl(&["stop_app"]);
+        self.ctl(&["join_cluster", &other.node]);
+        self.ctl(&["start_app"]);
     }
 
     /// A broker with its port chosen that does not run yet.
@@ -285,6 +290,23 @@ impl RabbitMq {
                 thread::sleep(Duration::from_millis(10));
             }
         }
+    }
+
+    /// [`RabbitMq::kill9`], and its disk is lost too.
+    pub fn lose(&mut self) {
+        self.kill9();
+        fs::remove_dir_all(self.folder().join("mnesia")).expect("the data of the node");
+    }
+
+    /// Starts a node that was [lost](Self::lose), and makes it a member of the cluster of `other` and of its quorum
+    /// queues, as operators do.
+    pub fn replace(&mut self, other: &Self) {
+        other.ctl(&["forget_cluster_node", &self.node]);
+        self.launch();
+        self.join(other);
+        let queues = format!("{BIN}/rabbitmq-queues");
+        let grown = other.command(&queues).args(["--quiet", "grow", &self.node, "all"]).status();
+        assert!(grown.expect("rabbitmq-queues of the package rabbitmq-server").success(), "no members of queues");
     }
 
     /// [`RabbitMq::kill9`] and [`RabbitMq::launch`].

@@ -1,6 +1,7 @@
 //! A cluster of three nodes of RabbitMQ 4.0, started once and shared by the tests that kill its nodes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use super::broker::{create_vhosts, vhost_url};
@@ -17,6 +18,15 @@ const WHOLE: Duration = Duration::from_secs(120);
 pub struct Cluster {
     vhost: usize,
     slot: MutexGuard<'static, Option<Shared>>,
+}
+
+impl Drop for Cluster {
+    /// A test that fails may leave a node that cannot be restarted: the next one gets another cluster.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            *self.slot = None;
+        }
+    }
 }
 
 struct Shared {
@@ -62,6 +72,18 @@ impl Cluster {
     /// Restarts a killed node with the data on its disk, while another one runs.
     pub fn launch(&mut self, node: usize) {
         self.node_mut(node).launch();
+    }
+
+    /// Kills a node, and its disk is lost too.
+    pub fn lose(&mut self, node: usize) {
+        self.node_mut(node).lose();
+    }
+
+    /// Puts an empty node in the place of one that was [lost](Self::lose), while `other` runs.
+    pub fn replace(&mut self, node: usize, other: usize) {
+        let nodes = &mut self.slot.as_mut().expect("a cluster").nodes;
+        let [lost, other] = nodes.get_disjoint_mut([node, other]).expect("two nodes");
+        lost.replace(other);
     }
 
     /// Restarts every killed node, and waits until any one can be lost: the members of all quorum queues run.

@@ -51,6 +51,18 @@ fn wait_until_it_was_at(amqp: &AmqpFarm, cluster: &Cluster, node: usize) {
     });
 }
 
+/// Posts frames, from this number on, until one is confirmed. Returns the number of that.
+fn confirmed_again(by: &AmqpFarm, mut number: usize) -> usize {
+    eventually("a frame is confirmed again", ANOTHER_NODE, || {
+        let answer = send_frame(&mut Connection::open(by.farm.http), number, 100);
+        if answer.status == 200 {
+            return Ok(number);
+        }
+        number += 1;
+        Err((answer, by.farm.readyz()))
+    })
+}
+
 /// Workers that post frames, each number once, until the gateway is gone or they are ended.
 struct Workers {
     end: Arc<AtomicBool>,
@@ -144,6 +156,9 @@ fn a_frame_that_the_broker_has_confirmed_survives_any_node_and_the_gateway_with_
         acknowledged.extend(stored.finish());
         cluster.make_whole();
     }
+    // the node where the queue was declared: only what the others have of it counts
+    cluster.kill9(1);
+    storing.url = cluster.url(2);
     storing.call("user_manager_start", json!({ "quorum": true }));
     let (mut arrivals, mut arrived) = (Arrivals::in_any_order(), BTreeSet::new());
     while !acknowledged.is_subset(&arrived) {
@@ -156,6 +171,31 @@ fn a_frame_that_the_broker_has_confirmed_survives_any_node_and_the_gateway_with_
         arrived.insert(number);
     }
     println!("{} frames posted, {} acknowledged", next.load(Ordering::SeqCst), acknowledged.len());
+}
+
+#[test]
+fn a_frame_that_the_broker_has_confirmed_survives_a_node_that_is_lost_with_its_disk_and_replaced_by_an_empty_one() {
+    const BEFORE: usize = 20;
+    /// As many are confirmed while the node is missing.
+    const WITHOUT: usize = 20;
+    let mut cluster = Cluster::get();
+    let mut amqp = gateway(&cluster, 0, &["--frame-ack", "broker"]);
+    // its leader is at the node that is lost
+    declare_quorum_queue(&mut amqp);
+    amqp.post_frames(0..BEFORE);
+    cluster.lose(1);
+    amqp.url = cluster.url(2);
+    let first = confirmed_again(&amqp, BEFORE);
+    amqp.post_frames(first + 1..first + WITHOUT);
+    cluster.replace(1, 0);
+    cluster.make_whole();
+    // the majority needs the new member now
+    cluster.kill9(0);
+    amqp.call("user_manager_start", json!({ "quorum": true }));
+    let mut arrivals = Arrivals::in_any_order();
+    arrivals.lost.extend(BEFORE..first);
+    arrivals.receive_all(&mut amqp, 0..BEFORE);
+    arrivals.receive_all(&mut amqp, first..first + WITHOUT);
 }
 
 #[test]
@@ -182,12 +222,7 @@ fn without_a_majority_a_frame_is_refused_or_stored_as_asked_and_all_flows_once_t
     assert_eq!(held["outbox"]["messages"], STORED - BEFORE, "{held}");
 
     cluster.launch(1);
-    let mut number = ONLY_CONFIRMED + 1;
-    eventually("a frame is confirmed again", ANOTHER_NODE, || {
-        number += 1;
-        let answer = send_frame(&mut Connection::open(strict.farm.http), number, 100);
-        holds(answer.status == 200, (answer, strict.farm.readyz()))
-    });
+    let number = confirmed_again(&strict, ONLY_CONFIRMED + 2);
     strict.call("user_manager_start", json!({ "quorum": true }));
     let mut arrivals = Arrivals::in_any_order();
     arrivals.lost.extend(ONLY_CONFIRMED + 1..number);
