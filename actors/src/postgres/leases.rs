@@ -71,8 +71,18 @@ pub struct Waited {
     pub free: bool,
 }
 
-const VIEW: &str = "id, length, sha256, blend_at, blend_path, (extract(epoch FROM stored_at) * 1000)::bigint, body,
-    epoch, sent_version, sent_to, ending";
+/// When a message was stored, as in its [`version`].
+macro_rules! stored_at_ms {
+    () => {
+        "(extract(epoch FROM stored_at) * 1000)::bigint"
+    };
+}
+
+const VIEW: &str = concat!(
+    "id, length, sha256, blend_at, blend_path, ",
+    stored_at_ms!(),
+    ", body, epoch, sent_version, sent_to, ending"
+);
 
 /// Whether nobody has claimed a message. `$3`: if its end was being sent, it counts as claimed although its claim is
 /// over.
@@ -96,8 +106,9 @@ const CLAIM: &str = concat!(begin_claim!(), " AND ", is_free!(), " RETURNING ");
 /// Not from the same gateway, which knows that the other connection is there.
 const TAKE_OVER: &str = concat!(
     begin_claim!(),
-    " AND id = $5 AND (extract(epoch FROM stored_at) * 1000)::bigint = $6
-      AND (",
+    " AND id = $5 AND ",
+    stored_at_ms!(),
+    " = $6 AND (",
     is_free!(),
     " OR (owner <> $4 AND NOT ending)) RETURNING "
 );
