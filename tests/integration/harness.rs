@@ -36,7 +36,10 @@ pub use python::{Answer, Peer, hex, peer_command, python};
 pub(crate) use server::for_each_host;
 pub use server::{Host, Server, Setup, files_below, io_bytes, new_mount_namespace};
 pub use tls::{Ca, Client, Identity};
-pub use traffic::{Arrivals, Posting, add_buffer_msg, post_frame, post_user_msg, send_frame, try_send_frame};
+pub use traffic::{
+    Arrivals, Posting, add_buffer_msg, frame_number, order_in_json, post_frame, post_user_msg, send_frame,
+    try_send_frame,
+};
 
 use crate::ports::free_port;
 

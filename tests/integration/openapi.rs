@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Connection, Response, SOON, Server, Setup, eventually, files_below, holds, request};
+use crate::harness::{
+    Connection, Response, SOON, Server, Setup, eventually, files_below, holds, order_in_json, request,
+};
 
 /// Headers of the framing, which no description names.
 const FRAMING: [&str; 5] = ["connection", "content-length", "content-type", "date", "transfer-encoding"];
@@ -120,7 +122,7 @@ impl Description {
 type Case<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], &'a [u8]);
 
 fn order(uuid: &str, message: &Value) -> Vec<u8> {
-    json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": { "BUFFER_UUID": uuid, "BUFFER_MSG": message } }).to_string().into_bytes()
+    order_in_json(uuid, message).into_bytes()
 }
 
 fn frame(kind: &str, len: usize) -> Vec<u8> {

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
-use crate::harness::{Connection, Response, connect};
+use crate::harness::{Connection, Response, connect, order_in_json};
 
 /// What a client does again and again, and the pause between two turns in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -212,7 +212,7 @@ impl Client<'_> {
     }
 
     fn leave(&mut self, name: &str, message: &serde_json::Value) -> Result<(), String> {
-        self.expect(200, "POST", "/CommunicationInterface/AddBufferMsg", &order(name, message)).map(drop)
+        self.expect(200, "POST", "/CommunicationInterface/AddBufferMsg", &order_in_json(name, message)).map(drop)
     }
 
     fn fetch(&mut self, name: &str) -> Result<(), String> {
@@ -338,11 +338,6 @@ impl Client<'_> {
 fn frame(name: &str, image: &str) -> String {
     let data = json!({ "FRAME": name, "IMAGE": image });
     json!({ "USER_ID": "worker", "MAIN_DATA": { "TYPE": "FRAME_RENDERED", "DATA": data } }).to_string()
-}
-
-fn order(name: &str, message: &serde_json::Value) -> String {
-    let data = json!({ "BUFFER_UUID": name, "BUFFER_MSG": message });
-    json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": data }).to_string()
 }
 
 /// The name in a pickle. It stands at the begin, because `json!` sorts the keys.

@@ -20,11 +20,16 @@ const LARGE: usize = 150_000;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
+/// The body of AddBufferMsg, in JSON.
+pub fn order_in_json(uuid: &str, message: &Value) -> String {
+    json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": { "BUFFER_UUID": uuid, "BUFFER_MSG": message } }).to_string()
+}
+
 /// The communication interface leaves a message over HTTP.
 pub fn add_buffer_msg(to: &Server, uuid: &str, message: &Value) -> Response {
-    let order = json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": { "BUFFER_UUID": uuid, "BUFFER_MSG": message } });
+    let order = order_in_json(uuid, message);
     let path = to.api_path("/CommunicationInterface/AddBufferMsg");
-    request(to.api, "POST", &path, &[JSON], order.to_string().as_bytes())
+    request(to.api, "POST", &path, &[JSON], order.as_bytes())
 }
 
 /// A worker posts a message of this type.
@@ -112,6 +117,13 @@ impl Drop for Posting {
     }
 }
 
+/// The number of a frame that has arrived for the user manager.
+#[track_caller]
+pub fn frame_number(message: &Value) -> usize {
+    let value = message["value"].as_str().and_then(|value| value.split_once("{'FRAME': ")?.1.split([',', '}']).next());
+    value.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no frame: {message}"))
+}
+
 /// The frames that have arrived for the user manager. A repeat must have the `message-id` of the first.
 #[derive(Default)]
 pub struct Arrivals {
@@ -143,9 +155,7 @@ impl Arrivals {
 
     #[track_caller]
     fn note(&mut self, message: &Value, amqp: &AmqpFarm) -> usize {
-        let value =
-            message["value"].as_str().and_then(|value| value.split_once("{'FRAME': ")?.1.split([',', '}']).next());
-        let number = value.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no frame: {message}"));
+        let number = frame_number(message);
         let next = self.ids.last_key_value().map_or(0, |(last, _)| last + 1);
         let id = self.ids.entry(number).or_insert_with(|| {
             let is_next = (next..number).all(|skipped| self.lost.contains(&skipped)) && number >= next;

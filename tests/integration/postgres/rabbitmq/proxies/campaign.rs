@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::nine::Nine;
-use crate::harness::{Connection, Peer, Response, try_send_frame};
+use crate::harness::{Connection, Peer, Response, frame_number, order_in_json, try_send_frame};
 use crate::history::{Answer, Fetched, Operation, Time, What, check};
 use crate::kill::{Seed, from_environment};
 
@@ -182,8 +182,7 @@ fn pursue(
 }
 
 fn leave(record: &Record, service: &mut Client, uuid: &str, length: usize) -> Answer {
-    let order = json!({ "TYPE": "ADD_BUFFER_MSG", "DATA": { "BUFFER_UUID": uuid, "BUFFER_MSG": text(uuid, length) } });
-    let body = order.to_string();
+    let body = order_in_json(uuid, &text(uuid, length).into());
     record.add(|| {
         let path = "/CommunicationInterface/AddBufferMsg";
         let answer = service.ask(|connection| {
@@ -276,7 +275,8 @@ fn receive_frames(record: &Record, peer: &mut Peer, url: &str) {
         if message.is_null() {
             break;
         }
-        let (number, id) = frame_of(&message);
+        let number = frame_number(&message);
+        let id = message["message_id"].as_str().expect("an id").to_owned();
         missing.remove(&number);
         record.seen.lock().expect("nobody has panicked").push(Operation {
             began,
@@ -285,13 +285,6 @@ fn receive_frames(record: &Record, peer: &mut Peer, url: &str) {
         });
     }
     peer.call("user_manager_stop", json!({ "url": url }));
-}
-
-#[track_caller]
-fn frame_of(message: &Value) -> (usize, String) {
-    let value = message["value"].as_str().and_then(|value| value.split_once("{'FRAME': ")?.1.split([',', '}']).next());
-    let number = value.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no frame: {message}"));
-    (number, message["message_id"].as_str().expect("an id").to_owned())
 }
 
 #[test]
