@@ -9,10 +9,12 @@ mod front;
 mod http;
 mod manager;
 mod metrics;
+mod process;
 mod program;
 mod proxy;
 mod python;
 mod server;
+mod setup;
 mod tls;
 mod traffic;
 
@@ -30,11 +32,13 @@ pub use front::{Front, Kind};
 pub use http::{Connection, Response, connect, request};
 pub use manager::{Manager, listening, passing};
 pub use metrics::{PREFIX, Scrape, assert_balanced, eventually_scraped};
+pub use process::io_bytes;
 pub use program::{Ended, Program, example, gateway, outside_cargo, without_settings};
 pub use proxy::{Direction, Proxy};
 pub use python::{Answer, Peer, hex, peer_command, python};
-pub(crate) use server::for_each_host;
-pub use server::{Host, Server, Setup, files_below, io_bytes, new_mount_namespace};
+pub use server::{Server, files_below};
+pub(crate) use setup::for_each_host;
+pub use setup::{Host, Setup, new_mount_namespace};
 pub use tls::{Ca, Client, Identity};
 pub use traffic::{
     Arrivals, Posting, add_buffer_msg, frame_number, order_in_json, post_frame, post_user_msg, send_frame,

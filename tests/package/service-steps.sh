@@ -63,6 +63,17 @@ user-http-server messages list | grep '^outbox '
 [[ $(user-http-server messages list) != *job-1* ]] || exit 1
 ls /var/lib/user-http-server/data/outbox
 
+# a backup of the running service, made by root, is restored as docs/backup.md says
+kept=$(user-http-server messages list | grep -c '^outbox ')
+user-http-server backup /var/backups/monday
+stop
+mv /var/lib/user-http-server/data /var/lib/user-http-server/data.old
+cp -a /var/backups/monday /var/lib/user-http-server/data
+systemctl start user-http-server
+user-http-server healthcheck
+[[ $(user-http-server messages list | grep -c '^outbox ') == "$kept" ]] || exit 1
+systemctl is-active user-http-server.socket user-http-server-api.socket
+
 # TLS: the service and the typed commands read the same files, and it need not run for them
 cd /root
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -keyout farm.key -out farm.pem \

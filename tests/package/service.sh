@@ -20,7 +20,7 @@ if [[ ${IN_NAMESPACE-} != yes ]]; then
         tail -n 60 "$WORK/shared/log" >&2
         exit 1
     }
-    echo "the first steps under systemd, another data directory, a reload and an upgrade"
+    echo "the first steps under systemd, a restore, another data directory, a reload and an upgrade"
     exit
 fi
 

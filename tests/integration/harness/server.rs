@@ -1,212 +1,19 @@
 //! The server as a child process, on ports and in folders of its own.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use tempfile::TempDir;
-
-use super::program::without_settings;
-use super::{SOON, eventually, example, request};
+use super::process::{Mode, Process};
+use super::setup::{Host, Setup};
+use super::{SOON, eventually, request};
 
 /// `O_NONBLOCK` of Linux.
 const O_NONBLOCK: i32 = 0o4000;
-
-/// The path of another build of the program: each restart of a server changes between the two.
-const OTHER_PROGRAM: &str = "TEST_OTHER_PROGRAM";
-
-/// What the gateway runs in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// The program itself.
-    Server,
-    /// The example of an application that mounts the routes.
-    Embedded,
-}
-
-/// The folders, arguments and environment of a server.
-pub struct Setup {
-    host: Host,
-    dir: TempDir,
-    args: Vec<String>,
-    env: BTreeMap<String, String>,
-    config: String,
-    wrapper: Vec<String>,
-    /// The first two descriptors of the wrapper, or of the server; /dev/null if there are fewer.
-    descriptors: Vec<OwnedFd>,
-    default_blend_root: bool,
-    /// The program that runs.
-    program: PathBuf,
-    /// The one that runs after a restart.
-    next_program: PathBuf,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        let dir = tempfile::Builder::new().prefix("uhs-").tempdir().expect("a folder for the test");
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_user-http-server"));
-        let other = std::env::var_os(OTHER_PROGRAM).map(|path| {
-            fs::canonicalize(&path).unwrap_or_else(|error| panic!("{OTHER_PROGRAM}={}: {error}", path.display()))
-        });
-        let setup = Self {
-            host: Host::Server,
-            dir,
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            config: String::new(),
-            wrapper: Vec::new(),
-            descriptors: Vec::new(),
-            default_blend_root: false,
-            next_program: other.unwrap_or_else(|| program.clone()),
-            program,
-        };
-        fs::create_dir(setup.blend_root()).expect("a blend root");
-        setup
-    }
-}
-
-impl Setup {
-    /// The data directory is on a disk of its own, of 48 MiB, that ends with the process.
-    pub fn on_a_small_disk() -> Self {
-        let setup = Self::default();
-        let disk = setup.path("disk");
-        fs::create_dir(&disk).expect("a mount point");
-        let mount = format!("mount -t tmpfs -o size=48m none {} && exec \"$@\"", disk.display());
-        let data_dir = disk.join("data");
-        setup
-            .wrapper(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
-            .args(["--data-dir", data_dir.to_str().expect("UTF-8")])
-    }
-
-    /// Runs in this host.
-    pub fn on(host: Host) -> Self {
-        Self { host, ..Self::default() }
-    }
-
-    /// Adds arguments.
-    pub fn args<A: AsRef<str>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
-        self
-    }
-
-    /// Sets an environment variable.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Writes a configuration file and names it on the command line.
-    pub fn config(mut self, text: &str) -> Self {
-        self.config = text.to_owned();
-        let path = self.path("config.toml");
-        fs::write(&path, text).expect("a configuration file");
-        self.args(["--config", path.to_str().expect("UTF-8")])
-    }
-
-    /// Runs the server through another command, which must finally execute its arguments.
-    pub fn wrapper(mut self, command: &[&str]) -> Self {
-        self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
-        self
-    }
-
-    /// Passes open files, at most two, as stdin and stdout.
-    pub fn descriptors(mut self, descriptors: Vec<OwnedFd>) -> Self {
-        assert!(descriptors.len() <= 2, "stdin and stdout");
-        self.descriptors = descriptors;
-        self
-    }
-
-    /// Passes no `--blend-root`, so that the server uses its default.
-    pub fn default_blend_root(mut self) -> Self {
-        self.default_blend_root = true;
-        self
-    }
-
-    /// A path in the test's own folder, which is the server's working directory too.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// The first blend root.
-    pub fn blend_root(&self) -> PathBuf {
-        self.path("blend")
-    }
-
-    /// The data directory.
-    pub fn data_dir(&self) -> PathBuf {
-        self.path("data")
-    }
-
-    /// Starts the server and waits until it is ready.
-    pub fn start(self) -> Server {
-        let mut server = self.launch();
-        server.wait_until_ready();
-        server
-    }
-
-    /// Starts a server that must refuse to run; returns its exit status and log.
-    pub fn start_refused(self) -> (ExitStatus, String) {
-        let mut server = self.launch();
-        let status = server.wait_for_exit(SOON);
-        (status, server.log())
-    }
-
-    /// Starts a server without waiting, for one whose log does not show its addresses.
-    pub fn launch(self) -> Server {
-        let process = Process::spawn(&self);
-        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let [worker_base, api_base] = [(); 2].map(|()| Base::default());
-        Server { setup: self, process, worker_base, api_base, http: unknown, api: unknown }
-    }
-
-    /// The command that starts it.
-    pub fn command(&self) -> Command {
-        if self.host == Host::Embedded {
-            let mut command = example("embedded");
-            command.args(["--bind", "127.0.0.1:0", "--data-dir"]).arg(self.data_dir());
-            command.arg("--blend-root").arg(self.blend_root()).args(&self.args).current_dir(self.dir.path());
-            return command;
-        }
-        let mut command = match self.wrapper.split_first() {
-            None => Command::new(&self.program),
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(&self.program);
-                command
-            }
-        };
-        without_settings(&mut command);
-        // A test may set each of these itself: as an argument, in the environment or in the file.
-        for (flag, value) in [
-            ("--http-bind", "127.0.0.1:0"),
-            ("--api-bind", "127.0.0.1:0"),
-            ("--data-dir", self.data_dir().to_str().expect("UTF-8")),
-            ("--blend-root", self.blend_root().to_str().expect("UTF-8")),
-            // longer than a busy machine keeps a test from its next request
-            ("--keep-alive", "10m"),
-        ] {
-            let variable = format!("USER_HTTP_SERVER_{}", flag[2..].replace('-', "_").to_uppercase());
-            let given = self.args.iter().any(|arg| arg.split('=').next() == Some(flag))
-                || self.env.contains_key(&variable)
-                || self.config.lines().any(|line| line.starts_with(&flag[2..]))
-                || self.default_blend_root && flag == "--blend-root";
-            if !given {
-                command.args([flag, value]);
-            }
-        }
-        command.args(&self.args).envs(&self.env).current_dir(self.dir.path());
-        command
-    }
-}
 
 /// The scheme and the path prefix in the URLs of a server.
 #[derive(Default)]
@@ -228,6 +35,14 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts a server without waiting; its addresses are known once it is ready.
+    pub fn launch(setup: Setup) -> Self {
+        let process = setup.spawn();
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let [worker_base, api_base] = [(); 2].map(|()| Base::default());
+        Self { setup, process, worker_base, api_base, http: unknown, api: unknown }
+    }
+
     /// Starts a server without a broker.
     pub fn start() -> Self {
         Setup::default().start()
@@ -281,7 +96,7 @@ impl Server {
 
     /// The log since the start.
     pub fn log(&self) -> String {
-        self.process.log.lock().expect("the log").concat()
+        self.process.log()
     }
 
     /// Waits until the server has logged a line that contains `text`.
@@ -293,13 +108,12 @@ impl Server {
     /// Stops reading the log, and fills its pipe.
     #[track_caller]
     pub fn stop_reading_log(&self) {
-        let reading = &self.process.reading;
-        reading.set(Mode::Paused);
+        self.process.read_log(Mode::Paused);
         let pipe = format!("/proc/{}/fd/2", self.pid());
         let mut pipe = fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(pipe).expect("the log's pipe");
         // the reader may be in the middle of a line
         eventually("the log's pipe is full", SOON, || {
-            let paused = reading.is_paused();
+            let paused = self.process.log_is_paused();
             while pipe.write(b"a line to fill the pipe\n").is_ok() {}
             super::holds(paused, "its reader reads")
         });
@@ -307,23 +121,23 @@ impl Server {
 
     /// Reads the log again.
     pub fn read_log_again(&self) {
-        self.process.reading.set(Mode::On);
+        self.process.read_log(Mode::On);
     }
 
     /// Closes the log's pipe at the next line. Returns whether it is already closed.
     pub fn close_log(&self) -> bool {
-        self.process.reading.set(Mode::Closed);
-        self.process.reader.as_ref().is_none_or(JoinHandle::is_finished)
+        self.process.read_log(Mode::Closed);
+        self.process.log_is_closed()
     }
 
     /// The process id.
     pub fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.pid()
     }
 
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
-        self.process.child.try_wait().expect("a child's status").is_none()
+        self.process.exit_status().is_none()
     }
 
     /// The process's resident memory.
@@ -357,13 +171,7 @@ impl Server {
     #[track_caller]
     pub fn wait_for_exit(&mut self, deadline: Duration) -> ExitStatus {
         let process = &mut self.process;
-        let status = eventually("the server's end", deadline, || {
-            process
-                .child
-                .try_wait()
-                .expect("a child's status")
-                .ok_or_else(|| process.log.lock().expect("the log").concat())
-        });
+        let status = eventually("the server's end", deadline, || process.exit_status().ok_or_else(|| process.log()));
         process.finish_log();
         status
     }
@@ -392,13 +200,13 @@ impl Server {
     /// program if there is one.
     pub fn restart(&mut self) {
         assert!(!self.is_running(), "stop the server before it is restarted");
-        let Setup { program, next_program, .. } = &mut self.setup;
-        std::mem::swap(program, next_program);
-        self.process = Process::spawn(&self.setup);
+        self.setup.change_program();
+        self.process = self.setup.spawn();
         self.wait_until_ready();
     }
 
-    fn wait_until_ready(&mut self) {
+    /// Waits until it answers.
+    pub fn wait_until_ready(&mut self) {
         let address = |server: &mut Self, name: &str| {
             let prefix = format!("{name} listening on ");
             eventually(&format!("{name:?} in the log"), SOON, || {
@@ -414,7 +222,7 @@ impl Server {
                 address.parse().map(|address| (base, address)).map_err(|_| url.clone())
             })
         };
-        let [workers, api] = match self.setup.host {
+        let [workers, api] = match self.setup.host() {
             Host::Server => ["worker server", "API server"],
             Host::Embedded => ["worker routes", "API routes"],
         };
@@ -436,120 +244,6 @@ impl Drop for Server {
         if std::thread::panicking() {
             eprintln!("--- log of the server, {} ---\n{}", self.pid(), self.log());
         }
-    }
-}
-
-struct Process {
-    child: Child,
-    log: Arc<Mutex<Vec<String>>>,
-    reader: Option<JoinHandle<()>>,
-    reading: Arc<Reading>,
-}
-
-/// What the log's reader does before the next line.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    On,
-    Paused,
-    Closed,
-}
-
-struct Reading {
-    mode: Mutex<Mode>,
-    /// The reader waits for another mode.
-    paused: AtomicBool,
-    changed: Condvar,
-}
-
-impl Reading {
-    fn set(&self, mode: Mode) {
-        *self.mode.lock().expect("the mode") = mode;
-        self.changed.notify_all();
-    }
-
-    fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::SeqCst)
-    }
-
-    /// Whether to read another line.
-    fn goes_on(&self) -> bool {
-        let mode = self.mode.lock().expect("the mode");
-        let wait = |mode: &mut Mode| {
-            let paused = *mode == Mode::Paused;
-            self.paused.store(paused, Ordering::SeqCst);
-            paused
-        };
-        *self.changed.wait_while(mode, wait).expect("the mode") == Mode::On
-    }
-}
-
-impl Process {
-    fn spawn(setup: &Setup) -> Self {
-        let mut command = setup.command();
-        let mut passed = setup.descriptors.iter().map(|fd| Stdio::from(fd.try_clone().expect("a descriptor")));
-        let [stdin, stdout] = [(); 2].map(|()| passed.next().unwrap_or_else(Stdio::null));
-        command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&log);
-        let reading =
-            Arc::new(Reading { mode: Mutex::new(Mode::On), paused: AtomicBool::new(false), changed: Condvar::new() });
-        let read_on = Arc::clone(&reading);
-        let reader = std::thread::spawn(move || {
-            let mut line = Vec::new();
-            while read_on.goes_on() && matches!(stderr.read_until(b'\n', &mut line), Ok(read) if read > 0) {
-                lines.lock().expect("the log").push(String::from_utf8_lossy(&line).into_owned());
-                line.clear();
-            }
-        });
-        Self { child, log, reader: Some(reader), reading }
-    }
-
-    fn kill(&mut self) {
-        // This fails only if the process has already ended.
-        let _ = self.child.kill();
-        self.child.wait().expect("a child's status");
-        self.finish_log();
-    }
-
-    /// Reads the log to its end; only for a process that has ended.
-    fn finish_log(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            self.reading.set(Mode::On);
-            reader.join().expect("the log's reader");
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Bytes that the kernel counts for a process in `/proc/PID/io`: `rchar`, `write_bytes` and so on.
-pub fn io_bytes(pid: u32, name: &str) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("a live process");
-    let value = io.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse().ok());
-    value.unwrap_or_else(|| panic!("no {name}: {io}"))
-}
-
-/// Makes a test with the server and one with the embedded gateway of each function, which takes the [`Host`].
-macro_rules! for_each_host {
-    ($($test:ident),* $(,)?) => {
-        crate::harness::tests_with!(in_the_server, crate::harness::Host::Server, $($test),*);
-        crate::harness::tests_with!(embedded, crate::harness::Host::Embedded, $($test),*);
-    };
-}
-pub(crate) use for_each_host;
-
-/// The start of a [`Setup::wrapper`] that mounts file systems, visible to the server alone.
-pub fn new_mount_namespace() -> &'static [&'static str] {
-    if rustix::process::geteuid().is_root() {
-        &["unshare", "--mount"]
-    } else {
-        &["unshare", "--map-root-user", "--mount"]
     }
 }
 
