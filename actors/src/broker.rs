@@ -194,7 +194,8 @@ pub enum ConsumerEvent {
 pub trait ConsumerLink: Send {
     /// Sets how many deliveries may be unsettled at any time, on this connection and on later ones. With 0 nothing is
     /// delivered after [`ConsumerEvent::Cancelled`]. Settlements made before this call reach the broker before the new
-    /// value does. Never blocks.
+    /// value does, and those made after it reach the broker after. So what is requeued after a call with 0 is not
+    /// delivered before the next call. Never blocks.
     fn consume(&self, prefetch: u16);
 
     /// Sends all settlements to the broker, and then ends the connection. Blocks for at most `deadline`; returns

@@ -94,8 +94,9 @@ impl Waiting {
 /// shrinks the prefetch while the buffer fills.
 ///
 /// Messages of one UUID are stored in the order in which they were published. So a delivery is tried only after an
-/// earlier one of its UUID is stored; and when one is requeued, all later ones that are not being
-/// stored are requeued too, in order.
+/// earlier one of its UUID is stored. When one cannot be stored, no later one is sent to the buffer, and all that are
+/// not being stored are requeued together, in order. At a stop nothing is requeued: what is unsettled goes back with
+/// the end of the connection, which keeps its order.
 pub struct CommunicationInterfaceConsumer {
     decoder: Decoder,
     /// Where large messages are written before the buffer gets them.
@@ -114,7 +115,7 @@ pub struct CommunicationInterfaceConsumer {
     /// Whether a delivery is being decoded. One at a time, so that a later message of the same UUID cannot overtake it.
     decoding: bool,
     /// A decoded message that waits for an earlier one of its UUID, which is being stored.
-    behind: Option<(u64, Delivery, AddBufferMsg)>,
+    decoded: Option<(u64, Delivery, AddBufferMsg)>,
     /// The UUIDs of the messages that are being stored.
     storing: HashSet<BufferUuid>,
     /// How many deliveries may be unsettled at once, unless there is a pause.
@@ -157,7 +158,7 @@ impl CommunicationInterfaceConsumer {
             unsettled_bytes: 0,
             sizes: VecDeque::new(),
             decoding: false,
-            behind: None,
+            decoded: None,
             storing: HashSet::new(),
             prefetch: FIRST_PREFETCH,
             settled_since_look: 0,
@@ -196,8 +197,7 @@ impl CommunicationInterfaceConsumer {
     /// Decodes the next delivery and sends it to the buffer. The one after it follows as soon as this one is in the
     /// buffer's mailbox, so that many can share one sync.
     fn work(&mut self, ctx: &mut Context<Self>) {
-        let is_busy = self.decoding || self.behind.is_some();
-        if is_busy || self.pause.is_some_and(Pause::gives_back) || self.draining.is_some() {
+        if self.decoding || self.decoded.is_some() || self.stores_nothing() {
             return;
         }
         let Some(next) = self.waiting.first_entry() else { return };
@@ -216,10 +216,10 @@ impl CommunicationInterfaceConsumer {
         ctx.spawn(decoded.into_actor(self).map(move |message, actor, ctx| {
             actor.decoding = false;
             match message {
-                Ok(message) if actor.storing.contains(&message.buffer_uuid) => {
-                    actor.behind = Some((arrival, delivery, message));
+                Ok(message) => {
+                    actor.decoded = Some((arrival, delivery, message));
+                    actor.try_the_decoded_one(ctx);
                 }
-                Ok(message) => actor.store(arrival, delivery, message, ctx),
                 Err(error) => actor.settle(arrival, delivery, Err(error), ctx),
             }
             actor.work(ctx);
@@ -235,28 +235,33 @@ impl CommunicationInterfaceConsumer {
         ctx.spawn(stored.into_actor(self).map(move |outcome, actor, ctx| {
             actor.storing.remove(&uuid);
             actor.settle(arrival, delivery, outcome.unwrap_or_else(|stopped| Err(stopped.into())), ctx);
-            actor.try_the_one_behind(ctx);
+            actor.try_the_decoded_one(ctx);
             actor.give_back();
             actor.stop_if_drained(ctx);
         }));
     }
 
-    /// Stores the message in `behind` once the earlier one of its UUID is settled. During a pause it goes back to
-    /// `waiting`.
-    fn try_the_one_behind(&mut self, ctx: &mut Context<Self>) {
-        let Some((_, _, message)) = &self.behind else { return };
-        let may_be_stored = !self.storing.contains(&message.buffer_uuid);
-        let goes_back = self.pause.is_some_and(Pause::gives_back) || self.draining.is_some();
-        if !may_be_stored && !goes_back {
+    /// Stores the message in `decoded`, once no earlier one of its UUID is being stored. It goes back to `waiting` if
+    /// an earlier one may have been refused while this one was being decoded.
+    fn try_the_decoded_one(&mut self, ctx: &mut Context<Self>) {
+        let goes_back = self.stores_nothing();
+        let may_be_stored = |message: &AddBufferMsg| !self.storing.contains(&message.buffer_uuid);
+        if !goes_back && !self.decoded.as_ref().is_some_and(|(_, _, message)| may_be_stored(message)) {
             return;
         }
-        let Some((arrival, delivery, message)) = self.behind.take() else { return };
+        let Some((arrival, delivery, message)) = self.decoded.take() else { return };
         if goes_back {
             self.waiting.insert(arrival, Waiting::Untried(delivery));
         } else {
             self.store(arrival, delivery, message, ctx);
             self.work(ctx);
         }
+    }
+
+    /// Whether nothing may be sent to the buffer: it could overtake a message that was refused, or nobody would wait
+    /// for the outcome.
+    fn stores_nothing(&self) -> bool {
+        self.pause.is_some_and(Pause::gives_back) || self.draining.is_some()
     }
 
     fn settle(&mut self, arrival: u64, delivery: Delivery, outcome: Result<(), Error>, ctx: &mut Context<Self>) {
@@ -281,10 +286,6 @@ impl CommunicationInterfaceConsumer {
                 );
                 delivery.settler.settle(Settlement::Reject);
             }
-            Err(_) if self.draining.is_some() => {
-                self.unsettled_bytes -= size;
-                delivery.settler.settle(Settlement::Requeue);
-            }
             Err(error) => {
                 self.waiting.insert(arrival, Waiting::Untried(delivery));
                 if !std::mem::replace(&mut self.full, true) {
@@ -306,7 +307,7 @@ impl CommunicationInterfaceConsumer {
 
     /// Whether nothing is being decoded or stored.
     fn is_idle(&self) -> bool {
-        !self.decoding && self.behind.is_none() && self.storing.is_empty()
+        !self.decoding && self.decoded.is_none() && self.storing.is_empty()
     }
 
     fn pause(&mut self, pause: Pause, ctx: &mut Context<Self>) {
@@ -321,9 +322,10 @@ impl CommunicationInterfaceConsumer {
         self.look_later(ctx);
     }
 
-    /// During a pause: requeues the deliveries that wait, in order, once all earlier ones are settled.
+    /// During a pause: requeues the deliveries that wait, in order, once all earlier ones are settled. The end of
+    /// consuming has been requested before, so the broker has all of them back before it delivers one again.
     fn give_back(&mut self) {
-        let Some(pause) = self.pause.filter(|_| self.is_idle()) else { return };
+        let Some(pause) = self.pause.filter(|_| self.is_idle() && self.draining.is_none()) else { return };
         let is_next = matches!(self.waiting.first_key_value(), Some((_, Waiting::Unwanted(_))));
         if pause.gives_back() || is_next {
             self.forget_waiting();
@@ -447,7 +449,7 @@ impl Handler<FromBroker> for CommunicationInterfaceConsumer {
                 self.connected = false;
                 // The broker will deliver them again.
                 self.forget_waiting();
-                if let Some((_, delivery, _)) = self.behind.take() {
+                if let Some((_, delivery, _)) = self.decoded.take() {
                     self.unsettled_bytes -= delivery.body.len() as u64;
                 }
             }
@@ -478,8 +480,7 @@ impl Handler<Drain> for CommunicationInterfaceConsumer {
         let is_first = self.draining.is_none();
         self.draining.get_or_insert_default().push(reply);
         if is_first {
-            self.try_the_one_behind(ctx);
-            self.forget_waiting();
+            self.try_the_decoded_one(ctx);
             ctx.run_later(DRAIN_TIMEOUT, |actor, ctx| actor.stop_link(ctx));
             self.stop_if_drained(ctx);
         }

@@ -1,7 +1,7 @@
 //! The consumer actor: it acknowledges stored messages, and requeues each message that does not fit once.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use actix::{Addr, AsyncContext, Context};
@@ -10,8 +10,10 @@ use user_http_actors::broker::{ConsumerEvent, ConsumerLink, Delivery, Fingerprin
 use user_http_actors::codec::Format;
 use user_http_actors::consumer::StartConsuming;
 use user_http_actors::decoder::Decoder;
-use user_http_actors::messages::{BufferState, GetBufferState, GetConsumerState, LeaseBufferMsg};
+use user_http_actors::messages::{BufferState, Drain, GetBufferState, GetConsumerState, LeaseBufferMsg};
+use user_http_actors::payload::Payload;
 use user_http_actors::store::memory::MemoryStore;
+use user_http_actors::store::{Change, Durable, Store, StoreError};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, CommunicationInterfaceConsumer};
 
@@ -20,8 +22,9 @@ use user_http_actors::{BufferActor, CommunicationInterfaceConsumer};
 enum Command {
     Consume(u16),
     Settled(u64, Settlement),
+    Stopped,
 }
-use Command::{Consume, Settled};
+use Command::{Consume, Settled, Stopped};
 
 struct Link(Sender<Command>);
 
@@ -31,6 +34,7 @@ impl ConsumerLink for Link {
     }
 
     fn stop(self: Box<Self>, _: Duration) -> bool {
+        let _ = self.0.send(Stopped);
         true
     }
 }
@@ -46,8 +50,12 @@ struct Consuming {
 
 impl Consuming {
     async fn start(max_bytes: u64) -> Self {
+        Self::start_on(MemoryStore, max_bytes).await
+    }
+
+    async fn start_on(store: impl Store + 'static, max_bytes: u64) -> Self {
         let actor = move |store, found, _| BufferActor::new(store, found, max_bytes, Duration::from_secs(3_600));
-        let buffer = OpenStore::new("test", Box::new(MemoryStore)).start(|_| {}, actor).expect("an empty store");
+        let buffer = OpenStore::new("test", Box::new(store)).start(|_| {}, actor).expect("an empty store");
         let (sender, receiver) = mpsc::channel();
         let (start, started) = mpsc::channel();
         let link = Link(sender.clone());
@@ -166,8 +174,8 @@ async fn while_the_buffer_is_full_nothing_is_consumed_and_pending_deliveries_are
     let mut commands = consuming.commands(7).await;
     // acknowledgements and the end of consuming may cross
     commands.sort_by_key(|command| match command {
-        Consume(_) => 0,
         Settled(number, _) => *number,
+        _ => 0,
     });
     let requeued = |number| Settled(number, Settlement::Requeue);
     let acknowledged = |number| Settled(number, Settlement::Ack);
@@ -271,6 +279,7 @@ impl Queue {
     fn take(&mut self, command: Command) {
         match command {
             Consume(prefetch) => self.prefetch = prefetch,
+            Stopped => panic!("nobody stops the consumer"),
             Settled(number, settlement) => {
                 let message = self.unsettled.remove(&number).expect("it was delivered");
                 match settlement {
@@ -363,4 +372,72 @@ async fn a_later_message_of_a_uuid_is_stored_only_after_the_earlier_one() {
     }
     assert_eq!(consuming.state().await.messages, 1);
     assert_eq!(consuming.fetch("id").await, "3");
+}
+
+/// A disk that asks the test about each commit of a message: whether it is full.
+struct Asking {
+    reached: SyncSender<()>,
+    is_full: Receiver<bool>,
+}
+
+impl Store for Asking {
+    fn commit(&mut self, changes: &[Change], durable: Durable) -> Result<Vec<Payload>, StoreError> {
+        if changes.iter().any(|change| matches!(change, Change::Put(_))) {
+            let _ = self.reached.send(());
+            if self.is_full.recv().unwrap_or(false) {
+                return Err(StoreError::NoSpace("full".into()));
+            }
+        }
+        MemoryStore.commit(changes, durable)
+    }
+}
+
+/// A consumer whose first delivery, a message of UUID "id", is being committed; and the answers of its disk.
+async fn committing() -> (Consuming, SyncSender<bool>) {
+    let ((reached, is_reached), (answers, is_full)) = (mpsc::sync_channel(16), mpsc::sync_channel(16));
+    let consuming = Consuming::start_on(Asking { reached, is_full }, 1 << 30).await;
+    consuming.deliver(1, "id", 100, false);
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while is_reached.try_recv().is_err() {
+        assert!(Instant::now() < deadline, "nothing is committed");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    (consuming, answers)
+}
+
+#[actix::test]
+async fn a_message_that_is_decoded_while_an_earlier_one_of_its_uuid_is_refused_does_not_overtake_it() {
+    let (consuming, disk) = committing().await;
+    let large = format!(r#""BUFFER_UUID": "id", "BUFFER_MSG": ["2"{}]"#, ", 0".repeat(1 << 20));
+    consuming.deliver_body(2, large.clone(), false);
+    consuming.consumer.send(GetConsumerState).await.expect("alive");
+    // While the second one is being decoded. The disk has space again right after.
+    disk.send(true).expect("it was asked");
+    (0..8).for_each(|_| disk.send(false).expect("it will be asked"));
+    let requeued = |number| Settled(number, Settlement::Requeue);
+    assert_eq!(consuming.commands(3).await, [Consume(0), requeued(1), requeued(2)]);
+    assert_eq!(consuming.command().await, Consume(1));
+    consuming.deliver(1, "id", 100, true);
+    assert_eq!(consuming.command().await, Settled(1, Settlement::Ack));
+    consuming.deliver_body(2, large, true);
+    while let Consume(_) = consuming.command().await {}
+    assert_eq!(consuming.fetch("id").await, "2");
+}
+
+/// What is unsettled goes back with the end of the connection. What was requeued before that would be delivered again
+/// before an earlier one, if the commit of that fails.
+#[actix::test]
+async fn a_stop_requeues_nothing_before_the_connection_has_ended() {
+    for is_full in [true, false] {
+        let (consuming, disk) = committing().await;
+        consuming.deliver(2, "id", 100, false);
+        consuming.deliver(3, "other", 100, false);
+        let drained = actix::spawn(consuming.consumer.send(Drain));
+        consuming.consumer.send(GetConsumerState).await.expect("alive");
+        disk.send(is_full).expect("it was asked");
+        drained.await.expect("no panic").expect("it stops");
+        let settled: Vec<Command> = consuming.receiver.try_iter().collect();
+        let first = if is_full { Consume(0) } else { Settled(1, Settlement::Ack) };
+        assert_eq!(settled[..2], [first, Stopped], "{settled:?}");
+    }
 }

@@ -14,6 +14,10 @@ use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Store};
 use uuid::Uuid;
 
+use super::order::{
+    what_is_requeued_after_the_end_of_consuming_comes_again_in_order_and_not_before_consuming_goes_on,
+    what_is_unsettled_at_a_stop_comes_again_in_order,
+};
 use crate::harness::{Consuming, Peer, Publishing, SOON, config};
 use crate::rabbitmq::RabbitMq;
 
@@ -52,6 +56,8 @@ mod tests {
         an_acknowledged_delivery_does_not_return,
         a_rejected_delivery_is_dropped,
         a_requeued_or_forgotten_delivery_comes_again,
+        what_is_requeued_after_the_end_of_consuming_comes_again_in_order_and_not_before_consuming_goes_on,
+        what_is_unsettled_at_a_stop_comes_again_in_order,
         acknowledgements_made_before_the_stop_arrive,
         the_prefetch_bounds_what_is_delivered,
         exchanges_with_other_properties_are_used_as_they_are,

@@ -9,6 +9,7 @@ mod away;
 mod basics;
 mod cluster;
 mod downstream;
+mod order;
 mod pause;
 mod poison;
 mod restart;

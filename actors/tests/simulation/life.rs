@@ -6,14 +6,14 @@ use rand::Rng;
 use tokio::time::Instant;
 use user_http_actors::Error;
 use user_http_actors::broker::Settlement;
-use user_http_actors::messages::Drain;
+use user_http_actors::messages::{Drain, PeekBufferMsg};
 use user_http_actors::store::StoreError;
 
 use crate::disk::{EIO, EMFILE, ENOSPC, Fault, FaultKind};
 use crate::exchange::number_of;
 use crate::machine::Gate;
 use crate::process::{BUFFER, OUTBOX, Process, STORES, settle};
-use crate::requests::{Delivery, Requests, Taken, ended};
+use crate::requests::{Delivery, Requests, Taken, ended, send};
 use crate::story::{NAMES, NAMES_OF_BROKER, PATIENCE, Story};
 
 /// Whether the answer says for certain that a message is not stored.
@@ -38,9 +38,9 @@ pub struct Life {
 }
 
 impl Life {
-    pub async fn start(story: &Story, ttl: Duration) -> Self {
+    pub async fn start(story: &mut Story, ttl: Duration) -> Self {
         let process = Process::start(&story.machine, story.frame_ack, ttl).await;
-        Self {
+        let mut life = Self {
             process,
             requests: Requests::default(),
             is_faulty: false,
@@ -49,7 +49,31 @@ impl Life {
             overdue: Instant::now(),
             busy: Vec::new(),
             expected: Vec::new(),
+        };
+        if !ttl.is_zero() {
+            life.look_at_what_is_found(story).await;
         }
+        life
+    }
+
+    /// What a start finds is what had to be there, or what nobody had an answer for.
+    async fn look_at_what_is_found(&mut self, story: &mut Story) {
+        for name in NAMES.into_iter().chain(NAMES_OF_BROKER) {
+            let expected = story.buffered.expected(name);
+            let found = self.look_at(story, name).await;
+            assert!(found.is_some() || expected.is_none(), "message {expected:?} of {name} is not found by a start");
+            story.buffered.only_found(name, found);
+        }
+    }
+
+    /// The number of the message of this name; `None` if there is none, or whether there is one is being decided.
+    pub async fn look_at(&self, story: &mut Story, name: &str) -> Option<u64> {
+        let peek = send(&self.process.buffer, PeekBufferMsg { buffer_uuid: name.into(), wait: Duration::ZERO });
+        settle().await;
+        let view = ended(&mut vec![((), peek)]).await.pop()?.1.ok()?;
+        let number = number_of(&view.payload.read_verified().expect("readable"));
+        story.buffered.offered(name, number);
+        Some(number)
     }
 
     pub fn gates(&self) -> [Gate; 2] {
@@ -151,6 +175,7 @@ impl Life {
                     story.buffered.completed(number);
                     story.buffered.gone_for_good(number);
                 }
+                (Ok(()), None) => panic!("{name} is discarded, and there was nothing"),
                 (Err(Error::NoBufferMsg), _) => self.check_absent(story, &name),
                 (Err(error), Some(number)) if !is_certain(&error) => story.buffered.perhaps_gone(number),
                 _ => {}
@@ -298,6 +323,11 @@ impl Life {
         self.is_stopping = true;
         self.requests.deliveries.clear();
         self.process.stores.iter().for_each(|store| store.set_fault(None));
+        if story.chance(0.3) {
+            self.is_faulty = true;
+            let fault = Fault { kind: FaultKind::Write, at: 1, error: ENOSPC, for_good: false };
+            self.process.stores[BUFFER].set_fault(Some(fault));
+        }
         let consumer = actix::spawn(self.process.consuming.consumer.send(Drain));
         self.work_until(story, || consumer.is_finished()).await;
         let publisher = actix::spawn(self.process.publisher.send(Drain));

@@ -15,7 +15,7 @@ use user_http_actors::{BufferActor, CommunicationInterfaceConsumer};
 /// What the actor sends to the broker.
 enum Command {
     Consume(u16),
-    Settled { connection: u64, tag: u64, settlement: Settlement },
+    Settled { connection: u64, tag: u64, queued: Queued, settlement: Settlement },
 }
 
 struct Link(Sender<Command>);
@@ -40,9 +40,18 @@ pub struct Queued {
     redelivered: bool,
 }
 
+/// Where what comes back to the queue has its place.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    /// A classic queue: where it was.
+    Kept,
+    /// A quorum queue: before all others, in the order in which it came back.
+    AsReturned,
+}
+
 /// The queue, which outlives the processes.
-#[derive(Default)]
 pub struct Queue {
+    order: Order,
     ready: VecDeque<Queued>,
     unsettled: BTreeMap<u64, Queued>,
     tags: u64,
@@ -53,6 +62,8 @@ pub struct Queue {
     before: u16,
     /// The actor has asked for the end of consuming, and was not told yet that it has come.
     cancels: bool,
+    /// What the actor has sent since: tags, and what they are settled with. It reaches the broker after that end.
+    behind_cancel: Vec<(u64, Settlement)>,
 }
 
 /// The connection of one process to the queue.
@@ -80,6 +91,21 @@ impl Consuming {
 }
 
 impl Queue {
+    pub fn new(order: Order) -> Self {
+        Self {
+            order,
+            ready: VecDeque::new(),
+            unsettled: BTreeMap::new(),
+            tags: 0,
+            connections: 0,
+            is_connected: false,
+            prefetch: 0,
+            before: 0,
+            cancels: false,
+            behind_cancel: Vec::new(),
+        }
+    }
+
     pub fn publish(&mut self, number: u64, body: Bytes, is_bad: bool) {
         self.ready.push_back(Queued { number, body, is_bad, redelivered: false });
     }
@@ -111,9 +137,22 @@ impl Queue {
     /// The connection is gone: what is not settled is delivered again.
     pub fn lose(&mut self) {
         self.is_connected = false;
-        for (_, queued) in std::mem::take(&mut self.unsettled).into_iter().rev() {
-            self.ready.push_front(Queued { redelivered: true, ..queued });
-        }
+        self.behind_cancel.clear();
+        std::mem::take(&mut self.unsettled).into_values().for_each(|queued| self.come_back(queued));
+    }
+
+    fn come_back(&mut self, queued: Queued) {
+        let place = match self.order {
+            Order::Kept => self.ready.iter().take_while(|ready| ready.number < queued.number).count(),
+            Order::AsReturned => self.ready.iter().take_while(|ready| ready.redelivered).count(),
+        };
+        self.ready.insert(place, Queued { redelivered: true, ..queued });
+    }
+
+    /// The broker gets what the actor has sent.
+    fn settle(&mut self, tag: u64, settlement: Settlement) {
+        let settled = self.unsettled.remove(&tag).filter(|_| settlement == Settlement::Requeue);
+        settled.into_iter().for_each(|queued| self.come_back(queued));
     }
 
     /// Another process has this prefetch until it asks for another.
@@ -131,7 +170,10 @@ impl Queue {
         let queued = self.ready.pop_front()?;
         self.tags += 1;
         let (connection, tag, sender) = (self.connections, self.tags, consuming.sender.clone());
-        let settle = move |settlement| drop(sender.send(Command::Settled { connection, tag, settlement }));
+        let settled = queued.clone();
+        let settle = move |settlement| {
+            drop(sender.send(Command::Settled { connection, tag, queued: settled, settlement }));
+        };
         (consuming.events)(ConsumerEvent::Delivered(Delivery {
             body: queued.body.clone(),
             message_id: None,
@@ -150,6 +192,8 @@ impl Queue {
     pub fn report_cancelled(&mut self, consuming: &Consuming) {
         if std::mem::take(&mut self.cancels) {
             (consuming.events)(ConsumerEvent::Cancelled);
+            let settled = std::mem::take(&mut self.behind_cancel);
+            settled.into_iter().for_each(|(tag, settlement)| self.settle(tag, settlement));
         }
     }
 
@@ -162,17 +206,14 @@ impl Queue {
                     self.before = std::mem::replace(&mut self.prefetch, prefetch);
                     self.cancels |= prefetch == 0 && self.is_connected;
                 }
-                Command::Settled { connection, tag, settlement } if connection == self.connections => {
-                    let Some(queued) = self.unsettled.remove(&tag) else { continue };
-                    if settlement == Settlement::Requeue {
-                        // a quorum queue delivers what goes back first, in the order in which it went back
-                        let again = Queued { redelivered: true, ..queued.clone() };
-                        let behind = self.ready.iter().take_while(|ready| ready.redelivered).count();
-                        self.ready.insert(behind, again);
-                    }
+                Command::Settled { connection, tag, queued, settlement } => {
                     settled.push((queued, settlement));
+                    match connection == self.connections && self.is_connected {
+                        true if self.cancels => self.behind_cancel.push((tag, settlement)),
+                        true => self.settle(tag, settlement),
+                        false => {}
+                    }
                 }
-                Command::Settled { .. } => {}
             }
         }
         settled

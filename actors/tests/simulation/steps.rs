@@ -63,7 +63,7 @@ impl Life {
             13..20 => self.move_queue(story),
             20..32 => self.ask(story),
             32..42 => self.end_delivery(story),
-            42..44 => self.discard(story),
+            42..44 => self.discard(story).await,
             44..54 => self.post(story),
             54..57 => self.post_again(story),
             57..74 => {
@@ -138,13 +138,23 @@ impl Life {
         }
     }
 
-    /// A worker asks for a message.
+    /// A worker asks for a message, often for one that another worker is getting.
     fn ask(&mut self, story: &mut Story) -> String {
         let names: Vec<&str> = NAMES.into_iter().chain(NAMES_OF_BROKER).collect();
-        let name = names[story.random.random_range(0..names.len())];
+        let mut name = names[story.random.random_range(0..names.len())].to_owned();
+        if let Some(delivery) = self.requests.deliveries.choose(&mut story.random)
+            && story.chance(0.3)
+        {
+            name.clone_from(&delivery.name);
+        }
         let wait = Duration::from_secs([0, 0, 1, 30][story.random.random_range(0..4)]);
-        self.ask_for(name, wait, [0, 1_000][story.random.random_range(0..2)]);
+        self.ask_for(&name, wait, [0, 1_000][story.random.random_range(0..2)]);
         format!("a worker asks for {name}, {wait:?}")
+    }
+
+    /// Workers ask for messages that nobody has left.
+    pub fn wait_for_nothing(&mut self) {
+        NAMES.into_iter().for_each(|name| self.ask_for(name, Duration::from_secs(30), 0));
     }
 
     fn ask_for(&mut self, name: &str, wait: Duration, max_single_write: u64) {
@@ -205,13 +215,16 @@ impl Life {
         format!("{} is delivered", delivery.number)
     }
 
-    fn discard(&mut self, story: &mut Story) -> String {
+    /// An operator discards the message that is there.
+    async fn discard(&mut self, story: &mut Story) -> String {
         let names: Vec<&str> = NAMES.into_iter().chain(NAMES_OF_BROKER).collect();
         let name = names[story.random.random_range(0..names.len())];
+        let mut pending = self.requests.discards.iter();
+        let joins = pending.find(|((pending, _), _)| pending == name).and_then(|((_, number), _)| *number);
+        let number = self.look_at(story, name).await.or(joins);
         let discard = DiscardBufferMsg { buffer_uuid: name.into(), requester: requester() };
-        let known = (name.to_owned(), story.buffered.expected(name));
-        self.requests.discards.push((known, send(&self.process.buffer, discard)));
-        format!("{name} is discarded")
+        self.requests.discards.push(((name.to_owned(), number), send(&self.process.buffer, discard)));
+        format!("{name} is discarded, {number:?}")
     }
 
     /// A worker posts a frame.

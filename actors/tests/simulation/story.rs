@@ -12,7 +12,7 @@ use crate::life::Life;
 use crate::machine::{Gate, Machine};
 use crate::outgoing::Outgoing;
 use crate::process::{STORES, in_a_process};
-use crate::queue::Queue;
+use crate::queue::{Order, Queue};
 use crate::requests::Requests;
 use crate::workers::Buffered;
 
@@ -74,7 +74,7 @@ impl Story {
             random,
             history: vec![format!("seed {seed}, {frame_ack:?}")],
             machine: Machine::new(&STORES),
-            queue: Queue::default(),
+            queue: Queue::new(if seed.is_multiple_of(2) { Order::AsReturned } else { Order::Kept }),
             buffered: Buffered::default(),
             outgoing: Outgoing::new(frame_ack.unwrap_or_default()),
             ids: Ids::default(),
@@ -167,8 +167,10 @@ impl Story {
             }
             assert!(round < ROUNDS, "stuck: {buffer:?}, {outbox:?}");
         }
-        // those who wait for nothing give up
+        // some wait for nothing until they have their answers, and the others give up
         life.requests = Requests::default();
+        life.wait_for_nothing();
+        life.settle(self).await;
         life.advance(self, Duration::from_secs(120)).await;
         let (buffer, outbox) = life.process.check().await;
         assert_eq!((buffer.in_delivery, buffer.waiting, buffer.bytes), (0, 0, 0), "{buffer:?}");

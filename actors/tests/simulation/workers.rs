@@ -95,6 +95,16 @@ impl Buffered {
         self.get(number).gone = Gone::No;
     }
 
+    /// A start has found this message of that name, and no other.
+    pub fn only_found(&mut self, name: &str, found: Option<u64>) {
+        for (number, message) in self.messages.iter_mut().filter(|(_, message)| message.name == name) {
+            let is_elsewhere = message.from_broker || message.known != Known::Perhaps;
+            if !is_elsewhere && Some(*number) != found {
+                message.known = Known::Refused;
+            }
+        }
+    }
+
     /// The number of the message that must be there under this name, if there is one.
     pub fn expected(&self, name: &str) -> Option<u64> {
         let latest = self.latest.get(name)?;
