@@ -10,19 +10,18 @@ use futures::future::Either;
 use crate::age::{self, AgeClock, ByAge, Since};
 use crate::broker::Fingerprint;
 use crate::buffer_uuid::BufferUuid;
-use crate::codec::BlendPlaceholder;
-use crate::digest::MessageDigest;
 use crate::error::Error;
-use crate::lease::{BufferMsgView, Progress};
-use crate::messages::{AddBufferMsg, BrokerDelivery, BufferState, Drain, FromStore, GetBufferState, ProbeStore};
+use crate::messages::{BufferState, Drain, FromStore, GetBufferState, ProbeStore};
 use crate::metrics::OldestAge;
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
 use crate::store::{Recovered, Seq, StoreError, StoreEvent, StoreHandle, check_failure, cost, encode_meta, now_ms};
 
+mod adding;
 mod administration;
 mod expiry;
 mod lease;
+mod message;
 pub(crate) mod metrics;
 mod record;
 mod redelivery;
@@ -31,8 +30,10 @@ mod references;
 mod tests;
 mod waiters;
 
+use adding::PendingMsg;
 use administration::Discard;
 use lease::Lease;
+use message::BufferedMsg;
 use metrics::{BufferMetrics, Departure, Held};
 use record::{Meta, Tombstone, Trace};
 use redelivery::RedeliveryFilter;
@@ -75,63 +76,6 @@ pub struct BufferActor {
     metrics: BufferMetrics,
 }
 
-/// A buffered message. There may be millions, so fields that few of them need are in [`ColdFields`].
-#[derive(Debug)]
-struct BufferedMsg {
-    seq: Seq,
-    payload: Payload,
-    meta_len: u32,
-    stored_at_ms: u64,
-    /// The time from which its age counts.
-    since: Since,
-    /// `None` until somebody asks for it, or if there is a .blend file.
-    digest: Option<MessageDigest>,
-    cold: Option<Box<ColdFields>>,
-}
-
-#[derive(Debug, Default)]
-struct ColdFields {
-    blend: Option<BlendPlaceholder>,
-    /// The fingerprint of a message that came from a broker.
-    fingerprint: Option<Fingerprint>,
-    /// The progress of a message whose delivery has broken off.
-    progress: Option<Progress>,
-}
-
-impl ColdFields {
-    fn new(blend: Option<BlendPlaceholder>, fingerprint: Option<Fingerprint>) -> Option<Box<Self>> {
-        (blend.is_some() || fingerprint.is_some()).then(|| Box::new(Self { blend, fingerprint, progress: None }))
-    }
-}
-
-impl BufferedMsg {
-    fn blend(&self) -> Option<&BlendPlaceholder> {
-        self.cold.as_ref()?.blend.as_ref()
-    }
-
-    fn cost(&self) -> u64 {
-        cost(self.meta_len as usize, self.payload.len())
-    }
-
-    fn view(&mut self) -> BufferMsgView {
-        let blend = self.blend().cloned();
-        BufferMsgView {
-            version: format!("{:x}-{:x}", self.seq, self.stored_at_ms),
-            payload: self.payload.clone(),
-            digest: blend.is_none().then(|| self.digest.get_or_insert_with(MessageDigest::lazy).clone()),
-            blend,
-        }
-    }
-
-    fn fingerprint(&self) -> Option<Fingerprint> {
-        self.cold.as_ref()?.fingerprint
-    }
-
-    fn progress(&self) -> Progress {
-        self.cold.as_ref().and_then(|cold| cold.progress.clone()).unwrap_or_default()
-    }
-}
-
 /// What the store is writing, by sequence number.
 type PendingPuts = BTreeMap<Seq, PendingWrite>;
 
@@ -142,19 +86,6 @@ enum PendingWrite {
     Reference(Box<PendingReference>),
     /// The removal of a message that is refused although it was stored.
     Refused(Error, Reply<Result<(), Error>>),
-}
-
-#[derive(Debug)]
-struct PendingMsg {
-    uuid: BufferUuid,
-    meta_len: u32,
-    /// Its share of `reserved`.
-    cost: u64,
-    stored_at_ms: u64,
-    digest: Option<MessageDigest>,
-    cold: Option<Box<ColdFields>>,
-    delivery: Option<BrokerDelivery>,
-    reply: Reply<Result<(), Error>>,
 }
 
 impl BufferActor {
@@ -302,33 +233,6 @@ impl BufferActor {
         self.redeliveries.announce_tombstone(fingerprint);
     }
 
-    /// Whether the redelivery filter recognises this message as one that a broker has delivered before.
-    fn is_duplicate(&self, delivery: Option<BrokerDelivery>) -> bool {
-        delivery.is_some_and(|delivery| delivery.redelivered && self.redeliveries.contains(&delivery.fingerprint))
-    }
-
-    /// Reserves space for a message of this cost, which would replace the message of that UUID.
-    fn reserve(&mut self, uuid: &BufferUuid, cost: u64) -> Result<(), Error> {
-        if self.draining.is_some() {
-            return Err(Error::Stopping);
-        }
-        check_failure(&self.store_failure)?;
-        self.check_space(uuid, cost)?;
-        self.reserved += cost;
-        Ok(())
-    }
-
-    /// Whether there is space for a message of this cost, which would replace the message of that UUID.
-    fn check_space(&self, uuid: &BufferUuid, cost: u64) -> Result<(), Error> {
-        // A replaced message stays until its delivery ends.
-        let replaced = self.messages.get(uuid).filter(|message| !self.leases.contains_key(&message.seq));
-        let held = self.bytes + self.reserved + self.lingering_bytes - replaced.map_or(0, |message| message.cost());
-        if held + cost > self.max_bytes {
-            return Err(Error::NoCapacity { what: "buffered messages", size: cost, held, limit: self.max_bytes });
-        }
-        Ok(())
-    }
-
     /// The message of this UUID, unless it has expired.
     fn find(&self, uuid: &BufferUuid) -> Result<&BufferedMsg, Error> {
         let message = self.messages.get(uuid).ok_or(Error::NoBufferMsg)?;
@@ -364,40 +268,6 @@ impl BufferActor {
         reply.send(Err(error));
     }
 
-    fn finish_message(
-        &mut self,
-        message: PendingMsg,
-        seq: Seq,
-        outcome: Result<Payload, StoreError>,
-        ctx: &mut Context<Self>,
-    ) {
-        let PendingMsg { uuid, meta_len, cost, stored_at_ms, digest, cold, delivery, reply } = message;
-        self.reserved -= cost;
-        let payload = match outcome {
-            Ok(payload) => payload,
-            Err(error) => return reply.send(Err(error.into())),
-        };
-        if self.is_duplicate(delivery) {
-            // The broker redelivered the message while it was being stored.
-            self.store.remove(seq);
-        } else if let Err(error) = self.check_space(&uuid, cost) {
-            // The message that it would replace has been leased meanwhile, and stays until that delivery ends. The
-            // reply follows the removal: once it is sent, a restart must not find this message instead of the other.
-            self.store.remove_durably(seq);
-            self.pending_puts.insert(seq, PendingWrite::Refused(error, reply));
-            return;
-        } else {
-            let since = self.clock.now();
-            let message = BufferedMsg { seq, payload, meta_len, stored_at_ms, since, digest, cold };
-            self.replace(uuid.clone(), message);
-            self.metrics.accepted(delivery);
-            self.metrics.holds(self.held());
-            self.by_age.push(since, seq, self.uuids.len(), |seq| self.uuids.contains_key(&seq));
-            self.serve_waiters(&uuid, ctx);
-        }
-        reply.send(Ok(()));
-    }
-
     /// Replies to the [`ProbeStore`] whose flush this is. If it is the flush of a [`Drain`]: replies to all of them and
     /// stops the actor.
     fn finish_flush(&mut self, seq: Seq, outcome: Result<(), StoreError>, ctx: &mut Context<Self>) {
@@ -422,32 +292,6 @@ impl Actor for BufferActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.add_stream(self.waiters.deadlines());
         self.expire(ctx);
-    }
-}
-
-impl Handler<AddBufferMsg> for BufferActor {
-    type Result = Deferred<Result<(), Error>>;
-
-    fn handle(&mut self, message: AddBufferMsg, _: &mut Self::Context) -> Self::Result {
-        let AddBufferMsg { buffer_uuid: uuid, message, delivery } = message;
-        if self.is_duplicate(delivery) {
-            log::info!("message {uuid:?} is delivered again by the broker, and is not buffered again");
-            return Deferred::now(Ok(()));
-        }
-        let stored_at_ms = now_ms();
-        let cold = ColdFields::new(message.blend, delivery.map(|delivery| delivery.fingerprint));
-        let meta = encode_meta(&Meta::of(uuid.clone(), stored_at_ms, self.clock.boot_time(), cold.as_deref()));
-        let cost = cost(meta.len(), message.pickle.len());
-        if let Err(error) = self.reserve(&uuid, cost) {
-            return Deferred::now(Err(error));
-        }
-        let meta_len = meta.len() as u32;
-        let (reply, deferred) = deferred();
-        let digest = message.sha256.map(MessageDigest::Known);
-        let pending = PendingMsg { uuid, meta_len, cost, stored_at_ms, digest, cold, delivery, reply };
-        let seq = self.store.put(meta, message.pickle);
-        self.pending_puts.insert(seq, PendingWrite::Message(Box::new(pending)));
-        deferred
     }
 }
 

@@ -6,8 +6,9 @@ use actix::prelude::*;
 
 use crate::administration::{BufferEntry, DiscardBufferMsg, ListBufferMsgs, Page, PageRequest, Requester};
 use crate::age;
+use crate::buffer::BufferActor;
+use crate::buffer::message::BufferedMsg;
 use crate::buffer::metrics::Departure;
-use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
 use crate::error::Error;
 use crate::reply::{Deferred, Reply, deferred};

@@ -5,8 +5,9 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use crate::age::Since;
+use crate::buffer::BufferActor;
+use crate::buffer::message::BufferedMsg;
 use crate::buffer::metrics::Departure;
-use crate::buffer::{BufferActor, BufferedMsg};
 use crate::buffer_uuid::BufferUuid;
 use crate::store::Seq;
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::age::{BootTime, Since};
 use crate::blend::{BlendDigest, Stamp};
 use crate::broker::Fingerprint;
-use crate::buffer::{BufferedMsg, ColdFields};
+use crate::buffer::message::{BufferedMsg, ColdFields};
 use crate::buffer_uuid::BufferUuid;
 use crate::codec::BlendPlaceholder;
 use crate::messages::FileReference;
