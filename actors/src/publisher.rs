@@ -2,18 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::prelude::*;
 
-use crate::age;
 use crate::broker::{PublisherEvent, PublisherLink};
 use crate::error::Error;
 use crate::lease::{NextMessage, OutboxLeaseEvent};
-use crate::messages::{
-    BrokerState, Drain, FromStore, GetOutboxState, OutboxState, ParkedMessages, ProbeStore, StopLeasing,
-    TakeNextMessage,
-};
+use crate::messages::{FromStore, ParkedMessages, ProbeStore, TakeNextMessage};
 use crate::metrics::OldestAge;
 use crate::payload::Payload;
 use crate::reply::{Deferred, Reply, deferred};
@@ -30,6 +26,8 @@ mod outbox;
 mod parking;
 mod record;
 mod removal;
+mod state;
+mod stopping;
 
 use forward::{BrokerMetrics, Forwarder, Next};
 use keys::Keys;
@@ -37,10 +35,7 @@ use lease::NextMessageRequests;
 use metrics::{Departure, OutboxMetrics};
 use outbox::{Due, Outbox, RecoveredOutbox, Sender};
 use removal::Removal;
-
-/// How long a stop waits for the broker's answers to what is in flight. What has none by then is sent again after the
-/// next start, under the same `message-id`.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+use stopping::Draining;
 
 /// Starts the link to the broker. The link reports what happens on the connection to the function that it is given.
 pub type StartLink = Box<dyn FnOnce(Box<dyn Fn(PublisherEvent) + Send>) -> Box<dyn PublisherLink>>;
@@ -99,16 +94,6 @@ enum PendingFlush {
     ListParked(ParkedMessages, Reply<ParkedMessages>),
     Probe(Reply<()>),
     Stop,
-}
-
-/// The progress of a [`Drain`].
-#[derive(Debug)]
-enum Draining {
-    No,
-    /// Waits for the broker's answers, at most for [`DRAIN_TIMEOUT`]. With those who wait for the end.
-    InFlight(Vec<Reply<()>>),
-    /// Waits for the store.
-    Flushing(Vec<Reply<()>>),
 }
 
 /// Who gets the messages.
@@ -279,30 +264,6 @@ impl UserManagerPublisher {
         self.full = false;
         sender
     }
-
-    /// A stop begins: nobody waits any longer than necessary.
-    fn begin_stop(&mut self) {
-        self.is_stopping = true;
-        if let Route::UserManager(requests) = &mut self.route {
-            requests.stop();
-        }
-        self.store_all();
-    }
-
-    /// Flushes the store and stops, if the actor drains and nothing is in flight any more.
-    fn stop_if_drained(&mut self, ctx: &mut Context<Self>) {
-        if self.outbox.in_flight().len() == 0 {
-            self.stop_draining(ctx);
-        }
-    }
-
-    /// What is still in flight stays in the outbox.
-    fn stop_draining(&mut self, ctx: &mut Context<Self>) {
-        if let Draining::InFlight(replies) = &mut self.draining {
-            self.draining = Draining::Flushing(std::mem::take(replies));
-            self.flush(PendingFlush::Stop, ctx);
-        }
-    }
 }
 
 impl Actor for UserManagerPublisher {
@@ -376,14 +337,6 @@ impl Handler<TakeNextMessage> for UserManagerPublisher {
     }
 }
 
-impl Handler<StopLeasing> for UserManagerPublisher {
-    type Result = ();
-
-    fn handle(&mut self, _: StopLeasing, _: &mut Self::Context) {
-        self.begin_stop();
-    }
-}
-
 impl Handler<OutboxLeaseEvent> for UserManagerPublisher {
     type Result = ();
 
@@ -439,41 +392,6 @@ impl Handler<FromStore> for UserManagerPublisher {
     }
 }
 
-impl Handler<GetOutboxState> for UserManagerPublisher {
-    type Result = OutboxState;
-
-    fn handle(&mut self, _: GetOutboxState, _: &mut Self::Context) -> Self::Result {
-        OutboxState {
-            messages: self.outbox.len(),
-            bytes: self.outbox.bytes(),
-            parked: self.outbox.parked_len(),
-            unstored: self.outbox.unstored_len(),
-            idempotency_keys: self.keys.len(),
-            max_bytes: self.max_bytes,
-            full: self.full,
-            oldest: self.outbox.oldest().map(age::of),
-            broker: match &self.route {
-                Route::Broker(forwarder) => forwarder.state(),
-                Route::UserManager(_) => BrokerState::None,
-            },
-            broker_for: self.broker_changed.elapsed(),
-            waiting_for: match &self.route {
-                Route::Broker(forwarder) => forwarder.waiting_for().map(str::to_owned),
-                Route::UserManager(_) => None,
-            },
-            frames_refused: self.obstacle().filter(|_| self.frame_ack == FrameAck::Broker),
-            arrived_total: self.arrived_total,
-            arrived_bytes_total: self.arrived_bytes_total,
-            forwarded_total: self.metrics.forwarded.value(),
-            discarded_total: self.metrics.discarded.value(),
-            test_total: self.test_total,
-            unknown_total: self.unknown_total,
-            store_failure: self.store_failure.clone(),
-            store_busy: self.store.busy_for(),
-        }
-    }
-}
-
 impl Handler<ProbeStore> for UserManagerPublisher {
     type Result = Deferred<()>;
 
@@ -481,24 +399,6 @@ impl Handler<ProbeStore> for UserManagerPublisher {
         let (reply, deferred) = deferred();
         self.store.probe(refused);
         self.flush(PendingFlush::Probe(reply), ctx);
-        deferred
-    }
-}
-
-impl Handler<Drain> for UserManagerPublisher {
-    type Result = Deferred<()>;
-
-    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
-        let (reply, deferred) = deferred();
-        match &mut self.draining {
-            Draining::InFlight(replies) | Draining::Flushing(replies) => replies.push(reply),
-            Draining::No => {
-                self.draining = Draining::InFlight(vec![reply]);
-                self.begin_stop();
-                ctx.run_later(DRAIN_TIMEOUT, |actor, ctx| actor.stop_draining(ctx));
-                self.stop_if_drained(ctx);
-            }
-        }
         deferred
     }
 }
