@@ -1,6 +1,7 @@
 //! Claims: who may deliver a message. Each of these operations is one statement, and those of a claim have no effect
 //! once somebody else has claimed the message, because each claim increments its epoch.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -360,10 +361,9 @@ impl PostgresBuffer {
             ];
             let rows = connection.query(AVAILABLE, &parameters).await?;
             connection.give_back();
-            let waited = |row: &Row| {
-                let index = keys.iter().position(|key| key == row.get::<_, &[u8]>(0))?;
-                Some(Waited { index, free: row.get(1) })
-            };
+            // thousands may wait at a gateway, and many of their messages may have come
+            let places: HashMap<&[u8], usize> = keys.iter().map(Vec::as_slice).zip(0..).collect();
+            let waited = |row: &Row| Some(Waited { index: *places.get(row.get::<_, &[u8]>(0))?, free: row.get(1) });
             Ok(rows.iter().filter_map(waited).collect())
         };
         self.run(looking).await
