@@ -49,6 +49,7 @@ pub mod probe;
 mod put;
 mod references;
 mod schema;
+mod session;
 mod tls;
 mod upkeep;
 mod url;

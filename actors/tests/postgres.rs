@@ -13,6 +13,8 @@ mod postgres {
     mod harness;
     mod model;
     mod outages;
+    mod plans;
+    mod pooler;
     mod proxy;
     mod races;
     mod takeovers;

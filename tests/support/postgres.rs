@@ -53,7 +53,7 @@ fn is_root() -> bool {
 }
 
 /// A command that PostgreSQL accepts: it refuses to run as root.
-fn unprivileged(program: &Path) -> Command {
+pub fn unprivileged(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
@@ -78,7 +78,12 @@ impl Postgres {
 
     /// A server that does not run yet.
     pub fn prepare() -> Self {
-        let home = new_folder();
+        Self::prepare_in(&std::env::temp_dir())
+    }
+
+    /// As [`Postgres::prepare`], with its data below a folder in which PostgreSQL's user may make files.
+    pub fn prepare_in(folder: &Path) -> Self {
+        let home = new_folder(folder);
         let mut initdb = unprivileged(&programs().join("initdb"));
         initdb.args(["--auth=trust", "--username=farm", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"]);
         initdb.arg(home.join("data"));
@@ -88,7 +93,7 @@ impl Postgres {
 
     /// A standby of this server, which must run. It does not run yet.
     pub fn standby(&self, name: &str) -> Self {
-        let home = new_folder();
+        let home = new_folder(self.home.parent().expect("a folder in a folder"));
         let mut copy = unprivileged(&programs().join("pg_basebackup"));
         let primary = format!("host=127.0.0.1 port={} user=farm application_name={name}", self.port);
         copy.args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf", "--dbname", &primary, "--pgdata"]);
@@ -185,6 +190,11 @@ impl Postgres {
         self.psql("farm", sql)
     }
 
+    /// Its processes: the server, which has started the others, and those. None if it does not run.
+    pub fn processes(&self) -> Option<(u32, Vec<u32>)> {
+        self.running.as_ref().map(|running| (running.server.id(), running.group()))
+    }
+
     /// Makes a standby a primary.
     pub fn promote(&self) {
         self.psql("postgres", "SELECT pg_promote()");
@@ -259,11 +269,11 @@ impl Drop for Postgres {
     }
 }
 
-/// A folder in which PostgreSQL's user may write.
-fn new_folder() -> PathBuf {
+/// A folder below this one, in which PostgreSQL's user may write.
+pub fn new_folder(parent: &Path) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("uhs-postgres-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let home = std::env::temp_dir().join(name);
+    let home = parent.join(name);
     fs::create_dir_all(&home).expect("a folder for PostgreSQL");
     fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).expect("a folder of this user");
     home

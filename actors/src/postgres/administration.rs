@@ -56,7 +56,7 @@ impl PostgresBuffer {
             let mut connection = this.connection().await?;
             let parameters =
                 [(&after as _, Type::INT8), (&limit as _, Type::INT8), (&this.ttl_seconds() as _, Type::FLOAT8)];
-            let rows = connection.query(LIST, &parameters).await?;
+            let rows = connection.query_anew(LIST, &parameters).await?;
             connection.give_back();
             Ok(rows.iter().map(entry).collect())
         };
@@ -74,7 +74,7 @@ impl PostgresBuffer {
             let mut connection = this.connection().await?;
             let parameters =
                 [(&key as _, Type::BYTEA), (&stripe as _, Type::INT4), (&this.ttl_seconds() as _, Type::FLOAT8)];
-            let found = connection.first(DISCARD, &parameters).await?;
+            let found = connection.query_anew(DISCARD, &parameters).await?.into_iter().next();
             connection.give_back();
             Ok(match found.map(|row| row.get::<_, bool>(0)) {
                 None => Discarded::Absent,

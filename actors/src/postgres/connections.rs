@@ -1,23 +1,21 @@
 //! The connections to the database: a few that operations borrow.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::{FuturesUnordered, poll_fn};
-use tokio::io::{AsyncRead, AsyncWrite};
+use futures::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::AbortHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::error::{DbError, Severity, SqlState};
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row};
+use tokio_postgres::{Config, NoTls, Row};
 
 use super::PostgresConfig;
 use super::schema;
+pub use super::session::Parameter;
+use super::session::{self, Session};
 use super::tls::Rustls;
 use crate::blend::SharedTagKey;
 use crate::store::StoreError;
@@ -38,9 +36,6 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_millis(1500);
 /// busy disk a second.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A parameter of a statement, with its type.
-pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
-
 pub struct Connections(Arc<Pool>);
 
 struct Pool {
@@ -50,27 +45,13 @@ struct Pool {
     require_sync: i64,
     tag_key: SharedTagKey,
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Open>>,
-}
-
-/// A session of the database.
-struct Open {
-    client: Client,
-    /// Set when the database warns that a commit may not be on the demanded standbys.
-    warned: Arc<AtomicBool>,
-    task: AbortHandle,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    idle: Mutex<Vec<Session>>,
 }
 
 /// A borrowed connection. It is closed when it is dropped, unless it is given back: so nobody meets the remains of an
 /// operation that has broken off.
 pub struct Connection {
-    open: Open,
+    session: Session,
     /// When the operation must have ended.
     until: Instant,
     pool: Arc<Pool>,
@@ -132,58 +113,58 @@ impl Connections {
             _ => return Err(failure(format!("all {MAX_CONNECTIONS} connections to it are busy"))),
         };
         let idle = self.0.take_idle();
-        let open = match idle {
-            Some(open) => open,
+        let session = match idle {
+            Some(session) => session,
             None => match timeout_at(deadline, self.0.open(prepared)).await {
-                Ok(open) => open?,
+                Ok(session) => session?,
                 Err(_) => return Err(failure(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))),
             },
         };
         let until = Instant::now() + OPERATION_TIMEOUT;
-        Ok(Connection { open, until, pool: Arc::clone(&self.0), _permit: permit })
+        Ok(Connection { session, until, pool: Arc::clone(&self.0), _permit: permit })
     }
 }
 
 impl Pool {
-    fn idle(&self) -> MutexGuard<'_, Vec<Open>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Session>> {
         // nothing panics while it holds this lock
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_idle(&self) -> Option<Open> {
+    fn take_idle(&self) -> Option<Session> {
         let mut idle = self.idle();
-        idle.retain(|open| !open.client.is_closed());
+        idle.retain(|session| !session.is_closed());
         idle.pop()
     }
 
     /// Connects to the host that accepts writes. One that is frozen, or without power, does not delay the others.
-    async fn connect(&self) -> Result<Open, StoreError> {
+    async fn connect(&self) -> Result<Session, StoreError> {
         let mut attempts: FuturesUnordered<_> = self.hosts.iter().map(|host| self.connect_to(host)).collect();
         let mut failures = Vec::new();
         while let Some(attempt) = attempts.next().await {
             match attempt {
-                Ok(open) => return Ok(open),
+                Ok(session) => return Ok(session),
                 Err(error) => failures.push(error),
             }
         }
         Err(failure(failures.join("; ")))
     }
 
-    async fn connect_to(&self, (name, host): &(String, Config)) -> Result<Open, String> {
+    async fn connect_to(&self, (name, host): &(String, Config)) -> Result<Session, String> {
         let connecting = async {
             Ok(match &self.tls {
                 Some(tls) => {
                     let (client, connection) = host.connect(tls.clone()).await?;
-                    Open::drive(client, connection)
+                    Session::drive(client, connection)
                 }
                 None => {
                     let (client, connection) = host.connect(NoTls).await?;
-                    Open::drive(client, connection)
+                    Session::drive(client, connection)
                 }
             })
         };
         let text = match timeout(HOST_TIMEOUT, connecting).await {
-            Ok(Ok(open)) => return Ok(open),
+            Ok(Ok(session)) => return Ok(session),
             Ok(Err(error)) => text_of(&error),
             Err(_) => format!("no connection within {} s", HOST_TIMEOUT.as_secs()),
         };
@@ -191,24 +172,23 @@ impl Pool {
     }
 
     /// Makes a session, and the tables if they are missing and it is to be prepared.
-    async fn open(&self, prepared: bool) -> Result<Open, StoreError> {
-        let open = self.connect().await?;
-        let client = &open.client;
+    async fn open(&self, prepared: bool) -> Result<Session, StoreError> {
+        let session = self.connect().await?;
         let of = |error: tokio_postgres::Error| cause(&error);
-        client.batch_execute(schema::SESSION).await.map_err(of)?;
+        let one = async |sql: &str| only(session.query_anew(sql, &[]).await.map_err(of)?);
+        session.execute(schema::SESSION).await.map_err(of)?;
         if !prepared {
-            return Ok(open);
+            return Ok(session);
         }
-        let has_tables =
-            async || Ok(client.query_typed_one(schema::HAS_VERSION, &[]).await.map_err(of)?.get::<_, bool>(0));
+        let has_tables = async || Ok(one(schema::HAS_VERSION).await?.get::<_, bool>(0));
         if !has_tables().await? {
-            client.batch_execute(schema::BEGIN_CREATE).await.map_err(of)?;
+            session.execute(schema::BEGIN_CREATE).await.map_err(of)?;
             if !has_tables().await? {
-                client.batch_execute(schema::CREATE).await.map_err(of)?;
+                session.execute(schema::CREATE).await.map_err(of)?;
             }
-            client.batch_execute("COMMIT").await.map_err(of)?;
+            session.execute("COMMIT").await.map_err(of)?;
         }
-        let version: i32 = client.query_typed_one(schema::READ_VERSION, &[]).await.map_err(of)?.get(0);
+        let version: i32 = one(schema::READ_VERSION).await?.get(0);
         if version > schema::VERSION {
             return Err(failure(format!(
                 "its tables have version {version}, but this program knows those up to version {}; use the program \
@@ -216,52 +196,36 @@ impl Pool {
                 schema::VERSION
             )));
         }
-        let tag_key = client.query_typed_one(schema::READ_TAG_KEY, &[]).await.map_err(of)?;
+        let tag_key = one(schema::READ_TAG_KEY).await?;
         let tag_key: Result<[u8; 32], _> = tag_key.get::<_, &[u8]>(0).try_into();
         self.tag_key.set(tag_key.map_err(|_| failure("its table tag_key has no key of 32 bytes"))?);
-        Ok(open)
+        Ok(session)
     }
-}
-
-impl Open {
-    /// Drives a connection on a task of its own, which watches what the database says.
-    fn drive<S, T>(client: Client, mut connection: tokio_postgres::Connection<S, T>) -> Self
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let warned = Arc::new(AtomicBool::new(false));
-        let warns = Arc::clone(&warned);
-        let driving = tokio::spawn(async move {
-            let mut messages = poll_fn(move |cx| connection.poll_message(cx));
-            while let Some(Ok(message)) = messages.next().await {
-                if let AsyncMessage::Notice(notice) = message
-                    && is_doubt(&notice)
-                {
-                    log::warn!("the database has stopped waiting for its standbys: {}", notice.message());
-                    warns.store(true, Ordering::SeqCst);
-                }
-            }
-        });
-        Self { client, warned, task: driving.abort_handle() }
-    }
-}
-
-/// Whether a notice means that a commit may not be where it is demanded. Its text depends on the language.
-fn is_doubt(notice: &DbError) -> bool {
-    let codes = [&SqlState::WARNING, &SqlState::ADMIN_SHUTDOWN];
-    notice.parsed_severity() == Some(Severity::Warning) && codes.contains(&notice.code())
 }
 
 impl Connection {
-    /// The rows of a statement's result.
+    /// The rows of the result of a statement, which the session plans once. Its best plan must not depend on what the
+    /// tables hold: it has to find rows by their keys.
     ///
     /// # Errors
     /// [`StoreError::Database`]; whether the statement has taken effect is then unknown.
     pub async fn query(&mut self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
-        let rows = timeout_at(self.until, self.open.client.query_typed(sql, parameters)).await;
+        let rows = timeout_at(self.until, self.session.query(sql, parameters)).await;
+        self.checked(rows)
+    }
+
+    /// As [`query`](Self::query), and plans the statement for what the tables hold now.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn query_anew(&mut self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
+        let rows = timeout_at(self.until, self.session.query_anew(sql, parameters)).await;
+        self.checked(rows)
+    }
+
+    fn checked(&self, rows: Result<Result<Vec<Row>, tokio_postgres::Error>, Elapsed>) -> Result<Vec<Row>, StoreError> {
         let rows = rows.map_err(|_| self.no_answer())?.map_err(|error| self.refused(&error))?;
-        if self.open.warned.load(Ordering::SeqCst) {
+        if self.session.is_warned() {
             return Err(failure("a commit may be missing on its standbys"));
         }
         Ok(rows)
@@ -280,7 +244,15 @@ impl Connection {
     /// # Errors
     /// As [`query`](Self::query).
     pub async fn one(&mut self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, StoreError> {
-        self.first(sql, parameters).await?.ok_or_else(|| failure("it has returned no row"))
+        only(self.query(sql, parameters).await?)
+    }
+
+    /// As [`one`](Self::one), and plans the statement for what the tables hold now.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn one_anew(&mut self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, StoreError> {
+        only(self.query_anew(sql, parameters).await?)
     }
 
     /// Begins a transaction. If the connection is dropped before the commit, nothing has happened.
@@ -319,9 +291,9 @@ impl Connection {
 
     /// Lets another operation use the connection. Not to be called within a transaction.
     pub fn give_back(self) {
-        let Self { open, pool, .. } = self;
-        if !open.client.is_closed() {
-            pool.idle().push(open);
+        let Self { session, pool, .. } = self;
+        if !session.is_closed() {
+            pool.idle().push(session);
         }
     }
 
@@ -333,11 +305,15 @@ impl Connection {
     }
 
     fn refused(&self, error: &tokio_postgres::Error) -> StoreError {
-        if error.as_db_error().is_none() {
+        if error.as_db_error().is_none() || session::is_outdated(error) {
             self.pool.idle().clear();
         }
         cause(error)
     }
+}
+
+fn only(rows: Vec<Row>) -> Result<Row, StoreError> {
+    rows.into_iter().next().ok_or_else(|| failure("it has returned no row"))
 }
 
 /// An error with this text.

@@ -60,7 +60,7 @@ impl PostgresBuffer {
             let sha256 = digest.as_bytes().to_vec();
             let mut connection = this.connection().await?;
             let parameters = [(&sha256 as _, Type::BYTEA), (&this.ttl_seconds() as _, Type::FLOAT8)];
-            let rows = connection.query(FIND, &parameters).await?;
+            let rows = connection.query_anew(FIND, &parameters).await?;
             connection.give_back();
             let reference = |row: &Row| {
                 let path = String::from_utf8_lossy(row.get(0)).into_owned();

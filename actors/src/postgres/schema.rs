@@ -12,14 +12,20 @@ pub const HAS_VERSION: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables
 
 /// For each session, whatever the defaults of the database and of the role are. Acknowledgements mean flushed, and the
 /// warning that one may not be must arrive. A statement that waits for another one then sees what that has done, and is
-/// not cancelled. A gateway that freezes within a transaction must not keep its locks.
+/// not cancelled. A gateway that freezes within a transaction must not keep its locks. A statement that was planned
+/// while a table was nearly empty must not read all of it later, so indexes are used even where they seem dearer; the
+/// compiler of expressions (JIT) would take that price for that of a long statement. A pooler may give a session to
+/// one client after another, with the statements that each has planned.
 pub const SESSION: &str = "
+    DEALLOCATE ALL;
     SELECT set_config('search_path', 'user_http_server', false),
            set_config('client_min_messages', 'warning', false),
            set_config('default_transaction_isolation', 'read committed', false),
            set_config('statement_timeout', '0', false),
            set_config('lock_timeout', '0', false),
-           set_config('idle_in_transaction_session_timeout', '30s', false);
+           set_config('idle_in_transaction_session_timeout', '30s', false),
+           set_config('enable_seqscan', 'off', false),
+           set_config('jit', 'off', false);
     SELECT set_config('synchronous_commit', 'on', false)
      WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
 

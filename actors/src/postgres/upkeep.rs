@@ -30,9 +30,10 @@ pub struct Swept {
     pub example: Option<BufferUuid>,
 }
 
+/// The oldest one by the order of the index: a plan for `min()` may read all of it.
 const TOTALS: &str = "
     SELECT coalesce(sum(messages), 0)::bigint, coalesce(sum(bytes), 0)::bigint,
-           extract(epoch FROM clock_timestamp() - (SELECT min(stored_at) FROM messages))::float8
+           extract(epoch FROM clock_timestamp() - (SELECT stored_at FROM messages ORDER BY stored_at LIMIT 1))::float8
     FROM totals";
 
 /// At most 1,000, so that the transaction is short. `now()` is when the statement began, so that an index finds what is
@@ -107,7 +108,7 @@ impl PostgresBuffer {
         let sweeping = async move {
             let (ttl, stripe) = (this.ttl_seconds(), stripe());
             let mut connection = this.connection().await?;
-            let row = connection.one(SWEEP, &[(&ttl, Type::FLOAT8), (&stripe, Type::INT4)]).await?;
+            let row = connection.one_anew(SWEEP, &[(&ttl, Type::FLOAT8), (&stripe, Type::INT4)]).await?;
             connection.give_back();
             let (messages, example): (i64, Option<&[u8]>) = (row.get(0), row.get(1));
             let example = example.map(|uuid| String::from_utf8_lossy(uuid).into_owned().into());
@@ -128,11 +129,11 @@ impl PostgresBuffer {
             let mut chunks = CHUNKS_AT_ONCE;
             while chunks == CHUNKS_AT_ONCE {
                 connection.extend();
-                chunks = connection.one(SWEEP_LINGERING, &[(&CHUNKS_AT_ONCE, Type::INT8)]).await?.get(0);
+                chunks = connection.one_anew(SWEEP_LINGERING, &[(&CHUNKS_AT_ONCE, Type::INT8)]).await?.get(0);
             }
             connection.extend();
-            connection.query(SWEEP_TOMBSTONES, &[]).await?;
-            connection.query(SWEEP_REFERENCES, &[(&this.ttl_seconds(), Type::FLOAT8)]).await?;
+            connection.query_anew(SWEEP_TOMBSTONES, &[]).await?;
+            connection.query_anew(SWEEP_REFERENCES, &[(&this.ttl_seconds(), Type::FLOAT8)]).await?;
             connection.give_back();
             Ok(())
         };
