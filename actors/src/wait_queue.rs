@@ -47,7 +47,21 @@ impl<T> Default for WaitQueue<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    #[test]
+    fn adding_a_waiter_costs_the_same_however_many_wait() {
+        let (mut queue, asked) = (WaitQueue::default(), Cell::new(0));
+        for number in 0..10_000 {
+            queue.push(number, |_| {
+                asked.set(asked.get() + 1);
+                false
+            });
+        }
+        assert!(asked.get() < 20_000, "{} were asked", asked.get());
+    }
 
     #[test]
     fn waiters_that_have_given_up_do_not_pile_up() {

@@ -149,6 +149,19 @@ async fn of_two_requests_one_gets_the_message_and_the_other_the_reason_why_not()
 }
 
 #[actix::test]
+async fn who_asks_before_the_last_chunk_is_told_so_although_the_delivery_breaks_off_right_after() {
+    let buffer = start(ROOM, DAY);
+    add(&buffer, "a", b"message").await.expect("accepted");
+    let first = lease(&buffer, "a").await.expect("it is there");
+    let second =
+        buffer.send(LeaseBufferMsg { buffer_uuid: "a".into(), max_single_write: 0, wait: Duration::ZERO, seen: None });
+    // behind the request in the mailbox
+    drop(first);
+    assert!(matches!(second.await.expect("alive"), Err(Error::InDelivery)));
+    assert!(lease(&buffer, "a").await.is_ok());
+}
+
+#[actix::test]
 async fn who_asks_during_the_last_chunk_waits_for_the_outcome() {
     for delivered in [true, false] {
         let buffer = start(ROOM, DAY);
@@ -285,6 +298,22 @@ async fn a_replaced_message_counts_until_its_delivery_is_over() {
     add(&buffer, "a", &large).await.expect("one of the deliveries is over");
     drop(later);
     add(&buffer, "b", &large).await.expect("and so is the other");
+}
+
+#[actix::test]
+async fn replaced_messages_of_different_sizes_each_count_until_their_own_delivery_is_over() {
+    let buffer = start(ROOM, DAY);
+    let large = vec![0; ROOM as usize / 2];
+    add(&buffer, "a", &[0; 1_000]).await.expect("accepted");
+    add(&buffer, "b", &large).await.expect("accepted");
+    let [of_small, of_large] = [lease(&buffer, "a").await, lease(&buffer, "b").await];
+    for uuid in ["a", "b"] {
+        add(&buffer, uuid, b"later").await.expect("accepted");
+    }
+    drop(of_small);
+    assert!(matches!(add(&buffer, "c", &large).await, Err(Error::NoCapacity { .. })), "the large one is delivered");
+    drop(of_large);
+    add(&buffer, "c", &large).await.expect("both deliveries are over");
 }
 
 /// A store that reports each commit with a put of more than 100 bytes, and waits for a permit.

@@ -395,6 +395,15 @@ async fn a_waiting_look_is_answered_by_the_next_message_and_leaves_it_to_who_wai
 }
 
 #[actix::test]
+async fn a_message_that_has_reached_its_reader_is_for_nobody_else_during_its_lease() {
+    let publisher = start(ROOM);
+    send(&publisher, b"1").await.expect("accepted");
+    take(&publisher, MINUTE).await.await.expect("leased").lease.delivered();
+    let mut next = take(&publisher, MINUTE).await;
+    assert!(futures::poll!(&mut next).is_pending(), "it has not come back");
+}
+
+#[actix::test]
 async fn a_message_that_does_not_reach_its_reader_is_leased_to_the_next() {
     let publisher = start(ROOM);
     drop(take(&publisher, MINUTE).await);

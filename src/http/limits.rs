@@ -154,8 +154,19 @@ mod tests {
         assert!(pace.is_kept(start + GRACE / 2));
         pace.add(20_000);
         assert!(pace.is_kept(start + GRACE));
+        assert!(pace.is_kept(start + GRACE * 3 / 2), "the next period lasts as long as the first");
         pace.add(29_999);
         assert!(!pace.is_kept(start + 2 * GRACE));
         assert_eq!(limits.time_for(5_000), GRACE + Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_time_in_which_the_disk_was_slow_does_not_count_against_the_client() {
+        let start = Instant::now();
+        let mut pace = Pace::new(&Limits::default(), start);
+        let slow = Duration::from_secs(10);
+        pace.pause(slow);
+        assert!(pace.is_kept(start + GRACE + slow - Duration::from_millis(1)));
+        assert!(!pace.is_kept(start + GRACE + slow));
     }
 }

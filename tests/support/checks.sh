@@ -19,7 +19,7 @@ check_actors_dependencies() {
 check_line_lengths() {
     local found table='^[^:]*\.md:[0-9]+:\|' literal='^[^:]*\.rs:[0-9]+: *([^/ ]|/[^/]).*["\\]'
     found=$(sources -name '*.rs' -o -name '*.md' -o -name '*.py' -o -name '*.sh' -o -name '*.toml' \
-        -o -path ./tests/run -o -path ./benches/run -o -path ./.ci/run |
+        -o -path ./tests/run -o -path ./tests/mutants -o -path ./benches/run -o -path ./.ci/run |
         LC_ALL=C.UTF-8 xargs grep --line-number --extended-regexp '^.{121,}' |
         grep --invert-match --extended-regexp "$table|$literal" | cut --characters=-160 || true)
     [[ -z $found ]] || fail "lines of more than 120 characters:"$'\n'"$found"

@@ -278,6 +278,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_16_characters_is_long_enough_and_one_of_15_is_not() {
+        let token = "sixteen-letters!";
+        let tokens_of = |length: usize| tokens(&token[..length]);
+        let bearer = tokens_of(16).expect("a sound file").check(Some(&format!("Bearer {token}")));
+        assert_eq!(bearer, Some(Bearer::default()));
+        assert!(tokens_of(15).expect_err("too short").contains("at least 16 characters"));
+    }
+
+    #[test]
     fn a_comment_is_no_user() {
         for line in [
             "first-token-0123456789 # of the first",
