@@ -6,6 +6,8 @@ mod body_files;
 mod disk;
 #[path = "crash/disk_errors.rs"]
 mod disk_errors;
+#[path = "crash/failed_sync.rs"]
+mod failed_sync;
 #[path = "crash/full_disk.rs"]
 mod full_disk;
 #[path = "support/in_file.rs"]

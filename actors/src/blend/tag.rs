@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::file::Stamp;
 use crate::small_file::{self, ReadError};
-use crate::store::disk::create_private;
+use crate::store::disk::{SystemDisk, create_private, sync_directory};
 
 /// The file in the data directory that has the key.
 const KEY_FILE: &str = "etag.key";
@@ -114,7 +114,8 @@ impl TagKey {
             let mut file = create_private(&new)?;
             file.write_all(&self.0)?;
             file.sync_all()?;
-            fs::rename(&new, &path)
+            fs::rename(&new, &path)?;
+            sync_directory(&SystemDisk, data_dir)
         };
         write().map_err(|error| (new.clone(), error))
     }

@@ -30,6 +30,7 @@ mod recover;
 mod relocate;
 mod reserve;
 mod stopped;
+mod tail;
 
 use append::Preallocated;
 use bodies::Bodies;

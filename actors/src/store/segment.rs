@@ -194,7 +194,7 @@ fn segment_header_crc(head: &[u8]) -> u32 {
 #[derive(Debug)]
 pub enum Entry {
     /// A sound record, with its meta, and what a composed one has in place of the body.
-    Record { offset: u64, record: Record, meta: Bytes, composition: Option<Composition> },
+    Record { offset: u64, begins_commit: bool, record: Record, meta: Bytes, composition: Option<Composition> },
     /// The end of the file, right after the last record.
     End,
     /// Zeros up to the end of the file, right after the last record.
@@ -290,6 +290,18 @@ impl<'a> Reader<'a> {
         search::has_commit_after(self.file.get_ref(), self.salt, offset)
     }
 
+    /// Whether sound records alone stand between `from`, where one starts, and `end`; called after the header was read.
+    pub fn is_sound(&mut self, from: u64, end: u64) -> io::Result<bool> {
+        (self.offset, self.len) = (self.file.seek(SeekFrom::Start(from))?, end);
+        loop {
+            match self.next()? {
+                Entry::Record { .. } => {}
+                Entry::End => return Ok(true),
+                Entry::Zeros { .. } | Entry::Bad { .. } => return Ok(false),
+            }
+        }
+    }
+
     /// Reads the next record, checksums verified.
     pub fn next(&mut self) -> io::Result<Entry> {
         let offset = self.offset;
@@ -352,7 +364,8 @@ impl<'a> Reader<'a> {
             None => None,
         };
         self.offset = offset + record.len();
-        Ok(Entry::Record { offset, record, meta, composition })
+        let begins_commit = u32_at(&head, 4) & BEGINS_COMMIT != 0;
+        Ok(Entry::Record { offset, begins_commit, record, meta, composition })
     }
 
     /// The meta of `len` bytes behind a record's header; `None` if the header's checksum does not match.

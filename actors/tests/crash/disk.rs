@@ -31,7 +31,7 @@ pub enum Event {
         len: u64,
     },
     Sync(FileId),
-    /// A sync has failed: the kernel forgets what was to be written.
+    /// A sync has failed: the kernel takes what was to be written for written. It can be read until the power fails.
     Forget(FileId),
     Remove(String),
     Rename(String, String),
@@ -68,6 +68,8 @@ pub enum FaultKind {
     Sync,
     /// The sync of a directory alone.
     Directory,
+    /// A sync, and the process is killed before it can do anything about it: everything after that fails too.
+    LastSync,
 }
 
 #[derive(Debug, Default)]
@@ -141,11 +143,17 @@ impl RecordingDisk {
 
     fn check(&self, kind: FaultKind) -> io::Result<()> {
         let mut state = self.state();
-        let Some(fault) = state.fault.filter(|fault| [kind, FaultKind::Any].contains(&fault.kind)) else {
-            return Ok(());
+        let Some(fault) = state.fault else { return Ok(()) };
+        let concerns = match fault.kind {
+            FaultKind::Any => true,
+            FaultKind::LastSync => kind == FaultKind::Sync || state.hit,
+            other => other == kind,
         };
+        if !concerns {
+            return Ok(());
+        }
         state.seen += 1;
-        if state.seen == fault.at || (state.hit && fault.for_good) {
+        if state.seen == fault.at || (state.hit && (fault.for_good || fault.kind == FaultKind::LastSync)) {
             state.hit = true;
             return Err(io::Error::from_raw_os_error(fault.error));
         }

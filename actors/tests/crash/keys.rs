@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use actix::Addr;
 use bytes::Bytes;
@@ -11,12 +12,13 @@ use rand::{Rng, SeedableRng};
 use user_http_actors::codec::{Format, ForwardedType, OutgoingMessage};
 use user_http_actors::messages::{DeleteMessage, Drain, SendMessageToUserManager};
 use user_http_actors::payload::Payload;
+use user_http_actors::store::OpenError;
 use user_http_actors::store::disk::Disk;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::system::OpenStore;
 use user_http_actors::{Accepted, Error, IdempotencyKey, RequestKey, UserManagerPublisher};
 
-use crate::disk::{RecordingDisk, Unsynced, rebuild};
+use crate::disk::{EIO, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
 use crate::power_loss::SEGMENT_BYTES;
 use crate::unsynced_disk::UnsyncedDisk;
 
@@ -27,7 +29,14 @@ fn key(number: u8, body: u8) -> IdempotencyKey {
 }
 
 fn start(disk: Arc<dyn Disk>, directory: &Path) -> Addr<UserManagerPublisher> {
-    let (store, recovered) = LogStore::open_on(disk, directory, SEGMENT_BYTES).expect("the store opens");
+    let (store, recovered) = loop {
+        match LogStore::open_on(Arc::clone(&disk), directory, SEGMENT_BYTES) {
+            Ok(opened) => break opened,
+            // its thread is about to end
+            Err(OpenError::InUse(_)) => thread::yield_now(),
+            Err(error) => panic!("the store does not open: {error}"),
+        }
+    };
     let store = OpenStore::of_log("test", directory, store, recovered);
     let actor = |store, found, address| UserManagerPublisher::new(store, found, 1 << 30, None, address);
     store.start(|_| {}, actor).expect("sound records")
@@ -116,4 +125,34 @@ async fn a_power_failure_leaves_no_accepted_key_out_and_no_key_without_its_messa
             check(image.path(), &answered, &format!("seed {seed}, {count} of {} operations", events.len())).await;
         }
     }
+}
+
+#[actix::test]
+async fn a_key_that_is_known_after_a_failed_sync_and_a_restart_is_known_after_a_power_failure() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = RecordingDisk::default();
+    let publisher = start(Arc::new(disk.clone()), directory.path());
+    disk.set_fault(Some(Fault { kind: FaultKind::LastSync, at: 3, error: EIO, for_good: true }));
+    let mut answered = Answered::default();
+    for number in 0..4 {
+        if post(&publisher, key(number, 1), 500).await.is_ok() {
+            answered.accepted.insert(number);
+        }
+    }
+    assert!(disk.was_hit() && answered.accepted.len() < 4, "{:?}", answered.accepted);
+    publisher.send(Drain).await.expect("it stops");
+    drop(publisher);
+    disk.set_fault(None);
+
+    let publisher = start(Arc::new(disk.clone()), directory.path());
+    let mut replayed = 0;
+    for number in 0..4 {
+        let retried = post(&publisher, key(number, 1), 500).await.expect("a sound disk");
+        replayed += usize::from(matches!(retried, Accepted::Replayed { .. }));
+        answered.accepted.insert(number);
+        let image = tempfile::tempdir().expect("a directory");
+        rebuild(&disk.events(), Unsynced::Nothing, &mut StdRng::seed_from_u64(1), image.path());
+        check(image.path(), &answered, &format!("a retry of message {number}")).await;
+    }
+    assert!(replayed > 0, "the page cache has what was refused");
 }

@@ -18,21 +18,21 @@ use crate::unsynced_disk::UnsyncedDisk;
 /// So small that a campaign of 150 commits begins, empties and deletes many segments.
 pub const SEGMENT_BYTES: u64 = 8 << 10;
 
-fn body(record: &Recovered) -> Vec<u8> {
+pub fn body(record: &Recovered) -> Vec<u8> {
     record.body.read_all().expect("readable").to_vec()
 }
 
 /// What a store has to hold at a moment.
 #[derive(Clone, Debug, Default)]
-struct Expected {
+pub struct Expected {
     /// Everything that was acknowledged and not removed.
-    kept: BTreeMap<Seq, Vec<u8>>,
+    pub kept: BTreeMap<Seq, Vec<u8>>,
     /// Put or removed by commits that are unanswered or not durable yet: there, or not.
-    uncertain: BTreeMap<Seq, Vec<u8>>,
+    pub uncertain: BTreeMap<Seq, Vec<u8>>,
 }
 
 impl Expected {
-    fn check(&self, directory: &Path, segment_bytes: u64, what: &str) {
+    pub fn check(&self, directory: &Path, segment_bytes: u64, what: &str) {
         let (_, recovered) = LogStore::open_on(Arc::new(UnsyncedDisk), directory, segment_bytes)
             .unwrap_or_else(|error| panic!("{what}: the store does not open: {error}"));
         let found: BTreeMap<Seq, Vec<u8>> = recovered.iter().map(|record| (record.seq, body(record))).collect();
@@ -51,10 +51,11 @@ impl Expected {
     }
 }
 
-/// Random commits, now and then with a kill in the middle; what is expected after each number of operations.
+/// Random commits, now and then with a kill in the middle or at a failed sync; what is expected after each number of
+/// operations.
 fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<(usize, Expected)> {
-    let open = || LogStore::open_on(Arc::new(disk.clone()), directory, SEGMENT_BYTES).expect("the store opens");
-    let (mut store, _) = open();
+    let open = || LogStore::open_on(Arc::new(disk.clone()), directory, SEGMENT_BYTES);
+    let (mut store, _) = open().expect("the store opens");
     let mut expected = Expected::default();
     let mut history = Vec::new();
     let mut next_seq = 1;
@@ -115,8 +116,9 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
         }
         let killed = random.random_bool(0.1);
         if killed {
-            let at = random.random_range(1..6);
-            disk.set_fault(Some(Fault { kind: FaultKind::Any, at, error: EIO, for_good: true }));
+            let (kind, latest) = if random.random_bool(0.5) { (FaultKind::Any, 6) } else { (FaultKind::LastSync, 3) };
+            let at = random.random_range(1..latest);
+            disk.set_fault(Some(Fault { kind, at, error: EIO, for_good: true }));
         }
         let durable = if puts == 0 && random.random_bool(0.7) { Durable::Later } else { Durable::Now };
         let committed = store.commit(&changes, durable);
@@ -130,8 +132,13 @@ fn campaign(disk: &RecordingDisk, directory: &Path, random: &mut StdRng) -> Vec<
         }
         if killed {
             drop(store);
+            if random.random_bool(0.3) {
+                disk.set_fault(Some(Fault { kind: FaultKind::LastSync, at: 1, error: EIO, for_good: true }));
+                open().expect_err("it cannot know what is durable");
+                disk.set_fault(None);
+            }
             let found;
-            (store, found) = open();
+            (store, found) = open().expect("the store opens");
             if committed.is_err() {
                 // whatever of it is found now is durable from now on
                 let kept = found.iter().map(|record| (record.seq, body(record))).collect();

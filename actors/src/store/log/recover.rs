@@ -224,9 +224,13 @@ impl LogStore {
         let salt = reader.salt();
         self.segments.insert(number, Segment { version, ..Segment::new(self.segment_file(number), salt) });
         self.total += SEGMENT_HEADER;
+        let mut last_commit = 0;
         loop {
             match reader.next().map_err(OpenError::io(&path))? {
-                Entry::Record { offset, record, meta, composition } => {
+                Entry::Record { offset, begins_commit, record, meta, composition } => {
+                    if begins_commit {
+                        last_commit = offset;
+                    }
                     self.next_seq = self.next_seq.max(record.seq + 1);
                     if let Some(segment) = self.segments.get_mut(&number) {
                         segment.len += record.len();
@@ -268,13 +272,14 @@ impl LogStore {
             }
         }
         if newest {
-            // A killed process may have written records without syncing them. They are found now, so they must become
-            // durable before anybody relies on them.
-            self.disk.sync(&file).map_err(OpenError::io(&path))?;
+            let end = self.segments.get(&number).map_or(0, |segment| segment.len);
+            // what stands before was synced, says the start of the commit, or the mark of a log that has stopped
+            let from = if stopped_at == Some(end) { end } else { last_commit };
+            self.make_durable(number, &file, from..end).map_err(OpenError::io(&path))?;
             if let Some(segment) = self.segments.get(&number) {
                 segment.file.is_open(&file);
-                (self.preallocated.file_end, self.synced_len) = (segment.len, segment.len);
             }
+            (self.preallocated.file_end, self.synced_len) = (end, end);
             self.newest_file = Some(file);
         }
         Ok(())

@@ -42,7 +42,7 @@ impl Pause {
 }
 
 impl LogStore {
-    fn reserve_path(&self) -> PathBuf {
+    pub(super) fn reserve_path(&self) -> PathBuf {
         self.directory.join("RESERVE")
     }
 
