@@ -25,7 +25,7 @@ mod segment;
 mod writer;
 
 pub(crate) use segment::composition::Composition;
-pub use writer::{StoreEvent, StoreHandle};
+pub use writer::{Begin, StoreEvent, StoreHandle};
 
 /// The sequence number of a record: greater than every number that was taken before. Records need not be put in the
 /// order of their numbers. A number with which no record was put may be taken again after a restart.

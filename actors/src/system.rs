@@ -26,7 +26,9 @@ use crate::running::RunningMark;
 use crate::shared_buffer::SharedBuffer;
 use crate::store::log::LogStore;
 use crate::store::memory::MemoryStore;
-use crate::store::{NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle, check_failure};
+use crate::store::{
+    Begin, NO_RECORD, OpenError, Recovered, Seq, Store, StoreError, StoreEvent, StoreHandle, check_failure,
+};
 
 /// The name of the store of the messages for workers, and of its directory in the data directory.
 pub(crate) const BUFFER: &str = "buffer";
@@ -132,7 +134,7 @@ impl UserHttpActors {
         if let Some(data_dir) = &config.data_dir {
             warn_if_others_may_enter(data_dir);
         }
-        // before the buffer starts: if one of them is refused, the next start is as strict with both
+        // Whatever refuses the start comes before either store is used, so that the next start is as strict with both.
         let outbox = OpenStore::open(config.data_dir.as_deref(), OUTBOX)?;
         let (failure, store_failure) = watch::channel(None);
         let report = |failure: watch::Sender<Option<StoreError>>| move |error| drop(failure.send_replace(Some(error)));
@@ -144,23 +146,33 @@ impl UserHttpActors {
             let key = database.tag_key().clone();
             let actor = SharedBuffer::new(database);
             oldest.push(actor.oldest_age());
-            (AnyBuffer::Shared(actor.start()), None, Some(key))
+            (PreparedBuffer::Shared(actor), None, Some(key))
         } else {
             let store = OpenStore::open(config.data_dir.as_deref(), BUFFER)?;
             let bodies = store.bodies().cloned();
-            let actor = store.start(report(failure.clone()), |store, recovered, _| {
+            let actor = store.prepare(report(failure.clone()), |store, recovered, _| {
                 let actor = BufferActor::new(store, recovered, max_bytes, ttl)?;
                 known_digests = actor.known_digests();
                 oldest.push(actor.oldest_age());
                 Ok(actor)
             })?;
-            (AnyBuffer::Own(actor), bodies, None)
+            (PreparedBuffer::Own(Box::new(actor)), bodies, None)
         };
+        // After the stores are opened, because that creates the data directory and locks it.
+        let data_dir = config.data_dir.clone();
+        let blend_roots = BlendRoots::new(BlendConfig {
+            roots: config.blend_roots,
+            data_dir: config.data_dir,
+            shared_key,
+            private_files: config.private_files,
+            max_open: config.max_open_blend_files,
+        })
+        .map_err(|(path, source)| StartError::BlendRoot { path, source })?;
         let (publisher, outbox_bodies) = {
             let (max_bytes, frame_ack) = (config.max_outbox, config.frame_ack);
             let amqp = config.amqp.clone();
             let bodies = outbox.bodies().cloned();
-            let actor = outbox.start(report(failure), |store, recovered, address| {
+            let actor = outbox.prepare(report(failure), |store, recovered, address| {
                 let broker = amqp.map(|amqp| BrokerRoute {
                     start_link: Box::new(|on_event| Box::new(amqp::start_publisher(amqp, on_event))),
                     frame_ack,
@@ -173,16 +185,7 @@ impl UserHttpActors {
         };
         // large bodies are received into files here, whatever becomes of them then
         let buffer_bodies = own_bodies.clone().or_else(|| outbox_bodies.clone());
-        // After the stores are opened, because that creates the data directory and locks it.
-        let data_dir = config.data_dir.clone();
-        let blend_roots = BlendRoots::new(BlendConfig {
-            roots: config.blend_roots,
-            data_dir: config.data_dir,
-            shared_key,
-            private_files: config.private_files,
-            max_open: config.max_open_blend_files,
-        })
-        .map_err(|(path, source)| StartError::BlendRoot { path, source })?;
+        let (buffer, publisher) = (buffer.start()?, publisher.start()?);
         let mark = RunningMark::set(data_dir.as_deref()).map(Arc::new);
         let (decoder, large_bodies) = (Decoder::start(), LargeBodies::default());
         let (refused_for_workers, refused_for_user_manager) = (Refusals::of_buffer(), Refusals::of_outbox());
@@ -288,6 +291,21 @@ impl UserHttpActors {
     }
 }
 
+/// Either buffer.
+enum PreparedBuffer {
+    Own(Box<PreparedActor<BufferActor>>),
+    Shared(SharedBuffer),
+}
+
+impl PreparedBuffer {
+    fn start(self) -> Result<AnyBuffer, StartError> {
+        Ok(match self {
+            Self::Own(actor) => AnyBuffer::Own(actor.start()?),
+            Self::Shared(actor) => AnyBuffer::Shared(actor.start()),
+        })
+    }
+}
+
 /// How long [`UserHttpActors::drain`] waits for the disk: a sync takes milliseconds, on a busy disk a second.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -364,21 +382,34 @@ impl OpenStore {
         self.bodies.as_ref()
     }
 
-    /// Starts the thread of the store, and the actor that owns the store. `actor` gets the address of the actor that it
-    /// makes. The thread calls `on_failure` if the store fails permanently.
+    /// [Prepares](Self::prepare) the actor that owns the store, and starts it.
     ///
     /// # Errors
-    /// [`StartError::Store`], [`StartError::Record`] with the record that `actor` does not understand, and
-    /// [`StartError::Thread`].
+    /// As for both.
     pub fn start<A>(
-        mut self,
+        self,
         on_failure: impl Fn(StoreError) + Send + 'static,
         actor: impl FnOnce(StoreHandle, Vec<Recovered>, Addr<A>) -> Result<A, Seq>,
     ) -> Result<Addr<A>, StartError>
     where
         A: Actor<Context = Context<A>> + Handler<FromStore>,
     {
-        self.store.begin()?;
+        self.prepare(on_failure, actor)?.start()
+    }
+
+    /// Makes the actor that owns the store, and the store's thread, which waits. `actor` gets the address of the actor
+    /// that it makes. The thread will call `on_failure` if the store fails permanently. Nothing on the disk is changed.
+    ///
+    /// # Errors
+    /// [`StartError::Record`] with the record that `actor` does not understand, and [`StartError::Thread`].
+    pub fn prepare<A>(
+        self,
+        on_failure: impl Fn(StoreError) + Send + 'static,
+        actor: impl FnOnce(StoreHandle, Vec<Recovered>, Addr<A>) -> Result<A, Seq>,
+    ) -> Result<PreparedActor<A>, StartError>
+    where
+        A: Actor<Context = Context<A>> + Handler<FromStore>,
+    {
         let ctx = Context::new();
         let address = actix::AsyncContext::address(&ctx);
         let owner = address.clone();
@@ -388,9 +419,30 @@ impl OpenStore {
             }
             owner.do_send(FromStore(event));
         };
-        let handle = StoreHandle::start(self.name, self.store, self.next_seq, on_event).map_err(StartError::Thread)?;
+        let (handle, begin) = StoreHandle::prepare(self.name, self.next_seq, on_event).map_err(StartError::Thread)?;
         let actor = actor(handle, self.recovered, address);
-        Ok(ctx.run(actor.map_err(|seq| StartError::Record { path: self.path, seq })?))
+        let actor = actor.map_err(|seq| StartError::Record { path: self.path, seq })?;
+        Ok(PreparedActor { store: self.store, begin, ctx, actor })
+    }
+}
+
+/// An actor that has understood everything in its store.
+pub struct PreparedActor<A: Actor<Context = Context<A>>> {
+    store: Box<dyn Store>,
+    begin: Begin,
+    ctx: Context<A>,
+    actor: A,
+}
+
+impl<A: Actor<Context = Context<A>>> PreparedActor<A> {
+    /// Begins to use the store, and starts the actor.
+    ///
+    /// # Errors
+    /// [`StartError::Store`].
+    pub fn start(mut self) -> Result<Addr<A>, StartError> {
+        self.store.begin()?;
+        self.begin.with(self.store);
+        Ok(self.ctx.run(self.actor))
     }
 }
 

@@ -152,27 +152,47 @@ impl StoreHandle {
         next_seq: Seq,
         on_event: impl Fn(StoreEvent) + Send + 'static,
     ) -> std::io::Result<Self> {
+        let (handle, begin) = Self::prepare(name, next_seq, on_event)?;
+        begin.with(store);
+        Ok(handle)
+    }
+
+    /// As [`StoreHandle::start`], but what is requested waits until the thread [begins](Begin::with) with its store.
+    ///
+    /// # Errors
+    /// As for [`StoreHandle::start`].
+    pub fn prepare(
+        name: &str,
+        next_seq: Seq,
+        on_event: impl Fn(StoreEvent) + Send + 'static,
+    ) -> std::io::Result<(Self, Begin)> {
         let (commands, queue) = mpsc::channel();
+        let (begin, begun) = mpsc::channel();
         let idle = Arc::new(AtomicBool::new(false));
         let busy = Arc::new(Busy { started: Instant::now(), since: AtomicU64::new(Busy::NOT) });
-        let writer = Writer {
-            store,
-            queue,
-            idle: Arc::clone(&idle),
-            busy: Arc::clone(&busy),
-            removals: Vec::new(),
-            due: None,
-            sync_due: None,
-            failure: None,
-            failure_changed: false,
-            uncompacted: true,
-            metrics: StoreMetrics::register(name),
-            on_event,
+        let (is_idle, is_busy, metrics) = (Arc::clone(&idle), Arc::clone(&busy), StoreMetrics::register(name));
+        let write = move || {
+            // without a store it never began
+            let Ok(store) = begun.recv() else { return };
+            let writer = Writer {
+                store,
+                queue,
+                idle: is_idle,
+                busy: is_busy,
+                removals: Vec::new(),
+                due: None,
+                sync_due: None,
+                failure: None,
+                failure_changed: false,
+                uncompacted: true,
+                metrics,
+                on_event,
+            };
+            writer.run();
         };
-        let writer = thread::Builder::new().name(format!("{name}-store")).spawn(move || writer.run())?;
+        let writer = thread::Builder::new().name(format!("{name}-store")).spawn(write)?.thread().clone();
         let next_seq = AtomicU64::new(next_seq);
-        let writer = writer.thread().clone();
-        Ok(Self(Arc::new(WriterChannel { commands: Some(commands), next_seq, writer, idle, busy })))
+        Ok((Self(Arc::new(WriterChannel { commands: Some(commands), next_seq, writer, idle, busy })), Begin(begin)))
     }
 
     /// How long the thread has been busy with its current commit, if it is.
@@ -239,6 +259,18 @@ impl StoreHandle {
         let seq = self.0.next_seq();
         self.0.send_and_wake(Command::Stop(seq));
         seq
+    }
+}
+
+/// A thread that waits for its store. If this is dropped, the thread ends, and nothing that was requested is done.
+#[derive(Debug)]
+pub struct Begin(Sender<Box<dyn Store>>);
+
+impl Begin {
+    /// Gives the thread its store.
+    pub fn with(self, store: Box<dyn Store>) {
+        // it does nothing but wait for this
+        let _ = self.0.send(store);
     }
 }
 

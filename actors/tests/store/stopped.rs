@@ -1,5 +1,6 @@
 //! What the next start knows of a store that was stopped in order.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -167,46 +168,94 @@ fn the_only_segment_left_is_not_taken_for_one_that_a_crash_has_kept_from_being_b
     assert!(error.contains(&only.display().to_string()), "{error}");
 }
 
+async fn start(directory: &Path, blend_roots: Vec<PathBuf>) -> Result<UserHttpActors, StartError> {
+    loop {
+        let started = UserHttpActors::start(ActorsConfig {
+            data_dir: Some(directory.to_owned()),
+            blend_roots: blend_roots.clone(),
+            private_files: Vec::new(),
+            max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
+            max_buffered: 1 << 20,
+            buffer_ttl: Duration::from_secs(3_600),
+            shared_buffer: None,
+            max_outbox: 1 << 20,
+            amqp: None,
+            frame_ack: FrameAck::Stored,
+        });
+        match started {
+            // the thread that has the store ends with its actor
+            Err(StartError::Store(OpenError::InUse(_))) => tokio::task::yield_now().await,
+            started => return started,
+        }
+    }
+}
+
+/// Starts the actors, gives them a message of each kind, and stops them.
+async fn use_actors(directory: &Path) {
+    let actors = start(directory, Vec::new()).await.expect("new stores open");
+    let message = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": 1}}"#;
+    actors.handle_communication_interface_message(Format::Json, message).await.expect("stored");
+    let frame = r#"{"USER_ID": "me", "MAIN_DATA": {"TYPE": "FRAME_RENDERED", "DATA": 1}}"#;
+    actors.handle_user_message(None, Format::Json, frame, None).await.expect("stored");
+    actors.drain().await.expect("a sound disk");
+}
+
 #[test]
 fn after_a_drain_of_the_actors_the_next_start_misses_what_has_gone() {
     System::new().block_on(async {
         let directory = tempfile::tempdir().expect("a directory");
-        let start = || {
-            UserHttpActors::start(ActorsConfig {
-                data_dir: Some(directory.path().to_owned()),
-                blend_roots: Vec::new(),
-                private_files: Vec::new(),
-                max_open_blend_files: DEFAULT_MAX_OPEN_BLEND_FILES,
-                max_buffered: 1 << 20,
-                buffer_ttl: Duration::from_secs(3_600),
-                shared_buffer: None,
-                max_outbox: 1 << 20,
-                amqp: None,
-                frame_ack: FrameAck::Stored,
-            })
-        };
-        let actors = start().expect("new stores open");
-        let message = r#"{"TYPE": "ADD_BUFFER_MSG", "DATA": {"BUFFER_UUID": "one", "BUFFER_MSG": 1}}"#;
-        actors.handle_communication_interface_message(Format::Json, message).await.expect("stored");
-        let frame = r#"{"USER_ID": "me", "MAIN_DATA": {"TYPE": "FRAME_RENDERED", "DATA": 1}}"#;
-        actors.handle_user_message(None, Format::Json, frame, None).await.expect("stored");
-        actors.drain().await.expect("a sound disk");
-        drop(actors);
+        use_actors(directory.path()).await;
         for store in ["buffer", "outbox"] {
             let segment = segments(&directory.path().join(store)).remove(0);
             let whole = fs::read(&segment).expect("a segment");
             cut(&segment, records(&segment).len() as u64 - 1);
-            let error = loop {
-                match start() {
-                    // the thread that has the store ends with its actor
-                    Err(StartError::Store(OpenError::InUse(_))) => tokio::task::yield_now().await,
-                    started => break started.expect_err("it is seen").to_string(),
-                }
-            };
+            let error = start(directory.path(), Vec::new()).await.expect_err("it is seen").to_string();
             assert!(error.contains(&format!("{} is damaged", segment.display())), "{error}");
             fs::write(segment, whole).expect("writable");
         }
-        // the actor of the other store ends here, and not with the runtime
-        tokio::task::yield_now().await;
+    });
+}
+
+/// The files of both stores, but for what a start may always change: its lock.
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let stores = ["buffer", "outbox"].map(|store| directory.join(store));
+    let entries = stores.iter().flat_map(|store| fs::read_dir(store).expect("readable"));
+    let paths = entries.map(|entry| entry.expect("readable").path());
+    let files = paths.filter(|path| path.is_file() && !path.ends_with("LOCK"));
+    files.map(|path| (path.clone(), fs::read(path).expect("readable"))).collect()
+}
+
+#[test]
+fn a_start_that_is_refused_for_a_record_or_a_blend_root_changes_neither_store() {
+    System::new().block_on(async {
+        let directory = tempfile::tempdir().expect("a directory");
+        use_actors(directory.path()).await;
+        let before = files(directory.path());
+        for store in ["buffer", "outbox"] {
+            assert!(before.contains_key(&mark(&directory.path().join(store))), "{:?}", before.keys());
+        }
+        let error = start(directory.path(), vec![PathBuf::new()]).await.expect_err("it has no absolute path");
+        assert!(matches!(error, StartError::BlendRoot { .. }), "{error}");
+        assert_eq!(files(directory.path()), before);
+
+        for store in ["outbox", "buffer"] {
+            let path = directory.path().join(store);
+            let (mut log, _) = LogStore::open(&path).expect("it is sound");
+            let seq = log.next_seq();
+            log.commit(&[put(seq, r#"{"of": "a later version"}"#, b"")], Durable::Now).expect("space");
+            log.stop().expect("a sound disk");
+            drop(log);
+            let before = files(directory.path());
+            let error = start(directory.path(), Vec::new()).await.expect_err("the record is unknown");
+            let is_refused =
+                matches!(&error, StartError::Record { path: found, seq: of } if (found, of) == (&path, &seq));
+            assert!(is_refused, "{error}");
+            assert_eq!(files(directory.path()), before);
+            let (mut log, _) = LogStore::open(&path).expect("it is sound");
+            log.commit(&[Change::Remove(seq)], Durable::Now).expect("space");
+            log.stop().expect("a sound disk");
+        }
+        let actors = start(directory.path(), Vec::new()).await.expect("nothing is unknown");
+        actors.drain().await.expect("a sound disk");
     });
 }
