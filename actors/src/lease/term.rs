@@ -157,6 +157,20 @@ mod tests {
         assert_eq!(asked(&renewals), [RenewFor::End, RenewFor::End]);
     }
 
+    #[test]
+    fn a_renewal_without_an_answer_is_repeated_after_a_pause_and_one_with_an_answer_is_the_last() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let start = tokio::time::Instant::now();
+            let outcomes = vec![Renewal::Unknown, Renewal::Unknown, Renewal::Renewed(Instant::now())];
+            let (old, renewals) = term(Duration::from_secs(10), true, outcomes);
+            assert!(old.confirm().await);
+            assert_eq!(asked(&renewals).len(), 3);
+            let paused = start.elapsed();
+            assert!((2 * PAUSE..3 * PAUSE).contains(&paused), "{paused:?}");
+        });
+    }
+
     #[actix::test]
     async fn a_lease_that_may_be_taken_over_is_no_end_however_fresh_it_is() {
         let (open, renewals) = term(Duration::ZERO, false, vec![Renewal::Renewed(Instant::now()); 2]);
