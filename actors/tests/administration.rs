@@ -1,5 +1,6 @@
 //! Operators list what the actors hold, page by page while it changes, and discard single messages.
 
+use crate::support::publisher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
@@ -24,9 +25,6 @@ use user_http_actors::store::{Change, Durable, Store, StoreError};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error, UserManagerPublisher};
 use uuid::Uuid;
-
-#[path = "support/publisher.rs"]
-mod support;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const CAPACITY: u64 = 1 << 30;
@@ -301,7 +299,7 @@ async fn a_discard_is_answered_although_the_disk_fails() {
 #[actix::test]
 async fn an_outbox_message_is_listed_with_its_state_and_discarded_unless_it_is_in_flight_or_its_sender_waits() {
     let store = OpenStore::new("test", Box::new(MemoryStore));
-    let (publisher, broker) = support::start_with_broker(store, CAPACITY, FrameAck::Stored);
+    let (publisher, broker) = publisher::start_with_broker(store, CAPACITY, FrameAck::Stored);
     // stored, because there is no connection
     for user in ["first", "second"] {
         publisher.send(outgoing(user)).await.expect("alive").expect("there is space");
@@ -345,7 +343,7 @@ async fn an_outbox_message_is_listed_with_its_state_and_discarded_unless_it_is_i
 #[actix::test]
 async fn a_message_whose_sender_waits_for_its_answer_is_not_discarded() {
     let store = OpenStore::new("test", Box::new(MemoryStore));
-    let (publisher, broker) = support::start_with_broker(store, CAPACITY, FrameAck::Broker);
+    let (publisher, broker) = publisher::start_with_broker(store, CAPACITY, FrameAck::Broker);
     (broker.events)(PublisherEvent::Connected { epoch: 1 });
     // fills the window of 32 MiB, so that the second one waits although the broker is connected
     let mut large = outgoing("large");
@@ -366,7 +364,7 @@ async fn a_message_whose_sender_waits_for_its_answer_is_not_discarded() {
 
 #[actix::test]
 async fn a_leased_message_can_be_discarded_and_the_user_manager_can_delete_it_no_more() {
-    let publisher = support::start(OpenStore::new("test", Box::new(MemoryStore)), CAPACITY, None);
+    let publisher = publisher::start(OpenStore::new("test", Box::new(MemoryStore)), CAPACITY, None);
     publisher.send(outgoing("me")).await.expect("alive").expect("stored");
     let take = TakeNextMessage { lease: DAY, wait: false };
     let next = publisher.send(take).await.expect("alive").expect("no broker").expect("a message");
@@ -383,7 +381,7 @@ async fn a_leased_message_can_be_discarded_and_the_user_manager_can_delete_it_no
 #[actix::test]
 async fn an_outbox_message_whose_removal_is_refused_is_where_it_was() {
     let (store, _reached, answer) = asking();
-    let publisher = support::start(OpenStore::new("test", Box::new(store)), CAPACITY, None);
+    let publisher = publisher::start(OpenStore::new("test", Box::new(store)), CAPACITY, None);
     publisher.send(outgoing("me")).await.expect("alive").expect("stored");
     let message_id = outbox(&publisher).await[0].message_id;
     (0..2).for_each(|_| answer.send(full()).expect("the store lives"));

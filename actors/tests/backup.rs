@@ -11,21 +11,12 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Recovered, Seq, Store};
 
-#[path = "backup/campaign.rs"]
 mod campaign;
-#[path = "backup/damage.rs"]
 mod damage;
-#[path = "backup/given_up.rs"]
 mod given_up;
-#[path = "backup/history.rs"]
 mod history;
-#[path = "support/in_file.rs"]
-mod in_file;
-#[path = "backup/owner.rs"]
 mod owner;
-#[path = "backup/target.rs"]
 mod target;
-#[path = "backup/turns.rs"]
 mod turns;
 
 use history::{meta, pattern};

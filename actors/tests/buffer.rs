@@ -1,5 +1,6 @@
 //! The buffer actor: messages are added, leased, delivered, offered again, and forgotten in time.
 
+use crate::support::log;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -19,9 +20,6 @@ use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, Put, Store, StoreError};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
-
-#[path = "support/log.rs"]
-mod log;
 
 use log::open;
 

@@ -1,5 +1,7 @@
 //! What the buffer counts, path by path, and that its books balance.
 
+use crate::support::books;
+use crate::support::log;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
@@ -16,11 +18,6 @@ use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, NO_RECORD, Put, Recovered, Store, StoreError};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
-
-#[path = "support/books.rs"]
-mod books;
-#[path = "support/log.rs"]
-mod log;
 
 use books::Books;
 

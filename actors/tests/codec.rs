@@ -1,8 +1,6 @@
 //! The codec against CPython: what it takes, CPython takes, and what it makes, CPython reads as the same values.
 
-#[path = "support/peer.rs"]
-mod peer;
-
+use crate::support::peer;
 use peer::Peer;
 
 /// How many messages as picklers and `json` write them, how many of these with random bytes changed, and how many

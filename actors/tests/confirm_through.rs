@@ -1,17 +1,9 @@
 //! Messages for the user manager that the broker confirms before they are stored, and the switch between the two.
 
-#[path = "support/books.rs"]
-mod books;
-#[path = "confirm_through/books_tests.rs"]
 mod books_tests;
-#[path = "confirm_through/harness.rs"]
 mod harness;
-#[path = "confirm_through/keys.rs"]
 mod keys;
-#[path = "confirm_through/model.rs"]
 mod model;
-#[path = "support/scripted_broker.rs"]
-mod support;
 
 use std::time::Duration;
 

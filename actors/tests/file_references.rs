@@ -1,5 +1,6 @@
 //! File references in the buffer actor: found until the TTL has passed, also after a restart, and bounded.
 
+use crate::support::log;
 use std::time::Duration;
 
 use actix::Addr;
@@ -10,9 +11,6 @@ use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Durable, Store, StoreError};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
-
-#[path = "support/log.rs"]
-mod log;
 
 use log::open;
 

@@ -1,5 +1,6 @@
 //! The buffer actor does what a map would do, on every store, whatever the order in which things happen to it.
 
+use crate::support::log;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
@@ -16,9 +17,6 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, Error};
-
-#[path = "support/log.rs"]
-mod log;
 
 use log::open;
 

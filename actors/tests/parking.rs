@@ -1,5 +1,7 @@
 //! Parked messages: found, kept through restarts, and published or deleted on request.
 
+use crate::support::log;
+use crate::support::publisher;
 use std::path::Path;
 
 use actix::Addr;
@@ -17,12 +19,7 @@ use user_http_actors::system::OpenStore;
 use user_http_actors::{Error, UserManagerPublisher};
 use uuid::Uuid;
 
-use crate::support::Broker;
-
-#[path = "support/log.rs"]
-mod log;
-#[path = "support/publisher.rs"]
-mod support;
+use crate::support::publisher::Broker;
 
 use log::open;
 
@@ -37,7 +34,7 @@ impl Service {
     async fn start(directory: &Path) -> Self {
         let (store, recovered) = open(directory).await;
         let store = OpenStore::of_log("test", directory, store, recovered);
-        let (publisher, broker) = support::start_with_broker(store, 1 << 20, FrameAck::Stored);
+        let (publisher, broker) = publisher::start_with_broker(store, 1 << 20, FrameAck::Stored);
         Self { publisher, broker, epoch: 0 }
     }
 

@@ -1,5 +1,6 @@
 //! The publisher actor: what it has accepted reaches the broker in order, or the user manager who asks for it.
 
+use crate::support::publisher;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,10 +23,7 @@ use user_http_actors::store::{Change, Durable, NO_RECORD, Store, StoreError};
 use user_http_actors::system::OpenStore;
 use user_http_actors::{Error, UserManagerPublisher};
 
-use crate::support::Broker;
-
-#[path = "support/publisher.rs"]
-mod support;
+use crate::support::publisher::Broker;
 
 /// Waits for the next publication.
 async fn next(broker: &Broker) -> Publication {
@@ -42,11 +40,11 @@ fn memory() -> OpenStore {
 }
 
 fn start(max_bytes: u64) -> Addr<UserManagerPublisher> {
-    support::start(memory(), max_bytes, None)
+    publisher::start(memory(), max_bytes, None)
 }
 
 async fn with_broker() -> (Addr<UserManagerPublisher>, Broker) {
-    support::start_with_broker(memory(), 1 << 30, FrameAck::Stored)
+    publisher::start_with_broker(memory(), 1 << 30, FrameAck::Stored)
 }
 
 fn frame(body: &[u8]) -> SendMessageToUserManager {
@@ -485,7 +483,7 @@ impl Store for FullForRemovals {
 async fn a_message_whose_removal_is_refused_is_offered_again_until_it_is_removed() {
     let full = Arc::new(AtomicBool::new(true));
     let store = OpenStore::new("test", Box::new(FullForRemovals(Arc::clone(&full))));
-    let publisher = support::start(store, 1 << 30, None);
+    let publisher = publisher::start(store, 1 << 30, None);
     send(&publisher, b"message").await.expect("accepted");
     for _ in 0..2 {
         // the refused deletion leaves it leased

@@ -1,5 +1,6 @@
 //! Removals from the outbox that the store refuses: the message is where it was before, whatever was asked meanwhile.
 
+use crate::support::publisher;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,7 @@ use user_http_actors::system::OpenStore;
 use user_http_actors::{Error, UserManagerPublisher};
 use uuid::Uuid;
 
-use crate::support::Broker;
-
-#[path = "support/publisher.rs"]
-mod support;
+use crate::support::publisher::Broker;
 
 /// A store that asks the test about each removal.
 struct Asking {
@@ -70,7 +68,7 @@ fn message(size: usize) -> SendMessageToUserManager {
 impl Service {
     async fn start() -> Self {
         let (store, reached, refuse) = asking();
-        let (publisher, broker) = support::start_with_broker(store, 1 << 30, FrameAck::Stored);
+        let (publisher, broker) = publisher::start_with_broker(store, 1 << 30, FrameAck::Stored);
         (broker.events)(PublisherEvent::Connected { epoch: 1 });
         Self { publisher, broker, reached, refuse }
     }
@@ -170,7 +168,7 @@ async fn next(publisher: &Addr<UserManagerPublisher>, lease: Duration, wait: boo
 async fn a_leased_message_whose_removal_is_refused_stays_leased_until_the_visibility_timeout() {
     const LEASE: Duration = Duration::from_secs(3);
     let (store, reached, refuse) = asking();
-    let publisher = support::start(store, 1 << 30, None);
+    let publisher = publisher::start(store, 1 << 30, None);
     publisher.send(message(1)).await.expect("alive").expect("room");
     let started = Instant::now();
     let leased = next(&publisher, LEASE, false).await.expect("it waits");
@@ -193,7 +191,7 @@ async fn a_leased_message_whose_removal_is_refused_stays_leased_until_the_visibi
 async fn a_lease_that_is_dropped_while_the_removal_of_its_message_is_refused_leaves_it_to_the_next_user_manager() {
     const LEASE: Duration = Duration::from_secs(3_600);
     let (store, reached, refuse) = asking();
-    let publisher = support::start(store, 1 << 30, None);
+    let publisher = publisher::start(store, 1 << 30, None);
     publisher.send(message(1)).await.expect("alive").expect("room");
     let leased = next(&publisher, LEASE, false).await.expect("it waits");
     let message_id = leased.message_id;

@@ -1,5 +1,6 @@
 //! The contract of a store, kept by every backend, and what the log does beyond it.
 
+use crate::support::in_file;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -14,29 +15,15 @@ use user_http_actors::store::log::LogStore;
 use user_http_actors::store::memory::MemoryStore;
 use user_http_actors::store::{Change, Compacted, Durable, OpenError, Put, Recovered, Seq, Store};
 
-#[path = "store/bits.rs"]
 mod bits;
-#[path = "store/body_files.rs"]
 mod body_files;
-#[path = "store/bounds.rs"]
 mod bounds;
-#[path = "store/earlier_version.rs"]
 mod earlier_version;
-#[path = "support/in_file.rs"]
-mod in_file;
-#[path = "store/space.rs"]
 mod space;
-#[path = "store/stopped.rs"]
 mod stopped;
-#[path = "store/torn.rs"]
 mod torn;
-#[path = "store/unreadable.rs"]
 mod unreadable;
-#[path = "support/unsynced_disk.rs"]
-mod unsynced_disk;
-#[path = "store/verified.rs"]
 mod verified;
-#[path = "store/zeros.rs"]
 mod zeros;
 
 fn put(seq: Seq, meta: &str, body: &[u8]) -> Change {

@@ -14,10 +14,7 @@ use user_http_actors::store::{
     Change, Compacted, Durable, MAX_META, OpenError, Put, Seq, Store, StoreError, StoreEvent, StoreHandle,
 };
 
-use crate::owner::Owner;
-
-#[path = "support/owner.rs"]
-mod owner;
+use crate::support::owner::Owner;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

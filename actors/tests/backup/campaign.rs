@@ -11,10 +11,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use user_http_actors::backup::{BackupError, Options, back_up};
 
-use crate::history::{History, numbers};
-use crate::owner::{Owner, SteppingDisk, Weather};
-use crate::turns::{Side, Turns};
-use crate::{folder, opened};
+use crate::backup::history::{History, numbers};
+use crate::backup::owner::{Owner, SteppingDisk, Weather};
+use crate::backup::turns::{Side, Turns};
+use crate::backup::{folder, opened};
 
 /// How many backups are made, unless `TEST_BACKUPS` says otherwise.
 const BACKUPS: usize = 100;
@@ -95,7 +95,7 @@ fn back_up_one(seed: u64) -> Counts {
         while !is_warm.load(Ordering::Relaxed) {
             turns.step(Side::Backup);
         }
-        let newest = || crate::segments(&directory).last().map_or(0, |segment| number(segment));
+        let newest = || crate::backup::segments(&directory).last().map_or(0, |segment| number(segment));
         let first = newest();
         for number in 0..BACKUPS_OF_ONE {
             let target = folder.path().join(format!("backup-{number}"));

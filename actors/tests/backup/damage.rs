@@ -8,9 +8,9 @@ use user_http_actors::backup::BackupError;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Store};
 
-use crate::history::{meta, numbers, pattern};
-use crate::in_file::{body_files, in_file};
-use crate::{back_up_all, folder, opened, put, records, segments};
+use crate::backup::history::{meta, numbers, pattern};
+use crate::backup::{back_up_all, folder, opened, put, records, segments};
+use crate::support::in_file::{body_files, in_file};
 
 /// The error of a backup that must fail, and that leaves nothing.
 #[track_caller]

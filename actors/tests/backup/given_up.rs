@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use user_http_actors::backup::{Options, back_up};
 use user_http_actors::store::log::LogStore;
 
-use crate::history::numbers;
-use crate::{folder, opened, put, records, segments};
+use crate::backup::history::numbers;
+use crate::backup::{folder, opened, put, records, segments};
 
 #[test]
 fn a_segment_that_is_given_up_at_any_moment_of_a_backup_is_left_out_and_the_one_before_it_may_be_written_to() {

@@ -14,8 +14,8 @@ use user_http_actors::store::disk::{Disk, SystemDisk};
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Recovered, Seq, Store};
 
-use crate::history::{History, State, Step, meta, numbers, pattern};
-use crate::in_file::in_file;
+use crate::backup::history::{History, State, Step, meta, numbers, pattern};
+use crate::support::in_file::in_file;
 
 /// A body that is longer is relocated by a compaction of its own.
 const SEGMENT_BYTES: u64 = 3_000;

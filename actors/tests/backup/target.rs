@@ -13,9 +13,9 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Store};
 
-use crate::history::{meta, numbers, pattern};
-use crate::in_file::{in_file, is_in_file};
-use crate::{back_up_all, folder, opened};
+use crate::backup::history::{meta, numbers, pattern};
+use crate::backup::{back_up_all, folder, opened};
+use crate::support::in_file::{in_file, is_in_file};
 
 /// A data directory with a message in the log and one in a file.
 fn data_dir(folder: &Path) -> PathBuf {

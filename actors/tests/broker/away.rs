@@ -9,9 +9,9 @@ use user_http_actors::broker::amqp::AmqpConfig;
 use user_http_actors::broker::{Outcome, PublisherEvent, Settlement};
 use user_http_actors::codec::Format;
 
-use crate::harness::{Consuming, Peer, Publishing, SOON, config};
+use crate::broker::harness::{Consuming, Peer, Publishing, SOON, config};
+use crate::broker::rabbitmq::RabbitMq;
 use crate::ports::free_port;
-use crate::rabbitmq::RabbitMq;
 
 /// Two heartbeat intervals of 10 s without a byte, and the close.
 const DEAD_PEER_NOTICED: Duration = Duration::from_secs(25);

@@ -18,15 +18,15 @@ use super::order::{
     what_is_requeued_after_the_end_of_consuming_comes_again_in_order_and_not_before_consuming_goes_on,
     what_is_unsettled_at_a_stop_comes_again_in_order,
 };
-use crate::harness::{Consuming, Peer, Publishing, SOON, config};
-use crate::rabbitmq::RabbitMq;
+use crate::broker::harness::{Consuming, Peer, Publishing, SOON, config};
+use crate::broker::rabbitmq::RabbitMq;
 
 /// Each of them against the machine's own RabbitMQ, and all of them against another one.
 mod tests {
     macro_rules! basic_tests {
         ($($name:ident),* $(,)?) => {
-            use crate::harness::SHARED;
-            use crate::rabbitmq::RabbitMq;
+            use crate::broker::harness::SHARED;
+            use crate::broker::rabbitmq::RabbitMq;
 
             $(#[test]
             fn $name() {

@@ -9,9 +9,9 @@ use user_http_actors::broker::amqp::{AmqpConfig, AmqpUrl, QueueType};
 use user_http_actors::broker::{Outcome, PublisherEvent, Settlement};
 use user_http_actors::codec::Format;
 
-use crate::harness::{Consuming, Peer, Publishing, SHARED, SOON, config, until};
+use crate::broker::harness::{Consuming, Peer, Publishing, SHARED, SOON, config, until};
+use crate::broker::rabbitmq::RabbitMq;
 use crate::ports::free_port;
-use crate::rabbitmq::RabbitMq;
 
 const NODES: usize = 3;
 /// A quorum queue elects another leader, and the cluster notices the death of a node.

@@ -4,8 +4,8 @@ use amiquip::{ConsumerOptions, QueueDeclareOptions};
 use user_http_actors::broker::{Outcome, PublisherEvent};
 use user_http_actors::codec::Format;
 
-use crate::harness::{Peer, Publishing, SHARED, SOON, config, leave};
-use crate::proxy::{PASS, behind_proxy};
+use crate::broker::harness::{Peer, Publishing, SHARED, SOON, config, leave};
+use crate::broker::proxy::{PASS, behind_proxy};
 
 /// Waits until the publisher says what it waits for, or that it waits no longer.
 fn waiting_for(publishing: &mut Publishing) -> Option<String> {

@@ -17,7 +17,7 @@ use user_http_actors::codec::Format;
 use user_http_actors::payload::Payload;
 use uuid::Uuid;
 
-use crate::rabbitmq::RabbitMq;
+use crate::broker::rabbitmq::RabbitMq;
 
 /// For what takes milliseconds, on a machine that does much else.
 pub const SOON: Duration = Duration::from_secs(15);

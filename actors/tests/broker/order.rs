@@ -4,8 +4,8 @@ use amiquip::AmqpProperties;
 use user_http_actors::broker::amqp::{AmqpConfig, QueueType};
 use user_http_actors::broker::{ConsumerEvent, ConsumerLink, Delivery, Settlement};
 
-use crate::harness::{Consuming, Peer, SOON, config};
-use crate::rabbitmq::RabbitMq;
+use crate::broker::harness::{Consuming, Peer, SOON, config};
+use crate::broker::rabbitmq::RabbitMq;
 
 /// Both types of the own queue.
 fn configs(broker: &RabbitMq, test: &str) -> [AmqpConfig; 2] {

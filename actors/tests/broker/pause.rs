@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use user_http_actors::broker::{ConsumerEvent, ConsumerLink, Settlement};
 
-use crate::harness::{Consuming, Peer, SHARED, SOON, config};
-use crate::proxy::{PASS, behind_proxy};
+use crate::broker::harness::{Consuming, Peer, SHARED, SOON, config};
+use crate::broker::proxy::{PASS, behind_proxy};
 
 /// Class and method of `basic.cancel`.
 const CANCEL: [u8; 4] = [0, 60, 0, 30];

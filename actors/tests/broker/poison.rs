@@ -11,8 +11,8 @@ use mio::{Evented, Poll, PollOpt, Ready, Token};
 use user_http_actors::broker::Settlement;
 use user_http_actors::codec::Format;
 
-use crate::harness::{Consuming, Peer, SHARED, SOON, config};
-use crate::rabbitmq::RabbitMq;
+use crate::broker::harness::{Consuming, Peer, SHARED, SOON, config};
+use crate::broker::rabbitmq::RabbitMq;
 
 /// A connection to the broker that sends the byte 0xff for each `~`. No client library lets one say that.
 struct Corrupting(mio::net::TcpStream);

@@ -6,7 +6,7 @@ use std::thread;
 
 use user_http_actors::broker::amqp::AmqpConfig;
 
-use crate::harness::SHARED;
+use crate::broker::harness::SHARED;
 
 /// Changes bytes that a proxy has received. Returns false to break the connection instead.
 type Change = fn(&mut [u8]) -> bool;

@@ -7,8 +7,8 @@ use user_http_actors::broker::amqp::AmqpConfig;
 use user_http_actors::broker::{Outcome, PublisherEvent};
 use user_http_actors::codec::Format;
 
-use crate::harness::{Peer, Publishing, SOON, config};
-use crate::rabbitmq::RabbitMq;
+use crate::broker::harness::{Peer, Publishing, SOON, config};
+use crate::broker::rabbitmq::RabbitMq;
 
 const LIMIT: usize = 1 << 20;
 

@@ -3,8 +3,8 @@
 use user_http_actors::broker::{Outcome, PublisherEvent};
 use user_http_actors::codec::Format;
 
-use crate::harness::{Publishing, SHARED, SOON, config};
-use crate::proxy::{PASS, behind_proxy};
+use crate::broker::harness::{Publishing, SHARED, SOON, config};
+use crate::broker::proxy::{PASS, behind_proxy};
 
 /// The message-ids are the only texts with four dashes at these distances.
 fn spoil_ids(bytes: &mut [u8]) -> bool {

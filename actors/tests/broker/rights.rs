@@ -5,7 +5,7 @@ use user_http_actors::broker::amqp::AmqpConfig;
 use user_http_actors::broker::{Outcome, Settlement};
 use user_http_actors::codec::Format;
 
-use crate::harness::{Consuming, Peer, Publishing, SHARED, SOON, config};
+use crate::broker::harness::{Consuming, Peer, Publishing, SHARED, SOON, config};
 
 /// The same names for an account with these rights, each a regular expression.
 fn account(config: &AmqpConfig, user: &str, [configure, write, read]: [&str; 3]) -> AmqpConfig {

@@ -7,8 +7,8 @@ use amiquip::AmqpProperties;
 use user_http_actors::broker::{Outcome, PublisherEvent, Settlement};
 use user_http_actors::codec::Format;
 
-use crate::harness::{Consuming, Peer, Publishing, SHARED, SOON, config};
-use crate::proxy::{PASS, behind_frames, behind_proxy};
+use crate::broker::harness::{Consuming, Peer, Publishing, SHARED, SOON, config};
+use crate::broker::proxy::{PASS, behind_frames, behind_proxy};
 
 const METHOD: u8 = 1;
 const FRAME_END: u8 = 0xce;

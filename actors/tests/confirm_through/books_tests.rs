@@ -8,7 +8,7 @@ use user_http_actors::broker::{Outcome, PublisherEvent};
 use user_http_actors::messages::PublishParkedMessage;
 use user_http_actors::publisher::FrameAck;
 
-use crate::harness::{Disk, Gateway, in_paused_time};
+use crate::confirm_through::harness::{Disk, Gateway, in_paused_time};
 
 /// Accepted, forwarded, discarded, held.
 fn books(gateway: &Gateway) -> [f64; 4] {

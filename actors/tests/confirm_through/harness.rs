@@ -21,8 +21,8 @@ use user_http_actors::store::{Change, Durable, NO_RECORD, Put, Recovered, Seq, S
 use user_http_actors::{Accepted, Error, IdempotencyKey, UserManagerPublisher};
 use uuid::Uuid;
 
-use crate::books::Books;
-use crate::support::{Broker, start_route};
+use crate::support::books::Books;
+use crate::support::scripted_broker::{Broker, start_route};
 
 /// In real time.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ use user_http_actors::publisher::FrameAck;
 use user_http_actors::store::StoreError;
 use user_http_actors::{Accepted, Error, IdempotencyKey, RequestKey};
 
-use crate::harness::{Disk, Gateway, in_paused_time};
+use crate::confirm_through::harness::{Disk, Gateway, in_paused_time};
 
 fn key(key: u8, body: u8) -> IdempotencyKey {
     IdempotencyKey::new(b"worker", RequestKey { key: &[key], body_sha256: [body; 32] })

@@ -10,7 +10,7 @@ use user_http_actors::messages::PublishParkedMessage;
 use user_http_actors::publisher::FrameAck;
 use user_http_actors::store::StoreError;
 
-use crate::harness::{Disk, Gateway, in_paused_time};
+use crate::confirm_through::harness::{Disk, Gateway, in_paused_time};
 
 /// After this time every sender has an answer, unless the disk hangs.
 const LONGEST_WAIT: Duration = Duration::from_secs(11);

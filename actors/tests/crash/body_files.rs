@@ -13,10 +13,10 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Seq, Store, StoreError};
 
-use crate::disk::{EIO, EMFILE, ENOSPC, Event, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
-use crate::in_file::{body_files, file, in_file, range};
-use crate::owner::Owner;
-use crate::unsynced_disk::UnsyncedDisk;
+use crate::crash::disk::{EIO, EMFILE, ENOSPC, Event, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
+use crate::support::in_file::{body_files, file, in_file, range};
+use crate::support::owner::Owner;
+use crate::support::unsynced_disk::UnsyncedDisk;
 
 const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -13,13 +13,13 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Put, Seq, Store, StoreError};
 
-use crate::disk::{
+use crate::crash::disk::{
     EAGAIN, EDQUOT, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, rebuild,
 };
-use crate::in_file::{body_files, in_file, is_in_file};
-use crate::owner::Owner;
-use crate::power_loss::SEGMENT_BYTES;
-use crate::unsynced_disk::UnsyncedDisk;
+use crate::crash::power_loss::SEGMENT_BYTES;
+use crate::support::in_file::{body_files, in_file, is_in_file};
+use crate::support::owner::Owner;
+use crate::support::unsynced_disk::UnsyncedDisk;
 
 #[derive(Debug, Default)]
 struct Outcome {

@@ -13,9 +13,9 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Put, Recovered, Seq, Store, StoreError};
 
-use crate::disk::{EIO, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
-use crate::in_file::in_file;
-use crate::power_loss::{Expected, SEGMENT_BYTES, body};
+use crate::crash::disk::{EIO, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
+use crate::crash::power_loss::{Expected, SEGMENT_BYTES, body};
+use crate::support::in_file::in_file;
 
 const KILLED_AT_A_SYNC: Fault = Fault { kind: FaultKind::LastSync, at: 1, error: EIO, for_good: true };
 

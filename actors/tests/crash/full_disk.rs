@@ -10,8 +10,8 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Put, Seq, Store, StoreError};
 
-use crate::disk::{EIO, Event, Fault, FaultKind, RecordingDisk};
-use crate::owner::Owner;
+use crate::crash::disk::{EIO, Event, Fault, FaultKind, RecordingDisk};
+use crate::support::owner::Owner;
 
 const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(30);

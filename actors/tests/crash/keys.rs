@@ -18,9 +18,9 @@ use user_http_actors::store::log::LogStore;
 use user_http_actors::system::OpenStore;
 use user_http_actors::{Accepted, Error, IdempotencyKey, RequestKey, UserManagerPublisher};
 
-use crate::disk::{EIO, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
-use crate::power_loss::SEGMENT_BYTES;
-use crate::unsynced_disk::UnsyncedDisk;
+use crate::crash::disk::{EIO, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
+use crate::crash::power_loss::SEGMENT_BYTES;
+use crate::support::unsynced_disk::UnsyncedDisk;
 
 const MESSAGES: u8 = 16;
 

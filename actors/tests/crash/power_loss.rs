@@ -11,9 +11,9 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Recovered, Seq, Store};
 
-use crate::disk::{EIO, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
-use crate::in_file::{body_files, in_file, is_in_file};
-use crate::unsynced_disk::UnsyncedDisk;
+use crate::crash::disk::{EIO, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
+use crate::support::in_file::{body_files, in_file, is_in_file};
+use crate::support::unsynced_disk::UnsyncedDisk;
 
 /// So small that a campaign of 150 commits begins, empties and deletes many segments.
 pub const SEGMENT_BYTES: u64 = 8 << 10;

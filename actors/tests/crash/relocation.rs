@@ -10,7 +10,7 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Seq, Store};
 
-use crate::disk::{EMFILE, ENOSPC, Fault, FaultKind, RecordingDisk};
+use crate::crash::disk::{EMFILE, ENOSPC, Fault, FaultKind, RecordingDisk};
 
 const SEGMENT: u64 = 64 << 10;
 

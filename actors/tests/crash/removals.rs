@@ -12,11 +12,11 @@ use rand::rngs::StdRng;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{OpenError, Seq};
 
-use crate::disk::{EIO, EMFILE, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
-use crate::in_file::in_file;
-use crate::owner::Owner;
-use crate::power_loss::SEGMENT_BYTES;
-use crate::unsynced_disk::UnsyncedDisk;
+use crate::crash::disk::{EIO, EMFILE, ENOSPC, Fault, FaultKind, RecordingDisk, Unsynced, rebuild};
+use crate::crash::power_loss::SEGMENT_BYTES;
+use crate::support::in_file::in_file;
+use crate::support::owner::Owner;
+use crate::support::unsynced_disk::UnsyncedDisk;
 
 /// What the owner of a store knows.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use user_http_actors::lease::LeasedBufferMsg;
 use super::harness::{
     CAPACITY, DAY, Gateway, NOW, assert_books_balance, deliver, eventually, long_body, message, read,
 };
-use crate::server::Postgres;
+use crate::postgres::server::Postgres;
 
 const GATEWAYS: usize = 3;
 const SENDERS: usize = 3;

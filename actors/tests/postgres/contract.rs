@@ -11,7 +11,7 @@ use user_http_actors::messages::{Drain, GetBufferState};
 use super::harness::{
     CAPACITY, DAY, Gateway, NOW, SOON, blend, deliver, eventually, from_broker, long_body, message, payload, read,
 };
-use crate::server::Postgres;
+use crate::postgres::server::Postgres;
 
 #[actix::test]
 async fn a_message_left_at_one_gateway_is_fetched_once_at_any() {

@@ -9,7 +9,7 @@ use user_http_actors::store::StoreError;
 use super::harness::{
     CAPACITY, DAY, Gateway, NOW, SOON, database_at, deliver, eventually, is_database_error, long_body, message,
 };
-use crate::server::Postgres;
+use crate::postgres::server::Postgres;
 
 /// Within which time a request is answered, whatever the database does.
 const ANSWERED: Duration = Duration::from_secs(10);

@@ -13,7 +13,7 @@ use user_http_actors::postgres::{PostgresBuffer, PostgresConfig};
 use user_http_actors::store::StoreError;
 use user_http_actors::{Error, SharedBuffer};
 
-use crate::server::Postgres;
+use crate::postgres::server::Postgres;
 
 pub const DAY: Duration = Duration::from_secs(86_400);
 pub const CAPACITY: u64 = 1 << 30;

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use user_http_actors::postgres::{Claim, PostgresBuffer};
 
 use super::harness::{CAPACITY, DAY, database_at, long_body, message};
-use crate::server::Postgres;
+use crate::postgres::server::Postgres;
 
 const MESSAGES: usize = 40;
 const GATEWAYS: usize = 3;

@@ -6,7 +6,7 @@ use user_http_actors::postgres::{Claim, PostgresBuffer, Put};
 
 use super::harness::{CAPACITY, DAY, assert_books_balance, database_at, eventually, long_body, message};
 use super::proxy::Proxy;
-use crate::server::Postgres;
+use crate::postgres::server::Postgres;
 
 /// Within which time a request is answered, whatever the database does.
 const ANSWERED: Duration = Duration::from_secs(10);

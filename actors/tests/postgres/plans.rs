@@ -4,7 +4,7 @@ use user_http_actors::postgres::{Claim, PostgresBuffer, Put};
 
 use super::harness::{CAPACITY, DAY, database_at, eventually, from_broker, long_body, message, read};
 use super::pooler::Pooler;
-use crate::server::Postgres;
+use crate::postgres::server::Postgres;
 
 /// As often as a session needs to prefer the plan that it keeps.
 const TURNS: usize = 8;

@@ -8,7 +8,7 @@ use tokio_postgres::NoTls;
 
 use super::harness::eventually;
 use crate::ports::free_port;
-use crate::server::{Postgres, new_folder, unprivileged};
+use crate::postgres::server::{Postgres, new_folder, unprivileged};
 
 /// Where Debian has it.
 const PROGRAM: &str = "/usr/sbin/pgbouncer";

@@ -3,7 +3,7 @@
 use user_http_actors::postgres::{Claim, Put};
 
 use super::harness::{CAPACITY, DAY, assert_books_balance, database_at, eventually, long_body, message};
-use crate::server::Postgres;
+use crate::postgres::server::Postgres;
 
 /// Makes each transaction that stores or removes a message take longer, with its locks held.
 const DELAY_COMMITS: &str = "

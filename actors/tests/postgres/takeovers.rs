@@ -8,7 +8,7 @@ use user_http_actors::messages::GetBufferState;
 
 use super::harness::{Gateway, NOW, SOON, assert_books_balance, deliver, eventually, long_body, message, read};
 use super::proxy::Proxy;
-use crate::server::Postgres;
+use crate::postgres::server::Postgres;
 
 /// More than what is sent at once.
 const LEN: usize = 200_000;

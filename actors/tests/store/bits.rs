@@ -14,9 +14,9 @@ use rand::{Rng, SeedableRng};
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Put, Seq, Store};
 
-use crate::in_file::in_file;
-use crate::unsynced_disk::UnsyncedDisk;
-use crate::{body, pattern, put, records, segments};
+use crate::store::{body, pattern, put, records, segments};
+use crate::support::in_file::in_file;
+use crate::support::unsynced_disk::UnsyncedDisk;
 
 const SEGMENT_HEADER: usize = 28;
 

@@ -14,8 +14,8 @@ use user_http_actors::store::files::MAX_OPEN_FILES;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Put, Seq, Store, StoreError};
 
-use crate::in_file::{body_files, file, in_file, is_in_file, range};
-use crate::{body, compacted, open, pattern, put, reopened, segments};
+use crate::store::{body, compacted, open, pattern, put, reopened, segments};
+use crate::support::in_file::{body_files, file, in_file, is_in_file, range};
 
 const LEN: usize = 100_000;
 
@@ -36,10 +36,10 @@ fn two_in_files(directory: &Path) -> (PathBuf, usize, Vec<u8>) {
     let (mut store, _) = open(directory);
     put_in_file(&mut store, 1);
     let path = segments(directory).remove(0);
-    let first = crate::records(&path).len();
+    let first = crate::store::records(&path).len();
     put_in_file(&mut store, 2);
     drop(store);
-    let whole = crate::records(&path);
+    let whole = crate::store::records(&path);
     (path, first, whole)
 }
 
@@ -48,7 +48,7 @@ fn remove(store: &mut LogStore, seq: Seq) {
 }
 
 fn log_bytes(directory: &Path) -> usize {
-    segments(directory).iter().map(|path| crate::records(path).len()).sum()
+    segments(directory).iter().map(|path| crate::store::records(path).len()).sum()
 }
 
 #[test]
@@ -316,12 +316,12 @@ fn a_segment_of_an_earlier_version_gets_no_more_records() {
     let (directory, path, _) = of_an_earlier_version();
     let (mut store, found) = open(directory.path());
     let next = store.next_seq();
-    let before = crate::records(&path);
+    let before = crate::store::records(&path);
     store.commit(&[put(next, "small", b"in the log")], Durable::Now).expect("space");
     put_in_file(&mut store, next + 1);
     let all = segments(directory.path());
     assert_eq!(all.iter().map(|path| version_of(path)).collect::<Vec<_>>(), [2, 4]);
-    assert_eq!(crate::records(&path), before);
+    assert_eq!(crate::store::records(&path), before);
     put_in_file(&mut store, next + 2);
     assert_eq!(segments(directory.path()).len(), 2);
     drop(store);

@@ -18,7 +18,7 @@ use user_http_actors::store::{Change, Durable, MAX_META, NO_RECORD, OpenError, R
 use user_http_actors::system::OpenStore;
 use user_http_actors::{BufferActor, UserManagerPublisher};
 
-use crate::{body, compacted, open, put, reopened, segments};
+use crate::store::{body, compacted, open, put, reopened, segments};
 
 #[test]
 fn a_commit_with_a_record_that_recovery_would_not_read_makes_nothing_and_later_ones_succeed() {

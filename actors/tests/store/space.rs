@@ -10,7 +10,7 @@ use user_http_actors::store::files::MAX_OPEN_FILES;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Seq, Store};
 
-use crate::{body, compacted, pattern, put, reopened, segments};
+use crate::store::{body, compacted, pattern, put, reopened, segments};
 
 const SEGMENT: u64 = 64 << 10;
 

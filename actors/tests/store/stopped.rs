@@ -14,8 +14,8 @@ use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Seq, Store};
 use user_http_actors::{ActorsConfig, StartError, UserHttpActors};
 
-use crate::unsynced_disk::UnsyncedDisk;
-use crate::{pattern, put, records, segments};
+use crate::store::{pattern, put, records, segments};
+use crate::support::unsynced_disk::UnsyncedDisk;
 
 const SEGMENT: u64 = 4 << 10;
 
@@ -106,7 +106,7 @@ fn a_store_that_is_in_use_has_no_mark_and_a_later_crash_may_tear_its_last_commit
     store.commit(&[put(21, "meta", b"torn")], Durable::Now).expect("space");
     assert!(!mark(directory.path()).exists(), "a change after the stop");
     drop(store);
-    let newest = crate::segments(directory.path()).pop().filter(|last| last != newest).unwrap_or(newest.clone());
+    let newest = crate::store::segments(directory.path()).pop().filter(|last| last != newest).unwrap_or(newest.clone());
     let end = records(&newest).len() as u64;
     cut(&newest, end - 1);
     assert_eq!(open(directory.path()).expect("a crash explains it").1.len(), 20);
@@ -152,7 +152,7 @@ fn the_only_segment_left_is_not_taken_for_one_that_a_crash_has_kept_from_being_b
     let (mut store, found) = open(directory.path()).expect("it is sound");
     let all: Vec<Change> = found.into_iter().map(Change::Remove).collect();
     store.commit(&all, Durable::Now).expect("space");
-    crate::compacted(&mut store);
+    crate::store::compacted(&mut store);
     let next = store.next_seq();
     drop(store);
     let all = segments(directory.path());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use user_http_actors::store::{Durable, Store};
 
-use crate::{open, put, reopened, segments};
+use crate::store::{open, put, reopened, segments};
 
 /// What looks like the header of a commit at each 16th byte, with a meta of `meta_len` bytes. One lies in the free
 /// fields of the one before.

@@ -16,8 +16,8 @@ use user_http_actors::payload::Payload;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, Put, Store};
 
-use crate::in_file::{body_files, in_file};
-use crate::{open, pattern, segments};
+use crate::store::{open, pattern, segments};
+use crate::support::in_file::{body_files, in_file};
 
 /// A stored body, the file that it is in, and where it begins there.
 fn stored(directory: &Path, body: &[u8], is_in_file: bool) -> (LogStore, Payload, PathBuf, u64) {

@@ -8,7 +8,7 @@ use user_http_actors::store::disk::SystemDisk;
 use user_http_actors::store::log::LogStore;
 use user_http_actors::store::{Change, Durable, OpenError, Seq, Store};
 
-use crate::{open, pattern, put, reopened, segments, small_segments};
+use crate::store::{open, pattern, put, reopened, segments, small_segments};
 
 const SEGMENT: u64 = 64 << 10;
 

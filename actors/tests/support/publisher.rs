@@ -5,11 +5,8 @@ use user_http_actors::UserManagerPublisher;
 use user_http_actors::publisher::{BrokerRoute, FrameAck};
 use user_http_actors::system::OpenStore;
 
-#[path = "scripted_broker.rs"]
-mod scripted_broker;
-
-pub use scripted_broker::Broker;
-use scripted_broker::start_route;
+pub use super::scripted_broker::Broker;
+use super::scripted_broker::start_route;
 
 /// Starts the actor with or without a broker.
 pub fn start(store: OpenStore, max_bytes: u64, broker: Option<BrokerRoute>) -> Addr<UserManagerPublisher> {
