@@ -76,7 +76,8 @@ pub struct UserManagerPublisher {
     pending_markers: BTreeMap<Seq, Seq>,
     pending_flushes: BTreeMap<Seq, PendingFlush>,
     store_failure: Option<StoreError>,
-    /// Set by [`StopLeasing`] and [`Drain`]: senders who wait for the broker get their answers soon.
+    /// Set by [`StopLeasing`](crate::messages::StopLeasing) and [`Drain`](crate::messages::Drain): senders who wait for
+    /// the broker get their answers soon.
     is_stopping: bool,
     draining: Draining,
     /// When the state of the connection to the broker last changed.
