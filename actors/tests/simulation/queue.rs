@@ -45,7 +45,9 @@ pub struct Queued {
 pub enum Order {
     /// A classic queue: where it was.
     Kept,
-    /// A quorum queue: before all others, in the order in which it came back.
+    /// A quorum queue: before all others, in the order in which it came back. If connections are lost again and again,
+    /// that changes the order among what was delivered over them, and nothing is promised. Here, what a lost connection
+    /// brings back has its place.
     AsReturned,
 }
 
@@ -138,11 +140,11 @@ impl Queue {
     pub fn lose(&mut self) {
         self.is_connected = false;
         self.behind_cancel.clear();
-        std::mem::take(&mut self.unsettled).into_values().for_each(|queued| self.come_back(queued));
+        std::mem::take(&mut self.unsettled).into_values().for_each(|queued| self.come_back(queued, Order::Kept));
     }
 
-    fn come_back(&mut self, queued: Queued) {
-        let place = match self.order {
+    fn come_back(&mut self, queued: Queued, order: Order) {
+        let place = match order {
             Order::Kept => self.ready.iter().take_while(|ready| ready.number < queued.number).count(),
             Order::AsReturned => self.ready.iter().take_while(|ready| ready.redelivered).count(),
         };
@@ -152,7 +154,7 @@ impl Queue {
     /// The broker gets what the actor has sent.
     fn settle(&mut self, tag: u64, settlement: Settlement) {
         let settled = self.unsettled.remove(&tag).filter(|_| settlement == Settlement::Requeue);
-        settled.into_iter().for_each(|queued| self.come_back(queued));
+        settled.into_iter().for_each(|queued| self.come_back(queued, self.order));
     }
 
     /// Another process has this prefetch until it asks for another.
